@@ -1,0 +1,10 @@
+"""Qwen-Image 2 in plain PyTorch: nothing in this package knows ComfyUI.
+
+spec        frozen sizes of the three networks
+layouts     the names that the weights carry in circulating files, as tables
+checkpoint  names and shapes of a file -> spec and key table, or one sentence saying what the file is
+files       safetensors files and folders -> names, shapes and memory-mapped tensors
+transformer, rope, prefix, kernels   the diffusion transformer
+vae, latents                         the autoencoder and the scale of its latents
+schedule, sizes, prompt              sigmas, picture sizes, the prompt template
+"""

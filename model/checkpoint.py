@@ -1,0 +1,321 @@
+"""Names and shapes of a checkpoint -> spec and key table, or one sentence that says what the file is instead.
+
+`detect_*` are pure functions of names, shapes, dtypes and configuration; no tensor is read. `load` then fills a
+module, strictly: each parameter has its tensor, each tensor its parameter or a place in the list of unused ones.
+"""
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from . import layouts
+from .files import CheckpointError, CheckpointFiles, TensorInfo
+from .spec import TextEncoderSpec, TransformerSpec, VAESpec, VisionSpec
+from .transformer import Transformer
+from .vae import VAE
+
+Tensors = Mapping[str, TensorInfo]
+
+FLOAT_DTYPES = ("F32", "BF16", "F16")
+
+ADVICE = {
+    "transformer": "choose the diffusion model of Qwen-Image 2.x, for example qwen_image_2.1_bf16.safetensors",
+    "vae": "choose the VAE of Qwen-Image 2.x, for example qwen_image_2.1_vae_bf16.safetensors",
+    "text encoder": "choose Qwen3-VL-8B-Instruct, for example qwen3vl_8b_bf16.safetensors",
+}
+
+
+class Source(NamedTuple):
+    """Where a parameter's values are: a tensor of the file, or some of its rows."""
+
+    name: str
+    rows: slice = slice(None)
+
+
+@dataclass(frozen=True)
+class Detected:
+    spec: TransformerSpec | VAESpec | TextEncoderSpec
+    table: dict[str, Source]  # parameter name -> source
+
+
+# ---------------------------------------------------------------- what a file is
+
+def _has(*parts: str) -> Callable[[Tensors], bool]:
+    return lambda tensors: all(any(part in name for name in tensors) for part in parts)
+
+
+def _text_only(tensors: Tensors) -> bool:
+    return _has("layers.0.self_attn.q_norm.weight")(tensors) and not _has("visual.")(tensors)
+
+
+# Tested in order; the marks are names that nothing else in circulation has.
+KNOWN_FILES: tuple[tuple[str, Callable[[Tensors], bool]], ...] = (
+    ("a LoRA (load it with a LoRA loader, after this one)",
+     lambda t: any(mark in name for name in t for mark in (".lora_A.", ".lora_down.", ".lora_up.", ".lokr_w1"))),
+    ("the transformer of Qwen-Image 2.x", _has("txt_in.text_norm.weight", "modulation.1.weight")),
+    ("the transformer of Qwen-Image 1.x, another family that ComfyUI's own loader runs",
+     _has("transformer_blocks.0.attn.add_q_proj.weight")),
+    ("a prompt-enhancer language model (Qwen3.5): as a text encoder it would give pure noise", _has(".linear_attn.")),
+    ("a Qwen2.5-VL text encoder, which belongs to Qwen-Image 1.x", _has("visual.blocks.0.mlp.gate_proj")),
+    ("a Qwen3-VL text encoder", _has("visual.deepstack_merger_list.0", "self_attn.q_norm.weight")),
+    ("a text-only language model without a vision tower", _text_only),
+    ("a Flux model", _has("double_blocks.0.img_attn")),
+    ("a Stable Diffusion or SDXL checkpoint", _has("input_blocks.0.0.weight")),
+    ("a Stable Diffusion or SDXL model in diffusers form", _has("down_blocks.0.attentions", "time_embedding")),
+    ("a VAE in Wan naming", _has("decoder.middle.0.residual.0.gamma")),
+    ("a VAE in diffusers naming", _has("decoder.mid_block.resnets.0.norm1")),
+    ("a Stable Diffusion VAE", _has("decoder.mid.block_1.norm1")),
+)
+
+
+def describe(tensors: Tensors) -> str:
+    """What a file is, in words that can follow 'is'."""
+    for words, matches in KNOWN_FILES:
+        if matches(tensors):
+            return words
+    some = ", ".join(sorted(tensors)[:2])
+    return f"of an unknown kind ({len(tensors)} tensors: {some}, ...)" if tensors else "empty"
+
+
+def _refuse(kind: str, tensors: Tensors, label: str) -> CheckpointError:
+    return CheckpointError(f"{label} is {describe(tensors)}, not a {kind} for Qwen-Image 2: {ADVICE[kind]}.")
+
+
+def _refuse_quantised(tensors: Tensors, metadata: Mapping[str, str], label: str) -> None:
+    marks = sorted(name for name in tensors if name.endswith((".comfy_quant", ".weight_scale", ".scale_weight")))
+    odd = sorted({info.dtype for info in tensors.values()} - set(FLOAT_DTYPES))
+    if marks or odd or "_quantization_metadata" in metadata:
+        found = marks[0] if marks else f"dtype {odd[0]}" if odd else "quantisation metadata"
+        raise CheckpointError(f"{label} is quantised ({found}), which this version of the pack does not read yet: "
+                              f"choose the bf16 file.")
+
+
+# ---------------------------------------------------------------- the three networks
+
+def detect_transformer(tensors: Tensors, config: Mapping, metadata: Mapping[str, str], label: str) -> Detected:
+    """Spec and key table of a Qwen-Image 2.x transformer: any prefix, fused or split MLP.
+
+    Sizes are read from shapes; `config` (of a diffusers folder) adds what shapes cannot tell.
+    """
+    prefix = next((p for p in layouts.TRANSFORMER_PREFIXES if p + "txt_in.text_norm.weight" in tensors), None)
+    if prefix is None:
+        raise _refuse("transformer", tensors, label)
+    tensors = {name.removeprefix(prefix): info for name, info in tensors.items() if name.startswith(prefix)}
+    _refuse_quantised(tensors, metadata, label)
+    spec = _transformer_spec(tensors, config, label)
+    expected = _shapes(Transformer(spec, device="meta"))
+    table = _match(expected, tensors, _transformer_sources(expected, tensors), label)
+    return Detected(spec, {name: Source(prefix + s.name, s.rows) for name, s in table.items()})
+
+
+def _transformer_spec(tensors: Tensors, config: Mapping, label: str) -> TransformerSpec:
+    shape = _shape_reader(tensors, label)
+    dim, channels = shape("img_in.weight")
+    head_dim, = shape("transformer_blocks.0.attn.norm_q.weight")
+    if channels != 64:
+        raise CheckpointError(f"{label} works on {channels} latent channels, Qwen-Image 2 on 64.")
+    return TransformerSpec(
+        layers=_count(tensors, "transformer_blocks.{}.attn.norm_q.weight"),
+        dim=dim,
+        heads=shape("transformer_blocks.0.attn.to_q.weight")[0] // head_dim,
+        head_dim=head_dim,
+        mlp_dim=shape("transformer_blocks.0.img_mlp.out.weight")[1],
+        context_dim=shape("txt_in.text_norm.weight")[0],
+        channels=channels,
+        rope_axes=tuple(config.get("axes_dims_rope") or _rope_axes(head_dim)),
+        eps=config.get("eps", TransformerSpec.eps),
+        causal_condition=config.get("causal_condition", True),
+    )
+
+
+def _rope_axes(head_dim: int) -> tuple[int, int, int]:
+    """The published proportion, 16 : 56 : 56 of 128."""
+    frame = head_dim // 8
+    return frame, (head_dim - frame) // 2, (head_dim - frame) // 2
+
+
+def _transformer_sources(expected: Iterable[str], tensors: Tensors) -> dict[str, Source]:
+    """Each parameter's tensor; both halves of a fused MLP matrix are rows of it, gate first."""
+    sources = {}
+    for name in expected:
+        sources[name] = Source(name)
+        for half, split in enumerate(layouts.SPLIT_MLP):
+            fused = name.replace(split, layouts.FUSED_MLP)
+            if split in name and fused in tensors:
+                rows = tensors[fused].shape[0] // 2
+                sources[name] = Source(fused, slice(half * rows, (half + 1) * rows))
+    return sources
+
+
+def detect_vae(tensors: Tensors, config: Mapping, metadata: Mapping[str, str], label: str) -> Detected:
+    """Spec and key table of the RGBA VAE: diffusers or Wan names, convolutions 4-D or 5-D with one temporal tap."""
+    wan = "decoder.middle.0.residual.0.gamma" in tensors
+    named = {layouts.vae_from_wan(name) if wan else name: info for name, info in tensors.items()}
+    if "decoder.mid_block.resnets.0.norm1.gamma" not in named:
+        raise _refuse("vae", tensors, label)
+    _refuse_quantised(tensors, metadata, label)
+    spec = _vae_spec(named, config, label)
+    expected = _shapes(VAE(spec, device="meta"))
+    table = _match(expected, {name: info for name, info in named.items() if layouts.VAE_UNUSED not in name},
+                   {name: Source(name) for name in expected}, label)
+    return Detected(spec, {name: Source(layouts.vae_to_wan(s.name) if wan else s.name) for name, s in table.items()})
+
+
+def _vae_spec(tensors: Tensors, config: Mapping, label: str) -> VAESpec:
+    shape = _shape_reader(tensors, label)
+    base, pixels = shape("encoder.conv_in.weight")[:2]
+    latent = shape("decoder.conv_in.weight")[1]
+    if (pixels, latent) != (VAESpec.pixel_channels, VAESpec.latent_channels):
+        raise CheckpointError(f"{label} is a VAE from {pixels} pixel channels to {latent} latent channels, Qwen-Image "
+                              f"2 needs {VAESpec.pixel_channels} to {VAESpec.latent_channels}: {ADVICE['vae']}.")
+    taps = shape("decoder.conv_out.weight")[2:-2]
+    if taps not in ((), (1,)):
+        raise CheckpointError(f"{label} is a video VAE ({taps[0]} temporal taps), not the VAE of Qwen-Image 2: "
+                              f"{ADVICE['vae']}.")
+    levels = _count(tensors, "encoder.down_blocks.{}.resnets.0.norm1.gamma")
+    return VAESpec(
+        base_dim=base,
+        decoder_base_dim=shape("decoder.norm_out.gamma")[0],
+        dim_mult=tuple(shape(f"encoder.down_blocks.{i}.resnets.0.norm2.gamma")[0] // base for i in range(levels)),
+        res_blocks=_count(tensors, "encoder.down_blocks.0.resnets.{}.norm1.gamma"),
+        latent_channels=latent,
+        pixel_channels=pixels,
+        video_levels=tuple(config.get("temperal_downsample", VAESpec.video_levels)),
+        latent_mean=tuple(config.get("latents_mean", VAESpec.latent_mean)),
+        latent_std=tuple(config.get("latents_std", VAESpec.latent_std)),
+    )
+
+
+def detect_text_encoder(tensors: Tensors, config: Mapping, metadata: Mapping[str, str], label: str) -> Detected:
+    """Spec and key table (Hugging Face name -> tensor) of Qwen3-VL; Hugging Face or ComfyUI names."""
+    named = {layouts.text_encoder_from_comfy(name): name for name in tensors}
+    infos = {name: tensors[theirs] for name, theirs in named.items()}
+    vision = "model.visual.deepstack_merger_list.0.linear_fc1.weight"
+    if "model.language_model.layers.0.self_attn.q_norm.weight" not in infos or vision not in infos:
+        raise _refuse("text encoder", tensors, label)
+    _refuse_quantised(tensors, metadata, label)
+    return Detected(_text_encoder_spec(infos, config, label), {name: Source(theirs) for name, theirs in named.items()})
+
+
+def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEncoderSpec:
+    shape = _shape_reader(tensors, label)
+    text = config.get("text_config", {})
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    layer = "model.language_model.layers.0."
+    head_dim, = shape(layer + "self_attn.q_norm.weight")
+    vocabulary, dim = shape("model.language_model.embed_tokens.weight")
+    return TextEncoderSpec(
+        layers=_count(tensors, "model.language_model.layers.{}.self_attn.q_norm.weight"),
+        dim=dim,
+        mlp_dim=shape(layer + "mlp.gate_proj.weight")[0],
+        heads=shape(layer + "self_attn.q_proj.weight")[0] // head_dim,
+        kv_heads=shape(layer + "self_attn.k_proj.weight")[0] // head_dim,
+        head_dim=head_dim,
+        vocabulary=vocabulary,
+        rope_theta=rope.get("rope_theta") or text.get("rope_theta") or TextEncoderSpec.rope_theta,
+        mrope_section=tuple(rope.get("mrope_section") or _mrope_section(head_dim, label)),
+        lm_head="lm_head.weight" in tensors,
+        vision=_vision_spec(tensors, config.get("vision_config", {}), label),
+    )
+
+
+def _mrope_section(head_dim: int, label: str) -> tuple[int, int, int]:
+    if head_dim != TextEncoderSpec.head_dim:
+        raise CheckpointError(f"{label} has heads of {head_dim} channels, and no configuration that says how its "
+                              f"rotary positions are laid out: keep config.json beside it.")
+    return TextEncoderSpec.mrope_section
+
+
+def _vision_spec(tensors: Tensors, config: Mapping, label: str) -> VisionSpec:
+    shape = _shape_reader(tensors, label)
+    depth = _count(tensors, "model.visual.blocks.{}.attn.qkv.weight")
+    dim = shape("model.visual.blocks.0.norm1.weight")[0]
+    if not config and (depth, dim) != (VisionSpec.depth, VisionSpec.dim):
+        raise CheckpointError(f"{label} has a vision tower of depth {depth} and width {dim}, not Qwen3-VL-8B's "
+                              f"{VisionSpec.depth} and {VisionSpec.dim}: {ADVICE['text encoder']}.")
+    _, _, temporal_patch, patch, _ = shape("model.visual.patch_embed.proj.weight")
+    return VisionSpec(
+        depth=depth,
+        dim=dim,
+        mlp_dim=shape("model.visual.blocks.0.mlp.linear_fc1.weight")[0],
+        heads=config.get("num_heads", VisionSpec.heads),
+        patch=patch,
+        temporal_patch=temporal_patch,
+        positions=shape("model.visual.pos_embed.weight")[0],
+        deepstack_layers=tuple(config.get("deepstack_visual_indexes", VisionSpec.deepstack_layers)),
+    )
+
+
+# ---------------------------------------------------------------- matching and loading
+
+def _shape_reader(tensors: Tensors, label: str) -> Callable[[str], tuple[int, ...]]:
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in tensors:
+            raise CheckpointError(f"{label} is incomplete: the tensor {name} is missing.")
+        return tensors[name].shape
+    return shape
+
+
+def _count(tensors: Tensors, pattern: str) -> int:
+    """How many names the numbered pattern has, from 0 on without a gap."""
+    number = 0
+    while pattern.format(number) in tensors:
+        number += 1
+    return number
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
+
+
+def _match(expected: Mapping[str, tuple[int, ...]], tensors: Tensors, sources: Mapping[str, Source],
+           label: str) -> dict[str, Source]:
+    """Check that sources and expected parameters agree one to one, in name and shape."""
+    for name, shape in expected.items():
+        source = sources[name]
+        if source.name not in tensors:
+            raise CheckpointError(f"{label} is incomplete: the tensor {source.name} is missing.")
+        found = _shape_of_rows(tensors[source.name].shape, source.rows)
+        if _without_unit_axes(found) != _without_unit_axes(shape):
+            raise CheckpointError(f"In {label} the tensor {source.name} has the shape {list(found)}, "
+                                  f"expected {list(shape)}.")
+    unknown = sorted(set(tensors) - {source.name for source in sources.values()})
+    if unknown:
+        raise CheckpointError(f"{label} has {len(unknown)} tensors that do not belong to this architecture, "
+                              f"for example {unknown[0]}.")
+    return dict(sources)
+
+
+def _shape_of_rows(shape: tuple[int, ...], rows: slice) -> tuple[int, ...]:
+    return (len(range(*rows.indices(shape[0]))), *shape[1:]) if shape else shape
+
+
+def _without_unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Layouts differ in axes of length 1: the temporal tap of a 5-D convolution, the axes of a norm's gamma."""
+    return tuple(length for length in shape if length != 1)
+
+
+def load(module: nn.Module, table: Mapping[str, Source], files: CheckpointFiles,
+         dtype: torch.dtype | None = None, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """Fill a module built on the meta device, strictly.
+
+    Tensors stay mapped from the file unless dtype asks for another one. Every tensor is read once and refused if it
+    holds NaN or infinity: a single one turns every picture black, and nothing later could name it.
+    progress(done, total) counts tensors and may raise to cancel.
+    """
+    values = {}
+    for done, (name, shape) in enumerate(_shapes(module).items()):
+        values[name] = _read(files, table[name], shape, dtype)
+        progress(done + 1, len(table))
+    module.load_state_dict(values, strict=True, assign=True)
+    module.requires_grad_(False).eval()
+
+
+def _read(files: CheckpointFiles, source: Source, shape: tuple[int, ...], dtype: torch.dtype | None) -> torch.Tensor:
+    value = files.read(source.name)[source.rows].reshape(shape)
+    # A sum sees every value and allocates nothing.
+    if not torch.isfinite(value.sum(dtype=torch.float32)):
+        raise CheckpointError(f"{files.label} is damaged: the tensor {source.name} holds NaN or infinite values.")
+    return value if dtype is None else value.to(dtype)

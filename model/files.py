@@ -1,0 +1,127 @@
+"""Checkpoint files and folders: names, shapes and dtypes without reading a tensor, then memory-mapped tensors."""
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
+INDEX = ".safetensors.index.json"
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be used. The message is one sentence for the user: which file, what it is, what to do."""
+
+
+class TensorInfo(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: str  # as safetensors names it: F32, BF16, F16, I8, ...
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """One checkpoint, in one file or several.
+
+    label: the name that messages use. config: the folder's config.json or the one in the file's metadata, or {}.
+    """
+
+    label: str
+    tensors: dict[str, TensorInfo]
+    homes: dict[str, Path]  # tensor name -> file
+    metadata: dict[str, str]
+    config: dict
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, mapped from its file: pages are read when touched, and unmapped with the last tensor."""
+        with safe_open(self.homes[name], "pt") as file:
+            return file.get_tensor(name)
+
+
+def open_checkpoint(path: str | Path, label: str | None = None) -> CheckpointFiles:
+    """Open a .safetensors file, one shard of a set, or a folder as diffusers and transformers write them.
+
+    Raises CheckpointError for what is missing, truncated or of another format.
+    """
+    path = Path(path)
+    label = label or path.name
+    if path.is_dir():
+        return _open_files(_files_of_folder(path, label), label, _read_config(path / "config.json", label))
+    if shard := SHARD.match(path.name):
+        files = _numbered_shards(path.parent, shard["stem"], int(shard["count"]), label)
+        return _open_files(files, label, _read_config(path.parent / "config.json", label))
+    if path.suffix.lower() != ".safetensors":
+        raise CheckpointError(f"{label} is not a .safetensors file: this version of the pack reads no other format.")
+    return _open_files([path], label, {})
+
+
+def _files_of_folder(folder: Path, label: str) -> list[Path]:
+    for index in sorted(folder.glob("*" + INDEX)):
+        names = sorted(set(_read_json(index, label)["weight_map"].values()))
+        return _present([folder / Path(name).name for name in names], label)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"The folder {label} holds no .safetensors file.")
+    if shard := SHARD.match(files[0].name):
+        return _numbered_shards(folder, shard["stem"], int(shard["count"]), label)
+    if len(files) > 1:
+        raise CheckpointError(f"The folder {label} holds {len(files)} .safetensors files ({files[0].name}, "
+                              f"{files[1].name}, ...) and no index: choose one of them.")
+    return files
+
+
+def _numbered_shards(folder: Path, stem: str, count: int, label: str) -> list[Path]:
+    return _present([folder / f"{stem}-{n:05}-of-{count:05}.safetensors" for n in range(1, count + 1)], label)
+
+
+def _present(files: list[Path], label: str) -> list[Path]:
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(f"{label} is incomplete: {', '.join(missing)} is missing from its folder "
+                              f"({len(files)} files belong together).")
+    return files
+
+
+def _open_files(files: list[Path], label: str, config: dict) -> CheckpointFiles:
+    tensors, homes, metadata = {}, {}, {}
+    for path in files:
+        with _safe_open(path) as file:
+            metadata.update(file.metadata() or {})
+            for name in file.keys():
+                part = file.get_slice(name)
+                tensors[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
+                homes[name] = path
+    return CheckpointFiles(label, tensors, homes, metadata, config or _config_of_metadata(metadata, label))
+
+
+def _safe_open(path: Path):
+    try:
+        return safe_open(path, "pt")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name} does not exist.") from None
+    except (SafetensorError, OSError) as error:
+        size = path.stat().st_size
+        raise CheckpointError(f"{path.name} ({size:,} bytes) is truncated or damaged, download it again "
+                              f"({error}).") from error
+
+
+def _config_of_metadata(metadata: dict[str, str], label: str) -> dict:
+    if "config" not in metadata:
+        return {}
+    try:
+        return json.loads(metadata["config"])
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"The configuration inside {label} is not valid JSON ({error}).") from error
+
+
+def _read_config(path: Path, label: str) -> dict:
+    return _read_json(path, label) if path.is_file() else {}
+
+
+def _read_json(path: Path, label: str) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path.name} in {label} is not valid JSON ({error}).") from error

@@ -1,0 +1,57 @@
+"""The operations that a host may replace by faster ones: attention, QK-norm with RoPE, scaled LayerNorm.
+
+The transformer calls them through a `Kernels` object and never asks which backend runs. `TORCH` is the plain
+version, the one that defines the result.
+
+Shapes: B batch, Q query tokens, K key tokens, H heads, C channels of a head, S tokens, D width.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """Softmax attention of q (B, Q, H, C) over k, v (B, K, H, C) -> (B, Q, H * C).
+
+    causal: the queries are the last Q of the K positions, and none sees a later one.
+    """
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, tokens, C)
+    queries, keys = q.shape[2], k.shape[2]
+    if causal and queries != keys:
+        visible = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return out.transpose(1, 2).flatten(2)
+
+
+def norm_rope(q: Tensor, k: Tensor, norm_q: nn.Module, norm_k: nn.Module, rotations: Tensor) -> tuple[Tensor, Tensor]:
+    """RMS-norm per head, then rotation of neighbouring channel pairs; q, k (B, S, H, C), rotations (S, C/2)."""
+    return rotate(norm_q(q), rotations), rotate(norm_k(k), rotations)
+
+
+def rotate(x: Tensor, rotations: Tensor) -> Tensor:
+    """Rotate channel pairs of x (B, S, H, C) by unit complex numbers (S, C/2), in fp32."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, S, H, C/2)
+    return torch.view_as_real(pairs * rotations.unsqueeze(1)).flatten(-2).type_as(x)
+
+
+def scaled_layer_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LayerNorm(x) * (1 + scale), x (B, S, D), scale (B or 1, 1, D)."""
+    normed = F.layer_norm(x, x.shape[-1:], eps=eps)
+    return torch.addcmul(normed, normed, scale)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    attention: Callable[..., Tensor] = attention
+    norm_rope: Callable[..., tuple[Tensor, Tensor]] = norm_rope
+    scaled_layer_norm: Callable[..., Tensor] = scaled_layer_norm
+    # Rotations (S, C/2) in whatever form norm_rope wants, made once for a pass through all blocks.
+    prepare_rotations: Callable[[Tensor], Tensor] = lambda rotations: rotations
+
+
+TORCH = Kernels()

@@ -1,0 +1,104 @@
+"""The names that the same weights carry in circulating files, as tables that work in both directions.
+
+Our modules use the names of the diffusers checkpoint. Transformer files differ in a prefix and in whether the
+MLP's gate and projection are fused (Comfy-Org); VAE files may use Wan 2.2's names; text encoders come with the
+names of the Hugging Face checkpoint or with ComfyUI's.
+"""
+import re
+
+TRANSFORMER_PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "transformer.")
+
+# One fused matrix holds the rows of these two, in this order.
+FUSED_MLP = "img_mlp.gate_up"
+SPLIT_MLP = ("img_mlp.gate_layer", "img_mlp.proj")
+
+# (diffusers, Wan); a {field} is a number and comes over unchanged. The first rule whose start matches is applied.
+VAE_PLACES = (
+    ("quant_conv.", "conv1."),
+    ("post_quant_conv.", "conv2."),
+    ("encoder.conv_in.", "encoder.conv1."),
+    ("encoder.down_blocks.{i}.downsampler.", "encoder.downsamples.{i}.downsamples.2."),
+    ("encoder.down_blocks.{i}.resnets.{j}.", "encoder.downsamples.{i}.downsamples.{j}."),
+    ("encoder.mid_block.attentions.0.", "encoder.middle.1."),
+    ("encoder.mid_block.resnets.0.", "encoder.middle.0."),
+    ("encoder.mid_block.resnets.1.", "encoder.middle.2."),
+    ("encoder.norm_out.", "encoder.head.0."),
+    ("encoder.conv_out.", "encoder.head.2."),
+    ("decoder.conv_in.", "decoder.conv1."),
+    ("decoder.up_blocks.{i}.upsampler.", "decoder.upsamples.{i}.upsamples.3."),
+    ("decoder.up_blocks.{i}.resnets.{j}.", "decoder.upsamples.{i}.upsamples.{j}."),
+    ("decoder.mid_block.attentions.0.", "decoder.middle.1."),
+    ("decoder.mid_block.resnets.0.", "decoder.middle.0."),
+    ("decoder.mid_block.resnets.1.", "decoder.middle.2."),
+    ("decoder.norm_out.", "decoder.head.0."),
+    ("decoder.conv_out.", "decoder.head.2."),
+)
+# Inside a residual block.
+VAE_LEAVES = (
+    (".norm1.", ".residual.0."),
+    (".conv1.", ".residual.2."),
+    (".norm2.", ".residual.3."),
+    (".conv2.", ".residual.6."),
+    (".conv_shortcut.", ".shortcut."),
+)
+# In every file, and never used for a single frame.
+VAE_UNUSED = ".time_conv."
+
+# (Hugging Face, ComfyUI's modules)
+TEXT_ENCODER_PLACES = (
+    ("lm_head.", "model.lm_head."),
+    ("model.language_model.", "model."),
+    ("model.visual.", "visual."),
+)
+
+
+def _pattern(start: str) -> re.Pattern:
+    return re.compile("^" + re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(start)))
+
+
+def _replacement(start: str) -> str:
+    return re.sub(r"\{(\w)\}", r"\\g<\1>", start)
+
+
+def _move(name: str, rules, reverse: bool) -> str:
+    """Apply the first rule whose start matches, left to right or right to left."""
+    for pair in rules:
+        source, target = reversed(pair) if reverse else pair
+        moved, count = _pattern(source).subn(_replacement(target), name)
+        if count:
+            return moved
+    return name
+
+
+def _is_residual_block(diffusers_name: str) -> bool:
+    return ".resnets." in diffusers_name
+
+
+def vae_to_wan(name: str) -> str:
+    """A tensor's name in the diffusers VAE -> its name in a Wan-named file."""
+    wan = _move(name, VAE_PLACES, reverse=False)
+    if _is_residual_block(name):
+        for diffusers, theirs in VAE_LEAVES:
+            wan = wan.replace(diffusers, theirs)
+    return wan
+
+
+def vae_from_wan(name: str) -> str:
+    """The inverse of vae_to_wan."""
+    diffusers = _move(name, VAE_PLACES, reverse=True)
+    if _is_residual_block(diffusers):
+        for ours, wan in VAE_LEAVES:
+            diffusers = diffusers.replace(wan, ours)
+    return diffusers
+
+
+def text_encoder_to_comfy(name: str) -> str:
+    """A tensor's name in the Hugging Face text encoder -> its place in ComfyUI's modules."""
+    return _move(name, TEXT_ENCODER_PLACES, reverse=False)
+
+
+def text_encoder_from_comfy(name: str) -> str:
+    """The inverse of text_encoder_to_comfy; Hugging Face names pass through."""
+    if name.startswith(("model.language_model.", "model.visual.", "lm_head.")):
+        return name
+    return _move(name, TEXT_ENCODER_PLACES, reverse=True)

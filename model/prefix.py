@@ -1,0 +1,105 @@
+"""What the target is conditioned on: first as prompt states and reference latents, then as keys and values.
+
+Text and references never see the target (block-causal attention), and with `causal_condition` they do not see
+the timestep either. So their keys and values are computed once, in a pass of their own, and shared by all steps
+and by all images of a batch.
+
+Shapes: P batch of prefixes (1, or as many as targets), S text-encoder tokens, K text-encoder width,
+T prefix tokens, B batch of targets, N target tokens, H heads, C channels of a head.
+"""
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# One image slot of the text encoder (one <|image_pad|> state) stands for 2 x 2 latent tokens.
+TOKENS_PER_SLOT = 4
+
+
+class Segment(NamedTuple):
+    """A run of prefix tokens [start, end): text (grid None, attention causal) or one image (attention full)."""
+
+    start: int
+    end: int
+    grid: tuple[int, int] | None
+    source: int  # text: index of its first state; image: number of its reference
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One prompt and its reference images.
+
+    text: text-encoder states (P, S, K), the states in image slots included (they are ignored).
+    slots: (first state, number of states) of each reference, in the order of the prompt.
+    references: latents on the transformer's scale, each (P or 1, 64, h, w).
+    """
+
+    text: Tensor
+    slots: tuple[tuple[int, int], ...] = ()
+    references: tuple[Tensor, ...] = ()
+
+    def __post_init__(self):
+        if len(self.slots) != len(self.references):
+            raise ValueError(f"The prompt has {len(self.slots)} image slots, but {len(self.references)} reference "
+                             f"latents came with it: each reference needs both.")
+        for number, ((_, states), latent) in enumerate(zip(self.slots, self.references, strict=True), start=1):
+            tokens = latent.shape[-2] * latent.shape[-1]
+            if states * TOKENS_PER_SLOT != tokens:
+                raise ValueError(
+                    f"Reference {number} has {latent.shape[-1]} x {latent.shape[-2]} latent tokens, but its slot in "
+                    f"the prompt stands for {states * TOKENS_PER_SLOT}: text encoder and VAE saw different sizes.")
+
+    def segments(self) -> Iterator[Segment]:
+        """The prefix in order, text runs and images."""
+        state, token = 0, 0
+        for number, ((first, states), latent) in enumerate(zip(self.slots, self.references, strict=True)):
+            if first > state:
+                yield Segment(token, token + first - state, None, state)
+                token += first - state
+            height, width = latent.shape[-2:]
+            yield Segment(token, token + height * width, (height, width), number)
+            state, token = first + states, token + height * width
+        rest = self.text.shape[1] - state
+        if rest:
+            yield Segment(token, token + rest, None, state)
+
+
+@dataclass
+class PrefixCache:
+    """Post-RoPE keys and values of a prefix, one pair per block, each (P, T, H, C)."""
+
+    position: int  # the rotary counter after the prefix: where the target's frame axis stands
+    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _joint: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return self.layers[0][0].shape[1]
+
+    def nbytes(self) -> int:
+        """Bytes held for all blocks, without the joint buffer."""
+        return sum(k.nbytes + v.nbytes for k, v in self.layers)
+
+    def join(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [prefix | target] (B, T + N, H, C) of one block, for the target's k, v (B, N, H, C).
+
+        All blocks write into one preallocated buffer, valid until the next call. (A buffer per block would save
+        copying T tokens, and cost 8 GiB at 2048 x 2048.) Where gradients are wanted nothing is overwritten.
+        """
+        prefix = self.layers[layer]
+        if torch.is_grad_enabled():
+            return tuple(torch.cat([p.expand(len(t), -1, -1, -1), t], 1) for p, t in zip(prefix, (k, v), strict=True))
+        joint = self._buffer(k)
+        for row, p, t in zip(joint, prefix, (k, v), strict=True):
+            row[:, :p.shape[1]] = p
+            row[:, p.shape[1]:] = t
+        return joint[0], joint[1]
+
+    def _buffer(self, k: Tensor) -> Tensor:
+        batch, tokens, heads, channels = k.shape
+        shape = (2, batch, self.length + tokens, heads, channels)
+        if self._joint is None or self._joint.shape != shape:
+            self._joint = k.new_empty(shape)
+        return self._joint

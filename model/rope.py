@@ -1,0 +1,37 @@
+"""Rotary positions of the joint sequence [text and references | target], three axes (frame, height, width).
+
+Text advances one counter on all three axes. An image freezes the frame axis at the counter, lays its rows and
+columns out centred on zero, and advances the counter by its longer side. (diffusers 0.42.1,
+transformer_qwenimage21.py, QwenImage21Rope)
+
+Shapes: S tokens, C channels of a head.
+"""
+import torch
+
+
+def text_positions(start: int, length: int) -> torch.Tensor:
+    """Positions (length, 3) of `length` text tokens from the counter `start` on."""
+    return torch.arange(start, start + length).unsqueeze(1).expand(length, 3)
+
+
+def image_positions(start: int, height: int, width: int) -> torch.Tensor:
+    """Positions (height * width, 3) of one image whose frame axis stands at the counter `start`."""
+    rows = torch.arange(height) - (height - height // 2)
+    columns = torch.arange(width) - (width - width // 2)
+    return torch.stack([
+        torch.full((height, width), start),
+        rows.unsqueeze(1).expand(height, width),
+        columns.unsqueeze(0).expand(height, width),
+    ], dim=-1).reshape(-1, 3)
+
+
+def rotations(positions: torch.Tensor, axes: tuple[int, int, int], theta: float, device=None) -> torch.Tensor:
+    """Positions (S, 3) -> unit complex numbers (S, C/2), complex64; `axes` are each axis's rotary channels.
+
+    Angles are computed on the CPU: they are few, and every device then gets the very same numbers.
+    """
+    angles = torch.cat([
+        torch.outer(positions[:, i].float(), 1.0 / torch.pow(theta, torch.arange(0, channels, 2).float() / channels))
+        for i, channels in enumerate(axes)
+    ], dim=1)
+    return torch.polar(torch.ones_like(angles), angles).to(device)

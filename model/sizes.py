@@ -1,0 +1,39 @@
+"""Picture sizes: multiples of 32 pixels, one size class per area, the native 2K table.
+
+Source: model card and diffusers 0.42.1, pipeline_qwenimage21.py, calculate_dimensions.
+"""
+import math
+
+MULTIPLE = 32
+SMALLEST = 64
+
+RATIOS = {"1:1": (1, 1), "4:3": (4, 3), "3:4": (3, 4), "3:2": (3, 2), "2:3": (2, 3), "16:9": (16, 9), "9:16": (9, 16)}
+CLASSES = (512, 768, 1024, 1280, 1536, 2048)
+
+# At 2048 the model was trained on these, which are not what rounding gives.
+NATIVE_2K = {"1:1": (2048, 2048), "4:3": (2400, 1792), "3:2": (2528, 1696), "16:9": (2752, 1536)}
+
+
+def size_for_area(resolution: int, ratio: float) -> tuple[int, int]:
+    """(width, height) of about resolution^2 pixels at width / height = ratio, each rounded to 32."""
+    width = math.sqrt(resolution * resolution * ratio)
+    return tuple(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE) for side in (width, width / ratio))
+
+
+def size_for(aspect_ratio: str, size_class: int) -> tuple[int, int]:
+    """(width, height) for a name in RATIOS and a class in CLASSES."""
+    if size_class == 2048:
+        if aspect_ratio in NATIVE_2K:
+            return NATIVE_2K[aspect_ratio]
+        return NATIVE_2K[":".join(reversed(aspect_ratio.split(":")))][::-1]
+    across, down = RATIOS[aspect_ratio]
+    return size_for_area(size_class, across / down)
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse a size the model cannot make, and name the nearest that it can."""
+    if width % MULTIPLE == 0 and height % MULTIPLE == 0 and min(width, height) >= SMALLEST:
+        return
+    nearest = [max(SMALLEST, round(side / MULTIPLE) * MULTIPLE) for side in (width, height)]
+    raise ValueError(f"Width and height must be multiples of {MULTIPLE} from {SMALLEST} on, got {width} x {height}: "
+                     f"the nearest is {nearest[0]} x {nearest[1]}.")

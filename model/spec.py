@@ -1,0 +1,91 @@
+"""Frozen sizes of the three networks. A spec is all that detection hands to a network.
+
+Defaults are the published Qwen-Image-2.1 values (diffusers 0.42.1: transformer_qwenimage21.py,
+autoencoder_kl_qwenimage21.py; Qwen3-VL-8B-Instruct's config.json).
+"""
+from dataclasses import dataclass
+
+from .latents import LATENT_MEAN, LATENT_STD
+
+
+@dataclass(frozen=True)
+class TransformerSpec:
+    layers: int = 32
+    dim: int = 4096                 # width of the residual stream
+    heads: int = 32
+    head_dim: int = 128
+    mlp_dim: int = 12288            # hidden width of the SwiGLU
+    context_dim: int = 4096         # width of the text encoder's hidden states
+    channels: int = 64              # latent channels, in and out (patch size 1)
+    rope_axes: tuple[int, int, int] = (16, 56, 56)  # rotary channels of a head for frame, height, width
+    rope_theta: float = 10000.0
+    eps: float = 1e-6
+    causal_condition: bool = True   # text and references are modulated at t = 0, so their keys can be kept
+
+    def __post_init__(self):
+        if sum(self.rope_axes) != self.head_dim:
+            raise ValueError(f"rope_axes {self.rope_axes} add up to {sum(self.rope_axes)}, "
+                             f"but head_dim is {self.head_dim}.")
+        if any(axis % 2 for axis in self.rope_axes):
+            raise ValueError(f"rope_axes {self.rope_axes} must be even: rotary channels come in pairs.")
+
+
+@dataclass(frozen=True)
+class VAESpec:
+    base_dim: int = 96              # encoder channels at full resolution
+    decoder_base_dim: int = 144
+    dim_mult: tuple[int, ...] = (1, 2, 4, 8, 8)  # channels of each level, in units of the base
+    res_blocks: int = 2             # residual blocks of an encoder level; a decoder level has one more
+    latent_channels: int = 64
+    pixel_channels: int = 4         # RGBA
+    # Levels whose shortcut was built for video, with a time factor of 2 (it shows in still images too, see vae.py).
+    video_levels: tuple[bool, ...] = (False, True, True, True)
+    latent_mean: tuple[float, ...] = LATENT_MEAN
+    latent_std: tuple[float, ...] = LATENT_STD
+
+    def __post_init__(self):
+        if len(self.video_levels) != len(self.dim_mult) - 1:
+            raise ValueError(f"{len(self.dim_mult)} levels resize {len(self.dim_mult) - 1} times, "
+                             f"but video_levels has {len(self.video_levels)} entries.")
+        if not len(self.latent_mean) == len(self.latent_std) == self.latent_channels:
+            raise ValueError(f"{self.latent_channels} latent channels, but {len(self.latent_mean)} means "
+                             f"and {len(self.latent_std)} deviations.")
+
+    @property
+    def scale(self) -> int:
+        """Pixels per latent, along one side."""
+        return 2 ** (len(self.dim_mult) - 1)
+
+
+@dataclass(frozen=True)
+class VisionSpec:
+    depth: int = 27
+    dim: int = 1152
+    mlp_dim: int = 4304
+    heads: int = 16
+    patch: int = 16                 # pixels; merge x merge patches make one token
+    temporal_patch: int = 2         # a still image is repeated this often
+    merge: int = 2
+    positions: int = 2304           # 48 x 48 learned positions, interpolated
+    deepstack_layers: tuple[int, ...] = (8, 16, 24)
+
+
+@dataclass(frozen=True)
+class TextEncoderSpec:
+    layers: int = 36
+    dim: int = 4096
+    mlp_dim: int = 12288
+    heads: int = 32
+    kv_heads: int = 8
+    head_dim: int = 128
+    vocabulary: int = 151936
+    rope_theta: float = 5_000_000.0
+    mrope_section: tuple[int, int, int] = (24, 20, 20)  # rotary pairs for time, height, width
+    eps: float = 1e-6
+    lm_head: bool = True            # untied output matrix present in the file
+    vision: VisionSpec | None = VisionSpec()
+
+    def __post_init__(self):
+        if 2 * sum(self.mrope_section) != self.head_dim:
+            raise ValueError(f"mrope_section {self.mrope_section} makes {2 * sum(self.mrope_section)} channels, "
+                             f"but head_dim is {self.head_dim}.")
