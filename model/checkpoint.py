@@ -105,8 +105,8 @@ def detect_transformer(tensors: Tensors, config: Mapping, metadata: Mapping[str,
     tensors = {name.removeprefix(prefix): info for name, info in tensors.items() if name.startswith(prefix)}
     _refuse_quantised(tensors, metadata, label)
     spec = _transformer_spec(tensors, config, label)
-    expected = _shapes(Transformer(spec, device="meta"))
-    table = _match(expected, tensors, _transformer_sources(expected, tensors), label)
+    expected = shapes(Transformer(spec, device="meta"))
+    table = match(expected, tensors, _transformer_sources(expected, tensors), label)
     return Detected(spec, {name: Source(prefix + s.name, s.rows) for name, s in table.items()})
 
 
@@ -157,8 +157,8 @@ def detect_vae(tensors: Tensors, config: Mapping, metadata: Mapping[str, str], l
         raise _refuse("vae", tensors, label)
     _refuse_quantised(tensors, metadata, label)
     spec = _vae_spec(named, config, label)
-    expected = _shapes(VAE(spec, device="meta"))
-    table = _match(expected, {name: info for name, info in named.items() if layouts.VAE_UNUSED not in name},
+    expected = shapes(VAE(spec, device="meta"))
+    table = match(expected, {name: info for name, info in named.items() if layouts.VAE_UNUSED not in name},
                    {name: Source(name) for name in expected}, label)
     return Detected(spec, {name: Source(layouts.vae_to_wan(s.name) if wan else s.name) for name, s in table.items()})
 
@@ -266,11 +266,11 @@ def _count(tensors: Tensors, pattern: str) -> int:
     return number
 
 
-def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
-def _match(expected: Mapping[str, tuple[int, ...]], tensors: Tensors, sources: Mapping[str, Source],
+def match(expected: Mapping[str, tuple[int, ...]], tensors: Tensors, sources: Mapping[str, Source],
            label: str) -> dict[str, Source]:
     """Check that sources and expected parameters agree one to one, in name and shape."""
     for name, shape in expected.items():
@@ -306,7 +306,7 @@ def load(module: nn.Module, table: Mapping[str, Source], files: CheckpointFiles,
     progress(done, total) counts tensors and may raise to cancel.
     """
     values = {}
-    for done, (name, shape) in enumerate(_shapes(module).items()):
+    for done, (name, shape) in enumerate(shapes(module).items()):
         values[name] = _read(files, table[name], shape, dtype)
         progress(done + 1, len(table))
     module.load_state_dict(values, strict=True, assign=True)

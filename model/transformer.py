@@ -166,11 +166,13 @@ class Transformer(nn.Module):
         self.norm_out = OutputNorm(spec, ops, kernels, **factory)
         self.proj_out = ops.Linear(spec.dim, spec.channels, bias=False, **factory)
 
-    def encode_prefix(self, condition: Condition, sigma: Tensor | None = None) -> PrefixCache:
+    def encode_prefix(self, condition: Condition, sigma: Tensor | None = None,
+                      attention: Callable[..., Tensor] | None = None) -> PrefixCache:
         """Run text and references through all blocks and keep their keys and values.
 
-        sigma (P,): only read where `causal_condition` is false.
+        sigma (P,): only read where `causal_condition` is false. attention: instead of the kernels' own, this once.
         """
+        attention = attention or self.kernels.attention
         segments = list(condition.segments())
         x = self._prefix_tokens(condition, segments)  # (P, T, D)
         positions, counter = _prefix_positions(segments)
@@ -186,7 +188,7 @@ class Transformer(nn.Module):
             cache.layers.append((k, v))
             # No mask for images: a run of tokens sees all keys up to its own end, text causally within itself.
             return torch.cat([
-                self.kernels.attention(q[:, s.start:s.end], k[:, :s.end], v[:, :s.end], causal=s.grid is None)
+                attention(q[:, s.start:s.end], k[:, :s.end], v[:, :s.end], causal=s.grid is None)
                 for s in segments
             ], dim=1)
 
@@ -198,20 +200,19 @@ class Transformer(nn.Module):
         cache.layers.append((k, v))
         return cache
 
-    def forward(self, x: Tensor, sigma: Tensor, cache: PrefixCache) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, cache: PrefixCache,
+                attention: Callable[..., Tensor] | None = None) -> Tensor:
         """x: noisy latents (B, 64, h, w) on the transformer's scale; sigma (B,) in [0, 1] -> velocity like x."""
+        attention = attention or self.kernels.attention
         height, width = x.shape[-2:]
         tokens = self.img_in(x.flatten(2).transpose(1, 2))  # (B, N, D)
         time = self.time_text_embed(sigma, tokens.dtype)    # (B, D)
         modulation = self._modulation(time)
         rope = self._rope(image_positions(cache.position, height, width), x.device)
         for layer, block in enumerate(self.transformer_blocks):
-            tokens = block(tokens, modulation, rope, self._attend_to_all(cache, layer))
+            tokens = block(tokens, modulation, rope, _attend_to_all(cache, layer, attention))
         velocity = self.proj_out(self.norm_out(tokens, time))  # (B, N, 64)
         return velocity.transpose(1, 2).unflatten(2, (height, width))
-
-    def _attend_to_all(self, cache: PrefixCache, layer: int) -> Attend:
-        return lambda q, k, v: self.kernels.attention(q, *cache.join(layer, k, v))
 
     def _modulation(self, time: Tensor) -> tuple[Tensor, ...]:
         """Time embedding (B, D) -> scale, tanh(gate), scale, tanh(gate), each (B, 1, D), the same for all blocks."""
@@ -233,6 +234,11 @@ class Transformer(nn.Module):
                 latent = condition.references[segment.source].expand(len(text), -1, -1, -1)
                 pieces.append(self.img_in(latent.flatten(2).transpose(1, 2)))
         return torch.cat(pieces, dim=1)
+
+
+def _attend_to_all(cache: PrefixCache, layer: int, attention: Callable[..., Tensor]) -> Attend:
+    """The target sees the whole prefix and itself: no mask."""
+    return lambda q, k, v: attention(q, *cache.join(layer, k, v))
 
 
 def _prefix_positions(segments: list[Segment]) -> tuple[Tensor, int]:

@@ -1,0 +1,26 @@
+"""The nodes, thin: schema, checks, one call. Everything that builds ComfyUI objects is in bridge/."""
+from comfy_api.latest import ComfyExtension, io
+
+from .latent import QwenImage2EmptyLatent
+from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
+from .sampler import QwenImage2Sampler, QwenImage2Sigmas
+from .text import QwenImage2TextEncode
+from .vae import QwenImage2VAEDecode, QwenImage2VAEEncode
+
+NODES: list[type[io.ComfyNode]] = [
+    QwenImage2Loader,
+    QwenImage2LoadModel,
+    QwenImage2LoadTextEncoder,
+    QwenImage2LoadVAE,
+    QwenImage2TextEncode,
+    QwenImage2EmptyLatent,
+    QwenImage2Sampler,
+    QwenImage2Sigmas,
+    QwenImage2VAEEncode,
+    QwenImage2VAEDecode,
+]
+
+
+class QwenImage2Extension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,251 @@
+"""A Qwen-Image 2.x transformer as ComfyUI's MODEL.
+
+ComfyUI calls `DiffusionModel.forward` once per step and conditioning. The conditioning carries a `PromptPrefix`:
+the first call fills it with the prefix's keys and values, later ones reuse them. It lives as long as one sampling
+run, so a new prompt, reference, size or LoRA strength cannot meet old keys.
+"""
+import logging
+from pathlib import Path
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.supported_models_base
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...model import checkpoint, latents, schedule
+from ...model.files import CheckpointError, CheckpointFiles, open_checkpoint
+from ...model.kernels import Kernels
+from ...model.prefix import Condition, PrefixCache
+from ...model.spec import TransformerSpec
+from ...model.transformer import Transformer
+from .dtypes import WEIGHT_FORMATS, stored_dtype
+from .kernels import comfy_attention, kernels_for
+from .progress import loading_progress
+
+log = logging.getLogger(__name__)
+
+# The conditioning's entry that says which states of the prompt are image slots: ((first, count), ...).
+SLOTS_KEY = "qwen_image_2_slots"
+
+# Bytes per target token and element of the compute dtype: q, k, v and the MLP's two hidden rows, in widths.
+ACTIVATION_WIDTHS = 16
+
+
+class LatentFormat(comfy.latent_formats.LatentFormat):
+    latent_channels = 64
+    spacial_downscale_ratio = 16
+    latent_rgb_factors = [list(row) for row in latents.PREVIEW_FACTORS]
+    latent_rgb_factors_bias = list(latents.PREVIEW_BIAS)
+
+    def process_in(self, latent: Tensor) -> Tensor:
+        return latents.normalise(latent)
+
+    def process_out(self, latent: Tensor) -> Tensor:
+        return latents.denormalise(latent)
+
+
+class ModelConfig(comfy.supported_models_base.BASE):
+    latent_format = LatentFormat
+    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
+    # Core's schedulers know no picture size: they get the shift of 1024 x 1024. QwenImage2Sigmas has the right one.
+    sampling_settings = {"shift": schedule.shift_for(1024 * 1024 // schedule.PIXELS_PER_TOKEN)}
+
+
+class PromptPrefix:
+    """One conditioning on its way through a sampling run, with its keys and values once they are known."""
+
+    def __init__(self, condition: Condition):
+        self.condition = condition
+        self._cache: PrefixCache | None = None
+        self._key = None
+
+    def cache(self, key, compute) -> PrefixCache:
+        """The keys and values for this state of the weights; `compute()` them where there are none yet."""
+        if self._cache is None or self._key != key:
+            self._cache = None  # freed before the new one is made
+            self._cache, self._key = compute(), key
+        return self._cache
+
+
+class PrefixCond(comfy.conds.CONDRegular):
+    """Hands its PromptPrefix through ComfyUI's batching as it is: one object for all steps and all images."""
+
+    def process_cond(self, batch_size, **kwargs):
+        return self
+
+    def can_concat(self, other):
+        # Two prompts differ in length; they run one after the other rather than padded.
+        return False
+
+    def concat(self, others):
+        return self.cond
+
+    def size(self):
+        return [1, 1, prefix_tokens(self.cond.condition)]
+
+
+def prefix_tokens(condition: Condition) -> int:
+    return list(condition.segments())[-1].end
+
+
+class DiffusionModel(Transformer):
+    """The transformer, called the way ComfyUI calls a diffusion model."""
+
+    def __init__(self, spec: TransformerSpec, kernels: Kernels, dtype: torch.dtype, device, operations):
+        super().__init__(spec, operations, kernels, device=device, dtype=dtype)
+        self.dtype = dtype
+
+    def forward(self, x, timestep, context=None, control=None, transformer_options=None, **kwargs):
+        options = transformer_options or {}
+        return comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            self._velocity, self, comfy.patcher_extension.get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        ).execute(x, timestep, context, control, options, **kwargs)
+
+    def _velocity(self, x, timestep, context, control, transformer_options, prefix: PromptPrefix, weights_key=None):
+        attention = comfy_attention(transformer_options)
+        # Without causal_condition the prefix changes with the timestep.
+        time_key = None if self.spec.causal_condition else tuple(timestep.tolist())
+
+        def compute() -> PrefixCache:
+            condition = _moved(prefix.condition, x)
+            sigma = None if self.spec.causal_condition else timestep
+            return self.encode_prefix(condition, sigma, attention)
+
+        cache = prefix.cache((weights_key, x.device, x.dtype, time_key), compute)
+        return super().forward(x, timestep, cache, attention)
+
+
+def _moved(condition: Condition, x: Tensor) -> Condition:
+    return Condition(condition.text.to(x), condition.slots, tuple(latent.to(x) for latent in condition.references))
+
+
+class QwenImage2(comfy.model_base.QwenImage):
+    """Core's QwenImage lends its LoRA key forms (`transformer.`, bare, lycoris); everything else is BaseModel's."""
+
+    def __init__(self, config: ModelConfig, variant: str):
+        comfy.model_base.BaseModel.__init__(self, config, comfy.model_base.ModelType.FLUX,
+                                            device=torch.device("meta"), unet_model=DiffusionModel)
+        self.variant = variant
+
+    @property
+    def spec(self) -> TransformerSpec:
+        return self.diffusion_model.spec
+
+    def extra_conds(self, **kwargs):
+        condition = condition_from(kwargs, self.spec, self.process_latent_in)
+        return {"prefix": PrefixCond(PromptPrefix(condition))}
+
+    def extra_conds_shapes(self, **kwargs):
+        condition = condition_from(kwargs, self.spec, self.process_latent_in)
+        return {"prefix": [1, 1, prefix_tokens(condition)]}
+
+    def memory_required(self, input_shape, cond_shapes=None):
+        """Bytes beside the weights for latents of input_shape (B, 64, h, w) and prefixes of so many tokens."""
+        spec = self.spec
+        element = comfy.model_management.dtype_size(self.get_dtype_inference())
+        target = input_shape[0] * input_shape[-2] * input_shape[-1]
+        prefix = sum(shape[-1] for shape in (cond_shapes or {}).get("prefix", ()))
+        kept = prefix * 2 * spec.heads * spec.head_dim * spec.layers
+        return element * ((target + prefix) * ACTIVATION_WIDTHS * spec.dim + kept)
+
+    def _apply_model(self, x, t, *args, prefix=None, **kwargs):
+        if prefix is None:
+            raise ValueError("Qwen-Image 2 needs a prompt: connect QwenImage2TextEncode to the sampler.")
+        return super()._apply_model(x, t, *args, prefix=prefix, weights_key=self._weights_key(), **kwargs)
+
+    def _weights_key(self):
+        """Changes whenever a LoRA or a hook changes the weights, even in the middle of a run."""
+        hooks = self.current_patcher.current_hooks if self.current_patcher is not None else None
+        strengths = tuple((hook.hook_ref, hook.strength) for hook in hooks.hooks) if hooks else ()
+        return self.current_weight_patches_uuid, strengths
+
+
+def condition_from(cond: dict, spec: TransformerSpec, normalise) -> Condition:
+    """A conditioning's entries -> Condition. Raises ValueError where the encoder or the references do not fit."""
+    text = cond.get("cross_attn")
+    if text is None or text.shape[-1] != spec.context_dim:
+        found = "no prompt" if text is None else f"a prompt of width {text.shape[-1]}"
+        raise ValueError(f"The conditioning holds {found}, but this transformer reads width {spec.context_dim}: encode "
+                         f"the prompt with QwenImage2TextEncode and the text encoder of Qwen-Image 2.")
+    slots = tuple(cond.get(SLOTS_KEY, ()))
+    references = tuple(normalise(latent) for latent in cond.get("reference_latents") or ())
+    if len(references) != len(slots):
+        raise ValueError(f"The conditioning has {len(references)} reference latents and {len(slots)} image slots in "
+                         f"its prompt: references need both, from QwenImage2EditEncode.")
+    return Condition(text, slots, references)
+
+
+# ---------------------------------------------------------------- loading
+
+def load_model(path: Path, label: str, variant: str, weight_format: str = "as stored", disable_dynamic: bool = False):
+    """A checkpoint file or folder -> MODEL (ComfyUI's ModelPatcher). variant: base or turbo."""
+    files = open_checkpoint(path, label)
+    detected = checkpoint.detect_transformer(files.tensors, files.config, files.metadata, label)
+    device = comfy.model_management.get_torch_device()
+    model = QwenImage2(_model_config(detected.spec, weight_format, files, device), variant)
+    progress = loading_progress(len(detected.table))
+    checkpoint.load(model.diffusion_model, detected.table, files, WEIGHT_FORMATS[weight_format], progress)
+    comfy.model_management.archive_model_dtypes(model.diffusion_model)
+    model.device = comfy.model_management.unet_offload_device()
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = patcher_class(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
+    # ComfyUI loads a second copy through this for other devices.
+    patcher.cached_patcher_init = (load_model, (path, label, variant, weight_format))
+    patcher.add_wrapper(WrappersMP.OUTER_SAMPLE, check_run)
+    return patcher
+
+
+def _model_config(spec: TransformerSpec, weight_format: str, files: CheckpointFiles, device) -> ModelConfig:
+    dtype = WEIGHT_FORMATS[weight_format] or stored_dtype(files)
+    config = ModelConfig({"spec": spec, "kernels": kernels_for(device)})
+    supported = config.supported_inference_dtypes
+    config.unet_config.pop("num_heads"), config.unet_config.pop("num_head_channels")  # core's defaults for a UNet
+    config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device, supported), device=device)
+    return config
+
+
+# ---------------------------------------------------------------- checks before a run
+
+def check_run(executor, noise, latent_image, *args, **kwargs):
+    """Refuse what cannot work before any weight moves: called by every sampler, core's included."""
+    guider = executor.class_obj
+    model = guider.model_patcher.model
+    if noise.shape[1] != model.spec.channels:
+        raise ValueError(f"The latent has {noise.shape[1]} channels, Qwen-Image 2 works on {model.spec.channels}: "
+                         f"make it with QwenImage2EmptyLatent or QwenImage2VAEEncode.")
+    if noise.shape[0] == 0:
+        raise ValueError("The latent batch is empty: it holds no picture to sample.")
+    check_lora_shapes(guider.model_patcher)
+    for conds in guider.conds.values():
+        for cond in conds:
+            if "control" in cond:
+                raise ValueError("ControlNets do not work on Qwen-Image 2: give the picture as a reference instead.")
+            condition_from(cond, model.spec, model.process_latent_in)
+    return executor(noise, latent_image, *args, **kwargs)
+
+
+def check_lora_shapes(patcher) -> None:
+    """Refuse LoRAs made for another width: ComfyUI would log a line per layer and sample without them."""
+    state = patcher.model.state_dict()
+    for key, patches in patcher.patches.items():
+        for patch in patches:
+            found, expected = _adapter_shape(patch[1]), tuple(state[key].shape)
+            if found is not None and patch[3] is None and found != expected:
+                family = " It was made for Qwen-Image 1.x (width 3072)." if 3072 in found else ""
+                raise CheckpointError(f"A LoRA does not fit this model: for {key} it makes a matrix of "
+                                      f"{list(found)}, the model has {list(expected)}.{family}")
+
+
+def _adapter_shape(adapter) -> tuple[int, int] | None:
+    """Rows and columns that a plain low-rank adapter (up, down, ...) makes, None for other kinds."""
+    weights = getattr(adapter, "weights", None)
+    if getattr(adapter, "name", None) != "lora" or weights is None or weights[3] is not None:
+        return None
+    return weights[0].shape[0], weights[1].flatten(1).shape[1]
+

@@ -1,0 +1,182 @@
+"""Qwen3-VL as ComfyUI's CLIP: core's own modules, sized by the file, with Qwen-Image 2's template and readout.
+
+The transformer reads the last decoder layer's output before the final norm, without the 14 tokens of the system
+turn. Core's prompt weights and textual inversions do not apply: the text goes to the tokenizer as it is.
+"""
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import comfy.model_management
+import comfy.sd
+import comfy.text_encoders.llama
+import comfy.text_encoders.qwen3vl
+import torch
+from comfy import sd1_clip
+from torch import Tensor, nn
+
+from ...model import checkpoint, layouts, prompt
+from ...model.checkpoint import Detected, Source
+from ...model.files import CheckpointError, CheckpointFiles, open_checkpoint
+from ...model.spec import TextEncoderSpec, VisionSpec
+from .diffusion import SLOTS_KEY
+from .dtypes import WEIGHT_FORMATS, stored_dtype
+from .progress import loading_progress
+
+log = logging.getLogger(__name__)
+
+NAME = "qwen3vl_8b"
+
+
+def language_config(spec: TextEncoderSpec):
+    """Core's configuration of the language model with the file's sizes."""
+    config = comfy.text_encoders.llama.Qwen3VL_8BConfig(
+        vocab_size=spec.vocabulary, hidden_size=spec.dim, intermediate_size=spec.mlp_dim,
+        num_hidden_layers=spec.layers, num_attention_heads=spec.heads, num_key_value_heads=spec.kv_heads,
+        rms_norm_eps=spec.eps, rope_theta=spec.rope_theta, lm_head=spec.lm_head)
+    # Not fields of core's dataclass, but attributes of its class: an instance may have its own.
+    config.head_dim = spec.head_dim
+    config.rope_dims = list(spec.mrope_section)
+    return config
+
+
+def vision_config(spec: VisionSpec, out_dim: int) -> dict:
+    return dict(hidden_size=spec.dim, intermediate_size=spec.mlp_dim, depth=spec.depth, num_heads=spec.heads,
+                deepstack_visual_indexes=list(spec.deepstack_layers), patch_size=spec.patch, in_channels=3,
+                temporal_patch_size=spec.temporal_patch, spatial_merge_size=spec.merge,
+                num_position_embeddings=spec.positions, out_hidden_size=out_dim)
+
+
+class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
+    """Core's Qwen3-VL, built from a spec instead of core's table of known sizes."""
+
+    def __init__(self, spec: TextEncoderSpec, dtype, device, operations):
+        nn.Module.__init__(self)
+        self.spec = spec
+        self.num_layers = spec.layers
+        self.dtype = dtype
+        self.model = comfy.text_encoders.llama.Llama2_(language_config(spec), device=device, dtype=dtype,
+                                                       ops=operations)
+        self.visual = comfy.text_encoders.qwen3vl.Qwen3VLVisionModel(
+            vision_config(spec.vision, spec.dim), device=device, dtype=dtype, ops=operations)
+
+    def preprocess_embed(self, embed, device):
+        """Core would resize small images here; their size must stay what the VAE encodes."""
+        patches, grid = image_patches(embed["data"], self.spec.vision)
+        merged, deepstack = self.visual(patches.to(device), grid.to(device))
+        return merged, {"grid": grid, "deepstack": deepstack}
+
+
+def image_patches(image: Tensor, spec: VisionSpec) -> tuple[Tensor, Tensor]:
+    """IMAGE (1, H, W, 3) in [0, 1], sides multiples of 32 -> patches (tokens, values) and their grid (1, 3).
+
+    The order is the vision tower's: merge x merge neighbouring patches follow each other.
+    (transformers 5, Qwen2VLImageProcessor with mean and deviation 0.5)
+    """
+    _, height, width, _ = image.shape
+    rows, columns = height // spec.patch, width // spec.patch
+    pixels = image[0].float() * 2 - 1
+    pixels = pixels.reshape(rows // spec.merge, spec.merge, spec.patch, columns // spec.merge, spec.merge,
+                            spec.patch, 3).permute(0, 3, 1, 4, 6, 2, 5)  # (R, C, r, c, channel, y, x)
+    frames = pixels.unsqueeze(5).expand(*pixels.shape[:5], spec.temporal_patch, spec.patch, spec.patch)
+    return frames.reshape(rows * columns, -1), torch.tensor([[1, rows, columns]])
+
+
+class PromptEncoder(sd1_clip.SDClipModel):
+    """Tokens -> states that the transformer reads, and where the image slots are among them."""
+
+    def __init__(self, spec: TextEncoderSpec, device="cpu", dtype=None, model_options=None, **_):
+        super().__init__(
+            device=device, dtype=dtype, layer="hidden", layer_idx=-1, layer_norm_hidden_state=False,
+            textmodel_json_config={}, special_tokens={"pad": prompt.PAD_TOKEN}, enable_attention_masks=False,
+            return_attention_masks=False, model_options=model_options or {},
+            model_class=lambda config, dtype, device, operations: Qwen3VL(spec, dtype, device, operations))
+
+    def forward(self, tokens):
+        states, pooled = super().forward(tokens)[:2]
+        slots = image_slots(tokens[0], self.transformer.spec.vision)
+        first = prompt.SYSTEM_TOKENS
+        return states[:, first:], pooled, {SLOTS_KEY: tuple((start - first, count) for start, count in slots)}
+
+
+def image_slots(tokens: list, spec: VisionSpec) -> list[tuple[int, int]]:
+    """(first state, number of states) of each image among the encoder's states. An image is one entry of `tokens`."""
+    slots, position = [], 0
+    for token in tokens:
+        length = 1
+        if isinstance(token, dict):
+            side = spec.patch * spec.merge
+            length = (token["data"].shape[1] // side) * (token["data"].shape[2] // side)
+            slots.append((position, length))
+        position += length
+    return slots
+
+
+class Tokenizer(comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
+    """Core's tokenizer files, Qwen-Image 2's template."""
+
+    def tokenize_with_weights(self, text, return_word_ids=False, images=(), **kwargs):
+        """text: the bare prompt. images: references (1, H, W, 3 or 4), sides multiples of 32."""
+        ids = self.hugging_face(prompt.render(text, len(images)))["input_ids"]
+        waiting = iter(_over_white(image) for image in images)
+        tokens = [{"type": "image", "data": next(waiting), "original_type": "image"}
+                  if token == prompt.IMAGE_PAD_TOKEN else token for token in ids]
+        row = [(token, 1.0, position) if return_word_ids else (token, 1.0) for position, token in enumerate(tokens)]
+        return {NAME: [row]}
+
+    @property
+    def hugging_face(self):
+        return getattr(self, NAME).tokenizer
+
+
+def _over_white(image: Tensor) -> Tensor:
+    """The text encoder sees RGB; transparency is composited over white, as in training."""
+    if image.shape[1] % 32 or image.shape[2] % 32:
+        raise ValueError(f"The text encoder reads references whose sides are multiples of 32 pixels, not "
+                         f"{image.shape[2]} x {image.shape[1]}: use QwenImage2EditEncode, which resizes them.")
+    if image.shape[-1] == 3:
+        return image
+    colour, alpha = image[..., :3], image[..., 3:4]
+    return colour * alpha + (1 - alpha)
+
+
+def prompt_tokens(clip, text: str) -> int:
+    """How many tokens the bare prompt has, by the model's own tokenizer."""
+    return len(clip.tokenizer.hugging_face(text)["input_ids"])
+
+
+# ---------------------------------------------------------------- loading
+
+def load_text_encoder(path: Path, label: str, weight_format: str = "as stored") -> comfy.sd.CLIP:
+    """A Qwen3-VL checkpoint, one file, shards or a folder -> CLIP."""
+    files = open_checkpoint(path, label)
+    detected = checkpoint.detect_text_encoder(files.tensors, files.config, files.metadata, label)
+    dtype = WEIGHT_FORMATS[weight_format] or stored_dtype(files)
+    clip = _empty_clip(detected.spec, dtype)
+    module = getattr(clip.cond_stage_model, NAME).transformer
+    table = _comfy_table(detected, module, files)
+    checkpoint.load(module, table, files, WEIGHT_FORMATS[weight_format], loading_progress(len(table)))
+    comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
+    return clip
+
+
+def _empty_clip(spec: TextEncoderSpec, dtype: torch.dtype) -> comfy.sd.CLIP:
+    """A CLIP whose weights are still on the meta device."""
+    def model(device="cpu", dtype=None, model_options=None):
+        return sd1_clip.SD1ClipModel(
+            device=device, dtype=dtype, name=NAME, model_options=model_options or {},
+            clip_model=lambda **options: PromptEncoder(spec, **options))
+
+    options = {"dtype": dtype, "initial_device": torch.device("meta")}
+    return comfy.sd.CLIP(SimpleNamespace(params={}, clip=model, tokenizer=Tokenizer), model_options=options)
+
+
+def _comfy_table(detected: Detected, module: nn.Module, files: CheckpointFiles) -> dict[str, Source]:
+    """The key table with the names of core's modules, strict in both directions."""
+    named = {layouts.text_encoder_to_comfy(name): source for name, source in detected.table.items()}
+    expected = checkpoint.shapes(module)
+    missing = sorted(set(expected) - set(named))
+    if missing:
+        raise CheckpointError(f"{files.label} is incomplete: the tensor "
+                              f"{layouts.text_encoder_from_comfy(missing[0])} is missing.")
+    return checkpoint.match(expected, files.tensors, {name: named[name] for name in expected}, files.label)

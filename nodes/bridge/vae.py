@@ -1,0 +1,99 @@
+"""The RGBA autoencoder as ComfyUI's VAE. Core's VAEDecode, VAEEncode and their tiled forms work on it."""
+import logging
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...model import checkpoint, latents
+from ...model.checkpoint import Detected
+from ...model.files import CheckpointFiles, open_checkpoint
+from ...model.vae import VAE
+from .progress import loading_progress
+
+log = logging.getLogger(__name__)
+
+# Values alive at the peak per output pixel, untiled (from 27 GiB at 2048 x 2048 in bf16).
+DECODE_VALUES_PER_PIXEL = 3430
+ENCODE_VALUES_PER_PIXEL = 2300
+
+
+class AutoEncoder(VAE):
+    """Latents leave and enter on the published scale, whatever scale this checkpoint was trained with."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        latent = super().encode(pixels)
+        if self._published:
+            return latent
+        return latents.denormalise(latents.normalise(latent, self.spec.latent_mean, self.spec.latent_std))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        if not self._published:
+            latent = latents.denormalise(latents.normalise(latent), self.spec.latent_mean, self.spec.latent_std)
+        return super().decode(latent)
+
+    def decode_tiled(self, latent: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16, **_) -> Tensor:
+        """Blended tiles of tile_x x tile_y latents. (Core's own loop assumes three output channels.)"""
+        return comfy.utils.tiled_scale_multidim(
+            latent, self.decode, tile=(tile_y, tile_x), overlap=overlap, upscale_amount=self.spec.scale,
+            out_channels=self.spec.pixel_channels, output_device=comfy.model_management.intermediate_device())
+
+    @property
+    def _published(self) -> bool:
+        return (self.spec.latent_mean, self.spec.latent_std) == (latents.LATENT_MEAN, latents.LATENT_STD)
+
+
+class QwenImage2VAE(comfy.sd.VAE):
+    def __init__(self, files: CheckpointFiles, detected: Detected):
+        # Core's constructor knows VAEs by their names. Its pixel-space branch is the lightest that sets every
+        # attribute the other methods read; what matters is replaced below.
+        super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)})
+        spec = detected.spec
+        self.upscale_ratio = self.downscale_ratio = spec.scale
+        self.latent_channels = spec.latent_channels
+        self.output_channels = spec.pixel_channels
+        self.pad_channel_value = 1.0  # RGB input is opaque
+        self.handles_tiling = True
+        self.disable_offload = False
+        self.working_dtypes = [torch.bfloat16, torch.float32]
+        self.vae_dtype = working_dtype(self.device, self.working_dtypes)
+        self.memory_used_decode = lambda shape, dtype: (
+            shape[2] * shape[3] * spec.scale ** 2 * DECODE_VALUES_PER_PIXEL * comfy.model_management.dtype_size(dtype))
+        self.memory_used_encode = lambda shape, dtype: (
+            shape[2] * shape[3] * ENCODE_VALUES_PER_PIXEL * comfy.model_management.dtype_size(dtype))
+        self.first_stage_model = AutoEncoder(spec, comfy.ops.disable_weight_init, device="meta", dtype=self.vae_dtype)
+        checkpoint.load(self.first_stage_model, detected.table, files, self.vae_dtype,
+                        loading_progress(len(detected.table)))
+        comfy.model_management.archive_model_dtypes(self.first_stage_model)
+        self.patcher = comfy.model_patcher.CoreModelPatcher(
+            self.first_stage_model, load_device=self.device,
+            offload_device=comfy.model_management.vae_offload_device())
+        self.size = None
+        self.model_size()
+
+
+def working_dtype(device: torch.device, working_dtypes: list[torch.dtype]) -> torch.dtype:
+    """ComfyUI's choice for the device, but never fp16."""
+    dtype = comfy.model_management.vae_dtype(device, working_dtypes)
+    if dtype != torch.float16:
+        return dtype
+    log.warning("The VAE of Qwen-Image 2 overflows in fp16 (white squares): it runs in fp32 instead.")
+    return torch.float32
+
+
+def load_vae(path: Path, label: str) -> QwenImage2VAE:
+    """A VAE checkpoint, file or folder -> VAE."""
+    files = open_checkpoint(path, label)
+    vae = QwenImage2VAE(files, checkpoint.detect_vae(files.tensors, files.config, files.metadata, label))
+    vae.patcher.cached_patcher_init = (load_vae_patcher, (path, label))
+    return vae
+
+
+def load_vae_patcher(path: Path, label: str):
+    """How ComfyUI loads a second copy for another device."""
+    return load_vae(path, label).patcher

@@ -1,0 +1,61 @@
+"""Empty latents at sizes the model knows."""
+import comfy.model_management
+import torch
+from comfy_api.latest import io
+
+from ..model import sizes
+from ..model.spec import VAESpec
+
+CUSTOM = "custom"
+LARGEST = 8192
+
+
+def empty_latent(width: int, height: int, batch_size: int) -> dict:
+    """LATENT of zeros (B, 64, height/16, width/16)."""
+    shape = (batch_size, VAESpec.latent_channels, height // VAESpec().scale, width // VAESpec().scale)
+    return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}
+
+
+class QwenImage2EmptyLatent(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2EmptyLatent",
+            display_name="Empty Latent (Qwen-Image 2)",
+            category="Qwen-Image 2/latent",
+            description="The canvas: an aspect ratio at one of the model's size classes, or a size of your own.",
+            search_aliases=["empty latent image", "resolution", "aspect ratio", "size picker", "qwen image size"],
+            inputs=[
+                io.Combo.Input("aspect_ratio", [*sizes.RATIOS, CUSTOM], default="1:1",
+                               tooltip="Width to height. custom: the two numbers below."),
+                io.Combo.Input("size", [str(size) for size in sizes.CLASSES], default="1024",
+                               tooltip="Side of the square with the same area, in pixels. 2048 is the model's native "
+                                       "2K table: 2048x2048, 2400x1792, 2528x1696, 2752x1536 and upright."),
+                io.Int.Input("width", default=1024, min=sizes.SMALLEST, max=LARGEST, step=sizes.MULTIPLE,
+                             tooltip="Pixels, a multiple of 32. Only used with aspect ratio custom."),
+                io.Int.Input("height", default=1024, min=sizes.SMALLEST, max=LARGEST, step=sizes.MULTIPLE,
+                             tooltip="Pixels, a multiple of 32. Only used with aspect ratio custom."),
+                io.Int.Input("batch_size", default=1, min=1, max=64,
+                             tooltip="Pictures at once. Picture k uses the sampler's seed + k."),
+            ],
+            outputs=[io.Latent.Output(display_name="latent"), io.Int.Output(display_name="width"),
+                     io.Int.Output(display_name="height")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, aspect_ratio, width, height):
+        if aspect_ratio != CUSTOM:
+            return True
+        try:
+            sizes.check_size(width, height)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, aspect_ratio, size, width, height, batch_size):
+        if aspect_ratio == CUSTOM:
+            sizes.check_size(width, height)
+        else:
+            width, height = sizes.size_for(aspect_ratio, int(size))
+        return io.NodeOutput(empty_latent(width, height, batch_size), width, height)

@@ -1,0 +1,146 @@
+"""Loaders: checkpoint files -> MODEL, CLIP, VAE."""
+from pathlib import PurePath
+
+from comfy_api.latest import io
+from comfy_execution.graph_utils import GraphBuilder
+
+from .bridge import folders
+from .bridge.diffusion import load_model
+from .bridge.dtypes import WEIGHT_FORMATS
+from .bridge.text_encoder import load_text_encoder
+from .bridge.vae import load_vae
+from .messages import tell
+
+CATEGORY = "Qwen-Image 2/loaders"
+VARIANTS = ["auto", "base", "turbo"]
+
+
+def diffusion_model_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "diffusion_model", folders.choices(folders.TRANSFORMER),
+        tooltip="The Qwen-Image 2.x transformer: a .safetensors file in models/diffusion_models, or a diffusers "
+                "folder below it (its name ends in a slash).")
+
+
+def text_encoder_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "text_encoder", folders.choices(folders.TEXT_ENCODER),
+        tooltip="Qwen3-VL-8B-Instruct: a file in models/text_encoders, or a folder below it.")
+
+
+def vae_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "vae", folders.choices(folders.VAE),
+        tooltip="The RGBA VAE of Qwen-Image 2.x (64 latent channels): a file in models/vae, or a folder below it.")
+
+
+def variant_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "variant", VARIANTS, default="auto",
+        tooltip="Base and Turbo files look the same inside. auto: Turbo where the name says 'turbo', else base.")
+
+
+def weight_format_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "weight_format", list(WEIGHT_FORMATS), default="as stored", advanced=True,
+        tooltip="as stored keeps the file's own dtype and maps it into memory without a copy; the others convert "
+                "while loading.")
+
+
+def variant_of(name: str, variant: str) -> str:
+    """base or turbo, from the user's choice or from the name of the file or folder."""
+    if variant != "auto":
+        return variant
+    return "turbo" if "turbo" in PurePath(name).as_posix().lower() else "base"
+
+
+class QwenImage2LoadModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2LoadModel",
+            display_name="Load Diffusion Model (Qwen-Image 2)",
+            category=CATEGORY,
+            description="Loads a Qwen-Image 2.x transformer from any layout in circulation.",
+            search_aliases=["qwen image loader", "unet loader", "diffusion model", "qwen-image 2.1"],
+            inputs=[diffusion_model_input(), variant_input(), weight_format_input()],
+            outputs=[io.Model.Output()],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, diffusion_model, variant, weight_format):
+        variant = variant_of(diffusion_model, variant)
+        model = load_model(folders.resolve(folders.TRANSFORMER, diffusion_model), diffusion_model, variant,
+                           weight_format)
+        return io.NodeOutput(model, ui=tell(cls, f"{diffusion_model}: {variant} model, {model_summary(model)}."))
+
+
+def model_summary(model) -> str:
+    spec = model.model.spec
+    return f"{spec.layers} blocks of width {spec.dim}, {model.model_size() / 2**30:.2f} GiB"
+
+
+class QwenImage2LoadTextEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2LoadTextEncoder",
+            display_name="Load Text Encoder (Qwen-Image 2)",
+            category=CATEGORY,
+            description="Loads Qwen3-VL-8B with Qwen-Image 2's prompt template.",
+            search_aliases=["qwen3-vl", "clip loader", "text encoder", "qwen image clip"],
+            inputs=[text_encoder_input(), weight_format_input()],
+            outputs=[io.Clip.Output()],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder, weight_format):
+        path = folders.resolve(folders.TEXT_ENCODER, text_encoder)
+        return io.NodeOutput(load_text_encoder(path, text_encoder, weight_format))
+
+
+class QwenImage2LoadVAE(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2LoadVAE",
+            display_name="Load VAE (Qwen-Image 2)",
+            category=CATEGORY,
+            description="Loads the RGBA VAE of Qwen-Image 2.x, in diffusers or Wan naming.",
+            search_aliases=["vae loader", "qwen image vae", "rgba vae"],
+            inputs=[vae_input()],
+            outputs=[io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, vae):
+        return io.NodeOutput(load_vae(folders.resolve(folders.VAE, vae), vae))
+
+
+class QwenImage2Loader(io.ComfyNode):
+    """Expands into the three loaders above, so ComfyUI's own cache keeps each part while its choice stands."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2Loader",
+            display_name="Load Qwen-Image 2",
+            category=CATEGORY,
+            description="Loads transformer, text encoder and VAE. Changing one choice reloads that part only.",
+            search_aliases=["qwen image loader", "checkpoint loader", "qwen-image 2.1", "load qwen"],
+            inputs=[diffusion_model_input(), text_encoder_input(), vae_input(), variant_input(),
+                    weight_format_input()],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+            enable_expand=True,
+        )
+
+    @classmethod
+    def execute(cls, diffusion_model, text_encoder, vae, variant, weight_format):
+        graph = GraphBuilder()
+        model = graph.node("QwenImage2LoadModel", diffusion_model=diffusion_model, variant=variant,
+                           weight_format=weight_format)
+        clip = graph.node("QwenImage2LoadTextEncoder", text_encoder=text_encoder, weight_format=weight_format)
+        decoder = graph.node("QwenImage2LoadVAE", vae=vae)
+        return io.NodeOutput(model.out(0), clip.out(0), decoder.out(0), expand=graph.finalize())

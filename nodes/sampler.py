@@ -1,0 +1,137 @@
+"""Sampling with the right sigmas for the model and the size."""
+import comfy.sample
+import comfy.samplers
+import latent_preview
+import torch
+from comfy_api.latest import io
+
+from ..model import schedule
+from .bridge.diffusion import QwenImage2
+from .messages import tell
+
+CUSTOM = "Custom"
+CATEGORY = "Qwen-Image 2/sampling"
+
+
+def preset_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "preset", [*schedule.PRESETS, CUSTOM], default="Quality 40",
+        tooltip="The schedule the weights were trained with, exact for the latent's size. Quality 40 and Fast 25 for "
+                "the base model, Turbo 8 for the Turbo model, LoRA presets for the base model with that LoRA. Custom: "
+                "the base schedule with the number of steps below.")
+
+
+def steps_input() -> io.Int.Input:
+    return io.Int.Input("steps", default=40, min=1, max=1000, tooltip="Only used with the preset Custom.")
+
+
+def denoise_input() -> io.Float.Input:
+    return io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01,
+                          tooltip="Below 1: image-to-image, keeps that much less of the latent it starts from.")
+
+
+def sigmas_for(preset: str, steps: int, denoise: float, latent: dict) -> torch.Tensor:
+    """Sigmas (steps + 1,) for a LATENT."""
+    tokens = latent["samples"].shape[-2] * latent["samples"].shape[-1]
+    if preset == CUSTOM:
+        return schedule.last_part(lambda n: schedule.base_sigmas(n, tokens), steps, denoise)
+    return schedule.tail(schedule.PRESETS[preset](tokens), denoise)
+
+
+def variant_warning(model, preset: str) -> str | None:
+    """What to tell when the schedule is not the one the weights were made for."""
+    variant = getattr(model.model, "variant", None)
+    if variant == "turbo" and preset != schedule.TURBO_PRESET:
+        return f"This is a Turbo model: the preset {preset} gives muddy pictures, choose Turbo 8."
+    if variant == "base" and preset == schedule.TURBO_PRESET:
+        return ("This is a base model: Turbo 8 leaves its pictures unfinished, choose Quality 40 or Fast 25. (If the "
+                "file is a Turbo model under another name, set variant to turbo on the loader.)")
+    return None
+
+
+def check_latent(model, latent: dict) -> torch.Tensor:
+    """The latent's samples, or one sentence why they cannot be sampled."""
+    if not isinstance(model.model, QwenImage2):
+        raise ValueError("This MODEL is not a Qwen-Image 2 transformer: load it with QwenImage2Loader.")
+    samples = latent["samples"]
+    if samples.ndim != 4 or samples.shape[1] != model.model.spec.channels:
+        raise ValueError(f"The latent has the shape {list(samples.shape)}, Qwen-Image 2 works on [batch, 64, height/16, "
+                         f"width/16]: make it with QwenImage2EmptyLatent or QwenImage2VAEEncode.")
+    if 0 in samples.shape:
+        raise ValueError(f"The latent is empty: its shape is {list(samples.shape)}.")
+    return samples
+
+
+def noise_for(latent: dict, seed: int) -> torch.Tensor:
+    """Noise like the samples; image k is drawn with seed + k, so it equals the single image of that seed."""
+    samples = latent["samples"]
+    numbers = latent.get("batch_index") or range(len(samples))
+    return torch.cat([torch.randn((1, *samples.shape[1:]), generator=torch.Generator().manual_seed(seed + number))
+                      for number in numbers])
+
+
+class QwenImage2Sampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2Sampler",
+            display_name="Sampler (Qwen-Image 2)",
+            category=CATEGORY,
+            description="Euler with the reference's exact sigmas for the model and the size.",
+            search_aliases=["ksampler", "sample", "generate", "qwen image sampler", "turbo"],
+            inputs=[
+                io.Model.Input("model", tooltip="From QwenImage2Loader, with or without LoRAs."),
+                io.Conditioning.Input("positive", tooltip="What to draw."),
+                io.Conditioning.Input("negative", optional=True, tooltip="Needed only when cfg is above 1."),
+                io.Latent.Input("latent", tooltip="An empty latent, or an encoded picture with denoise below 1."),
+                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
+                             tooltip="The first picture's noise. Picture k of a batch uses seed + k."),
+                preset_input(),
+                steps_input(),
+                io.Float.Input("cfg", default=1.0, min=1.0, max=30.0, step=0.1,
+                               tooltip="1 is the official default: no guidance, one pass a step. Above 1 the negative "
+                                       "prompt counts, and each step takes twice as long."),
+                denoise_input(),
+            ],
+            outputs=[io.Latent.Output(display_name="latent")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, positive, latent, seed, preset, steps, cfg, denoise, negative=None):
+        samples = check_latent(model, latent)
+        if negative is None and cfg > 1:
+            raise ValueError(f"cfg is {cfg}, but no negative prompt is connected: connect one, or set cfg to 1.")
+        ui = tell(cls, variant_warning(model, preset))
+        sigmas = sigmas_for(preset, steps, denoise, latent)
+        out = comfy.sample.sample_custom(
+            model, noise_for(latent, seed), cfg, comfy.samplers.sampler_object("euler"), sigmas, positive,
+            positive if negative is None else negative, samples, noise_mask=latent.get("noise_mask"),
+            callback=latent_preview.prepare_callback(model, len(sigmas) - 1), seed=seed)
+        return io.NodeOutput({**latent, "samples": out}, ui=ui)
+
+
+class QwenImage2Sigmas(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2Sigmas",
+            display_name="Sigmas (Qwen-Image 2)",
+            category=CATEGORY,
+            description="The same schedules for SamplerCustomAdvanced.",
+            search_aliases=["scheduler", "sigmas", "basic scheduler", "qwen image schedule"],
+            inputs=[
+                io.Model.Input("model", tooltip="Only looked at: a Turbo model with a base schedule is pointed out."),
+                io.Latent.Input("latent", tooltip="Its size sets the shift."),
+                preset_input(),
+                steps_input(),
+                denoise_input(),
+            ],
+            outputs=[io.Sigmas.Output()],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, latent, preset, steps, denoise):
+        check_latent(model, latent)
+        return io.NodeOutput(sigmas_for(preset, steps, denoise, latent), ui=tell(cls, variant_warning(model, preset)))

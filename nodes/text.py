@@ -1,0 +1,45 @@
+"""Prompts -> CONDITIONING."""
+from comfy_api.latest import io
+
+from .bridge.text_encoder import prompt_tokens
+from .messages import tell
+
+# The model card's figure for what the model was trained to follow; longer prompts are encoded whole.
+TRAINED_TOKENS = 1000
+
+
+class QwenImage2TextEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2TextEncode",
+            display_name="Encode Prompt (Qwen-Image 2)",
+            category="Qwen-Image 2/conditioning",
+            description="Encodes a prompt and a negative prompt with Qwen-Image 2's template.",
+            search_aliases=["clip text encode", "prompt", "qwen image prompt", "positive negative"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of Qwen-Image 2 (Qwen3-VL)."),
+                io.String.Input("prompt", multiline=True, dynamic_prompts=True,
+                                tooltip="What to draw. Put words that must appear in the picture in double quotes. "
+                                        "Up to about 1,000 tokens; nothing is cut off. Prompt weights like (word:1.2) "
+                                        "have no effect: the text is read as it is."),
+                io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True, default="",
+                                tooltip="What to avoid. Only used when the sampler's cfg is above 1."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+                io.Int.Output(display_name="tokens", tooltip="Tokens of the prompt by the model's own tokenizer."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, clip, prompt, negative_prompt):
+        positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text))
+                              for text in (prompt, negative_prompt))
+        tokens = prompt_tokens(clip, prompt)
+        note = f"{tokens} tokens" if tokens <= TRAINED_TOKENS else (
+            f"{tokens} tokens, more than the {TRAINED_TOKENS} the model was trained for: encoded whole, but the end "
+            f"may be ignored")
+        return io.NodeOutput(positive, negative, tokens, ui=tell(cls, f"{note}."))

@@ -1,0 +1,97 @@
+"""Pictures <-> latents, with transparency."""
+import comfy.utils
+import torch
+from comfy_api.latest import io
+
+from .bridge.vae import QwenImage2VAE
+from .messages import tell
+
+CATEGORY = "Qwen-Image 2/latent"
+
+
+def check_vae(vae) -> None:
+    if not isinstance(vae, QwenImage2VAE):
+        raise ValueError("This VAE is not the one of Qwen-Image 2: load it with QwenImage2LoadVAE.")
+
+
+def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
+    """IMAGE (B, H, W, 3 or 4) -> (B, H, W, 4). alpha: ComfyUI's MASK, 1 is transparent; it wins over the image's."""
+    if alpha is None:
+        return image if image.shape[-1] == 4 else torch.cat([image[..., :3], torch.ones_like(image[..., :1])], -1)
+    if len(alpha) not in (1, len(image)):
+        raise ValueError(f"There are {len(alpha)} alpha masks for {len(image)} pictures: give one, or one for each.")
+    height, width = image.shape[1:3]
+    mask = comfy.utils.common_upscale(alpha.unsqueeze(1).to(image), width, height, "bilinear", "disabled")
+    opacity = (1 - mask.movedim(1, -1)).expand(len(image), -1, -1, -1)
+    return torch.cat([image[..., :3], opacity], -1)
+
+
+def crop_note(image: torch.Tensor, multiple: int) -> str | None:
+    """What ComfyUI's VAE will cut off, in words."""
+    height, width = image.shape[1:3]
+    kept = width // multiple * multiple, height // multiple * multiple
+    if 0 in kept:
+        raise ValueError(f"The picture is {width} x {height}: the VAE needs at least {multiple} x {multiple} pixels.")
+    if kept == (width, height):
+        return None
+    return f"Cropped from {width} x {height} to {kept[0]} x {kept[1]} around the centre: the VAE works in blocks of " \
+           f"{multiple} pixels."
+
+
+class QwenImage2VAEEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2VAEEncode",
+            display_name="VAE Encode (Qwen-Image 2)",
+            category=CATEGORY,
+            description="Encodes a picture, transparency included, for image-to-image.",
+            search_aliases=["vae encode", "image to latent", "rgba encode", "img2img"],
+            inputs=[
+                io.Image.Input("image", tooltip="RGB or RGBA, any size; cropped to a multiple of 16 pixels."),
+                io.Vae.Input("vae", tooltip="From QwenImage2Loader or QwenImage2LoadVAE."),
+                io.Mask.Input("alpha", optional=True,
+                              tooltip="Transparency as Load Image gives it: 1 is transparent. Without it an RGB "
+                                      "picture is opaque and an RGBA picture keeps its own."),
+            ],
+            outputs=[io.Latent.Output(display_name="latent")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, image, vae, alpha=None):
+        check_vae(vae)
+        note = crop_note(image, vae.spacial_compression_encode())
+        return io.NodeOutput({"samples": vae.encode(with_alpha(image, alpha))}, ui=tell(cls, note))
+
+
+class QwenImage2VAEDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2VAEDecode",
+            display_name="VAE Decode (Qwen-Image 2)",
+            category=CATEGORY,
+            description="Decodes to a plain RGB picture, the RGBA picture and its transparency.",
+            search_aliases=["vae decode", "latent to image", "rgba decode", "alpha", "transparent"],
+            inputs=[
+                io.Latent.Input("samples", tooltip="From the sampler."),
+                io.Vae.Input("vae", tooltip="From QwenImage2Loader or QwenImage2LoadVAE."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="RGB, the colours alone: fits every node."),
+                io.Image.Output(display_name="rgba", tooltip="With the model's transparency: save it as PNG."),
+                io.Mask.Output(display_name="alpha", tooltip="Transparency in ComfyUI's convention: 1 is transparent. "
+                                                             "Fits Join Image with Alpha."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, samples, vae):
+        check_vae(vae)
+        latent = samples["samples"]
+        if latent.ndim != 4 or latent.shape[1] != vae.latent_channels or 0 in latent.shape:
+            raise ValueError(f"The latent has the shape {list(latent.shape)}, this VAE decodes [batch, 64, height/16, "
+                             f"width/16].")
+        rgba = vae.decode(latent)
+        return io.NodeOutput(rgba[..., :3], rgba, 1 - rgba[..., 3])

@@ -1,0 +1,187 @@
+"""The transformer against diffusers, tensor by tensor."""
+from dataclasses import replace
+
+import pytest
+import torch
+from qwen_image_2.model import checkpoint
+from qwen_image_2.model.files import TensorInfo
+from qwen_image_2.model.kernels import TORCH
+from qwen_image_2.model.prefix import Condition, PrefixCache
+from qwen_image_2.model.transformer import Transformer
+
+from qwen_image_2.tests import reference
+from qwen_image_2.tests.reference import error
+
+BOUND = 1e-4
+TARGET = (4, 6)
+# Rows and columns of the references in latents, and where their slots stand in a prompt of 30 states.
+REFERENCES = {0: (), 1: ((2, 10),), 2: ((4, 2), (14, 2))}
+FIRST_STATE = (0, 11)
+
+
+def ours(theirs) -> Transformer:
+    state = theirs.state_dict()
+    tensors = {name: TensorInfo(tuple(value.shape), "F32") for name, value in state.items()}
+    config = {"causal_condition": theirs.config.causal_condition}
+    model = Transformer(checkpoint.detect_transformer(tensors, config, {}, "reference").spec)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["causal_condition", "sampled_condition"])
+def pair(request):
+    theirs = reference.transformer(causal_condition=request.param)
+    return theirs, ours(theirs)
+
+
+def inputs(batch: int, grids, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(batch + 10 * len(grids))
+    condition = Condition(
+        text=torch.randn(batch, 30, 64, generator=generator).to(dtype),
+        slots=tuple((first, h * w // 4) for first, (h, w) in zip(FIRST_STATE, grids)),
+        references=tuple(torch.randn(1, 64, h, w, generator=generator).to(dtype) for h, w in grids))
+    target = torch.randn(batch, 64, *TARGET, generator=generator).to(dtype)
+    return condition, target, torch.full((batch,), 0.7315)
+
+
+def velocity_of_reference(theirs, condition: Condition, target, sigma, cached: bool):
+    """Run diffusers on the same inputs; with `cached`, its decode step after a prefill."""
+    from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
+    batch = len(target)
+    slots = torch.zeros(batch, 30 + TARGET[0] * TARGET[1] // 4, dtype=torch.bool)
+    slots[:, 30:] = True
+    for first, count in condition.slots:
+        slots[:, first:first + count] = True
+    latents = [r.expand(batch, -1, -1, -1) for r in condition.references] + [target]
+    shapes = [[(1, *latent.shape[-2:]) for latent in latents]] * batch
+    tokens = torch.cat([latent.flatten(2).transpose(1, 2) for latent in latents], dim=1)
+
+    def run(sigma, **cache):
+        return theirs(tokens, condition.text, sigma, shapes, slots, return_dict=False, **cache)[0]
+
+    if cached:
+        cache = QwenImage21KVCache(len(theirs.transformer_blocks))
+        run(torch.ones_like(sigma), kv_cache=cache, kv_cache_mode="extract")
+        out = run(sigma, kv_cache=cache, kv_cache_mode="cached")
+    else:
+        out = run(sigma)
+    return out[:, -TARGET[0] * TARGET[1]:].transpose(1, 2).unflatten(2, TARGET)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("references", [0, 1, 2])
+def test_velocity_equals_the_reference(pair, batch, references):
+    theirs, model = pair
+    condition, target, sigma = inputs(batch, REFERENCES[references])
+    cache = model.encode_prefix(condition, sigma)
+    expected = velocity_of_reference(theirs, condition, target, sigma, cached=False)
+    assert error(model(target, sigma, cache), expected) < BOUND
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("references", [0, 2])
+def test_cached_prefix_serves_every_step(references):
+    theirs = reference.transformer()
+    model = ours(theirs)
+    condition, target, sigma = inputs(1, REFERENCES[references])
+    cache = model.encode_prefix(condition)
+    model(target, torch.ones(1), cache)  # another step before
+    expected = velocity_of_reference(theirs, condition, target, sigma, cached=True)
+    assert error(model(target, sigma, cache), expected) < BOUND
+
+
+@torch.no_grad()
+def test_one_prefix_serves_a_batch_of_targets():
+    model = ours(reference.transformer())
+    condition, target, sigma = inputs(1, REFERENCES[2])
+    targets = torch.cat([target, target.flip(3), -target])
+    cache = model.encode_prefix(condition)
+    together = model(targets, sigma.expand(3), cache)
+    alone = torch.cat([model(t.unsqueeze(0), sigma, cache) for t in targets])
+    assert error(together, alone) < 1e-5
+
+
+@torch.no_grad()
+def test_sampled_condition_changes_the_prefix_with_sigma():
+    model = ours(reference.transformer(causal_condition=False))
+    condition, *_ = inputs(1, ())
+    keys = [model.encode_prefix(condition, torch.tensor([sigma])).layers[0][0] for sigma in (0.9, 0.1)]
+    assert error(*keys) > 1e-3
+    with pytest.raises(ValueError, match="causal_condition"):
+        model.encode_prefix(condition)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_close_to_fp32(dtype):
+    theirs = reference.transformer()
+    condition, target, sigma = inputs(2, REFERENCES[2])
+    expected = velocity_of_reference(theirs, condition, target, sigma, cached=False)
+    model = ours(theirs).to(dtype)
+    condition, target, _ = inputs(2, REFERENCES[2], dtype)
+    found = model(target, sigma, model.encode_prefix(condition))
+    assert found.dtype == dtype
+    assert error(found.float(), expected) < (0.05 if dtype == torch.bfloat16 else 0.01)
+
+
+@torch.no_grad()
+def test_fp16_is_clipped_like_the_reference():
+    theirs = reference.transformer().half()
+    for block in theirs.transformer_blocks:
+        block.img_mlp.out.weight *= 3e4  # every block overflows fp16
+    model = ours(theirs).half()
+    condition, target, sigma = inputs(1, (), torch.float16)
+    found = model(target, sigma, model.encode_prefix(condition))
+    assert torch.isfinite(found).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (17, 2)])
+def test_odd_targets_run(size):
+    model = ours(reference.transformer())
+    condition, *_ = inputs(1, ())
+    target = torch.randn(1, 64, *size)
+    assert model(target, torch.ones(1), model.encode_prefix(condition)).shape == target.shape
+
+
+@torch.no_grad()
+def test_no_mask_for_images_and_none_of_target_size():
+    calls = []
+
+    def attention(q, k, v, causal=False):
+        calls.append((q.shape[1], k.shape[1], causal))
+        return TORCH.attention(q, k, v, causal)
+
+    model = ours(reference.transformer())
+    model.kernels = replace(TORCH, attention=attention)
+    condition, target, sigma = inputs(1, REFERENCES[1])
+    model(target, sigma, model.encode_prefix(condition))
+    # Prefix: image of 20, then 25 states of text (5 of 30 were the slot). The last block needs keys only.
+    assert calls == [(20, 20, False), (25, 45, True), (24, 69, False), (24, 69, False)]
+
+
+def test_gradients_flow_through_prefix_and_target():
+    model = ours(reference.transformer())
+    condition, target, sigma = inputs(2, REFERENCES[1])
+    model(target, sigma, model.encode_prefix(condition)).square().sum().backward()
+    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    assert not missing
+
+
+def test_slots_and_references_must_agree():
+    text, latent = torch.zeros(1, 30, 64), torch.zeros(1, 64, 4, 4)
+    with pytest.raises(ValueError, match="1 image slots, but 0 reference"):
+        Condition(text, ((0, 4),))
+    with pytest.raises(ValueError, match="4 x 4 latent tokens, but its slot in the prompt stands for 12"):
+        Condition(text, ((0, 3),), (latent,))
+
+
+def test_joint_buffer_is_reused():
+    cache = PrefixCache(5, [(torch.ones(1, 5, 2, 4), torch.ones(1, 5, 2, 4))] * 2)
+    k = torch.zeros(2, 3, 2, 4)
+    with torch.no_grad():
+        first, _ = cache.join(0, k, k)
+        second, _ = cache.join(1, k, k)
+    assert first.data_ptr() == second.data_ptr()
+    assert first.shape == (2, 8, 2, 4) and first[:, :5].all() and not first[:, 5:].any()

@@ -1,0 +1,58 @@
+"""The autoencoder against diffusers."""
+import pytest
+import torch
+from qwen_image_2.model import latents
+from qwen_image_2.model.spec import VAESpec
+from qwen_image_2.model.vae import VAE
+
+from qwen_image_2.tests import reference
+from qwen_image_2.tests.reference import error
+
+BOUND = 1e-4
+SIZES = [(64, 96), (16, 48), (160, 32)]  # height, width in pixels
+
+
+@pytest.fixture(scope="module")
+def pair():
+    theirs = reference.vae()
+    ours = VAE(VAESpec(base_dim=8, decoder_base_dim=12))
+    state = {name: value for name, value in theirs.state_dict().items() if "time_conv" not in name}
+    ours.load_state_dict({name: value.reshape(ours.state_dict()[name].shape) for name, value in state.items()})
+    return theirs, ours.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("height, width", SIZES)
+@pytest.mark.parametrize("alpha", ["opaque", "transparent"])
+def test_encode_equals_the_reference(pair, height, width, alpha):
+    theirs, ours = pair
+    pixels = torch.rand(2, 4, height, width) * 2 - 1
+    if alpha == "opaque":
+        pixels[:, 3] = 1
+    expected = theirs.encode(pixels.unsqueeze(2)).latent_dist.mode().squeeze(2)
+    assert error(ours.encode(pixels), expected) < BOUND
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("height, width", SIZES)
+def test_decode_equals_the_reference(pair, height, width):
+    theirs, ours = pair
+    latent = torch.randn(2, 64, height // 16, width // 16) * 3
+    expected = theirs.decode(latent.unsqueeze(2)).sample.squeeze(2)
+    assert 0.1 < expected.abs().mean() < 0.9, "clamped away: this would compare nothing"
+    assert error(ours.decode(latent), expected) < BOUND
+
+
+def test_sizes_that_are_no_multiple_of_16_are_refused(pair):
+    with pytest.raises(ValueError, match="multiples of 16 pixels, but the picture is 40 x 32"):
+        pair[1].encode(torch.zeros(1, 4, 32, 40))
+
+
+def test_latent_scale_is_the_published_one():
+    config = reference.vae().config
+    assert list(latents.LATENT_MEAN) == config.latents_mean
+    assert list(latents.LATENT_STD) == config.latents_std
+    latent = torch.randn(2, 64, 3, 5)
+    mean, std = (torch.tensor(v).view(1, 64, 1, 1) for v in (config.latents_mean, config.latents_std))
+    assert torch.equal(latents.normalise(latent), (latent - mean) / std)
+    assert torch.allclose(latents.denormalise(latents.normalise(latent)), latent, atol=1e-5)

@@ -1,0 +1,109 @@
+"""Tiny random checkpoints in the official file layouts: they load and sample like the real ones, into noise.
+
+    python tools/tiny.py FOLDER    # writes FOLDER/{diffusion_models,text_encoders,vae}/*.safetensors
+
+File names are the official ones, so that every shipped workflow runs on them.
+"""
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from pack import load_pack  # noqa: E402
+
+load_pack()
+from qwen_image_2.model import layouts  # noqa: E402
+from qwen_image_2.model.spec import TransformerSpec, VAESpec  # noqa: E402
+from qwen_image_2.model.transformer import Transformer  # noqa: E402
+from qwen_image_2.model.vae import VAE  # noqa: E402
+
+TRANSFORMER = "qwen_image_2.1_bf16.safetensors"
+TURBO = "qwen_image_2.1_turbo_bf16.safetensors"
+TEXT_ENCODER = "qwen3vl_8b_bf16.safetensors"
+VAE_FILE = "qwen_image_2.1_vae_bf16.safetensors"
+
+TRANSFORMER_SPEC = TransformerSpec(layers=2, dim=128, heads=4, head_dim=32, mlp_dim=384, context_dim=64,
+                                   rope_axes=(4, 14, 14))
+VAE_SPEC = VAESpec(base_dim=8, decoder_base_dim=12)
+TEXT_CONFIG = dict(vocab_size=151936, hidden_size=64, intermediate_size=128, num_hidden_layers=3,
+                   num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=4096,
+                   rope_parameters={"mrope_interleaved": True, "mrope_section": [4, 2, 2], "rope_type": "default",
+                                    "rope_theta": 5000000.0})
+VISION_CONFIG = dict(depth=3, hidden_size=32, intermediate_size=64, num_heads=4, out_hidden_size=64,
+                     deepstack_visual_indexes=[0, 1], patch_size=16, spatial_merge_size=2, temporal_patch_size=2,
+                     num_position_embeddings=2304)
+
+State = dict[str, torch.Tensor]
+
+
+def randomise(state: State, seed: int) -> State:
+    """Every value drawn afresh: matrices at 1/sqrt(fan-in), scales about 1, biases and centred scales about 0.
+
+    A norm left at its default would hide that nobody loads it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    out = {}
+    for name, value in state.items():
+        drawn = torch.randn(value.shape, generator=generator)
+        if value.numel() > max(value.shape, default=1):
+            out[name] = drawn / value[0].numel() ** 0.5
+        else:
+            out[name] = 0.2 * drawn + (0 if name.endswith("bias") or "text_norm" in name else 1)
+    return out
+
+
+def shapes(module: torch.nn.Module) -> State:
+    return module.to("meta").state_dict()
+
+
+def to_comfy_transformer(state: State) -> State:
+    """diffusers names -> Comfy-Org's single file: gate and projection fused, gate rows first."""
+    gate, projection = layouts.SPLIT_MLP
+    out = {}
+    for name, value in state.items():
+        if gate in name:
+            out[name.replace(gate, layouts.FUSED_MLP)] = torch.cat([value, state[name.replace(gate, projection)]])
+        elif projection not in name:
+            out[name] = value
+    return out
+
+
+def to_wan_vae(state: State) -> State:
+    """diffusers names and 4-D convolutions -> Wan names, causal convolutions 5-D with one temporal tap."""
+    out = {}
+    for name, value in state.items():
+        causal = value.ndim == 4 and "resample.1" not in name and "attentions" not in name
+        out[layouts.vae_to_wan(name)] = value.unsqueeze(2) if causal and name.endswith("weight") else value
+    return out
+
+
+def text_encoder_state() -> State:
+    """Names and shapes of Qwen3-VL at a tiny size, from transformers."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    with torch.device("meta"):
+        return Qwen3VLForConditionalGeneration(
+            Qwen3VLConfig(text_config=TEXT_CONFIG, vision_config=VISION_CONFIG)).state_dict()
+
+
+def save(state: State, path: Path, config: dict, dtype=torch.bfloat16) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.to(dtype).contiguous() for name, value in state.items()}, path,
+              metadata={"format": "pt", "config": json.dumps(config)})
+
+
+def write(folder: Path) -> None:
+    """Write one checkpoint of every part below `folder`, as ComfyUI's model folders are called."""
+    transformer = to_comfy_transformer(randomise(shapes(Transformer(TRANSFORMER_SPEC)), 1))
+    config = {"axes_dims_rope": TRANSFORMER_SPEC.rope_axes}
+    for name in (TRANSFORMER, TURBO):
+        save(transformer, folder / "diffusion_models" / name, config)
+    save(to_wan_vae(randomise(shapes(VAE(VAE_SPEC)), 2)), folder / "vae" / VAE_FILE, {})
+    save(randomise(text_encoder_state(), 3), folder / "text_encoders" / TEXT_ENCODER,
+         {"text_config": TEXT_CONFIG, "vision_config": VISION_CONFIG})
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
