@@ -137,7 +137,7 @@ def _over_white(image: Tensor) -> Tensor:
     if image.shape[-1] == 3:
         return image
     colour, alpha = image[..., :3], image[..., 3:4]
-    return colour * alpha + (1 - alpha)
+    return ((colour * alpha + (1 - alpha)) * 255).round() / 255  # in 8 bits, as the reference composes
 
 
 def prompt_tokens(clip, text: str) -> int:

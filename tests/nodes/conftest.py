@@ -1,0 +1,56 @@
+"""ComfyUI importable in this process, on the CPU, with the reference's weights written to files."""
+import sys
+
+import pytest
+import torch
+from qwen_image_2.tools import tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def comfyui(comfyui_path):
+    if str(comfyui_path) not in sys.path:
+        sys.path.insert(0, str(comfyui_path))
+    from comfy.cli_args import args
+    args.cpu = True
+    args.disable_dynamic_vram = True
+    return comfyui_path
+
+
+@pytest.fixture(scope="session")
+def text_encoder_file(reference, tmp_path_factory):
+    path = tmp_path_factory.mktemp("text_encoders") / "qwen3vl_8b_bf16.safetensors"
+    tiny.save(reference.text_encoder.state_dict(), path,
+              {"text_config": tiny.TEXT_CONFIG, "vision_config": tiny.VISION_CONFIG}, torch.float32)
+    return path
+
+
+@pytest.fixture(scope="session")
+def transformer_file(reference, tmp_path_factory):
+    path = tmp_path_factory.mktemp("diffusion_models") / "qwen_image_2.1_bf16.safetensors"
+    tiny.save(tiny.to_comfy_transformer(reference.transformer.state_dict()), path, {}, torch.float32)
+    return path
+
+
+@pytest.fixture(scope="session")
+def vae_file(reference, tmp_path_factory):
+    path = tmp_path_factory.mktemp("vae") / "qwen_image_2.1_vae_bf16.safetensors"
+    tiny.save(tiny.to_wan_vae(reference.vae.state_dict()), path, {}, torch.float32)
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip(comfyui, text_encoder_file):
+    from qwen_image_2.nodes.bridge.text_encoder import load_text_encoder
+    return load_text_encoder(text_encoder_file, text_encoder_file.name)
+
+
+@pytest.fixture(scope="session")
+def model(comfyui, transformer_file):
+    from qwen_image_2.nodes.bridge.diffusion import load_model
+    return load_model(transformer_file, transformer_file.name, "base")
+
+
+@pytest.fixture(scope="session")
+def vae(comfyui, vae_file):
+    from qwen_image_2.nodes.bridge.vae import load_vae
+    return load_vae(vae_file, vae_file.name)

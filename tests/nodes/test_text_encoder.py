@@ -1,0 +1,75 @@
+"""Prompt states and image slots against the reference pipeline's."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from qwen_image_2.tests.reference import error
+
+BOUND = 1e-4
+CHINESE = "一张海报，上面写着“你好，世界”，红色背景，金色大字。"
+LONG = "A poster with the words \"OPEN DAY\" in tall red letters above a quiet harbour at dawn. " * 84
+PROMPTS = {
+    "english": 'A poster that says "HELLO"',
+    "chinese": CHINESE,
+    "mixed": f"{CHINESE} Above it: \"GRAND OPENING\" 🎉",
+    "empty": "",
+    "escapes": r"weights (like:1.2) \(this\) and embedding:none stay text",
+    "special": "a literal <|endoftext|> in the middle",
+    "1500 tokens": LONG,
+}
+
+
+def encode(clip, prompt, images=()):
+    (states, extra), = clip.encode_from_tokens_scheduled(clip.tokenize(prompt, images=list(images)))
+    return states, extra["qwen_image_2_slots"]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
+def test_prompt_states_equal_the_reference(clip, reference, prompt):
+    expected, _, slots = reference.encode_prompt(prompt)
+    states, found_slots = encode(clip, prompt)
+    assert error(states, expected) < BOUND
+    assert found_slots == () and not slots.any()
+
+
+def test_the_long_prompt_is_long(clip):
+    from qwen_image_2.nodes.bridge.text_encoder import prompt_tokens
+    assert 1500 <= prompt_tokens(clip, LONG) < 2000
+
+
+def pictures(sizes, mode):
+    generator = np.random.default_rng(len(sizes))
+    channels = len(mode)
+    return [Image.fromarray(generator.integers(0, 256, (h, w, channels), dtype=np.uint8), mode) for w, h in sizes]
+
+
+@pytest.mark.parametrize("sizes", [[(96, 64)], [(64, 64), (32, 160), (128, 96)]], ids=["one", "three"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_states_and_slots_with_references(clip, reference, sizes, mode):
+    images = pictures(sizes, mode)
+    expected, _, slots = reference.encode_prompt("make <image1> blue", images)
+    tensors = [torch.from_numpy(np.asarray(image).astype(np.float32) / 255).unsqueeze(0) for image in images]
+    states, found_slots = encode(clip, "make <image1> blue", tensors)
+    assert error(states, expected) < BOUND
+    marked = torch.zeros_like(slots)
+    for first, count in found_slots:
+        marked[:, first:first + count] = True
+    assert torch.equal(marked, slots)
+    assert [count for _, count in found_slots] == [w * h // 1024 for w, h in sizes]
+
+
+def test_readout_is_before_the_final_norm(clip, reference):
+    states, _ = encode(clip, PROMPTS["english"])
+    normed = reference.text_encoder.model.language_model.norm(states)
+    expected = reference.encode_prompt(PROMPTS["english"])[0]
+    assert error(states, expected) < BOUND < error(normed, expected)
+
+
+def test_an_image_token_in_the_prompt_is_refused(clip):
+    with pytest.raises(ValueError, match="stands for a reference image"):
+        clip.tokenize("draw <|image_pad|>")
+
+
+def test_references_must_come_resized(clip):
+    with pytest.raises(ValueError, match="multiples of 32 pixels, not 40 x 64"):
+        clip.tokenize("edit", images=[torch.zeros(1, 64, 40, 3)])
