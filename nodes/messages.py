@@ -14,7 +14,7 @@ def tell(node, *sentences: str) -> dict:
     sentences = [sentence for sentence in sentences if sentence]
     node_id = node.hidden.unique_id
     for sentence in sentences:
-        log.info("%s %s: %s", node.GET_SCHEMA().node_id, node_id, sentence)
+        log.info("Node %s: %s", node_id, sentence)
     if node_id is not None:
         # Nodes of an expanded loader are called 12.0.0.1; what the user sees is node 12.
         PromptServer.instance.send_progress_text("\n".join(sentences), str(node_id).split(".")[0])
