@@ -1,0 +1,115 @@
+"""Opening files and folders: what is missing or damaged is said in one sentence."""
+import json
+
+import pytest
+import torch
+from qwen_image_2.model.files import CheckpointError, open_checkpoint
+from safetensors.torch import save_file
+
+
+def write(path, **tensors):
+    save_file(tensors or {"a": torch.ones(64, 64)}, path)
+    return path
+
+
+@pytest.mark.parametrize("keep", [0, 5, 40, 200])
+def test_truncated_file(tmp_path, keep):
+    path = write(tmp_path / "model.safetensors")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=rf"model.safetensors \({keep} bytes\) is truncated or damaged"):
+        open_checkpoint(path)
+
+
+def test_corrupt_header(tmp_path):
+    path = write(tmp_path / "model.safetensors")
+    path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:])
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        open_checkpoint(path)
+
+
+def test_html_page_instead_of_a_file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("<!DOCTYPE html><html>Access denied</html>" * 20)
+    with pytest.raises(CheckpointError, match="truncated or damaged, download it again"):
+        open_checkpoint(path)
+
+
+def test_other_formats(tmp_path):
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="model.ckpt is not a .safetensors file"):
+        open_checkpoint(path)
+
+
+def test_gone(tmp_path):
+    with pytest.raises(CheckpointError, match="gone.safetensors does not exist"):
+        open_checkpoint(tmp_path / "gone.safetensors")
+
+
+def shards(folder, index: bool):
+    names = [f"model-{n:05}-of-00003.safetensors" for n in (1, 2, 3)]
+    for number, name in enumerate(names):
+        write(folder / name, **{f"tensor{number}": torch.full((2, 2), float(number))})
+    if index:
+        weight_map = {f"tensor{number}": name for number, name in enumerate(names)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return names
+
+
+@pytest.mark.parametrize("index", [True, False], ids=["with index", "without index"])
+def test_shards_are_one_checkpoint(tmp_path, index):
+    names = shards(tmp_path, index)
+    (tmp_path / "config.json").write_text('{"eps": 1e-5}')
+    for path in (tmp_path, tmp_path / names[1]):
+        files = open_checkpoint(path)
+        assert sorted(files.tensors) == ["tensor0", "tensor1", "tensor2"]
+        assert files.read("tensor2").tolist() == [[2, 2], [2, 2]]
+        assert files.config == {"eps": 1e-5}
+
+
+@pytest.mark.parametrize("index", [True, False], ids=["with index", "without index"])
+def test_missing_shard_is_named(tmp_path, index):
+    names = shards(tmp_path, index)
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(CheckpointError, match=f"incomplete: {names[1]} is missing from its folder \\(3 files"):
+        open_checkpoint(tmp_path)
+
+
+def test_index_cannot_reach_outside_its_folder(tmp_path):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    write(tmp_path / "secret.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
+    with pytest.raises(CheckpointError, match="secret.safetensors is missing from its folder"):
+        open_checkpoint(folder)
+
+
+def test_folders_that_hold_no_single_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no .safetensors file"):
+        open_checkpoint(tmp_path)
+    write(tmp_path / "a.safetensors")
+    write(tmp_path / "b.safetensors")
+    with pytest.raises(CheckpointError, match="holds 2 .safetensors files .* and no index"):
+        open_checkpoint(tmp_path)
+
+
+def test_broken_json(tmp_path):
+    write(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="config.json in .* is not valid JSON"):
+        open_checkpoint(tmp_path)
+
+
+def test_tensors_are_mapped_not_copied(tmp_path):
+    path = write(tmp_path / "model.safetensors", a=torch.zeros(1024, 1024))
+    files = open_checkpoint(path)
+    before = _anonymous_memory()
+    tensors = [files.read("a") for _ in range(64)]  # 256 MB if they were copies
+    assert sum(tensor.sum() for tensor in tensors) == 0
+    assert _anonymous_memory() - before < 32 * 2**20
+
+
+def _anonymous_memory() -> int:
+    with open("/proc/self/status", encoding="ascii") as status:
+        line = next(line for line in status if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024

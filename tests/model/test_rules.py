@@ -1,0 +1,54 @@
+"""Rules of the code base that a reader relies on."""
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMFYUI_MODULES = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server",
+                   "latent_preview", "node_helpers", "execution"}
+
+
+def imports(path: Path) -> set[str]:
+    """First parts of what a file imports, relative imports as dots and module."""
+    found = set()
+    for statement in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(statement, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            found.add("." * statement.level + (statement.module or "").split(".")[0])
+    return found
+
+
+def files(folder: str) -> list[Path]:
+    found = sorted((ROOT / folder).rglob("*.py"))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("path", files("model"), ids=lambda path: path.name)
+def test_model_knows_neither_comfyui_nor_the_nodes(path):
+    found = imports(path)
+    assert not found & COMFYUI_MODULES
+    assert not any(name.startswith("..") for name in found), "model/ imports nothing above it"
+
+
+@pytest.mark.parametrize("path", [path for path in files("nodes") if path.parent.name == "nodes"],
+                         ids=lambda path: path.name)
+def test_only_the_bridge_is_given_comfyui_internals(path):
+    """Node files may call ComfyUI; they build none of its objects and load no checkpoint themselves."""
+    text = path.read_text(encoding="utf-8")
+    for word in ("ModelPatcher", "comfy.sd", "comfy.model_base", "supported_models", "safetensors.torch"):
+        assert word not in text
+
+
+@pytest.mark.parametrize("path", [*files("model"), *files("nodes")], ids=lambda path: path.name)
+def test_bridge_imports_point_one_way(path):
+    if path.parent.name == "bridge":
+        assert not imports(path) & {"..loaders", "..sampler", "..text", "..latent", "..vae", "..messages"}
+
+
+@pytest.mark.parametrize("path", [*files("model"), *files("nodes"), *files("tools"), *files("tests")],
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_stay_readable_in_one_sitting(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500

@@ -1,0 +1,296 @@
+"""ComfyUI's own nodes on the pack's MODEL, CLIP and VAE."""
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from qwen_image_2.tests.server import conftest as here
+from qwen_image_2.tests.server.conftest import Graph, node
+
+pytestmark = pytest.mark.server
+
+
+def run(client, nodes):
+    return client.run(nodes, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def plain(client):
+    """Latent and pictures of the plain graph, the yardstick for everything below."""
+    result = run(client, Graph().nodes())
+    return here.latent(client, result), here.images(client, result)
+
+
+def test_ksampler(client, plain):
+    nodes = Graph().nodes()
+    nodes["sampler"] = node("KSampler", model=["loader", 0], positive=["prompt", 0], negative=["prompt", 1],
+                            latent_image=["canvas", 0], seed=0, steps=4, cfg=1.0, sampler_name="euler",
+                            scheduler="simple", denoise=1.0)
+    latent = here.latent(client, run(client, nodes))
+    assert torch.isfinite(latent).all() and latent.shape == plain[0].shape
+    assert not torch.allclose(latent, plain[0]), "core's scheduler knows no picture size"
+
+
+def test_sampler_custom_advanced_with_our_sigmas_equals_our_sampler(client, plain):
+    nodes = Graph().nodes()
+    nodes |= {
+        "sigmas": node("QwenImage2Sigmas", model=["loader", 0], latent=["canvas", 0], preset="Custom", steps=4,
+                       denoise=1.0),
+        "noise": node("RandomNoise", noise_seed=0),
+        "guider": node("BasicGuider", model=["loader", 0], conditioning=["prompt", 0]),
+        "euler": node("KSamplerSelect", sampler_name="euler"),
+        "sampler": node("SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0], sampler=["euler", 0],
+                        sigmas=["sigmas", 0], latent_image=["canvas", 0]),
+    }
+    assert torch.equal(here.latent(client, run(client, nodes)), plain[0])
+
+
+def test_clip_text_encode_uses_our_template(client, plain):
+    nodes = Graph().nodes()
+    nodes["prompt"] = node("CLIPTextEncode", clip=["loader", 1], text=Graph().prompt)
+    nodes["sampler"]["inputs"]["negative"] = ["prompt", 0]
+    assert torch.equal(here.latent(client, run(client, nodes)), plain[0])
+
+
+def test_vae_decode_gives_rgba(client, plain):
+    nodes = Graph().nodes()
+    nodes["decode"] = node("VAEDecode", samples=["sampler", 0], vae=["loader", 2])
+    nodes["image"]["inputs"]["images"] = ["decode", 0]
+    assert np.array_equal(here.images(client, run(client, nodes)), plain[1])
+
+
+def test_vae_decode_tiled(client):
+    """Tiles see only themselves in the mid-block's attention, so they are near the whole decode, not equal to it."""
+    graph = Graph(width=256, height=256, steps=1)
+    nodes = graph.nodes()
+    nodes["tiled"] = node("VAEDecodeTiled", samples=["sampler", 0], vae=["loader", 2], tile_size=128, overlap=64,
+                          temporal_size=64, temporal_overlap=8)
+    nodes["tiled_image"] = node("SaveImage", images=["tiled", 0], filename_prefix="tiled")
+    result = run(client, nodes)
+    whole, tiled = (here.images(client, result, name).astype(float) for name in ("image", "tiled_image"))
+    assert tiled.shape == whole.shape == (1, 256, 256, 4)
+    assert np.corrcoef(whole.ravel(), tiled.ravel())[0, 1] > 0.8
+
+
+def picture(tmp_path, size=(96, 64), mode="RGBA"):
+    rng = np.random.default_rng(3)
+    small = rng.integers(0, 256, (size[1] // 8, size[0] // 8, len(mode)), dtype=np.uint8)
+    path = tmp_path / f"picture-{mode}-{size[0]}x{size[1]}.png"
+    Image.fromarray(small, mode).resize(size).save(path)
+    return path
+
+
+def test_vae_encode_equals_ours(client, tmp_path):
+    name = client.upload_image(picture(tmp_path, mode="RGB"))
+    nodes = {
+        "loader": Graph().nodes()["loader"],
+        "picture": node("LoadImage", image=name),
+        "core": node("VAEEncode", pixels=["picture", 0], vae=["loader", 2]),
+        "ours": node("QwenImage2VAEEncode", image=["picture", 0], vae=["loader", 2]),
+        "a": node("SaveLatent", samples=["core", 0], filename_prefix="core"),
+        "b": node("SaveLatent", samples=["ours", 0], filename_prefix="ours"),
+    }
+    result = run(client, nodes)
+    assert torch.equal(here.latent(client, result, "a"), here.latent(client, result, "b"))
+
+
+def test_alpha_goes_round_through_core_nodes(client, tmp_path):
+    """Load Image's mask encodes as transparency; our alpha output joins with core's Join Image with Alpha."""
+    name = client.upload_image(picture(tmp_path))
+    nodes = {
+        "loader": Graph().nodes()["loader"],
+        "picture": node("LoadImage", image=name),
+        "latent": node("QwenImage2VAEEncode", image=["picture", 0], alpha=["picture", 1], vae=["loader", 2]),
+        "opaque": node("QwenImage2VAEEncode", image=["picture", 0], vae=["loader", 2]),
+        "decode": node("QwenImage2VAEDecode", samples=["latent", 0], vae=["loader", 2]),
+        "join": node("JoinImageWithAlpha", image=["decode", 0], alpha=["decode", 2]),
+        "image": node("SaveImage", images=["join", 0], filename_prefix="joined"),
+        "rgba": node("SaveImage", images=["decode", 1], filename_prefix="rgba"),
+        "rgb": node("SaveImage", images=["decode", 0], filename_prefix="rgb"),
+        "a": node("SaveLatent", samples=["latent", 0], filename_prefix="alpha"),
+        "b": node("SaveLatent", samples=["opaque", 0], filename_prefix="opaque"),
+    }
+    result = run(client, nodes)
+    assert np.array_equal(here.images(client, result), here.images(client, result, "rgba"))
+    assert here.images(client, result, "rgb").shape[-1] == 3
+    assert not torch.allclose(here.latent(client, result, "a"), here.latent(client, result, "b"))
+
+
+def test_odd_pictures_are_cropped_and_it_is_said(client, tmp_path):
+    name = client.upload_image(picture(tmp_path, size=(104, 72), mode="RGB"))
+    nodes = {
+        "loader": Graph().nodes()["loader"],
+        "picture": node("LoadImage", image=name),
+        "latent_in": node("QwenImage2VAEEncode", image=["picture", 0], vae=["loader", 2]),
+        "latent": node("SaveLatent", samples=["latent_in", 0], filename_prefix="crop"),
+    }
+    result = run(client, nodes)
+    assert here.latent(client, result).shape == (1, 64, 4, 6)
+    assert result.messages["latent_in"] == [
+        "Cropped from 104 x 72 to 96 x 64 around the centre: the VAE works in blocks of 16 pixels."]
+
+
+# ---------------------------------------------------------------- LoRA
+
+def lora(folder, name, width, extra=()):
+    """A LoRA in diffusers form on attention and the split MLP of every block."""
+    generator = torch.Generator().manual_seed(9)
+    tensors = {}
+    for block in range(2):
+        for layer, rows in (("attn.to_q", width), ("img_mlp.gate_layer", 3 * width), ("img_mlp.proj", 3 * width)):
+            key = f"transformer.transformer_blocks.{block}.{layer}"
+            tensors[f"{key}.lora_A.weight"] = torch.randn(4, width, generator=generator) / width**0.5
+            tensors[f"{key}.lora_B.weight"] = torch.randn(rows, 4, generator=generator) / 2
+    tensors |= {key: torch.zeros(1, 1) for key in extra}
+    safetensors.torch.save_file(tensors, folder / "loras" / name)
+    return name
+
+
+def with_lora(name, strength):
+    nodes = Graph().nodes()
+    nodes["lora"] = node("LoraLoaderModelOnly", model=["loader", 0], lora_name=name, strength_model=strength)
+    nodes["sampler"]["inputs"]["model"] = ["lora", 0]
+    return nodes
+
+
+def test_lora_changes_the_picture_and_leaves_no_trace(client, plain, models):
+    name = lora(models, "style.safetensors", 256)
+    strong, weak = (here.latent(client, run(client, with_lora(name, strength))) for strength in (1.0, 0.5))
+    assert not torch.allclose(strong, plain[0]) and not torch.allclose(strong, weak)
+    assert torch.equal(here.latent(client, run(client, Graph(seed=0).nodes() | {"again": node(
+        "SaveLatent", samples=["sampler", 0], filename_prefix="again")})), plain[0])
+
+
+def test_every_key_of_a_diffusers_lora_is_used(client, server, models):
+    before = len(server.log_text())
+    run(client, with_lora(lora(models, "whole.safetensors", 256), 1.0))
+    assert "lora key not loaded" not in server.log_text()[before:]
+
+
+def test_unmatched_lora_keys_are_reported(client, server, models):
+    key = "transformer.transformer_blocks.0.attn.add_q_proj.lora_A.weight"
+    run(client, with_lora(lora(models, "extra.safetensors", 256, extra=[key]), 1.0))
+    assert f"lora key not loaded: {key}" in server.log_text()
+
+
+# ---------------------------------------------------------------- sampling
+
+def test_images_of_a_batch_equal_single_images(client):
+    batch = here.images(client, run(client, Graph(batch_size=3, seed=7).nodes()))
+    alone = np.concatenate([here.images(client, run(client, Graph(seed=7 + k).nodes())) for k in range(3)])
+    assert batch.shape[0] == 3 and np.abs(batch.astype(int) - alone).max() <= 1
+    assert np.abs(alone[0].astype(int) - alone[1]).max() > 20
+
+
+def test_denoise_keeps_part_of_the_picture(client, tmp_path):
+    name = client.upload_image(picture(tmp_path, mode="RGB"))
+    distances = []
+    for denoise in (0.1, 0.9):
+        nodes = Graph(denoise=denoise, steps=10).nodes()
+        nodes["picture"] = node("LoadImage", image=name)
+        nodes["canvas"] = node("QwenImage2VAEEncode", image=["picture", 0], vae=["loader", 2])
+        nodes["before"] = node("SaveLatent", samples=["canvas", 0], filename_prefix="before")
+        result = run(client, nodes)
+        distances.append((here.latent(client, result) - here.latent(client, result, "before")).abs().mean())
+    assert 0 < distances[0] < distances[1]
+
+
+def test_noise_mask_keeps_what_it_covers(client, tmp_path):
+    name = client.upload_image(picture(tmp_path, mode="RGB"))
+    nodes = Graph().nodes()
+    nodes["picture"] = node("LoadImage", image=name)
+    nodes["encoded"] = node("QwenImage2VAEEncode", image=["picture", 0], vae=["loader", 2])
+    nodes["solid"] = node("SolidMask", value=0.0, width=48, height=64)
+    nodes["left"] = node("SolidMask", value=1.0, width=96, height=64)
+    nodes["mask"] = node("MaskComposite", destination=["left", 0], source=["solid", 0], x=0, y=0,
+                         operation="multiply")
+    nodes["canvas"] = node("SetLatentNoiseMask", samples=["encoded", 0], mask=["mask", 0])
+    nodes["before"] = node("SaveLatent", samples=["encoded", 0], filename_prefix="before")
+    result = run(client, nodes)
+    before, after = here.latent(client, result, "before"), here.latent(client, result)
+    assert torch.allclose(after[..., :3], before[..., :3], atol=1e-4)
+    assert not torch.allclose(after[..., 3:], before[..., 3:], atol=1e-1)
+
+
+@pytest.mark.parametrize("model, variant, preset, words", [
+    (here.TURBO, "auto", "Quality 40", "This is a Turbo model"),
+    (here.TURBO, "base", "Turbo 8", "This is a base model"),
+    (here.FUSED, "turbo", "Fast 25", "This is a Turbo model"),
+    (here.FUSED, "auto", "Turbo 8", "This is a base model"),
+])
+def test_variant_and_preset_that_do_not_fit_are_pointed_out(client, model, variant, preset, words):
+    result = run(client, Graph(diffusion_model=model, variant=variant, preset=preset).nodes())
+    assert result.messages["sampler"][0].startswith(words)
+    assert result.texts["sampler"], "nothing was shown on the node"
+
+
+@pytest.mark.parametrize("model, preset", [(here.TURBO, "Turbo 8"), (here.FUSED, "Fast 25")])
+def test_variant_and_preset_that_fit_say_nothing(client, model, preset):
+    assert "sampler" not in run(client, Graph(diffusion_model=model, preset=preset).nodes()).messages
+
+
+def test_guidance_changes_the_picture(client, plain):
+    latent = here.latent(client, run(client, Graph(cfg=4.0, negative_prompt="blurry").nodes()))
+    assert not torch.allclose(latent, plain[0])
+
+
+def test_combined_prompts_and_areas(client, plain):
+    nodes = Graph().nodes()
+    nodes["other"] = node("QwenImage2TextEncode", clip=["loader", 1], prompt="a second, much longer prompt",
+                          negative_prompt="")
+    nodes["area"] = node("ConditioningSetAreaPercentage", conditioning=["other", 0], width=0.5, height=1.0, x=0.5,
+                         y=0.0, strength=1.0)
+    nodes["both"] = node("ConditioningCombine", conditioning_1=["prompt", 0], conditioning_2=["area", 0])
+    nodes["sampler"]["inputs"]["positive"] = ["both", 0]
+    latent = here.latent(client, run(client, nodes))
+    assert torch.isfinite(latent).all() and not torch.allclose(latent, plain[0])
+
+
+def test_progress_and_previews_arrive(client):
+    events = []
+    client.run(Graph(steps=5, seed=123).nodes(), on_event=events.append)
+    steps = [event for event in events if event.kind == "progress" and event.node == "sampler"]
+    assert [event.value for event in steps if event.value][-1] == 5
+    assert any(event.kind == "preview" and event.image for event in events)
+
+
+# ---------------------------------------------------------------- loading
+
+def loads(server, before):
+    """Which parts were loaded from files since the log had `before` characters."""
+    log = server.log_text()[before:]
+    marks = {"transformer": "model weight dtype", "text encoder": "CLIP/text encoder model load device",
+             "vae": "VAE load device"}
+    return {part for part, mark in marks.items() if mark in log}
+
+
+def test_changing_one_choice_reloads_that_part_only(client, server):
+    client.free()
+    run(client, Graph().nodes())
+    before = len(server.log_text())
+    run(client, Graph(vae=here.DIFFUSERS_VAE).nodes())
+    assert loads(server, before) == {"vae"}
+    before = len(server.log_text())
+    run(client, Graph(vae=here.DIFFUSERS_VAE, diffusion_model=here.PREFIXED).nodes())
+    assert loads(server, before) == {"transformer"}
+
+
+def test_unloading_and_running_again(client, plain):
+    client.free()
+    assert torch.equal(here.latent(client, run(client, Graph().nodes())), plain[0])
+
+
+@pytest.mark.parametrize("weight_format", ["bf16", "fp16"])
+def test_converting_while_loading(client, plain, weight_format):
+    latent = here.latent(client, run(client, Graph(weight_format=weight_format).nodes()))
+    assert torch.isfinite(latent).all() and not torch.equal(latent, plain[0])
+    assert torch.nn.functional.cosine_similarity(latent.flatten(), plain[0].flatten(), dim=0) > 0.98
+
+
+def test_menus_list_files_and_folders_once(client):
+    inputs = client.object_info("QwenImage2Loader")["QwenImage2Loader"]["input"]["required"]
+    options = {name: value[1]["options"] if value[0] == "COMBO" else value[0] for name, value in inputs.items()}
+    assert {here.FUSED, here.PREFIXED, here.TURBO, here.FOLDER} <= set(options["diffusion_model"])
+    assert set(options["text_encoder"]) == {here.TEXT_ENCODER, here.TEXT_ENCODER_FOLDER}
+    assert set(options["vae"]) == {here.WAN_VAE, here.DIFFUSERS_VAE, here.VAE_FOLDER}
+    assert not any("-of-" in name for names in options.values() for name in names), "shards are one entry"

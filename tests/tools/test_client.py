@@ -1,0 +1,120 @@
+"""The client against a real server, with core nodes only."""
+
+import os
+import signal
+
+import pytest
+from qwen_image_2.tools.client import Client, Refused, ServerGone, WorkflowError, WorkflowInterrupted
+from qwen_image_2.tools.server import Server
+
+pytestmark = pytest.mark.server
+
+SAVE = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}}
+
+
+def image(width=64, **inputs):
+    fields = {"width": width, "height": width, "batch_size": 1, "color": 255, **inputs}
+    return {"class_type": "EmptyImage", "inputs": fields}
+
+
+def slow(**inputs):
+    """Takes seconds between its first node and its last."""
+    scale = {"upscale_method": "lanczos", "width": 8192, "height": 8192, "crop": "disabled", "image": ["1", 0]}
+    saved = {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "slow"}}
+    return {"1": image(2048, **inputs), "2": {"class_type": "ImageScale", "inputs": scale}, "3": saved}
+
+
+@pytest.fixture(scope="module")
+def server(comfyui_path):
+    with Server(comfyui_path, cpu=True, require_pack=False) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return Client(server.url)
+
+
+def test_workflow_gives_its_files_times_and_events(client):
+    events = []
+    result = client.run({"1": image(color=1), "9": {**SAVE}}, events.append, timeout=60)
+    (file,) = result.files
+    assert (file.node, file.filename, file.type) == ("9", "blue_00001_.png", "output")
+    assert client.view(file).startswith(b"\x89PNG")
+    assert set(result.seconds) == {"1", "9"}
+    assert [event.kind for event in events if event.node == "9"] == ["started", "finished"]
+
+
+def test_nodes_that_did_not_run_again_are_told(client):
+    graph = {"1": image(color=2), "9": {**SAVE}}
+    client.run(graph)
+    assert set(client.run(graph).cached) == {"1", "9"}
+    client.free()
+
+
+def test_wait_gives_the_same_result_without_a_websocket(client):
+    graph = {"1": image(color=3), "9": {**SAVE}}
+    result = client.wait(client.queue(graph), timeout=60)
+    assert [file.node for file in result.files] == ["9"]
+
+
+def test_uploaded_picture_can_be_loaded(client, tmp_path):
+    source = client.run({"1": image(color=4), "9": {**SAVE}}).files[0]
+    (tmp_path / "picture.png").write_bytes(client.view(source))
+    name = client.upload_image(tmp_path / "picture.png")
+    load = {"class_type": "LoadImage", "inputs": {"image": name}}
+    result = client.run({"1": load, "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}})
+    assert [file.type for file in result.files] == ["temp"]
+
+
+def test_wrong_input_is_refused_with_the_node(client):
+    with pytest.raises(WorkflowError, match=r"Node 1 \(EmptyImage\): .*width") as error:
+        client.run({"1": image("wide"), "9": {**SAVE}})
+    assert (error.value.node_id, error.value.node_class) == ("1", "EmptyImage")
+
+
+def test_one_wrong_output_among_good_ones_is_refused(client):
+    with pytest.raises(WorkflowError, match=r"Node 2 "):
+        client.run({"1": image(), "2": image("wide"), "8": {**SAVE}, "9": {**SAVE, "inputs": {"images": ["2", 0]}}})
+
+
+def test_unknown_node_class_is_refused(client):
+    with pytest.raises(WorkflowError, match="NoSuchNode"):
+        client.run({"1": {"class_type": "NoSuchNode", "inputs": {}}, "9": {**SAVE}})
+
+
+@pytest.mark.parametrize("follow", ["run", "queue and wait"])
+def test_failing_node_is_reported_with_its_message(client, follow):
+    graph = {"9": {"class_type": "SaveImage", "inputs": {"images": 1, "filename_prefix": "x"}}}
+    with pytest.raises(WorkflowError, match=r"Node 9 \(SaveImage\): TypeError: ") as error:
+        client.run(graph) if follow == "run" else client.wait(client.queue(graph))
+    assert "Traceback" in error.value.details or "File" in error.value.details
+
+
+def test_interrupt_ends_the_workflow(client):
+    with pytest.raises(WorkflowInterrupted):
+        client.run(slow(color=5), lambda event: client.interrupt() if event.kind == "started" else None)
+
+
+def test_too_slow_workflow_is_given_up(client):
+    with pytest.raises(ServerGone, match=r"did not end within 0\.2 s"):
+        client.run(slow(color=6), timeout=0.2)
+    client.interrupt()
+
+
+def test_missing_file_is_an_error_not_an_empty_picture(client):
+    with pytest.raises(Refused, match="404"):
+        client._request("/view?filename=none.png")
+
+
+def test_absent_server_is_reported():
+    with pytest.raises(ServerGone, match="cannot be reached"):
+        Client("http://127.0.0.1:9").run({"1": image()})
+    with pytest.raises(ServerGone, match="does not answer"):
+        Client("http://127.0.0.1:9").object_info()
+
+
+def test_death_of_the_server_ends_the_waiting(server, client):
+    """Last in this file: it ends the server that the others use."""
+    with pytest.raises(ServerGone):
+        client.run(slow(color=7), lambda event: os.kill(server.process.pid, signal.SIGKILL), timeout=60)

@@ -1,0 +1,140 @@
+"""tools/dev.py as a person starts it: exit codes, sentences, and nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from qwen_image_2.tools import command_line, commands
+
+GRAPH = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 255}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
+}
+
+
+@pytest.fixture
+def graph_file(tmp_path):
+    file = tmp_path / "graph.json"
+    file.write_text(json.dumps(GRAPH))
+    return str(file)
+
+
+@pytest.fixture
+def dev(comfyui_path, tmp_path):
+    """Start dev.py in an empty folder, with an empty cache."""
+    settings = {**os.environ, "COMFYUI_PATH": str(comfyui_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def start(*arguments):
+        (tmp_path / "here").mkdir(exist_ok=True)
+        command = [sys.executable, str(command_line.DEV), *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=tmp_path / "here", env=settings, stdout=pipe, stderr=pipe, text=True)
+
+    return start
+
+
+def finish(process):
+    printed, errors = process.communicate(timeout=120)
+    return process.returncode, printed, errors
+
+
+@pytest.mark.server
+def test_run_saves_the_pictures_and_leaves_nothing_else(dev, graph_file, tmp_path):
+    code, printed, errors = finish(dev("run", graph_file, "--set", "2.filename_prefix=red", "--out", "pictures"))
+    assert (code, errors) == (0, "")
+    saved = sorted(path.name for path in (tmp_path / "here" / "pictures").iterdir())
+    assert saved == ["red_00001_.png", "red_00002_.png"]
+    assert "SaveImage" in printed and "Saved" in printed
+
+
+@pytest.mark.server
+def test_failing_node_speaks_for_itself(dev, graph_file):
+    code, _, errors = finish(dev("run", graph_file, "--set", "2.images=1"))
+    assert code == 1
+    assert errors.startswith("Error: Node 2 (SaveImage): TypeError:") and "Traceback" not in errors
+
+
+@pytest.mark.server
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_stops_serve_and_its_server(dev, tmp_path):
+    (tmp_path / "models" / "vae").mkdir(parents=True)
+    process = dev("serve", "--port", str(free_port()), "--models", str(tmp_path / "models"))
+    while "is at http" not in (line := process.stdout.readline()):
+        assert line, process.stderr.read()
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.send_signal(signal.SIGINT)
+    code, _, errors = finish(process)
+    assert (code, errors.strip()) == (130, "Stopped.")
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+
+
+def free_port():
+    return command_line.require_free_port.__globals__["free_port"]()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_of_test_reaches_pytest(dev, tmp_path):
+    slow = tmp_path / "test_slow.py"
+    slow.write_text("import time\ndef test_slow():\n    print('begun', flush=True)\n    time.sleep(60)\n")
+    process = dev("test", "-s", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path), str(slow))
+    while "begun" not in (line := process.stdout.readline()):
+        assert line, process.stderr.read()
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert finish(process)[0] == 130
+    assert time.monotonic() - begin < 10
+
+
+def test_test_passes_on_arguments_and_exit_code(dev, tmp_path):
+    (tmp_path / "test_two.py").write_text("def test_good(): pass\ndef test_bad(): assert False\n")
+    common = ("-c", os.devnull, "--rootdir", str(tmp_path), "-p", "no:cacheprovider", str(tmp_path / "test_two.py"))
+    assert finish(dev("test", "-k", "good", *common))[0] == 0
+    code, printed, _ = finish(dev("test", "--verbose", *common))
+    assert code == 1
+    assert "test_two.py::test_good PASSED" in printed
+
+
+@pytest.mark.parametrize("words", [[], ["draw"], ["run"], ["run", "a.json", "--bogus"], ["serve", "--port", "x"]])
+def test_wrong_arguments_exit_with_2(words):
+    with pytest.raises(SystemExit) as exit:
+        command_line.main(words)
+    assert exit.value.code == 2
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["demo", "--out", "poster.jpg"], "the picture is a PNG file"),
+    (["run", "none.json"], "There is no file none.json."),
+    (["run", "{graph}", "--set", "7.x=1"], "there is no node '7'"),
+    (["run", "{graph}", "--comfyui", "{folder}"], "is not a ComfyUI folder"),
+    (["--comfyui", "{folder}", "run", "{graph}"], "is not a ComfyUI folder"),
+])  # fmt: skip
+def test_mistakes_are_one_sentence_before_any_work(words, sentence, graph_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command_line.main([word.format(graph=graph_file, folder=tmp_path) for word in words]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("Error: ") and sentence in errors and errors.count("\n") == 1
+
+
+def test_unknown_benchmark_names_what_is_there(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "speed.py").touch()
+    monkeypatch.setattr(commands, "ROOT", tmp_path)
+    with pytest.raises(commands.UserError, match="no benchmark 'sped'; there are: speed"):
+        commands.bench(commands.Place(tmp_path, 0.0), ["sped"])
+
+
+def test_clean_keeps_the_environment_in_use(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    root = command_line.environment.environments_folder()
+    present = root / command_line.environment.current_recipe().name
+    for folder in (present, root / "old"):
+        folder.mkdir(parents=True)
+    assert command_line.main(["clean", "--yes"]) == 0
+    assert present.exists() and not (root / "old").exists()
+    assert "(in use)" in capsys.readouterr().out
