@@ -19,7 +19,7 @@ def image(width=64, **inputs):
 
 def slow(**inputs):
     """Takes seconds between its first node and its last."""
-    scale = {"upscale_method": "lanczos", "width": 8192, "height": 8192, "crop": "disabled", "image": ["1", 0]}
+    scale = {"upscale_method": "lanczos", "width": 4096, "height": 4096, "crop": "disabled", "image": ["1", 0]}
     saved = {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "slow"}}
     return {"1": image(2048, **inputs), "2": {"class_type": "ImageScale", "inputs": scale}, "3": saved}
 

@@ -1,5 +1,6 @@
 """tools/dev.py as a person starts it: exit codes, sentences, and nothing left behind."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ import time
 import psutil
 import pytest
 from qwen_image_2.tools import command_line, commands
+from qwen_image_2.tools.client import WorkflowError
+from qwen_image_2.tools.server import free_port
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 255}},
@@ -52,11 +55,18 @@ def test_run_saves_the_pictures_and_leaves_nothing_else(dev, graph_file, tmp_pat
     assert "SaveImage" in printed and "Saved" in printed
 
 
-@pytest.mark.server
-def test_failing_node_speaks_for_itself(dev, graph_file):
-    code, _, errors = finish(dev("run", graph_file, "--set", "2.images=1"))
-    assert code == 1
-    assert errors.startswith("Error: Node 2 (SaveImage): TypeError:") and "Traceback" not in errors
+@pytest.mark.parametrize("verbose", [False, True])
+def test_failing_node_speaks_for_itself(verbose, graph_file, comfyui_path, tmp_path, monkeypatch, capsys):
+    def fail(server, graph):
+        raise WorkflowError("the VAE is missing.", "2", "SaveImage", "the server's traceback")
+
+    monkeypatch.setattr(commands, "_server", lambda place, **settings: contextlib.nullcontext())
+    monkeypatch.setattr(commands, "_follow", fail)
+    words = ["run", graph_file, "--out", str(tmp_path), "--comfyui", str(comfyui_path), *["--verbose"][:verbose]]
+    assert command_line.main(words) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("Error: Node 2 (SaveImage): the VAE is missing.\n")
+    assert ("the server's traceback" in errors) == verbose
 
 
 @pytest.mark.server
@@ -72,10 +82,6 @@ def test_ctrl_c_stops_serve_and_its_server(dev, tmp_path):
     code, _, errors = finish(process)
     assert (code, errors.strip()) == (130, "Stopped.")
     assert psutil.wait_procs(children, timeout=5)[1] == []
-
-
-def free_port():
-    return command_line.require_free_port.__globals__["free_port"]()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -100,7 +106,7 @@ def test_test_passes_on_arguments_and_exit_code(dev, tmp_path):
     assert "test_two.py::test_good PASSED" in printed
 
 
-@pytest.mark.parametrize("words", [[], ["draw"], ["run"], ["run", "a.json", "--bogus"], ["serve", "--port", "x"]])
+@pytest.mark.parametrize("words", [[], ["draw"], ["run"], ["run", "a.json", "--bogus"], ["serve", "--port", "70000"]])
 def test_wrong_arguments_exit_with_2(words):
     with pytest.raises(SystemExit) as exit:
         command_line.main(words)
@@ -113,6 +119,7 @@ def test_wrong_arguments_exit_with_2(words):
     (["run", "{graph}", "--set", "7.x=1"], "there is no node '7'"),
     (["run", "{graph}", "--comfyui", "{folder}"], "is not a ComfyUI folder"),
     (["--comfyui", "{folder}", "run", "{graph}"], "is not a ComfyUI folder"),
+    (["run", "{graph}", "--models", "{folder}"], "has none of the folders diffusion_models"),
 ])  # fmt: skip
 def test_mistakes_are_one_sentence_before_any_work(words, sentence, graph_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

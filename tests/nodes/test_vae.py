@@ -1,0 +1,45 @@
+"""The VAE in this process."""
+import pytest
+import torch
+from qwen_image_2.model import latents
+from qwen_image_2.tests.reference import error
+
+
+def test_rgb_is_encoded_as_opaque(vae):
+    rgb = torch.rand(1, 64, 48, 3)
+    opaque = torch.cat([rgb, torch.ones(1, 64, 48, 1)], -1)
+    assert torch.equal(vae.encode(rgb), vae.encode(opaque))
+
+
+def test_latents_leave_on_the_published_scale(comfyui, vae_file, tmp_path):
+    """A checkpoint with statistics of its own gives the transformer what it was trained on all the same."""
+    from qwen_image_2.nodes.bridge.vae import load_vae
+    from qwen_image_2.tools import tiny
+    from safetensors.torch import load_file
+    config = {"latents_mean": [0.5] * 64, "latents_std": [2.0] * 64}
+    path = tmp_path / "own_scale.safetensors"
+    tiny.save(load_file(vae_file), path, config, torch.float32)
+    ours, published = load_vae(path, path.name), load_vae(vae_file, vae_file.name)
+    picture = torch.rand(1, 32, 32, 4)
+    raw = published.encode(picture)
+    assert error(latents.normalise(ours.encode(picture)), (raw - 0.5) / 2) < 1e-5
+    assert error(ours.decode(ours.encode(picture)), published.decode(raw)) < 1e-4
+
+
+def test_fp16_is_not_used(comfyui, monkeypatch, caplog):
+    import comfy.model_management
+    from qwen_image_2.nodes.bridge.vae import working_dtype
+    monkeypatch.setattr(comfy.model_management, "vae_dtype", lambda device, dtypes: torch.float16)
+    assert working_dtype(torch.device("cpu"), [torch.bfloat16, torch.float32]) == torch.float32
+    assert "white squares" in caplog.text
+
+
+@pytest.mark.parametrize("mask_size", [(64, 48), (16, 12)])
+def test_masks_become_alpha(comfyui, mask_size):
+    from qwen_image_2.nodes.vae import with_alpha
+    image = torch.rand(2, 64, 48, 3)
+    mask = torch.zeros(1, *mask_size)
+    mask[:, :mask_size[0] // 2] = 1  # the upper half is transparent
+    out = with_alpha(image, mask)
+    assert out.shape == (2, 64, 48, 4) and torch.equal(out[..., :3], image)
+    assert out[:, :24, :, 3].max() < 0.01 and out[:, 40:, :, 3].min() > 0.99
