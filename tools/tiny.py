@@ -1,6 +1,6 @@
 """Tiny random checkpoints in the official file layouts: they load and sample like the real ones, into noise.
 
-    python tools/tiny.py FOLDER    # writes FOLDER/{diffusion_models,text_encoders,vae}/*.safetensors
+    python -m tools.tiny FOLDER    # writes FOLDER/{diffusion_models,text_encoders,vae}/*.safetensors
 
 File names are the official ones, so that every shipped workflow runs on them.
 """
@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from pack import load_pack  # noqa: E402
+from .pack import load_pack
 
 load_pack()
 from qwen_image_2.model import layouts  # noqa: E402

@@ -23,7 +23,9 @@ GRAPH = {
     ("57:8.prompt=a=b, c", "57:8", "prompt", "a=b, c"),
     ("57:8.prompt=", "57:8", "prompt", ""),
     ("57:8.prompt=\"5\"", "57:8", "prompt", "5"),
-    ("57:8.prompt=NaN", "57:8", "prompt", "NaN"),
+    ("57:8.prompt=5", "57:8", "prompt", "5"),
+    ("57:8.prompt=[\"1\", 0]", "57:8", "prompt", ["1", 0]),
+    ("1.width=NaN", "1", "width", "NaN"),
     ("1.color=true", "1", "color", True),
 ])  # fmt: skip
 def test_set_changes_one_input(assignment, node, name, value):

@@ -1,0 +1,120 @@
+"""The shipped workflows against a live server's schemas, and run to a picture."""
+import json
+from pathlib import Path
+
+import pytest
+from qwen_image_2.tests.server import conftest as here
+from qwen_image_2.tools import build_workflows
+
+pytestmark = pytest.mark.server
+
+FOLDER = Path(__file__).resolve().parents[2] / "workflows"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def schemas(client):
+    return client.object_info()
+
+
+def ui(name):
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def api(name):
+    return json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def inputs_of(schema):
+    return {**schema["input"].get("required", {}), **schema["input"].get("optional", {})}
+
+
+def test_the_three_are_there_with_thumbnail_and_api_copy():
+    assert {"text_to_image", "text_to_image_turbo", "poster"} <= set(NAMES)
+    assert NAMES == sorted(p.stem for p in FOLDER.glob("*.jpg")) == sorted(p.stem for p in (FOLDER / "api").glob("*"))
+    assert all((FOLDER / f"{name}.jpg").read_bytes()[:3] == b"\xff\xd8\xff" for name in NAMES)
+
+
+def test_files_are_what_their_descriptions_give(schemas):
+    for path, content in build_workflows.build(schemas).items():
+        assert (FOLDER / path).read_text(encoding="utf-8") == content, \
+            f"workflows/{path} is out of date: run python -m tools.build_workflows"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_node_link_and_widget_fits_the_live_schema(name, schemas):
+    graph = ui(name)
+    nodes = {node["id"]: node for node in graph["nodes"] if node["type"] != "MarkdownNote"}
+    assert len(nodes) == len(graph["nodes"]) - 1
+    for node in nodes.values():
+        schema = schemas[node["type"]]
+        assert [entry["name"] for entry in node["inputs"]] == list(inputs_of(schema))
+        assert [entry["type"] for entry in node["outputs"]] == schema["output"]
+        _check_widgets(node, schema)
+    for number, source, slot, target, position, kind in graph["links"]:
+        assert nodes[source]["outputs"][slot]["type"] == kind == nodes[target]["inputs"][position]["type"]
+        assert number in nodes[source]["outputs"][slot]["links"]
+        assert nodes[target]["inputs"][position]["link"] == number
+
+
+def _check_widgets(node, schema):
+    values = iter(node["widgets_values"])
+    for name, (kind, *options) in inputs_of(schema).items():
+        options = options[0] if options else {}
+        if kind == "COMBO":
+            assert next(values) in options["options"], name
+        elif isinstance(kind, list):
+            assert next(values) in kind, name
+        elif kind in ("INT", "FLOAT"):
+            assert options["min"] <= next(values) <= options["max"], name
+        elif kind == "STRING":
+            assert isinstance(next(values), str), name
+        if options.get("control_after_generate"):
+            assert next(values) in ("fixed", "randomize")
+    assert next(values, None) is None, "more values than widgets"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_boxes_do_not_overlap(name):
+    boxes = [(*node["pos"], *node["size"]) for node in ui(name)["nodes"]]
+    for i, (x, y, w, h) in enumerate(boxes):
+        for u, v, s, t in boxes[i + 1:]:
+            assert x + w <= u or u + s <= x or y + h + 30 <= v or v + t + 30 <= y
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_note_names_every_file(name):
+    note, = (node["widgets_values"][0] for node in ui(name)["nodes"] if node["type"] == "MarkdownNote")
+    loader = next(node for node in api(name).values() if node["class_type"] == "QwenImage2Loader")
+    for part in ("diffusion_model", "text_encoder", "vae"):
+        assert f"`{loader['inputs'][part]}`" in note
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_to_a_picture(name, client):
+    """As shipped, but for the canvas: 2K on a test machine's CPU would take minutes."""
+    graph = api(name)
+    for node in graph.values():
+        if node["class_type"] == "QwenImage2EmptyLatent":
+            node["inputs"] |= {"aspect_ratio": "custom", "width": 96, "height": 128}
+    result = client.run(graph, timeout=120)
+    save = next(key for key, node in graph.items() if node["class_type"] == "SaveImage")
+    picture = here.images(client, result, save)
+    assert picture.shape == (1, 128, 96, 3) and picture.std() > 10
+    assert not any("Turbo" in line for lines in result.messages.values() for line in lines)
+
+
+def test_the_poster_prompt_is_of_the_thousand_token_class(client):
+    prompt_id, = (key for key, node in api("poster").items() if node["class_type"] == "QwenImage2TextEncode")
+    graph = api("poster")
+    for node in graph.values():
+        if node["class_type"] == "QwenImage2EmptyLatent":
+            node["inputs"] |= {"aspect_ratio": "custom", "width": 64, "height": 64}
+    graph["preview"] = here.node("PreviewAny", source=[prompt_id, 2])
+    tokens = int(client.run(graph).outputs["preview"]["text"][0])
+    assert 700 <= tokens <= 1000
+
+
+def test_template_browser_lists_them(client):
+    listed = client._json("/workflow_templates")
+    assert sorted(listed["qwen-image-2"]) == NAMES

@@ -1,0 +1,218 @@
+"""Writes workflows/*.json (for the browser) and workflows/api/*.json (for programs) from one description each.
+
+    python -m tools.build_workflows    # with ComfyUI in COMFYUI_PATH; starts a server to ask it for the schemas
+
+A description names nodes, their inputs and their place; slots, widgets and links come from the server's schemas, so
+a renamed input shows here first. A test builds everything again and compares.
+"""
+import json
+import os
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import workflow_texts as texts
+from .output import write_whole
+from .pack import ROOT
+from .tiny import TEXT_ENCODER, TRANSFORMER, TURBO, VAE_FILE
+
+FOLDER = ROOT / "workflows"
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+
+# Pixels around a group's nodes.
+GROUP_MARGIN, GROUP_TITLE = 20, 50
+
+
+@dataclass
+class Node:
+    """One node: class, inputs (a value, or (node name, output slot)), place and size on the canvas."""
+
+    kind: str
+    at: tuple[int, int]
+    size: tuple[int, int]
+    inputs: dict = field(default_factory=dict)
+    title: str = ""
+    text: str = ""  # of a MarkdownNote
+
+
+@dataclass
+class Group:
+    title: str
+    members: tuple[str, ...]
+
+
+@dataclass
+class Workflow:
+    nodes: dict[str, Node]
+    groups: tuple[Group, ...]
+
+
+def text_to_image(diffusion_model: str, preset: str, prompt: str, aspect_ratio: str, size: str, prefix: str,
+                  note: str) -> Workflow:
+    """Loader, prompt, canvas, sampler, decoder, picture, and a note on files and what to change."""
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 620), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 220), {
+                "diffusion_model": diffusion_model, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
+                "weight_format": "as stored"}),
+            "canvas": Node("QwenImage2EmptyLatent", (440, 420), (400, 260), {
+                "aspect_ratio": aspect_ratio, "size": size, "width": 1024, "height": 1024, "batch_size": 1}),
+            "prompt": Node("QwenImage2TextEncode", (900, 60), (480, 620), {
+                "clip": ("loader", 1), "prompt": prompt, "negative_prompt": ""}),
+            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 320), {
+                "model": ("loader", 0), "positive": ("prompt", 0), "negative": ("prompt", 1), "latent": ("canvas", 0),
+                "seed": 20260920, "preset": preset, "steps": 40, "cfg": 1.0, "denoise": 1.0}),
+            "decode": Node("QwenImage2VAEDecode", (1440, 440), (340, 240), {
+                "samples": ("sampler", 0), "vae": ("loader", 2)}),
+            "save": Node("SaveImage", (1840, 60), (480, 620), {
+                "images": ("decode", 0), "filename_prefix": prefix}),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Canvas", ("canvas",)), Group("3  Prompt", ("prompt",)),
+                Group("4  Picture", ("sampler", "decode")), Group("5  Result", ("save",))))
+
+
+WORKFLOWS = {
+    "text_to_image": text_to_image(TRANSFORMER, "Quality 40", texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2",
+                                   texts.BASE_NOTE),
+    "text_to_image_turbo": text_to_image(TURBO, "Turbo 8", texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2-turbo",
+                                         texts.TURBO_NOTE),
+    "poster": text_to_image(TRANSFORMER, "Quality 40", texts.POSTER, "3:4", "2048", "qwen-image-2-poster",
+                            texts.POSTER_NOTE),
+}
+
+
+# ---------------------------------------------------------------- the two formats
+
+def api_format(workflow: Workflow, schemas: dict) -> dict:
+    """The graph as the browser exports it for the server: ids are numbers in order, notes are left out."""
+    ids = _ids(workflow)
+    graph = {}
+    for name, node in workflow.nodes.items():
+        if node.kind in schemas:
+            graph[str(ids[name])] = {
+                "inputs": {key: [str(ids[value[0]]), value[1]] if isinstance(value, tuple) else value
+                           for key, value in node.inputs.items()},
+                "class_type": node.kind,
+                "_meta": {"title": node.title or schemas[node.kind]["display_name"]},
+            }
+    return graph
+
+
+def ui_format(name: str, workflow: Workflow, schemas: dict) -> dict:
+    """The graph as the browser saves it."""
+    ids, links = _ids(workflow), _links(workflow, schemas)
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"qwen-image-2/{name}")),
+        "revision": 0,
+        "last_node_id": len(ids),
+        "last_link_id": len(links),
+        "nodes": [_ui_node(key, node, ids, links, schemas, order)
+                  for order, (key, node) in enumerate(workflow.nodes.items())],
+        "links": links,
+        "groups": [_ui_group(number, group, workflow) for number, group in enumerate(workflow.groups, start=1)],
+        "config": {},
+        "extra": {"ds": {"scale": 0.6, "offset": [100, 200]}},
+        "version": 0.4,
+    }
+
+
+def _ids(workflow: Workflow) -> dict[str, int]:
+    return {name: number for number, name in enumerate(workflow.nodes, start=1)}
+
+
+def _schema_inputs(schema: dict) -> dict:
+    """Input name -> its entry in /object_info, in the order in which the browser shows them."""
+    return {**schema["input"].get("required", {}), **schema["input"].get("optional", {})}
+
+
+def _links(workflow: Workflow, schemas: dict) -> list[list]:
+    """[id, from node, from slot, to node, to slot, type]"""
+    ids, links = _ids(workflow), []
+    for name, node in workflow.nodes.items():
+        names = list(_schema_inputs(schemas[node.kind])) if node.kind in schemas else []
+        for key, value in node.inputs.items():
+            if isinstance(value, tuple):
+                source, slot = value
+                kind = schemas[workflow.nodes[source].kind]["output"][slot]
+                links.append([len(links) + 1, ids[source], slot, ids[name], names.index(key), kind])
+    return links
+
+
+def _ui_node(name: str, node: Node, ids: dict, links: list, schemas: dict, order: int) -> dict:
+    common = {"id": ids[name], "type": node.kind, "pos": list(node.at), "size": list(node.size), "flags": {},
+              "order": order, "mode": 0}
+    if node.kind == "MarkdownNote":
+        return common | {"title": node.title, "inputs": [], "outputs": [], "properties": {},
+                         "widgets_values": [node.text], "color": "#432", "bgcolor": "#653"}
+    schema = schemas[node.kind]
+    entry = common | {
+        "inputs": [_ui_input(slot, key, spec, links, ids[name])
+                   for slot, (key, spec) in enumerate(_schema_inputs(schema).items())],
+        "outputs": [{"name": label, "type": kind,
+                     "links": [link[0] for link in links if link[1:3] == [ids[name], slot]] or None}
+                    for slot, (label, kind) in enumerate(zip(schema["output_name"], schema["output"], strict=True))],
+        "properties": {"Node name for S&R": node.kind} | _origin(schema),
+        "widgets_values": _widget_values(node, schema),
+    }
+    return entry | ({"title": node.title} if node.title else {})
+
+
+def _origin(schema: dict) -> dict:
+    """Where a node comes from, so that a missing pack can be offered for installation."""
+    return {"cnr_id": "comfy-core" if not schema["python_module"].startswith("custom_nodes") else "qwen-image-2"}
+
+
+def _ui_input(slot: int, name: str, spec: list, links: list, node_id: int) -> dict:
+    link = next((link[0] for link in links if link[3:5] == [node_id, slot]), None)
+    kind = "COMBO" if isinstance(spec[0], list) else spec[0]
+    entry = {"name": name, "type": kind, "link": link}
+    return entry | ({"widget": {"name": name}} if kind in WIDGET_TYPES else {})
+
+
+def _widget_values(node: Node, schema: dict) -> list:
+    values = []
+    for name, spec in _schema_inputs(schema).items():
+        if isinstance(spec[0], list) or spec[0] in WIDGET_TYPES:
+            values.append(node.inputs[name])
+            if len(spec) > 1 and spec[1].get("control_after_generate"):
+                values.append("randomize")
+    return values
+
+
+def _ui_group(number: int, group: Group, workflow: Workflow) -> dict:
+    boxes = [(*workflow.nodes[name].at, *workflow.nodes[name].size) for name in group.members]
+    left, top = min(b[0] for b in boxes), min(b[1] for b in boxes)
+    right, bottom = max(b[0] + b[2] for b in boxes), max(b[1] + b[3] for b in boxes)
+    return {"id": number, "title": group.title, "color": "#3f789e", "font_size": 22, "flags": {},
+            "bounding": [left - GROUP_MARGIN, top - GROUP_TITLE - GROUP_MARGIN, right - left + 2 * GROUP_MARGIN,
+                         bottom - top + GROUP_TITLE + 2 * GROUP_MARGIN]}
+
+
+# ---------------------------------------------------------------- writing
+
+def build(schemas: dict) -> dict[Path, str]:
+    """Path below workflows/ -> file content."""
+    out = {}
+    for name, workflow in WORKFLOWS.items():
+        out[Path(f"{name}.json")] = _text(ui_format(name, workflow, schemas))
+        out[Path("api") / f"{name}.json"] = _text(api_format(workflow, schemas))
+    return out
+
+
+def _text(graph: dict) -> str:
+    return json.dumps(graph, indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    from .client import Client
+    from .server import Server
+    with Server(Path(os.environ["COMFYUI_PATH"])) as server:
+        schemas = Client(server.url).object_info()
+    for path, content in build(schemas).items():
+        write_whole(FOLDER / path, content.encode())
+        print(f"wrote workflows/{path.as_posix()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Screenshots of the shipped workflows in the real front end: workflows/NAME.jpg, the template browser's pictures.
+
+    python -m tools.thumbnails [--large FOLDER]    # with ComfyUI in COMFYUI_PATH; needs playwright and a Chromium
+
+Chromium is the system's (CHROMIUM names another one). --large also writes full-size PNGs, for a person to look at.
+"""
+import argparse
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from .output import write_whole
+from .pack import ROOT
+from .server import Server
+from .tiny import write as write_tiny
+
+FOLDER = ROOT / "workflows"
+WINDOW = {"width": 1920, "height": 1080}
+THUMBNAIL_WIDTH = 720
+
+# The front end's own object; what a person does with File > Open, without its dialog.
+OPEN = "graph => window.app.loadGraphData(graph)"
+# Show a box of the canvas in the middle of the window; returns where it then is on the page.
+VIEW = """box => {
+  const ds = window.app.canvas.ds, scale = Math.min((innerWidth - 140) / box[2], (innerHeight - 140) / box[3]);
+  const left = (innerWidth - box[2] * scale) / 2 + 20, top = (innerHeight - box[3] * scale) / 2 + 10;
+  const origin = window.app.canvas.canvas.getBoundingClientRect();
+  ds.scale = scale;
+  ds.offset[0] = (left - origin.left) / scale - box[0];
+  ds.offset[1] = (top - origin.top) / scale - box[1];
+  window.app.canvas.setDirty(true, true);
+  return {x: left, y: top, width: box[2] * scale, height: box[3] * scale};
+}"""
+TITLE_HEIGHT = 30  # of a node, above its box
+MARGIN = 12  # pixels of canvas around the graph
+
+
+def bounding_box(graph: dict) -> tuple[float, float, float, float]:
+    """Left, top, width and height of all groups and nodes."""
+    boxes = [group["bounding"] for group in graph["groups"]] + [[*n["pos"], *n["size"]] for n in graph["nodes"]]
+    left, top = min(b[0] for b in boxes), min(b[1] for b in boxes) - TITLE_HEIGHT
+    return left, top, max(b[0] + b[2] for b in boxes) - left, max(b[1] + b[3] for b in boxes) - top
+
+
+def screenshots(url: str, graphs: dict[str, dict]) -> dict[str, bytes]:
+    """PNG of each graph, fitted into the window."""
+    from playwright.sync_api import sync_playwright
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=[
+            "--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"])
+        page = browser.new_page(viewport=WINDOW)
+        page.goto(url)
+        page.wait_for_function("window.app && window.app.graph && window.app.canvas", timeout=60_000)
+        page.wait_for_timeout(3000)
+        out = {name: _screenshot(page, graph) for name, graph in graphs.items()}
+        browser.close()
+    return out
+
+
+def _screenshot(page, graph: dict) -> bytes:
+    page.evaluate(OPEN, graph)
+    page.wait_for_timeout(1500)
+    page.keyboard.press("Escape")
+    clip = page.evaluate(VIEW, list(bounding_box(graph)))
+    page.wait_for_timeout(1000)
+    return page.screenshot(clip={"x": clip["x"] - MARGIN, "y": clip["y"] - MARGIN,
+                                 "width": clip["width"] + 2 * MARGIN, "height": clip["height"] + 2 * MARGIN})
+
+
+def thumbnail(png: bytes) -> bytes:
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    height = round(picture.height * THUMBNAIL_WIDTH / picture.width)
+    picture = picture.resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--large", type=Path)
+    arguments = parser.parse_args()
+    graphs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+    models = Path(os.environ.get("MODELS", "")) if os.environ.get("MODELS") else None
+    with Server(Path(os.environ["COMFYUI_PATH"]), models=models) as server:
+        for name, png in screenshots(server.url, graphs).items():
+            write_whole(FOLDER / f"{name}.jpg", thumbnail(png))
+            if arguments.large:
+                write_whole(arguments.large / f"{name}.png", png)
+            print(f"wrote workflows/{name}.jpg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Prompts and notes of the shipped workflows."""
+
+FILES = """## Files
+
+Put these into ComfyUI's `models` folder (Comfy-Org's repackaged Qwen-Image 2.1 files; Qwen Research License, \
+non-commercial):
+
+| file | folder | size |
+|---|---|---|
+| `{transformer}` | `diffusion_models` | 14.2 GB |
+| `qwen3vl_8b_bf16.safetensors` | `text_encoders` | 17.5 GB |
+| `qwen_image_2.1_vae_bf16.safetensors` | `vae` | 0.7 GB |
+
+A diffusers folder works as well: it appears in the same menus with a slash at its end. Press **R** after adding files.
+"""
+
+BASE_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
+## What to change
+
+- **Prompt**: describe the picture at length. Words that must appear in it go into double quotes.
+- **Canvas**: ratio and size class. 2048 is the model's native 2K table.
+- **Preset**: *Quality 40* is the official schedule, *Fast 25* the same with fewer steps. Both follow the canvas size.
+- **cfg** stays 1. Above 1 the negative prompt counts, and every step takes twice as long.
+- **batch_size**: picture *k* uses seed + *k*; the prompt is computed once for all of them.
+"""
+
+TURBO_NOTE = FILES.format(transformer="qwen_image_2.1_turbo_bf16.safetensors") + """
+## What to change
+
+- **Preset** stays *Turbo 8*: these are the eight steps the Turbo weights were trained with, at every size. With \
+another preset they give muddy pictures.
+- **cfg** stays 1.
+- **variant** is read from the file's name. If your Turbo file has another name, set it to *turbo*.
+- Prompt and canvas as you like.
+"""
+
+POSTER_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
+## What to change
+
+- **Prompt**: keep the form. First the whole poster, then area by area from top to bottom: what stands there, every \
+literal text in double quotes with its size, weight and colour. English and Chinese may stand side by side.
+- Small type is the hardest: keep letters above about 20 pixels (50 for traditional Chinese) at the final size.
+- **Canvas**: 3:4 at 2048 is 1792 x 2400. At 1024 the headlines stay right and small lines suffer first.
+- A word that comes out wrong tends to stay wrong with other seeds: shorten it, enlarge it or give it more room.
+- The decoder's **rgba** output carries the model's transparency, for posters "on a transparent background".
+"""
+
+LIGHTHOUSE = (
+    "A lighthouse of white stone on a low granite headland at first light, seen from the shingle beach below it. The "
+    "sea is calm and silver, thin mist lies over the water, and the lamp is still burning, a small warm point against "
+    "a sky that turns from slate blue to pale apricot. In the foreground a weathered wooden sign stands in the dry "
+    "grass beside a narrow path; it reads \"NORTH POINT\" in hand-painted dark blue capitals, and below it in smaller "
+    "letters \"est. 1874\". A red rowing boat lies upside down on the stones to the right. Photographed on a 35 mm "
+    "lens with great depth of field, soft side light, fine natural grain, quiet colours."
+)
+
+POSTER = (
+    "A vertical bilingual event poster in English and Chinese for a harbour night market, printed in a flat, modern "
+    "silkscreen style with visible paper grain and slightly misregistered inks. The background is a deep ultramarine "
+    "night sky that fades to turquoise towards the horizon. The palette is limited to ultramarine, turquoise, warm "
+    "vermilion, cream white and a bright lantern yellow; there are no other colours, no gradients inside the shapes "
+    "and no photographic textures. The composition is strictly ordered in five horizontal bands with generous cream "
+    "margins on all four sides, and everything is aligned to the same left edge.\n"
+    "Band one, at the very top, is a thin line of small cream capitals with wide letter spacing. On the left it reads "
+    "\"HARBOUR ARTS COUNCIL\" and on the right, on the same baseline, \"港口艺术委员会\". A fine cream rule runs "
+    "below it over the full width.\n"
+    "Band two holds the title and fills almost a third of the poster. The English title stands on two lines in an "
+    "extremely bold condensed sans serif in lantern yellow: the first line reads \"NIGHT\", the second line reads "
+    "\"MARKET\". The letters are as tall as the band allows and almost touch each other. To the right of the English "
+    "title, set vertically from top to bottom in equally heavy cream brush characters, stands the Chinese title "
+    "\"海港夜市\". A vermilion square seal with rounded corners sits below the last character; inside it, in cream "
+    "seal script, are the two characters \"开市\".\n"
+    "Band three is the illustration and the largest area. It shows a row of seven market stalls along a wooden quay, "
+    "seen straight from the front. Each stall has a striped awning in vermilion and cream and hangs full of round "
+    "paper lanterns that glow yellow. From left to right the stalls sell steamed dumplings in bamboo baskets, grilled "
+    "squid on skewers, cut mangoes and lychees, potted orchids, hand-bound notebooks, blue-and-white porcelain bowls, "
+    "and glasses of iced tea. The third stall carries a hanging sign with the word \"FRUIT\" and the sixth stall a "
+    "sign with the characters \"瓷器\". People in simple flat shapes stand in front of the stalls: a grandmother with "
+    "a child on her shoulders, two students sharing a skewer, a man on a bicycle with a basket of oranges, a woman who "
+    "photographs the lanterns. Behind the stalls the dark silhouettes of three fishing boats lie on the turquoise "
+    "water, and a full moon in cream stands exactly above the middle stall; its reflection falls on the water in "
+    "seven short horizontal strokes.\n"
+    "Band four gives the facts in two columns. The left column is English, the right column is Chinese, and their "
+    "lines stand on the same baselines. Left, in bold cream letters: \"SATURDAY 14 JUNE\", below it in regular weight "
+    "\"18:00 – 23:30\", below it \"Pier 7, Old Harbour\", and below it in lantern yellow \"FREE ENTRY\". Right, in "
+    "the same sizes, weights and colours: \"六月十四日 星期六\", \"晚上六点至十一点半\", \"旧港七号码头\" and "
+    "\"免费入场\". Between the two columns a thin vertical cream rule runs from the first to the last line.\n"
+    "Band five, at the bottom, is a solid vermilion strip that bleeds off the left, right and lower edge. On it, in "
+    "cream, the line \"60 STALLS · LIVE MUSIC · LANTERN PARADE AT NINE\" is centred, and below it, smaller, "
+    "\"六十个摊位 · 现场音乐 · 九点灯笼巡游\". In the lower right corner of the strip stands a small cream drawing of "
+    "an anchor inside a circle.\n"
+    "All lettering is crisp, correctly spelled and evenly spaced; every literal text appears exactly once and nothing "
+    "else is written anywhere on the poster. The print has sharp edges, even ink and a calm, confident rhythm, like a "
+    "screen print from a good studio, photographed flat and perfectly straight without any frame, shadow or wall."
+)
