@@ -7,7 +7,7 @@ and by all images of a batch.
 Shapes: P batch of prefixes (1, or as many as targets), S text-encoder tokens, K text-encoder width,
 T prefix tokens, B batch of targets, N target tokens, H heads, C channels of a head.
 """
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -73,6 +73,7 @@ class PrefixCache:
     position: int  # the rotary counter after the prefix: where the target's frame axis stands
     layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _joint: Tensor | None = None
+    _rope: tuple[tuple[int, int], Tensor] | None = None
 
     @property
     def length(self) -> int:
@@ -81,6 +82,12 @@ class PrefixCache:
     def nbytes(self) -> int:
         """Bytes held for all blocks, without the joint buffer."""
         return sum(k.nbytes + v.nbytes for k, v in self.layers)
+
+    def target_rope(self, size: tuple[int, int], make: Callable[[], Tensor]) -> Tensor:
+        """The target's rotations, made once for a size: every step has the same."""
+        if self._rope is None or self._rope[0] != size:
+            self._rope = size, make()
+        return self._rope[1]
 
     def join(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [prefix | target] (B, T + N, H, C) of one block, for the target's k, v (B, N, H, C).

@@ -38,7 +38,7 @@ def timestep_embedding(sigma: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class ZeroCentredRMSNorm(nn.Module):
-    """RMSNorm whose stored weight is the scale minus one, computed in fp32."""
+    """RMSNorm whose stored weight is the scale minus one; computed and returned in fp32."""
 
     def __init__(self, dim: int, eps: float, device=None, dtype=None):
         super().__init__()
@@ -47,7 +47,7 @@ class ZeroCentredRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scale = self.weight.to(x.device, torch.float32) + 1
-        return F.rms_norm(x.float(), x.shape[-1:], scale, self.eps).type_as(x)
+        return F.rms_norm(x.float(), x.shape[-1:], scale, self.eps)
 
 
 class TextProjection(nn.Module):
@@ -59,8 +59,10 @@ class TextProjection(nn.Module):
         self.in_layer = ops.Linear(spec.context_dim, spec.dim, bias=False, **factory)
         self.out_layer = ops.Linear(spec.dim, spec.dim, bias=False, **factory)
 
-    def forward(self, states: Tensor) -> Tensor:
-        return self.out_layer(F.gelu(self.in_layer(self.text_norm(states)), approximate="tanh"))
+    def forward(self, states: Tensor, dtype: torch.dtype) -> Tensor:
+        """States before the encoder's final norm can exceed fp16: they meet `dtype` only after their own norm."""
+        normed = self.text_norm(states).to(dtype)
+        return self.out_layer(F.gelu(self.in_layer(normed), approximate="tanh"))
 
 
 class TimeEmbedding(nn.Module):
@@ -166,15 +168,16 @@ class Transformer(nn.Module):
         self.norm_out = OutputNorm(spec, ops, kernels, **factory)
         self.proj_out = ops.Linear(spec.dim, spec.channels, bias=False, **factory)
 
-    def encode_prefix(self, condition: Condition, sigma: Tensor | None = None,
+    def encode_prefix(self, condition: Condition, sigma: Tensor | None = None, dtype: torch.dtype | None = None,
                       attention: Callable[..., Tensor] | None = None) -> PrefixCache:
         """Run text and references through all blocks and keep their keys and values.
 
-        sigma (P,): only read where `causal_condition` is false. attention: instead of the kernels' own, this once.
+        sigma (P,): only read where `causal_condition` is false. dtype: to compute in, by default the text's.
+        attention: instead of the kernels' own, this once.
         """
         attention = attention or self.kernels.attention
         segments = list(condition.segments())
-        x = self._prefix_tokens(condition, segments)  # (P, T, D)
+        x = self._prefix_tokens(condition, segments, dtype or condition.text.dtype)  # (P, T, D)
         positions, counter = _prefix_positions(segments)
         if self.spec.causal_condition:
             sigma = torch.zeros(1, device=x.device)
@@ -208,7 +211,8 @@ class Transformer(nn.Module):
         tokens = self.img_in(x.flatten(2).transpose(1, 2))  # (B, N, D)
         time = self.time_text_embed(sigma, tokens.dtype)    # (B, D)
         modulation = self._modulation(time)
-        rope = self._rope(image_positions(cache.position, height, width), x.device)
+        rope = cache.target_rope((height, width), lambda: self._rope(
+            image_positions(cache.position, height, width), x.device))
         for layer, block in enumerate(self.transformer_blocks):
             tokens = block(tokens, modulation, rope, _attend_to_all(cache, layer, attention))
         velocity = self.proj_out(self.norm_out(tokens, time))  # (B, N, 64)
@@ -223,15 +227,15 @@ class Transformer(nn.Module):
         table = rotations(positions, self.spec.rope_axes, self.spec.rope_theta, device)
         return self.kernels.prepare_rotations(table)
 
-    def _prefix_tokens(self, condition: Condition, segments: list[Segment]) -> Tensor:
+    def _prefix_tokens(self, condition: Condition, segments: list[Segment], dtype: torch.dtype) -> Tensor:
         """Embed each segment and line them up (P, T, D). References go through img_in, like the target."""
-        text = self.txt_in(condition.text)
+        text = self.txt_in(condition.text, dtype)
         pieces = []
         for segment in segments:
             if segment.grid is None:
                 pieces.append(text[:, segment.source:segment.source + segment.end - segment.start])
             else:
-                latent = condition.references[segment.source].expand(len(text), -1, -1, -1)
+                latent = condition.references[segment.source].to(dtype).expand(len(text), -1, -1, -1)
                 pieces.append(self.img_in(latent.flatten(2).transpose(1, 2)))
         return torch.cat(pieces, dim=1)
 

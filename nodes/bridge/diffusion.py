@@ -113,16 +113,17 @@ class DiffusionModel(Transformer):
         time_key = None if self.spec.causal_condition else tuple(timestep.tolist())
 
         def compute() -> PrefixCache:
-            condition = _moved(prefix.condition, x)
+            condition = _moved(prefix.condition, x.device)
             sigma = None if self.spec.causal_condition else timestep
-            return self.encode_prefix(condition, sigma, attention)
+            return self.encode_prefix(condition, sigma, x.dtype, attention)
 
         cache = prefix.cache((weights_key, x.device, x.dtype, time_key), compute)
         return super().forward(x, timestep, cache, attention)
 
 
-def _moved(condition: Condition, x: Tensor) -> Condition:
-    return Condition(condition.text.to(x), condition.slots, tuple(latent.to(x) for latent in condition.references))
+def _moved(condition: Condition, device: torch.device) -> Condition:
+    references = tuple(latent.to(device) for latent in condition.references)
+    return Condition(condition.text.to(device), condition.slots, references)
 
 
 class QwenImage2(comfy.model_base.QwenImage):

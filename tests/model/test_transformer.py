@@ -14,8 +14,8 @@ from qwen_image_2.tests.reference import error
 
 BOUND = 1e-4
 TARGET = (4, 6)
-# Rows and columns of the references in latents, and where their slots stand in a prompt of 30 states.
-REFERENCES = {0: (), 1: ((2, 10),), 2: ((4, 2), (14, 2))}
+# Rows and columns (odd ones among them) of the references in latents, and where their slots stand in a prompt of 30 states.
+REFERENCES = {0: (), 1: ((2, 10),), 2: ((4, 3), (3, 12))}
 FIRST_STATE = (0, 11)
 
 
@@ -80,6 +80,19 @@ def test_velocity_equals_the_reference(pair, batch, references):
 
 
 @torch.no_grad()
+def test_parts_equal_the_reference(pair):
+    """What later layers would hide: LayerNorm forgives a wrong scale before it."""
+    theirs, model = pair
+    text = torch.randn(2, 7, 64, generator=torch.Generator().manual_seed(3))
+    for scale in (1, 1e-3):  # eps matters in the second
+        assert error(model.txt_in(text * scale, torch.float32), theirs.txt_in(text * scale)) < 1e-5
+    sigma = torch.tensor([0.0, 0.0213, 0.5, 1.0])
+    assert error(model.time_text_embed(sigma, torch.float32), theirs.time_text_embed(sigma, text)) < 1e-5
+    tokens, time = torch.randn(4, 5, 256) * 1e-3, torch.randn(4, 256)
+    assert error(model.norm_out(tokens, time), theirs.norm_out(tokens, time)) < 1e-5
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("references", [0, 2])
 def test_cached_prefix_serves_every_step(references):
     theirs = reference.transformer()
@@ -134,6 +147,15 @@ def test_fp16_is_clipped_like_the_reference():
     condition, target, sigma = inputs(1, (), torch.float16)
     found = model(target, sigma, model.encode_prefix(condition))
     assert torch.isfinite(found).all()
+
+
+@torch.no_grad()
+def test_text_states_beyond_fp16_survive():
+    model = ours(reference.transformer()).half()
+    condition, target, sigma = inputs(1, ())
+    huge = Condition(condition.text * 1e6)  # as single channels of the real encoder's states are
+    velocities = [model(target.half(), sigma, model.encode_prefix(c, dtype=torch.float16)) for c in (condition, huge)]
+    assert error(velocities[1].float(), velocities[0].float()) < 0.02
 
 
 @torch.no_grad()
