@@ -89,7 +89,7 @@ def _open_files(files: list[Path], label: str, config: dict) -> CheckpointFiles:
     for path in files:
         with _safe_open(path) as file:
             metadata.update(file.metadata() or {})
-            for name in file.keys():
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
                 part = file.get_slice(name)
                 tensors[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
                 homes[name] = path

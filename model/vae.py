@@ -7,6 +7,8 @@ output pixel depends only on its neighbourhood.
 
 Shapes: B batch, C channels of the level at hand, H x W pixels of the level at hand, h x w latents, Z 64.
 """
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -108,7 +110,7 @@ class DownBlock(nn.Module):
         super().__init__()
         self.channels, self.video = c_out, video
         widths = [c_in] + [c_out] * res_blocks
-        self.resnets = nn.ModuleList(ResidualBlock(a, b, ops, **factory) for a, b in zip(widths, widths[1:]))
+        self.resnets = nn.ModuleList(ResidualBlock(a, b, ops, **factory) for a, b in pairwise(widths))
         self.downsampler = None if video is None else Resample(
             nn.ZeroPad2d((0, 1, 0, 1)), ops.Conv2d(c_out, c_out, 3, stride=2, **factory))
 
@@ -128,7 +130,7 @@ class UpBlock(nn.Module):
         super().__init__()
         self.channels, self.video = c_out, video
         widths = [c_in] + [c_out] * (res_blocks + 1)
-        self.resnets = nn.ModuleList(ResidualBlock(a, b, ops, **factory) for a, b in zip(widths, widths[1:]))
+        self.resnets = nn.ModuleList(ResidualBlock(a, b, ops, **factory) for a, b in pairwise(widths))
         self.upsampler = None if video is None else Resample(
             nn.Upsample(scale_factor=2, mode="nearest"), ops.Conv2d(c_out, c_out, 3, padding=1, **factory))
 

@@ -55,8 +55,8 @@ def check_latent(model, latent: dict) -> torch.Tensor:
         raise ValueError("This MODEL is not a Qwen-Image 2 transformer: load it with QwenImage2Loader.")
     samples = latent["samples"]
     if samples.ndim != 4 or samples.shape[1] != model.model.spec.channels:
-        raise ValueError(f"The latent has the shape {list(samples.shape)}, Qwen-Image 2 works on [batch, 64, height/16, "
-                         f"width/16]: make it with QwenImage2EmptyLatent or QwenImage2VAEEncode.")
+        raise ValueError(f"The latent has the shape {list(samples.shape)}, Qwen-Image 2 works on [batch, 64, "
+                         f"height/16, width/16]: make it with QwenImage2EmptyLatent or QwenImage2VAEEncode.")
     if 0 in samples.shape:
         raise ValueError(f"The latent is empty: its shape is {list(samples.shape)}.")
     return samples

@@ -16,7 +16,6 @@ from PIL import Image
 from .output import write_whole
 from .pack import ROOT
 from .server import Server
-from .tiny import write as write_tiny
 
 FOLDER = ROOT / "workflows"
 WINDOW = {"width": 1920, "height": 1080}

@@ -47,9 +47,9 @@ def resolve(part: Part, name: str) -> Path:
 def _folders(part: Part) -> Iterator[tuple[Path, Path]]:
     """(model folder, checkpoint folder) of every diffusers folder that may hold this part."""
     for kind in dict.fromkeys((part.folder, DIFFUSERS)):
-        for root in map(Path, folder_paths.get_folder_paths(kind) if kind in folder_paths.folder_names_and_paths else ()):
-            for marker in sorted({*root.rglob("config.json"), *root.rglob("*" + INDEX)}):
-                folder = marker.parent
+        known = kind in folder_paths.folder_names_and_paths
+        for root in map(Path, folder_paths.get_folder_paths(kind) if known else ()):
+            for folder in sorted({marker.parent for marker in (*root.rglob("config.json"), *root.rglob("*" + INDEX))}):
                 other_part = folder.name in _SUBFOLDERS - {part.subfolder}
                 elsewhere = kind == DIFFUSERS and folder.name != part.subfolder
                 if folder != root and not other_part and not elsewhere and any(folder.glob("*.safetensors")):

@@ -1,6 +1,7 @@
 """Detection: every circulating layout gives the same network, every other file one clear sentence."""
 import pytest
 import torch
+
 from qwen_image_2.model import checkpoint, layouts
 from qwen_image_2.model.files import CheckpointError, TensorInfo, open_checkpoint
 from qwen_image_2.model.spec import TransformerSpec, VAESpec

@@ -3,8 +3,9 @@ import json
 
 import pytest
 import torch
-from qwen_image_2.model.files import CheckpointError, open_checkpoint
 from safetensors.torch import save_file
+
+from qwen_image_2.model.files import CheckpointError, open_checkpoint
 
 
 def write(path, **tensors):

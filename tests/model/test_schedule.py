@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 import torch
-from qwen_image_2.model import schedule
 
+from qwen_image_2.model import schedule
 from qwen_image_2.tests import reference
 
 BOUND = 1e-6

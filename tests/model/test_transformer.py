@@ -3,18 +3,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from qwen_image_2.model import checkpoint
 from qwen_image_2.model.files import TensorInfo
 from qwen_image_2.model.kernels import TORCH
 from qwen_image_2.model.prefix import Condition, PrefixCache
 from qwen_image_2.model.transformer import Transformer
-
 from qwen_image_2.tests import reference
 from qwen_image_2.tests.reference import error
 
 BOUND = 1e-4
 TARGET = (4, 6)
-# Rows and columns (odd ones among them) of the references in latents, and where their slots stand in a prompt of 30 states.
+# Rows and columns of the references in latents, odd ones among them, and where their slots stand among 30 states.
 REFERENCES = {0: (), 1: ((2, 10),), 2: ((4, 3), (3, 12))}
 FIRST_STATE = (0, 11)
 

@@ -1,10 +1,10 @@
 """The autoencoder against diffusers."""
 import pytest
 import torch
+
 from qwen_image_2.model import latents
 from qwen_image_2.model.spec import VAESpec
 from qwen_image_2.model.vae import VAE
-
 from qwen_image_2.tests import reference
 from qwen_image_2.tests.reference import error
 

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+
 from qwen_image_2.tools import tiny
 
 

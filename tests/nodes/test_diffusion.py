@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from qwen_image_2.model import kernels as plain
 from qwen_image_2.model.prefix import Condition
 from qwen_image_2.tests.reference import error
@@ -96,6 +97,7 @@ def test_comfy_kitchen_kernels_give_the_same_result(comfyui):
     """Their CPU versions define what the fused kernels compute."""
     import comfy.ops
     import comfy_kitchen
+
     from qwen_image_2.nodes.bridge.kernels import kitchen_kernels
     kernels = kitchen_kernels(comfy_kitchen)
     q, k = torch.randn(2, 7, 3, 32), torch.randn(2, 7, 3, 32)

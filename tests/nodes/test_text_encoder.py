@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from qwen_image_2.tests.reference import error
 
 BOUND = 1e-4
@@ -73,3 +74,15 @@ def test_an_image_token_in_the_prompt_is_refused(clip):
 def test_references_must_come_resized(clip):
     with pytest.raises(ValueError, match="multiples of 32 pixels, not 40 x 64"):
         clip.tokenize("edit", images=[torch.zeros(1, 64, 40, 3)])
+
+
+def test_published_sizes_are_core_s(comfyui):
+    """Qwen3-VL-8B as core knows it: what a file without configuration is taken for."""
+    from comfy.text_encoders import llama, qwen3vl
+    from qwen_image_2.model.spec import TextEncoderSpec, VisionSpec
+    from qwen_image_2.nodes.bridge.text_encoder import language_config, vision_config
+    ours, core = language_config(TextEncoderSpec()), llama.Qwen3VL_8BConfig()
+    names = [*vars(core), "head_dim", "rope_dims", "interleaved_mrope", "q_norm", "k_norm"]
+    assert {name: getattr(ours, name) for name in names} == {name: getattr(core, name) for name in names}
+    expected = {**qwen3vl.QWEN3VL_VISION_COMMON, **qwen3vl.QWEN3VL_VISION["qwen3vl_8b"], "out_hidden_size": 4096}
+    assert vision_config(VisionSpec(), 4096) == expected

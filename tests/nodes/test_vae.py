@@ -1,6 +1,7 @@
 """The VAE in this process."""
 import pytest
 import torch
+
 from qwen_image_2.model import latents
 from qwen_image_2.tests.reference import error
 
@@ -13,9 +14,10 @@ def test_rgb_is_encoded_as_opaque(vae):
 
 def test_latents_leave_on_the_published_scale(comfyui, vae_file, tmp_path):
     """A checkpoint with statistics of its own gives the transformer what it was trained on all the same."""
+    from safetensors.torch import load_file
+
     from qwen_image_2.nodes.bridge.vae import load_vae
     from qwen_image_2.tools import tiny
-    from safetensors.torch import load_file
     config = {"latents_mean": [0.5] * 64, "latents_std": [2.0] * 64}
     path = tmp_path / "own_scale.safetensors"
     tiny.save(load_file(vae_file), path, config, torch.float32)
@@ -28,6 +30,7 @@ def test_latents_leave_on_the_published_scale(comfyui, vae_file, tmp_path):
 
 def test_fp16_is_not_used(comfyui, monkeypatch, caplog):
     import comfy.model_management
+
     from qwen_image_2.nodes.bridge.vae import working_dtype
     monkeypatch.setattr(comfy.model_management, "vae_dtype", lambda device, dtypes: torch.float16)
     assert working_dtype(torch.device("cpu"), [torch.bfloat16, torch.float32]) == torch.float32

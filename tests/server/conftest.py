@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+
 from qwen_image_2.tools import tiny
 from tools.client import Client, Result
 from tools.server import Server

@@ -4,6 +4,7 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
+
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph, node
 from tools.client import WorkflowError

@@ -2,6 +2,7 @@
 from pathlib import Path
 
 import pytest
+
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph
 from tools.client import WorkflowInterrupted

@@ -4,6 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph, node
 

@@ -4,6 +4,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+
 from qwen_image_2.model import latents
 from qwen_image_2.tests.server import conftest as here
 

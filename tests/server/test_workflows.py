@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tools import build_workflows
 
