@@ -43,6 +43,7 @@ class CheckpointFiles:
 def open_checkpoint(path: str | Path, label: str | None = None) -> CheckpointFiles:
     """Open a .safetensors file, one shard of a set, or a folder as diffusers and transformers write them.
 
+    A config.json beside a file is read where that file is the only one in its folder.
     Raises CheckpointError for what is missing, truncated or of another format.
     """
     path = Path(path)
@@ -54,7 +55,8 @@ def open_checkpoint(path: str | Path, label: str | None = None) -> CheckpointFil
         return _open_files(files, label, _read_config(path.parent / "config.json", label))
     if path.suffix.lower() != ".safetensors":
         raise CheckpointError(f"{label} is not a .safetensors file: this version of the pack reads no other format.")
-    return _open_files([path], label, {})
+    alone = len(list(path.parent.glob("*.safetensors"))) == 1
+    return _open_files([path], label, _read_config(path.parent / "config.json", label) if alone else {})
 
 
 def _files_of_folder(folder: Path, label: str) -> list[Path]:

@@ -1,6 +1,5 @@
 """Which checkpoints the loaders offer: files and diffusers folders below ComfyUI's model folders."""
-from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import folder_paths
@@ -21,36 +20,57 @@ TRANSFORMER = Part("diffusion_models", "transformer")  # ComfyUI's diffusion_mod
 TEXT_ENCODER = Part("text_encoders", "text_encoder")
 VAE = Part("vae", "vae")
 
-# Names of the other parts' folders: a pipeline below diffusion_models holds all three.
-_SUBFOLDERS = {part.subfolder for part in (TRANSFORMER, TEXT_ENCODER, VAE)}
+# A pipeline below one of the model folders holds all three.
+_PARTS = (TRANSFORMER, TEXT_ENCODER, VAE)
+_SUBFOLDERS = {part.subfolder for part in _PARTS}
 
 
 def choices(part: Part) -> list[str]:
-    """Names for the loader's menu: files first, then folders, which end in a slash."""
+    """Names for the loader's menu: files first, then folders, which end in a slash and stand for their files."""
+    folders = checkpoint_folders(part)
+    # Files of a folder that is one choice, and those of the other parts of a pipeline, are no choices of their own.
+    inside = tuple(folders) + tuple(name for other in _PARTS if other != part
+                                    for name in checkpoint_folders(Part(part.folder, other.subfolder))
+                                    if name.endswith(f"/{other.subfolder}/"))
     files = [name for name in folder_paths.get_filename_list(part.folder)
-             if name.lower().endswith(".safetensors") and not SHARD.match(Path(name).name)]
-    folders = sorted({f"{folder.relative_to(root).as_posix()}/" for root, folder in _folders(part)})
-    inside = tuple(folders)
-    return [name for name in files if not Path(name).as_posix().startswith(inside)] + folders
+             if name.lower().endswith(".safetensors") and not SHARD.match(PurePath(name).name)]
+    return [name for name in files if not PurePath(name).as_posix().startswith(inside)] + sorted(folders)
 
 
 def resolve(part: Part, name: str) -> Path:
-    """The path behind a name from `choices`. Raises FileNotFoundError with ComfyUI's own words for files."""
+    """The path behind a name from `choices`. Raises FileNotFoundError for what is no longer there."""
     if not name.endswith("/"):
         return Path(folder_paths.get_full_path_or_raise(part.folder, name))
-    for root, folder in _folders(part):
-        if f"{folder.relative_to(root).as_posix()}/" == name:
-            return folder
-    raise FileNotFoundError(f"The model folder {name} is no longer there.")
+    folders = checkpoint_folders(part)
+    if name not in folders:
+        raise FileNotFoundError(f"The model folder {name} is no longer there.")
+    return folders[name]
 
 
-def _folders(part: Part) -> Iterator[tuple[Path, Path]]:
-    """(model folder, checkpoint folder) of every diffusers folder that may hold this part."""
-    for kind in dict.fromkeys((part.folder, DIFFUSERS)):
-        known = kind in folder_paths.folder_names_and_paths
-        for root in map(Path, folder_paths.get_folder_paths(kind) if known else ()):
-            for folder in sorted({marker.parent for marker in (*root.rglob("config.json"), *root.rglob("*" + INDEX))}):
-                other_part = folder.name in _SUBFOLDERS - {part.subfolder}
-                elsewhere = kind == DIFFUSERS and folder.name != part.subfolder
-                if folder != root and not other_part and not elsewhere and any(folder.glob("*.safetensors")):
-                    yield root, folder
+def checkpoint_folders(part: Part) -> dict[str, Path]:
+    """Name with a slash -> path of every folder that is one checkpoint of this part.
+
+    Below the part's own model folder ComfyUI's (cached) file list tells where to look; in a pipeline that lies
+    there whole, the other parts' subfolders are left out.
+    """
+    found = {}
+    for name in folder_paths.get_filename_list(part.folder):
+        parent = PurePath(name).parent
+        if parent.name and parent.name not in _SUBFOLDERS - {part.subfolder}:
+            path = folder_paths.get_full_path(part.folder, name)
+            if path is not None and is_checkpoint(Path(path).parent):
+                found[f"{parent.as_posix()}/"] = Path(path).parent
+    for root in map(Path, folder_paths.folder_names_and_paths.get(DIFFUSERS, ((), ()))[0]):
+        for path in root.glob(f"*/{part.subfolder}"):
+            if is_checkpoint(path):
+                found.setdefault(f"{path.relative_to(root).as_posix()}/", path)
+    return found
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """A folder as diffusers and transformers write it: one checkpoint, described by a config.json or an index."""
+    if any(folder.glob("*" + INDEX)):
+        return True
+    files = [path.name for path in folder.glob("*.safetensors")]
+    one = len(files) == 1 or (files and all(SHARD.match(name) for name in files))
+    return bool(one) and (folder / "config.json").is_file()

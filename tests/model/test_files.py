@@ -68,6 +68,14 @@ def test_shards_are_one_checkpoint(tmp_path, index):
         assert files.config == {"eps": 1e-5}
 
 
+def test_config_beside_a_lone_file_is_read(tmp_path):
+    path = write(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"eps": 1e-5}')
+    assert open_checkpoint(path).config == {"eps": 1e-5}
+    write(tmp_path / "another.safetensors")  # whose configuration is it now?
+    assert open_checkpoint(path).config == {}
+
+
 @pytest.mark.parametrize("index", [True, False], ids=["with index", "without index"])
 def test_missing_shard_is_named(tmp_path, index):
     names = shards(tmp_path, index)

@@ -1,0 +1,75 @@
+"""What the loaders' menus offer."""
+import pytest
+import torch
+from safetensors.torch import save_file
+
+
+@pytest.fixture
+def folders(comfyui, tmp_path, monkeypatch):
+    """The bridge's folders over an empty set of model folders below tmp_path."""
+    import folder_paths
+    from qwen_image_2.nodes.bridge import folders
+    extensions = folder_paths.supported_pt_extensions
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", {
+        "diffusion_models": ([str(tmp_path / "unet"), str(tmp_path / "diffusion_models")], extensions),
+        "text_encoders": ([str(tmp_path / "text_encoders")], extensions),
+        "vae": ([str(tmp_path / "vae")], extensions),
+        "diffusers": ([str(tmp_path / "diffusers")], {"folder"}),
+    })
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    return folders
+
+
+def add(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".safetensors":
+            save_file({"a": torch.zeros(1)}, path)
+        else:
+            path.write_text("{}")
+
+
+def pipeline(root):
+    add(root, "transformer/config.json", "transformer/model-00001-of-00002.safetensors",
+        "transformer/model-00002-of-00002.safetensors", "transformer/model.safetensors.index.json",
+        "text_encoder/config.json", "text_encoder/model.safetensors",
+        "vae/config.json", "vae/diffusion_pytorch_model.safetensors")
+
+
+def test_files_of_all_folders_are_offered(folders, tmp_path):
+    add(tmp_path / "diffusion_models", "a.safetensors", "sub/b.safetensors", "c.ckpt")
+    add(tmp_path / "unet", "d.safetensors")
+    assert set(folders.choices(folders.TRANSFORMER)) == {"a.safetensors", "sub/b.safetensors", "d.safetensors"}
+    assert folders.resolve(folders.TRANSFORMER, "d.safetensors") == tmp_path / "unet" / "d.safetensors"
+
+
+def test_a_pipeline_below_the_model_folder_is_one_choice(folders, tmp_path):
+    pipeline(tmp_path / "diffusion_models" / "Qwen-Image-2.1")
+    assert folders.choices(folders.TRANSFORMER) == ["Qwen-Image-2.1/transformer/"]
+    path = folders.resolve(folders.TRANSFORMER, "Qwen-Image-2.1/transformer/")
+    assert path == tmp_path / "diffusion_models" / "Qwen-Image-2.1" / "transformer"
+
+
+def test_a_pipeline_in_the_diffusers_folder_serves_all_parts(folders, tmp_path):
+    pipeline(tmp_path / "diffusers" / "Qwen-Image-2.1")
+    for part, subfolder in ((folders.TRANSFORMER, "transformer"), (folders.TEXT_ENCODER, "text_encoder"),
+                            (folders.VAE, "vae")):
+        assert folders.choices(part) == [f"Qwen-Image-2.1/{subfolder}/"]
+        assert folders.resolve(part, f"Qwen-Image-2.1/{subfolder}/").name == subfolder
+
+
+def test_a_folder_of_unrelated_files_stays_files(folders, tmp_path):
+    add(tmp_path / "vae" / "mine", "a.safetensors", "b.safetensors", "config.json")
+    assert set(folders.choices(folders.VAE)) == {"mine/a.safetensors", "mine/b.safetensors"}
+
+
+def test_shards_without_index_are_one_choice(folders, tmp_path):
+    add(tmp_path / "text_encoders" / "q", "m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors",
+        "config.json")
+    assert folders.choices(folders.TEXT_ENCODER) == ["q/"]
+
+
+def test_a_vanished_folder_is_said(folders, tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone/ is no longer there"):
+        folders.resolve(folders.VAE, "gone/")
