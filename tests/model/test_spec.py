@@ -4,6 +4,7 @@ import inspect
 import pytest
 import torch
 from diffusers import AutoencoderKLQwenImage21, QwenImage21Transformer2DModel
+
 from qwen_image_2.model.rope import image_positions, rotations, text_positions
 from qwen_image_2.model.spec import TransformerSpec, VAESpec
 from qwen_image_2.tests import reference

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 def folders(comfyui, tmp_path, monkeypatch):
     """The bridge's folders over an empty set of model folders below tmp_path."""
     import folder_paths
+
     from qwen_image_2.nodes.bridge import folders
     extensions = folder_paths.supported_pt_extensions
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", {

@@ -79,6 +79,7 @@ def test_references_must_come_resized(clip):
 def test_published_sizes_are_core_s(comfyui):
     """Qwen3-VL-8B as core knows it: what a file without configuration is taken for."""
     from comfy.text_encoders import llama, qwen3vl
+
     from qwen_image_2.model.spec import TextEncoderSpec, VisionSpec
     from qwen_image_2.nodes.bridge.text_encoder import language_config, vision_config
     ours, core = language_config(TextEncoderSpec()), llama.Qwen3VL_8BConfig()

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from qwen_image_2.tools import tiny
-from tools.client import Client, Result
-from tools.server import Server
+from qwen_image_2.tools.client import Client, Result, SavedFile
+from qwen_image_2.tools.server import Server
 
 PREFIX = "model.diffusion_model."
 
@@ -114,6 +114,5 @@ def images(client: Client, result: Result, node_id: str = "image") -> np.ndarray
 def latent(client: Client, result: Result, node_id: str = "latent") -> torch.Tensor:
     """A saved latent, on the VAE's scale."""
     file, = result.outputs[node_id]["latents"]
-    from tools.client import SavedFile
     saved = SavedFile(node_id, file["filename"], file["subfolder"], file["type"])
     return safetensors.torch.load(client.view(saved))["latent_tensor"]

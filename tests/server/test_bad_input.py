@@ -7,7 +7,7 @@ import torch
 
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph, node
-from tools.client import WorkflowError
+from qwen_image_2.tools.client import WorkflowError
 
 pytestmark = pytest.mark.server
 
@@ -21,7 +21,14 @@ def save(path, **tensors):
 @pytest.fixture(scope="module", autouse=True)
 def wrong_files(models):
     """Files that people really choose by mistake, in the folders where they lie."""
-    diffusion, text, vae = models / "diffusion_models", models / "text_encoders", models / "vae"
+    before = {path for path in models.rglob("*") if path.is_file()}
+    write_wrong_files(models / "diffusion_models", models / "text_encoders", models / "vae")
+    yield
+    for path in {path for path in models.rglob("*") if path.is_file()} - before:
+        path.unlink()
+
+
+def write_wrong_files(diffusion, text, vae):
     whole = (diffusion / here.FUSED).read_bytes()
     (diffusion / "truncated.safetensors").write_bytes(whole[:len(whole) // 2])
     shutil.copytree(diffusion / here.FOLDER, diffusion / "incomplete")

@@ -5,7 +5,7 @@ import pytest
 
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph
-from tools.client import WorkflowInterrupted
+from qwen_image_2.tools.client import WorkflowInterrupted
 
 pytestmark = pytest.mark.server
 

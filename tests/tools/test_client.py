@@ -1,9 +1,13 @@
 """The client against a real server, with core nodes only."""
 
+import contextlib
+import json
 import os
 import signal
 
 import pytest
+
+from qwen_image_2.tools import command_line, commands
 from qwen_image_2.tools.client import Client, Refused, ServerGone, WorkflowError, WorkflowInterrupted
 from qwen_image_2.tools.server import Server
 
@@ -105,6 +109,35 @@ def test_too_slow_workflow_is_given_up(client):
 def test_missing_file_is_an_error_not_an_empty_picture(client):
     with pytest.raises(Refused, match="404"):
         client._request("/view?filename=none.png")
+
+
+@pytest.fixture
+def run_command(server, comfyui_path, tmp_path, monkeypatch):
+    """dev.py's `run` in the running server; returns the exit code and the names in the output folder."""
+    monkeypatch.setattr(commands, "_server", lambda place, **settings: contextlib.nullcontext(server))
+    graph = {"1": image(batch_size=2), "2": {**SAVE}}
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+
+    def run(*words):
+        common = ["--comfyui", str(comfyui_path), "--out", str(tmp_path / "pictures")]
+        code = command_line.main(["run", str(tmp_path / "graph.json"), *common, *words])
+        return code, sorted(path.name for path in (tmp_path / "pictures").iterdir())
+
+    return run
+
+
+def test_run_command_saves_all_pictures_and_overwrites_none(run_command, capsys):
+    change = ("--set", "SaveImage.filename_prefix=red")
+    names = ["red_00001_.png", "red_00002_.png"]
+    assert run_command(*change) == (0, names)
+    # The server has the result already and names the same two files again.
+    assert run_command(*change) == (0, sorted([*names, "red_00001_-2.png", "red_00002_-2.png"]))
+    assert "SaveImage" in capsys.readouterr().out
+
+
+def test_run_command_fails_with_the_node_s_own_words(run_command, capsys):
+    assert run_command("--set", "2.images=1") == (1, [])
+    assert capsys.readouterr().err.startswith("Error: Node 2 (SaveImage): TypeError: ")
 
 
 def test_absent_server_is_reported():

@@ -10,7 +10,8 @@ import time
 
 import psutil
 import pytest
-from qwen_image_2.tools import command_line, commands
+
+from qwen_image_2.tools import command_line, commands, models
 from qwen_image_2.tools.client import WorkflowError
 from qwen_image_2.tools.server import free_port
 
@@ -47,12 +48,15 @@ def finish(process):
 
 
 @pytest.mark.server
-def test_run_saves_the_pictures_and_leaves_nothing_else(dev, graph_file, tmp_path):
-    code, printed, errors = finish(dev("run", graph_file, "--set", "2.filename_prefix=red", "--out", "pictures"))
+def test_demo_draws_a_poster_and_leaves_nothing_else(dev, tmp_path):
+    code, printed, errors = finish(dev("demo", "--out", "new/poster.png"))
     assert (code, errors) == (0, "")
-    saved = sorted(path.name for path in (tmp_path / "here" / "pictures").iterdir())
-    assert saved == ["red_00001_.png", "red_00002_.png"]
-    assert "SaveImage" in printed and "Saved" in printed
+    assert [path.name for path in (tmp_path / "here" / "new").iterdir()] == ["poster.png"]
+    assert (tmp_path / "here" / "new" / "poster.png").read_bytes().startswith(b"\x89PNG")
+    for stage in ("set-up", "server start", "load", "encode", "sample", "decode", "save", "total"):
+        assert f"\n  {stage} " in printed
+    if not models.MINIATURE.exists():
+        assert "will be noise" in printed
 
 
 @pytest.mark.parametrize("verbose", [False, True])

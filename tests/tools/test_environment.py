@@ -8,6 +8,7 @@ import tarfile
 import threading
 
 import pytest
+
 from qwen_image_2.tools import environment, installer
 from qwen_image_2.tools.environment import Recipe
 from qwen_image_2.tools.errors import UserError

@@ -4,6 +4,7 @@ import errno
 import shutil
 
 import pytest
+
 from qwen_image_2.tools import output
 from qwen_image_2.tools.errors import UserError
 

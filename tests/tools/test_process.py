@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from qwen_image_2.tools import process
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

@@ -5,6 +5,7 @@ import socket
 import tempfile
 
 import pytest
+
 from qwen_image_2.tools import server
 from qwen_image_2.tools.server import Server, ServerError
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from qwen_image_2.tools import workflow
 from qwen_image_2.tools.errors import UserError
 

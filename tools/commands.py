@@ -1,0 +1,153 @@
+"""The commands of dev.py, as they run inside the environment. Each returns an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import models, output, process, workflow
+from .client import Client, Result, SavedFile
+from .console import Progress, say, table
+from .environment import ROOT, cache_folder
+from .errors import UserError
+from .server import Server, has_gpu
+
+POSTER = ROOT / "workflows" / "api" / "poster.json"
+ON_A_CPU = ("QwenImage2EmptyLatent.size=512",)  # at its own 2048 the poster takes minutes there, with any weights
+KEPT_LOGS = 10
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command runs, and how long it took to get there."""
+
+    comfyui: Path
+    setup_seconds: float
+
+
+def demo(place: Place, target: Path) -> int:
+    """Draw the poster workflow into `target` and say what each stage took."""
+    graph = workflow.load(POSTER)
+    begin = time.monotonic()
+    cpu = not has_gpu(Path(sys.executable))
+    if cpu:
+        say(f"No GPU was found: the poster is drawn smaller ({', '.join(ON_A_CPU)}) to keep this short.")
+        graph = workflow.apply(graph, ON_A_CPU)
+    folder = models.shipped(say)
+    times = {"set-up": place.setup_seconds + time.monotonic() - begin}
+    begin = time.monotonic()
+    with _server(place, models=folder, cpu=cpu) as server:
+        times["server start"] = time.monotonic() - begin
+        client, result = _follow(server, graph)
+        pictures = [file for file in result.files if file.type == "output"]
+        if not pictures:
+            raise UserError(f"{POSTER.name} has saved no picture.")
+        output.write_whole(target, client.view(pictures[0]))
+    _say_messages(graph, result)
+    say(f"The picture is {target}. What it took:\n{table(times | _stage_times(graph, result))}")
+    return 0
+
+
+def run(place: Place, file: Path, assignments: list[str], model_folder: Path | None, target: Path) -> int:
+    """Run a workflow and save what its nodes have written into the folder `target`."""
+    graph = workflow.apply(workflow.load(file), assignments)
+    folder = _models_for(place, graph, model_folder)
+    with _server(place, models=folder, require_pack=workflow.uses_pack(graph)) as server:
+        client, result = _follow(server, graph)
+        saved = [_save(client, saved, target) for saved in result.files]
+    _say_messages(graph, result)
+    say("\n".join(f"Saved {path}" for path in saved) or "The workflow has saved no files.")
+    return 0
+
+
+def serve(place: Place, port: int, model_folder: Path | None) -> int:
+    """Run ComfyUI with its page for a person, until Ctrl-C; pictures and settings stay in the cache folder."""
+    data = cache_folder() / "serve"
+    folder = model_folder or models.of_comfyui(place.comfyui) or models.shipped(say)
+    kept = {name: data / name for name in ("output", "input", "user")}
+    with _server(place, models=folder, port=port, preview="latent2rgb", **kept) as server:
+        say(f"ComfyUI with Qwen-Image 2 is at {server.url} (Ctrl-C stops it).")
+        say(f"Pictures, inputs and settings stay in {data}.")
+        server.wait()
+    return 0
+
+
+def test(place: Place, arguments: list[str]) -> int:
+    """Run pytest in the repository; its exit code is the answer."""
+    if importlib.util.find_spec("pytest") is None:
+        raise UserError(f"{sys.executable} has no pytest; its pip installs it with -r tools/requirements.txt.")
+    return _python(place, "-m", "pytest", *arguments)
+
+
+def bench(place: Place, arguments: list[str]) -> int:
+    """Run benchmarks/NAME.py, or benchmarks/foundation.py, with the further arguments."""
+    named = bool(arguments) and not arguments[0].startswith("-")
+    name, rest = (arguments[0], arguments[1:]) if named else ("foundation", arguments)
+    there = sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py"))
+    if name not in there:
+        raise UserError(f"There is no benchmark {name!r}; there are: {', '.join(there) or 'none'}.")
+    return _python(place, str(ROOT / "benchmarks" / f"{name}.py"), *rest)
+
+
+def _python(place: Place, *arguments: str) -> int:
+    settings = {**os.environ, "COMFYUI_PATH": str(place.comfyui)}
+    return process.run_foreground([sys.executable, *arguments], cwd=ROOT, env=settings)
+
+
+@contextlib.contextmanager
+def _server(place: Place, **settings) -> Iterator[Server]:
+    say("Starting ComfyUI.")
+    log = _new_log()
+    with Server(place.comfyui, log=log, **settings) as server:
+        yield server
+
+
+def _new_log() -> Path:
+    """A file for this server's log, and room for it: the oldest logs go."""
+    folder = cache_folder() / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in sorted(folder.glob("server-*.log"), key=os.path.getmtime)[: 1 - KEPT_LOGS]:
+        old.unlink(missing_ok=True)
+    return folder / f"server-{os.getpid()}.log"
+
+
+def _follow(server: Server, graph: workflow.Graph) -> tuple[Client, Result]:
+    client, progress = Client(server.url), Progress(graph)
+    try:
+        return client, client.run(graph, progress)
+    finally:
+        progress.end()
+
+
+def _models_for(place: Place, graph: workflow.Graph, model_folder: Path | None) -> Path | None:
+    if model_folder:
+        return model_folder
+    if not workflow.needs_models(graph):
+        return None
+    return models.of_comfyui(place.comfyui) or models.shipped(say)
+
+
+def _save(client: Client, file: SavedFile, folder: Path) -> Path:
+    path = output.unused_name(folder, file.filename)
+    output.write_whole(path, client.view(file))
+    return path
+
+
+def _say_messages(graph: workflow.Graph, result: Result) -> None:
+    for node, lines in result.messages.items():
+        name = workflow.describe(graph, node) if node in graph else node
+        say(f"{name}: {' '.join(lines)}")
+
+
+def _stage_times(graph: workflow.Graph, result: Result) -> dict[str, float]:
+    times: dict[str, float] = {}
+    for node, seconds in result.seconds.items():
+        stage = workflow.stage(graph[node]["class_type"]) if node in graph else "other"
+        times[stage] = times.get(stage, 0.0) + seconds
+    return dict(sorted(times.items(), key=lambda item: item[0] == "other"))  # in the order of running, "other" last

@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Command line for people without a browser, and for tests.
+
+    python tools/dev.py demo [--out FILE]          draw a poster, headless, and say what each stage took
+    python tools/dev.py run API.json [...]         run any workflow in API format
+    python tools/dev.py serve [--port N]           ComfyUI with this pack, for a browser
+    python tools/dev.py test [pytest arguments]    the test-suite
+    python tools/dev.py bench [NAME] [...]         a script of benchmarks/
+    python tools/dev.py clean [--yes]              remove environments that are no longer used
+
+The first command sets up what is needed in the user's cache folder; Python 3.11 with pip and venv is enough to start.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):
+    sys.exit(f"Qwen-Image 2's tools need Python 3.11 or newer; this is {sys.version.split()[0]}.")
+
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from pack import load_pack
+
+load_pack()
+from qwen_image_2.tools import command_line  # noqa: E402
+
+if __name__ == "__main__":
+    command_line.catch_signals()
+    sys.exit(command_line.main())
