@@ -4,7 +4,6 @@ ComfyUI calls `DiffusionModel.forward` once per step and conditioning. The condi
 the first call fills it with the prefix's keys and values, later ones reuse them. It lives as long as one sampling
 run, so a new prompt, reference, size or LoRA strength cannot meet old keys.
 """
-import logging
 from pathlib import Path
 
 import comfy.conds
@@ -27,8 +26,6 @@ from ...model.transformer import Transformer
 from .dtypes import WEIGHT_FORMATS, stored_dtype
 from .kernels import comfy_attention, kernels_for
 from .progress import loading_progress
-
-log = logging.getLogger(__name__)
 
 # The conditioning's entry that says which states of the prompt are image slots: ((first, count), ...).
 SLOTS_KEY = "qwen_image_2_slots"

@@ -3,7 +3,6 @@
 The transformer reads the last decoder layer's output before the final norm, without the 14 tokens of the system
 turn. Core's prompt weights and textual inversions do not apply: the text goes to the tokenizer as it is.
 """
-import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,8 +21,6 @@ from ...model.spec import TextEncoderSpec, VisionSpec
 from .diffusion import SLOTS_KEY
 from .dtypes import WEIGHT_FORMATS, stored_dtype
 from .progress import loading_progress
-
-log = logging.getLogger(__name__)
 
 NAME = "qwen3vl_8b"
 
