@@ -1,6 +1,7 @@
 """The nodes, thin: schema, checks, one call. Everything that builds ComfyUI objects is in bridge/."""
 from comfy_api.latest import ComfyExtension, io
 
+from .edit import QwenImage2EditEncode
 from .latent import QwenImage2EmptyLatent
 from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
 from .sampler import QwenImage2Sampler, QwenImage2Sigmas
@@ -13,6 +14,7 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2LoadTextEncoder,
     QwenImage2LoadVAE,
     QwenImage2TextEncode,
+    QwenImage2EditEncode,
     QwenImage2EmptyLatent,
     QwenImage2Sampler,
     QwenImage2Sigmas,

@@ -1,0 +1,108 @@
+"""References and an instruction -> CONDITIONING and the latent to edit on."""
+import node_helpers
+import torch
+from comfy_api.latest import io
+
+from ..model import editing, sizes
+from .latent import LARGEST, empty_latent
+from .messages import tell
+from .vae import check_vae
+
+CATEGORY = "Qwen-Image 2/conditioning"
+AS_IT_IS = "as it is"
+LAST, FIRST, CUSTOM = "last reference", "first reference", "custom"
+RESOLUTIONS = ("128", "256", "512", "768", "1024", "1280", "1536", "2048")
+
+
+def listed(images: dict | None) -> list[torch.Tensor]:
+    """The connected references in order, every picture of a batch as one of its own, each (H, W, C)."""
+    connected = [image for image in (images or {}).values() if image is not None]
+    references = [picture for batch in connected for picture in batch]
+    if not references:
+        raise ValueError("No reference is connected: connect the picture to edit as image_1.")
+    if len(references) > editing.MOST_REFERENCES:
+        raise ValueError(f"There are {len(references)} references, batches counted picture by picture: Qwen-Image 2 "
+                         f"takes at most {editing.MOST_REFERENCES}.")
+    for number, reference in enumerate(references, start=1):
+        editing.check_reference(number, reference)
+    return references
+
+
+def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, width: int, height: int,
+               guard: bool) -> tuple[list[tuple[int, int]], tuple[int, int], str | None]:
+    """Sizes (width, height) of the references and of the canvas, and what the guard has to say."""
+    area = None if resolution == AS_IT_IS else int(resolution)
+    wanted = [editing.reference_size(image.shape[1], image.shape[0], area) for image in references]
+    if canvas == CUSTOM:
+        sizes.check_size(width, height)
+        target = width, height
+    else:
+        target = wanted[-1 if canvas == LAST else 0]
+    if not (guard and editing.off_failing_grid(target, wanted)):
+        return wanted, target, None
+    clean = (editing.CLEAN_SIDE,) * 2
+    note = (f"Moved from 1024 x 1024 to {clean[0]} x {clean[1]}, references of that size included: edits on exactly "
+            f"that grid are known to fail. (grid_guard switches this off.)")
+    return [clean if size == target else size for size in wanted], clean, note
+
+
+class QwenImage2EditEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2EditEncode",
+            display_name="Encode Edit (Qwen-Image 2)",
+            category=CATEGORY,
+            description="Encodes an instruction with one to ten reference pictures, and gives the latent to edit on.",
+            search_aliases=["image edit", "edit prompt", "reference image", "qwen image edit", "instruction"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of Qwen-Image 2 (Qwen3-VL)."),
+                io.Vae.Input("vae", tooltip="Needed: the transformer sees references through it."),
+                io.String.Input("prompt", multiline=True, dynamic_prompts=True,
+                                tooltip="What to change. With several references name them: <image1>, <image2>, ..."),
+                io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True, default="",
+                                tooltip="What to avoid. Only used when the sampler's cfg is above 1."),
+                io.Autogrow.Input("images", template=io.Autogrow.TemplateNames(
+                    io.Image.Input("image", tooltip="RGB or RGBA, any size. Every picture of a batch is used."),
+                    names=[f"image_{number}" for number in range(1, editing.MOST_REFERENCES + 1)], min=1)),
+                io.Combo.Input("resolution", [*RESOLUTIONS, AS_IT_IS], default="1024",
+                               tooltip="Size class each reference is resized to, at its own ratio. as it is: only "
+                                       "rounded to multiples of 32."),
+                io.Combo.Input("canvas", [LAST, FIRST, CUSTOM], default=LAST,
+                               tooltip="Size of the result. The model's own rule is the last reference; another size "
+                                       "than the edited picture's shifts or zooms the edit."),
+                io.Int.Input("width", default=1024, min=sizes.SMALLEST, max=LARGEST, step=sizes.MULTIPLE,
+                             tooltip="Pixels, a multiple of 32. Only used with canvas custom."),
+                io.Int.Input("height", default=1024, min=sizes.SMALLEST, max=LARGEST, step=sizes.MULTIPLE,
+                             tooltip="Pixels, a multiple of 32. Only used with canvas custom."),
+                io.Boolean.Input("grid_guard", default=True, advanced=True,
+                                 tooltip="Edits on exactly 1024 x 1024 with a reference of that size give noise or a "
+                                         "near-copy. The guard moves them to 1056 x 1056 and says so."),
+                io.Int.Input("batch_size", default=1, min=1, max=64, advanced=True,
+                             tooltip="Pictures at once. Picture k uses the sampler's seed + k."),
+            ],
+            outputs=[io.Conditioning.Output(display_name="positive"), io.Conditioning.Output(display_name="negative"),
+                     io.Latent.Output(display_name="latent")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, clip, vae, prompt, negative_prompt, images, resolution, canvas, width, height, grid_guard,
+                batch_size):
+        check_vae(vae)
+        references = listed(images)
+        named = editing.named_references(prompt, len(references))
+        wanted, target, note = plan_sizes(references, resolution, canvas, width, height, grid_guard)
+        pictures = [editing.resize(image, *size) for image, size in zip(references, wanted)]
+        latents = [vae.encode(picture) for picture in pictures]
+        positive, negative = (encode(clip, text, pictures, latents) for text in (prompt, negative_prompt))
+        advice = None if named or len(references) == 1 else (
+            f"None of the {len(references)} references is named in the prompt: say which is which with <image1>, "
+            f"<image2>, ...")
+        return io.NodeOutput(positive, negative, empty_latent(*target, batch_size), ui=tell(cls, note, advice))
+
+
+def encode(clip, text: str, pictures: list[torch.Tensor], latents: list[torch.Tensor]):
+    """CONDITIONING of a prompt with its references: states and slots from the text encoder, latents beside them."""
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text, images=pictures))
+    return node_helpers.conditioning_set_values(conditioning, {"reference_latents": latents})

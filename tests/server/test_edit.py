@@ -1,0 +1,165 @@
+"""Edits through a running server against the reference pipeline, and what the edit node refuses."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qwen_image_2.model import latents
+from qwen_image_2.tests.server import conftest as here
+from qwen_image_2.tests.server.conftest import Graph, node
+from qwen_image_2.tests.server.test_equality import LATENT_BOUND, PIXEL_BOUND
+from qwen_image_2.tools.client import WorkflowError
+
+pytestmark = pytest.mark.server
+
+SEED = 11
+STEPS = 8
+REFERENCES = {
+    "one": [((104, 64), "RGB")],
+    "one transparent": [((90, 90), "RGBA")],
+    "two": [((64, 96), "RGBA"), ((200, 120), "RGB")],
+    "three": [((33, 57), "RGB"), ((128, 128), "RGBA"), ((96, 40), "RGB")],
+}
+
+
+def pictures(kinds) -> list[Image.Image]:
+    """Blotches of colour at the asked sizes; transparency in blotches too."""
+    rng = np.random.default_rng(len(kinds))
+    return [Image.fromarray(rng.integers(0, 256, (5, 6, len(mode)), dtype=np.uint8), mode)
+            .resize(size, Image.Resampling.BICUBIC) for size, mode in kinds]
+
+
+def edit_nodes(client, tmp_path, images, prompt="make <image1> blue", resolution="128", **inputs) -> dict:
+    """The plain graph with an edit node instead of prompt and canvas."""
+    nodes = Graph(steps=STEPS, seed=SEED).nodes()
+    del nodes["canvas"]
+    wired = {}
+    for number, image in enumerate(images, start=1):
+        path = tmp_path / f"{number}-{image.mode}-{image.width}x{image.height}.png"
+        image.save(path)
+        nodes[f"load{number}"] = node("LoadImage", image=client.upload_image(path))
+        wired[f"images.image_{number}"] = [f"load{number}", 0]
+        if image.mode == "RGBA":  # Load Image hands transparency over as a mask of its own
+            nodes[f"join{number}"] = node("JoinImageWithAlpha", image=[f"load{number}", 0], alpha=[f"load{number}", 1])
+            wired[f"images.image_{number}"] = [f"join{number}", 0]
+    settings = dict(canvas="last reference", width=64, height=64, grid_guard=True, batch_size=1, negative_prompt="")
+    nodes["prompt"] = node("QwenImage2EditEncode", clip=["loader", 1], vae=["loader", 2], prompt=prompt,
+                           resolution=resolution, **(settings | inputs), **wired)
+    nodes["sampler"]["inputs"]["latent"] = ["prompt", 2]
+    return nodes
+
+
+@pytest.mark.parametrize("references", REFERENCES)
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_whole_edit_equals_the_reference(client, reference, tmp_path, references, cfg):
+    images = pictures(REFERENCES[references])
+    prompt, negative = "make <image1> blue, 加上“你好”", "blurry"
+
+    def expected(output_type):
+        return reference(prompt, image=images, negative_prompt=negative if cfg > 1 else None, true_cfg_scale=cfg,
+                         num_inference_steps=STEPS, output_resolution=128, output_type=output_type,
+                         generator=torch.Generator().manual_seed(SEED)).images
+
+    nodes = edit_nodes(client, tmp_path, images, prompt, negative_prompt=negative)
+    nodes["sampler"]["inputs"]["cfg"] = cfg
+    result = client.run(nodes)
+    found = latents.normalise(here.latent(client, result))
+    theirs = expected("latent").transpose(1, 2).unflatten(2, found.shape[-2:])
+    assert (found - theirs).abs().max() < LATENT_BOUND
+    picture, theirs = here.images(client, result)[0], np.asarray(expected("pil")[0])
+    assert picture.shape == theirs.shape and picture.std() > 10
+    assert np.abs(picture.astype(int) - theirs).max() <= PIXEL_BOUND
+
+
+def canvas_of(client, nodes) -> tuple[int, int]:
+    """(width, height) of the edit's latent, in pixels; nothing is sampled."""
+    only = {name: nodes[name] for name in nodes if name.startswith(("load", "join", "prompt"))}
+    only["latent"] = node("SaveLatent", samples=["prompt", 2], filename_prefix="canvas")
+    result = client.run(only)
+    shape = here.latent(client, result).shape
+    return (shape[3] * 16, shape[2] * 16), result
+
+
+@pytest.mark.parametrize("inputs, expected", [
+    (dict(canvas="last reference"), (160, 96)),
+    (dict(canvas="first reference"), (96, 160)),
+    (dict(canvas="custom", width=224, height=64), (224, 64)),
+    (dict(canvas="last reference", resolution="as it is"), (192, 128)),
+])
+def test_canvas(client, tmp_path, inputs, expected):
+    images = pictures([((60, 100), "RGB"), ((200, 120), "RGB")])
+    assert canvas_of(client, edit_nodes(client, tmp_path, images, **inputs))[0] == expected
+
+
+@pytest.mark.parametrize("guard, expected", [(True, (1056, 1056)), (False, (1024, 1024))])
+def test_grid_guard(client, tmp_path, guard, expected):
+    nodes = edit_nodes(client, tmp_path, pictures([((50, 50), "RGB")]), resolution="1024", grid_guard=guard)
+    size, result = canvas_of(client, nodes)
+    assert size == expected
+    assert ("Moved from 1024 x 1024 to 1056 x 1056" in str(result.messages.get("prompt"))) == guard
+
+
+def test_every_picture_of_a_batch_is_a_reference(client, tmp_path):
+    images = pictures([((64, 64), "RGB"), ((64, 64), "RGB")])
+    apart = here.latent(client, client.run(edit_nodes(client, tmp_path, images)))
+    nodes = edit_nodes(client, tmp_path, images)
+    nodes["batch"] = node("ImageBatch", image1=["load1", 0], image2=["load2", 0])
+    nodes["prompt"]["inputs"]["images.image_1"] = ["batch", 0]
+    del nodes["prompt"]["inputs"]["images.image_2"]
+    assert torch.equal(here.latent(client, client.run(nodes)), apart)
+
+
+def test_batch_of_results_equals_single_results(client, tmp_path):
+    nodes = edit_nodes(client, tmp_path, pictures([((64, 64), "RGB")]), batch_size=2)
+    batch = here.images(client, client.run(nodes))
+    nodes = edit_nodes(client, tmp_path, pictures([((64, 64), "RGB")]))
+    nodes["sampler"]["inputs"]["seed"] = SEED + 1
+    second = here.images(client, client.run(nodes))
+    assert np.abs(batch[1].astype(int) - second[0]).max() <= 1
+
+
+def test_unnamed_references_get_advice(client, tmp_path):
+    images = pictures([((64, 64), "RGB"), ((64, 64), "RGB")])
+    _, result = canvas_of(client, edit_nodes(client, tmp_path, images, "blend them"))
+    assert result.messages["prompt"] == [
+        "None of the 2 references is named in the prompt: say which is which with <image1>, <image2>, ..."]
+
+
+def message(client, nodes) -> str:
+    with pytest.raises(WorkflowError) as raised:
+        client.run(nodes)
+    return raised.value.message
+
+
+def test_a_reference_that_is_not_there(client, tmp_path):
+    nodes = edit_nodes(client, tmp_path, pictures([((64, 64), "RGB")]), "put <image2> on <image1>")
+    assert "names <image2>, but the references are only <image1>" in message(client, nodes)
+
+
+def test_eleven_references(client, tmp_path):
+    nodes = edit_nodes(client, tmp_path, pictures([((32, 32), "RGB")]))
+    nodes["many"] = node("RepeatImageBatch", image=["load1", 0], amount=11)
+    nodes["prompt"]["inputs"]["images.image_1"] = ["many", 0]
+    assert "There are 11 references, batches counted picture by picture" in message(client, nodes)
+
+
+def test_no_reference(client, tmp_path):
+    nodes = edit_nodes(client, tmp_path, pictures([((32, 32), "RGB")]))
+    del nodes["prompt"]["inputs"]["images.image_1"]
+    assert "image_1" in message(client, nodes)
+
+
+def test_no_vae(client, tmp_path):
+    nodes = edit_nodes(client, tmp_path, pictures([((32, 32), "RGB")]))
+    del nodes["prompt"]["inputs"]["vae"]
+    assert "vae" in message(client, nodes)
+
+
+def test_a_reference_one_pixel_wide(client, tmp_path):
+    nodes = edit_nodes(client, tmp_path, pictures([((1, 200), "RGB")]))
+    assert "Reference 1 is 1 x 200: its longer side is more than 16 times" in message(client, nodes)
+
+
+def test_a_canvas_that_is_no_multiple_of_32(client, tmp_path):
+    nodes = edit_nodes(client, tmp_path, pictures([((64, 64), "RGB")]), canvas="custom", width=100, height=96)
+    assert "the nearest is 96 x 96" in message(client, nodes)
