@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 from .edit import QwenImage2EditEncode
 from .latent import QwenImage2EmptyLatent
 from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
+from .region import QwenImage2CropForEdit, QwenImage2ExtendCanvas, QwenImage2StitchEdit
 from .sampler import QwenImage2Sampler, QwenImage2Sigmas
 from .text import QwenImage2TextEncode
 from .vae import QwenImage2VAEDecode, QwenImage2VAEEncode
@@ -20,6 +21,9 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2Sigmas,
     QwenImage2VAEEncode,
     QwenImage2VAEDecode,
+    QwenImage2CropForEdit,
+    QwenImage2StitchEdit,
+    QwenImage2ExtendCanvas,
 ]
 
 

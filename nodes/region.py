@@ -1,0 +1,109 @@
+"""Editing a part of a picture, and enlarging it: what lies outside the mask stays bit for bit."""
+from typing import NamedTuple
+
+import torch
+from comfy_api.latest import io
+
+from ..model import editing, regions, sizes
+from .edit import RESOLUTIONS
+from .latent import LARGEST
+from .messages import tell
+
+CATEGORY = "Qwen-Image 2/editing"
+
+
+class Region(NamedTuple):
+    """What the stitch needs to know: the whole picture, its soft mask, and where the part was cut."""
+
+    image: torch.Tensor
+    mask: torch.Tensor
+    box: regions.Box
+
+
+RegionType = io.Custom("QWEN_IMAGE_2_REGION")
+
+
+class QwenImage2CropForEdit(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2CropForEdit",
+            display_name="Crop for Edit (Qwen-Image 2)",
+            category=CATEGORY,
+            description="Cuts out the masked region with some context, at full working resolution for the edit.",
+            search_aliases=["inpaint crop", "masked edit", "crop and stitch", "region edit"],
+            inputs=[
+                io.Image.Input("image", tooltip="RGB or RGBA, any size."),
+                io.Mask.Input("mask", tooltip="1 where the picture may change. A mask of another size is stretched."),
+                io.Float.Input("context", default=0.5, min=0.0, max=4.0, step=0.05,
+                               tooltip="Margin around the mask that the model sees, in units of the mask's longer "
+                                       "side."),
+                io.Combo.Input("resolution", list(RESOLUTIONS), default="1024",
+                               tooltip="Size class the region is enlarged or reduced to for the edit."),
+                io.Int.Input("feather", default=16, min=0, max=512,
+                             tooltip="Pixels outside the mask over which the edit fades into the picture."),
+            ],
+            outputs=[io.Image.Output(display_name="part", tooltip="The region, for image_1 of Encode Edit (with "
+                                                                  "resolution 'as it is')."),
+                     io.Mask.Output(display_name="part_mask"),
+                     RegionType.Output(display_name="region", tooltip="For Stitch Edit.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, image, mask, context, resolution, feather):
+        for number, picture in enumerate(image, start=1):
+            editing.check_reference(number, picture)
+        mask = regions.fit_mask(mask, *image.shape[:3])
+        soft = regions.feathered(mask, feather)
+        box = regions.box_around(soft, context)
+        width, height = sizes.size_for_area(int(resolution), box.width / box.height)
+        part = torch.cat([editing.resize(p, width, height) for p in regions.cut(image, box)])[..., :image.shape[-1]]
+        part_mask = torch.nn.functional.interpolate(regions.cut(soft, box).unsqueeze(1), (height, width),
+                                                    mode="bilinear").squeeze(1)
+        note = f"Region of {box.width} x {box.height} pixels, worked on at {width} x {height}."
+        return io.NodeOutput(part, part_mask, Region(image, soft, box), ui=tell(cls, note))
+
+
+class QwenImage2StitchEdit(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2StitchEdit",
+            display_name="Stitch Edit (Qwen-Image 2)",
+            category=CATEGORY,
+            description="Puts an edited region back. Outside the feathered mask every pixel keeps its very bits.",
+            search_aliases=["inpaint stitch", "paste back", "uncrop", "crop and stitch"],
+            inputs=[
+                RegionType.Input("region", tooltip="From Crop for Edit."),
+                io.Image.Input("part", tooltip="The edited region, of any size."),
+            ],
+            outputs=[io.Image.Output(display_name="image")],
+        )
+
+    @classmethod
+    def execute(cls, region, part):
+        return io.NodeOutput(regions.put_back(region.image, part, region.mask, region.box))
+
+
+class QwenImage2ExtendCanvas(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2ExtendCanvas",
+            display_name="Extend Canvas (Qwen-Image 2)",
+            category=CATEGORY,
+            description="A larger canvas for outpainting: the new area is mirrored, and masked for the stitch.",
+            search_aliases=["outpaint", "pad image", "expand", "uncrop"],
+            inputs=[io.Image.Input("image", tooltip="RGB or RGBA, any size.")] + [
+                io.Int.Input(side, default=0, min=0, max=LARGEST, tooltip=f"Pixels to add at the {side}.")
+                for side in ("left", "top", "right", "bottom")],
+            outputs=[io.Image.Output(display_name="image"),
+                     io.Mask.Output(display_name="mask", tooltip="1 in the new area: for Crop for Edit.")],
+        )
+
+    @classmethod
+    def execute(cls, image, left, top, right, bottom):
+        if not left + top + right + bottom:
+            raise ValueError("Nothing is added: set at least one of left, top, right and bottom.")
+        return io.NodeOutput(*regions.extended(image, left, top, right, bottom))
