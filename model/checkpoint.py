@@ -3,6 +3,7 @@
 `detect_*` are pure functions of names, shapes, dtypes and configuration; no tensor is read. `load` then fills a
 module, strictly: each parameter has its tensor, each tensor its parameter or a place in the list of unused ones.
 """
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from .vae import VAE
 
 Tensors = Mapping[str, TensorInfo]
 
-FLOAT_DTYPES = ("F32", "BF16", "F16")
+STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 ADVICE = {
     "transformer": "choose the diffusion model of Qwen-Image 2.x, for example qwen_image_2.1_bf16.safetensors",
@@ -36,8 +37,11 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Detected:
+    """A recognised file. Shapes are those of the parameters, which a host's modules may not know before loading."""
+
     spec: TransformerSpec | VAESpec | TextEncoderSpec
     table: dict[str, Source]  # parameter name -> source
+    shapes: dict[str, tuple[int, ...]]  # parameter name -> shape
 
 
 # ---------------------------------------------------------------- what a file is
@@ -85,7 +89,7 @@ def _refuse(kind: str, tensors: Tensors, label: str) -> CheckpointError:
 
 def _refuse_quantised(tensors: Tensors, metadata: Mapping[str, str], label: str) -> None:
     marks = sorted(name for name in tensors if name.endswith((".comfy_quant", ".weight_scale", ".scale_weight")))
-    odd = sorted({info.dtype for info in tensors.values()} - set(FLOAT_DTYPES))
+    odd = sorted({info.dtype for name, info in tensors.items() if name.endswith(".weight")} - set(STORED_DTYPES))
     if marks or odd or "_quantization_metadata" in metadata:
         found = marks[0] if marks else f"dtype {odd[0]}" if odd else "quantisation metadata"
         raise CheckpointError(f"{label} is quantised ({found}), which this version of the pack does not read yet: "
@@ -99,15 +103,34 @@ def detect_transformer(tensors: Tensors, config: Mapping, metadata: Mapping[str,
 
     Sizes are read from shapes; `config` (of a diffusers folder) adds what shapes cannot tell.
     """
-    prefix = next((p for p in layouts.TRANSFORMER_PREFIXES if p + "txt_in.text_norm.weight" in tensors), None)
+    prefix = _prefix(tensors, "txt_in.text_norm.weight")
     if prefix is None:
         raise _refuse("transformer", tensors, label)
-    tensors = {name.removeprefix(prefix): info for name, info in tensors.items() if name.startswith(prefix)}
+    tensors = _below(prefix, tensors)
     _refuse_quantised(tensors, metadata, label)
-    spec = _transformer_spec(tensors, config, label)
+    spec = _checked(label, _transformer_spec, tensors, config, label)
     expected = shapes(Transformer(spec, device="meta"))
     table = match(expected, tensors, _transformer_sources(expected, tensors), label)
-    return Detected(spec, {name: Source(prefix + s.name, s.rows) for name, s in table.items()})
+    return Detected(spec, {name: Source(prefix + s.name, s.rows) for name, s in table.items()}, expected)
+
+
+def _prefix(tensors: Tensors, *marks: str) -> str | None:
+    """What stands before one of the names that only this network has; repackers choose it freely."""
+    return next((name.removesuffix(mark) for name in sorted(tensors) for mark in marks if name.endswith(mark)), None)
+
+
+def _below(prefix: str, tensors: Tensors) -> dict[str, TensorInfo]:
+    return {name.removeprefix(prefix): info for name, info in tensors.items() if name.startswith(prefix)}
+
+
+def _checked(label: str, build: Callable, *args):
+    """Run a function that reads sizes; what it finds impossible is said with the file's name."""
+    try:
+        return build(*args)
+    except CheckpointError:
+        raise
+    except (ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{label} has sizes that do not fit together: {error}") from error
 
 
 def _transformer_spec(tensors: Tensors, config: Mapping, label: str) -> TransformerSpec:
@@ -151,16 +174,19 @@ def _transformer_sources(expected: Iterable[str], tensors: Tensors) -> dict[str,
 
 def detect_vae(tensors: Tensors, config: Mapping, metadata: Mapping[str, str], label: str) -> Detected:
     """Spec and key table of the RGBA VAE: diffusers or Wan names, convolutions 4-D or 5-D with one temporal tap."""
+    prefix = _prefix(tensors, "decoder.mid_block.resnets.0.norm1.gamma", "decoder.middle.0.residual.0.gamma")
+    if prefix is None:
+        raise _refuse("vae", tensors, label)
+    tensors = _below(prefix, tensors)
+    _refuse_quantised(tensors, metadata, label)
     wan = "decoder.middle.0.residual.0.gamma" in tensors
     named = {layouts.vae_from_wan(name) if wan else name: info for name, info in tensors.items()}
-    if "decoder.mid_block.resnets.0.norm1.gamma" not in named:
-        raise _refuse("vae", tensors, label)
-    _refuse_quantised(tensors, metadata, label)
-    spec = _vae_spec(named, config, label)
-    expected = shapes(VAE(spec, device="meta"))
+    spec = _checked(label, _vae_spec, named, config, label)
+    expected = _checked(label, lambda: shapes(VAE(spec, device="meta")))
     table = match(expected, {name: info for name, info in named.items() if layouts.VAE_UNUSED not in name},
                    {name: Source(name) for name in expected}, label)
-    return Detected(spec, {name: Source(layouts.vae_to_wan(s.name) if wan else s.name) for name, s in table.items()})
+    theirs = layouts.vae_to_wan if wan else str
+    return Detected(spec, {name: Source(prefix + theirs(s.name)) for name, s in table.items()}, expected)
 
 
 def _vae_spec(tensors: Tensors, config: Mapping, label: str) -> VAESpec:
@@ -196,7 +222,9 @@ def detect_text_encoder(tensors: Tensors, config: Mapping, metadata: Mapping[str
     if "model.language_model.layers.0.self_attn.q_norm.weight" not in infos or vision not in infos:
         raise _refuse("text encoder", tensors, label)
     _refuse_quantised(tensors, metadata, label)
-    return Detected(_text_encoder_spec(infos, config, label), {name: Source(theirs) for name, theirs in named.items()})
+    return Detected(_checked(label, _text_encoder_spec, infos, config, label),
+                    {name: Source(theirs) for name, theirs in named.items()},
+                    {name: info.shape for name, info in infos.items()})
 
 
 def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEncoderSpec:
@@ -297,25 +325,36 @@ def _without_unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(length for length in shape if length != 1)
 
 
-def load(module: nn.Module, table: Mapping[str, Source], files: CheckpointFiles,
-         dtype: torch.dtype | None = None, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+def load(module: nn.Module, detected: Detected, files: CheckpointFiles, dtype: torch.dtype,
+         progress: Callable[[int, int], None] = lambda done, total: None) -> None:
     """Fill a module built on the meta device, strictly.
 
-    Tensors stay mapped from the file unless dtype asks for another one. Every tensor is read once and refused if it
-    holds NaN or infinity: a single one turns every picture black, and nothing later could name it.
+    Tensors that are stored as `dtype` stay mapped from the file, the others are converted. Every tensor is read once
+    and refused if it holds NaN or infinity: a single one turns every picture black, and nothing later could name it.
     progress(done, total) counts tensors and may raise to cancel.
     """
     values = {}
-    for done, (name, shape) in enumerate(shapes(module).items()):
-        values[name] = _read(files, table[name], shape, dtype)
-        progress(done + 1, len(table))
+    with files.mapped() as mapped:
+        for done, (name, shape) in enumerate(detected.shapes.items(), start=1):
+            source = detected.table[name]
+            # A tensor that is converted is mapped on its own, so that its pages go when the copy is there.
+            read = mapped if STORED_DTYPES[files.tensors[source.name].dtype] == dtype else files.read
+            values[name] = _finite(read(source.name)[source.rows].reshape(shape), source.name, files.label).to(dtype)
+            progress(done, len(detected.shapes))
     module.load_state_dict(values, strict=True, assign=True)
     module.requires_grad_(False).eval()
 
 
-def _read(files: CheckpointFiles, source: Source, shape: tuple[int, ...], dtype: torch.dtype | None) -> torch.Tensor:
-    value = files.read(source.name)[source.rows].reshape(shape)
-    # A sum sees every value and allocates nothing.
-    if not torch.isfinite(value.sum(dtype=torch.float32)):
-        raise CheckpointError(f"{files.label} is damaged: the tensor {source.name} holds NaN or infinite values.")
-    return value if dtype is None else value.to(dtype)
+def _finite(value: torch.Tensor, name: str, label: str) -> torch.Tensor:
+    # Smallest and largest value carry NaN and infinity with them, and need no memory.
+    if not all(torch.isfinite(extreme) for extreme in value.aminmax()):
+        raise CheckpointError(f"{label} is damaged: the tensor {name} holds NaN or infinite values.")
+    return value
+
+
+def stored_dtype(tensors: Tensors) -> torch.dtype:
+    """The dtype of most of a file's values. Some repackers keep norms in fp32; a network runs in one dtype."""
+    values: dict[str, int] = {}
+    for shape, dtype in tensors.values():
+        values[dtype] = values.get(dtype, 0) + math.prod(shape)
+    return STORED_DTYPES[max(values, key=values.get)]

@@ -1,6 +1,8 @@
 """Checkpoint files and folders: names, shapes and dtypes without reading a tensor, then memory-mapped tensors."""
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -35,9 +37,16 @@ class CheckpointFiles:
     config: dict
 
     def read(self, name: str) -> Tensor:
-        """The tensor, mapped from its file: pages are read when touched, and unmapped with the last tensor."""
+        """The tensor, mapped from its file on its own: its pages are read when touched and gone with it."""
         with safe_open(self.homes[name], "pt") as file:
             return file.get_tensor(name)
+
+    @contextmanager
+    def mapped(self) -> Iterator[Callable[[str], Tensor]]:
+        """Yields a function like `read` whose tensors share one mapping of each file, alive as long as one of them."""
+        with ExitStack() as stack:
+            opened = {path: stack.enter_context(safe_open(path, "pt")) for path in dict.fromkeys(self.homes.values())}
+            yield lambda name: opened[self.homes[name]].get_tensor(name)
 
 
 def open_checkpoint(path: str | Path, label: str | None = None) -> CheckpointFiles:
@@ -60,9 +69,12 @@ def open_checkpoint(path: str | Path, label: str | None = None) -> CheckpointFil
 
 
 def _files_of_folder(folder: Path, label: str) -> list[Path]:
-    for index in sorted(folder.glob("*" + INDEX)):
-        names = sorted(set(_read_json(index, label)["weight_map"].values()))
-        return _present([folder / Path(name).name for name in names], label)
+    indexes = sorted(folder.glob("*" + INDEX))
+    if len(indexes) > 1:
+        raise CheckpointError(f"The folder {label} holds several checkpoints ({indexes[0].name}, {indexes[1].name}): "
+                              f"keep one of them.")
+    if indexes:
+        return _present([folder / name for name in _indexed_files(indexes[0], label)], label)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"The folder {label} holds no .safetensors file.")
@@ -72,6 +84,15 @@ def _files_of_folder(folder: Path, label: str) -> list[Path]:
         raise CheckpointError(f"The folder {label} holds {len(files)} .safetensors files ({files[0].name}, "
                               f"{files[1].name}, ...) and no index: choose one of them.")
     return files
+
+
+def _indexed_files(index: Path, label: str) -> list[str]:
+    """File names in an index, without any folder: it may only name its neighbours."""
+    content = _read_json(index, label)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index.name} in {label} is not an index of tensors: download it again.")
+    return sorted({Path(str(name)).name for name in weight_map.values()})
 
 
 def _numbered_shards(folder: Path, stem: str, count: int, label: str) -> list[Path]:

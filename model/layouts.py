@@ -1,12 +1,10 @@
 """The names that the same weights carry in circulating files, as tables that work in both directions.
 
-Our modules use the names of the diffusers checkpoint. Transformer files differ in a prefix and in whether the
-MLP's gate and projection are fused (Comfy-Org); VAE files may use Wan 2.2's names; text encoders come with the
+Our modules use the names of the diffusers checkpoint. Any file may have a prefix; transformer files differ in whether
+the MLP's gate and projection are fused (Comfy-Org); VAE files may use Wan 2.2's names; text encoders come with the
 names of the Hugging Face checkpoint or with ComfyUI's.
 """
 import re
-
-TRANSFORMER_PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "transformer.")
 
 # One fused matrix holds the rows of these two, in this order.
 FUSED_MLP = "img_mlp.gate_up"

@@ -79,10 +79,6 @@ class PrefixCache:
     def length(self) -> int:
         return self.layers[0][0].shape[1]
 
-    def nbytes(self) -> int:
-        """Bytes held for all blocks, without the joint buffer."""
-        return sum(k.nbytes + v.nbytes for k, v in self.layers)
-
     def target_rope(self, size: tuple[int, int], make: Callable[[], Tensor]) -> Tensor:
         """The target's rotations, made once for a size: every step has the same."""
         if self._rope is None or self._rope[0] != size:

@@ -5,7 +5,7 @@ Source: model card and diffusers 0.42.1, pipeline_qwenimage21.py, calculate_dime
 import math
 
 MULTIPLE = 32
-SMALLEST = 64
+SMALLEST, LARGEST = 64, 8192
 
 RATIOS = {"1:1": (1, 1), "4:3": (4, 3), "3:4": (3, 4), "3:2": (3, 2), "2:3": (2, 3), "16:9": (16, 9), "9:16": (9, 16)}
 CLASSES = (512, 768, 1024, 1280, 1536, 2048)
@@ -32,8 +32,7 @@ def size_for(aspect_ratio: str, size_class: int) -> tuple[int, int]:
 
 def check_size(width: int, height: int) -> None:
     """Refuse a size the model cannot make, and name the nearest that it can."""
-    if width % MULTIPLE == 0 and height % MULTIPLE == 0 and min(width, height) >= SMALLEST:
-        return
-    nearest = [max(SMALLEST, round(side / MULTIPLE) * MULTIPLE) for side in (width, height)]
-    raise ValueError(f"Width and height must be multiples of {MULTIPLE} from {SMALLEST} on, got {width} x {height}: "
-                     f"the nearest is {nearest[0]} x {nearest[1]}.")
+    nearest = tuple(min(LARGEST, max(SMALLEST, round(side / MULTIPLE) * MULTIPLE)) for side in (width, height))
+    if nearest != (width, height):
+        raise ValueError(f"Width and height must be multiples of {MULTIPLE} from {SMALLEST} to {LARGEST}, got "
+                         f"{width} x {height}: the nearest is {nearest[0]} x {nearest[1]}.")

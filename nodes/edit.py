@@ -4,7 +4,8 @@ import torch
 from comfy_api.latest import io
 
 from ..model import editing, sizes
-from .latent import LARGEST, empty_latent
+from .bridge.text_encoder import check_clip
+from .latent import empty_latent
 from .messages import tell
 from .vae import check_vae
 
@@ -71,9 +72,9 @@ class QwenImage2EditEncode(io.ComfyNode):
                 io.Combo.Input("canvas", [LAST, FIRST, CUSTOM], default=LAST,
                                tooltip="Size of the result. The model's own rule is the last reference; another size "
                                        "than the edited picture's shifts or zooms the edit."),
-                io.Int.Input("width", default=1024, min=sizes.SMALLEST, max=LARGEST, step=sizes.MULTIPLE,
+                io.Int.Input("width", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
                              tooltip="Pixels, a multiple of 32. Only used with canvas custom."),
-                io.Int.Input("height", default=1024, min=sizes.SMALLEST, max=LARGEST, step=sizes.MULTIPLE,
+                io.Int.Input("height", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
                              tooltip="Pixels, a multiple of 32. Only used with canvas custom."),
                 io.Boolean.Input("grid_guard", default=True, advanced=True,
                                  tooltip="Edits on exactly 1024 x 1024 with a reference of that size give noise or a "
@@ -89,6 +90,7 @@ class QwenImage2EditEncode(io.ComfyNode):
     @classmethod
     def execute(cls, clip, vae, prompt, negative_prompt, images, resolution, canvas, width, height, grid_guard,
                 batch_size):
+        check_clip(clip)
         check_vae(vae)
         references = listed(images)
         named = editing.named_references(prompt, len(references))

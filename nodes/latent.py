@@ -7,7 +7,6 @@ from ..model import sizes
 from ..model.spec import VAESpec
 
 CUSTOM = "custom"
-LARGEST = 8192
 
 
 def empty_latent(width: int, height: int, batch_size: int) -> dict:
@@ -31,9 +30,9 @@ class QwenImage2EmptyLatent(io.ComfyNode):
                 io.Combo.Input("size", [str(size) for size in sizes.CLASSES], default="1024",
                                tooltip="Side of the square with the same area, in pixels. 2048 is the model's native "
                                        "2K table: 2048x2048, 2400x1792, 2528x1696, 2752x1536 and upright."),
-                io.Int.Input("width", default=1024, min=sizes.SMALLEST, max=LARGEST, step=sizes.MULTIPLE,
+                io.Int.Input("width", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
                              tooltip="Pixels, a multiple of 32. Only used with aspect ratio custom."),
-                io.Int.Input("height", default=1024, min=sizes.SMALLEST, max=LARGEST, step=sizes.MULTIPLE,
+                io.Int.Input("height", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
                              tooltip="Pixels, a multiple of 32. Only used with aspect ratio custom."),
                 io.Int.Input("batch_size", default=1, min=1, max=64,
                              tooltip="Pictures at once. Picture k uses the sampler's seed + k."),
@@ -44,7 +43,10 @@ class QwenImage2EmptyLatent(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, aspect_ratio, width, height):
-        if aspect_ratio != CUSTOM:
+        """Before anything runs; ComfyUI leaves out its own checks of these, and gives None for what is linked."""
+        if aspect_ratio not in (None, CUSTOM, *sizes.RATIOS):
+            return f"There is no aspect ratio {aspect_ratio}: choose {', '.join(sizes.RATIOS)} or {CUSTOM}."
+        if aspect_ratio != CUSTOM or None in (width, height):
             return True
         try:
             sizes.check_size(width, height)

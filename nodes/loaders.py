@@ -5,10 +5,10 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
 from .bridge import folders
-from .bridge.diffusion import load_model
+from .bridge.diffusion import load_model, open_model
 from .bridge.dtypes import WEIGHT_FORMATS
-from .bridge.text_encoder import load_text_encoder
-from .bridge.vae import load_vae
+from .bridge.text_encoder import load_text_encoder, open_text_encoder
+from .bridge.vae import load_vae, open_vae
 from .messages import tell
 
 CATEGORY = "Qwen-Image 2/loaders"
@@ -138,6 +138,10 @@ class QwenImage2Loader(io.ComfyNode):
 
     @classmethod
     def execute(cls, diffusion_model, text_encoder, vae, variant, weight_format):
+        # A wrong file is refused before the first of three large ones is read.
+        open_model(folders.resolve(folders.TRANSFORMER, diffusion_model), diffusion_model)
+        open_text_encoder(folders.resolve(folders.TEXT_ENCODER, text_encoder), text_encoder)
+        open_vae(folders.resolve(folders.VAE, vae), vae)
         graph = GraphBuilder()
         model = graph.node("QwenImage2LoadModel", diffusion_model=diffusion_model, variant=variant,
                            weight_format=weight_format)

@@ -5,7 +5,7 @@ import latent_preview
 import torch
 from comfy_api.latest import io
 
-from ..model import schedule
+from ..model import schedule, sizes
 from .bridge.diffusion import QwenImage2
 from .messages import tell
 
@@ -62,12 +62,21 @@ def check_latent(model, latent: dict) -> torch.Tensor:
     return samples
 
 
+def size_note(samples: torch.Tensor) -> str | None:
+    """Sizes between the model's own: possible, and told."""
+    height, width = (side * 16 for side in samples.shape[-2:])
+    if height % sizes.MULTIPLE == 0 == width % sizes.MULTIPLE:
+        return None
+    return f"{width} x {height} pixels is no multiple of {sizes.MULTIPLE}: the model was not trained on such sizes."
+
+
 def noise_for(latent: dict, seed: int) -> torch.Tensor:
     """Noise like the samples; image k is drawn with seed + k, so it equals the single image of that seed."""
     samples = latent["samples"]
     numbers = latent.get("batch_index") or range(len(samples))
-    return torch.cat([torch.randn((1, *samples.shape[1:]), generator=torch.Generator().manual_seed(seed + number))
-                      for number in numbers])
+    seeds = [(seed + number) % 2**64 for number in numbers]
+    return torch.cat([torch.randn((1, *samples.shape[1:]), generator=torch.Generator().manual_seed(seed))
+                      for seed in seeds])
 
 
 class QwenImage2Sampler(io.ComfyNode):
@@ -102,7 +111,7 @@ class QwenImage2Sampler(io.ComfyNode):
         samples = check_latent(model, latent)
         if negative is None and cfg > 1:
             raise ValueError(f"cfg is {cfg}, but no negative prompt is connected: connect one, or set cfg to 1.")
-        ui = tell(cls, variant_warning(model, preset))
+        ui = tell(cls, variant_warning(model, preset), size_note(samples))
         sigmas = sigmas_for(preset, steps, denoise, latent)
         out = comfy.sample.sample_custom(
             model, noise_for(latent, seed), cfg, comfy.samplers.sampler_object("euler"), sigmas, positive,

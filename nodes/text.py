@@ -1,7 +1,7 @@
 """Prompts -> CONDITIONING."""
 from comfy_api.latest import io
 
-from .bridge.text_encoder import prompt_tokens
+from .bridge.text_encoder import check_clip, prompt_tokens
 from .messages import tell
 
 # The model card's figure for what the model was trained to follow; longer prompts are encoded whole.
@@ -36,6 +36,7 @@ class QwenImage2TextEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, prompt, negative_prompt):
+        check_clip(clip)
         positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text))
                               for text in (prompt, negative_prompt))
         tokens = prompt_tokens(clip, prompt)

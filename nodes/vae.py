@@ -3,6 +3,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
+from ..model import sizes
 from .bridge.vae import QwenImage2VAE
 from .messages import tell
 
@@ -18,6 +19,7 @@ def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
     """IMAGE (B, H, W, 3 or 4) -> (B, H, W, 4). alpha: ComfyUI's MASK, 1 is transparent; it wins over the image's."""
     if alpha is None:
         return image if image.shape[-1] == 4 else torch.cat([image[..., :3], torch.ones_like(image[..., :1])], -1)
+    alpha = alpha.reshape(-1, *alpha.shape[-2:])
     if len(alpha) not in (1, len(image)):
         raise ValueError(f"There are {len(alpha)} alpha masks for {len(image)} pictures: give one, or one for each.")
     height, width = image.shape[1:3]
@@ -26,16 +28,18 @@ def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
     return torch.cat([image[..., :3], opacity], -1)
 
 
-def crop_note(image: torch.Tensor, multiple: int) -> str | None:
-    """What ComfyUI's VAE will cut off, in words."""
+def cropped(image: torch.Tensor, multiple: int) -> tuple[torch.Tensor, str | None]:
+    """The middle of IMAGE (B, H, W, C) with sides that are multiples, and what was cut off in words."""
     height, width = image.shape[1:3]
-    kept = width // multiple * multiple, height // multiple * multiple
-    if 0 in kept:
-        raise ValueError(f"The picture is {width} x {height}: the VAE needs at least {multiple} x {multiple} pixels.")
-    if kept == (width, height):
-        return None
-    return f"Cropped from {width} x {height} to {kept[0]} x {kept[1]} around the centre: the VAE works in blocks of " \
-           f"{multiple} pixels."
+    rows, columns = height // multiple * multiple, width // multiple * multiple
+    if not rows or not columns:
+        raise ValueError(f"The picture is {width} x {height}: it needs at least {multiple} x {multiple} pixels.")
+    if (rows, columns) == (height, width):
+        return image, None
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return image[:, top:top + rows, left:left + columns], (
+        f"Cropped from {width} x {height} to {columns} x {rows} around the centre: the model works in blocks of "
+        f"{multiple} pixels.")
 
 
 class QwenImage2VAEEncode(io.ComfyNode):
@@ -48,7 +52,7 @@ class QwenImage2VAEEncode(io.ComfyNode):
             description="Encodes a picture, transparency included, for image-to-image.",
             search_aliases=["vae encode", "image to latent", "rgba encode", "img2img"],
             inputs=[
-                io.Image.Input("image", tooltip="RGB or RGBA, any size; cropped to a multiple of 16 pixels."),
+                io.Image.Input("image", tooltip="RGB or RGBA, any size; cropped to multiples of 32 pixels."),
                 io.Vae.Input("vae", tooltip="From QwenImage2Loader or QwenImage2LoadVAE."),
                 io.Mask.Input("alpha", optional=True,
                               tooltip="Transparency as Load Image gives it: 1 is transparent. Without it an RGB "
@@ -61,8 +65,8 @@ class QwenImage2VAEEncode(io.ComfyNode):
     @classmethod
     def execute(cls, image, vae, alpha=None):
         check_vae(vae)
-        note = crop_note(image, vae.spacial_compression_encode())
-        return io.NodeOutput({"samples": vae.encode(with_alpha(image, alpha))}, ui=tell(cls, note))
+        rgba, note = cropped(with_alpha(image, alpha), sizes.MULTIPLE)
+        return io.NodeOutput({"samples": vae.encode(rgba)}, ui=tell(cls, note))
 
 
 class QwenImage2VAEDecode(io.ComfyNode):

@@ -267,7 +267,8 @@ class _Record:
 
     def _on_execution_error(self, data: dict) -> None:
         message, kind = data["exception_message"].strip(), data["exception_type"]
-        sentence = message if kind in ("ValueError", "RuntimeError") and message else f"{kind}: {message}"
+        known = kind.rpartition(".")[2] in ("ValueError", "RuntimeError", "CheckpointError")
+        sentence = message if known and message else f"{kind}: {message}"
         raise WorkflowError(sentence, data["node_id"], data["node_type"], "".join(data["traceback"]))
 
     def _on_execution_interrupted(self, data: dict) -> None:
@@ -291,9 +292,16 @@ def _refusal(answer: dict) -> WorkflowError:
     """The exception for a workflow that does not validate, from what /prompt says about it."""
     details = json.dumps(answer, indent=2)
     for node, report in answer["node_errors"].items():
-        sentences = [f"{item['message']}: {item['details']}".rstrip(": ") for item in report["errors"]]
+        sentences = dict.fromkeys(_sentence(item) for item in report["errors"])
         return WorkflowError("; ".join(sentences), node, report["class_type"], details)
     problem = answer["error"]
     about = problem["extra_info"]
     sentence = f"{problem['message']} {problem['details']}".strip()
     return WorkflowError(sentence, str(about.get("node_id") or ""), about.get("class_type") or "", details)
+
+
+def _sentence(error: dict) -> str:
+    """One error of /prompt; a node's own check is reported once for each input that it looked at."""
+    if error["type"] == "custom_validation_failed":
+        return error["details"].partition(" - ")[2] or error["details"]
+    return f"{error['message']}: {error['details']}".rstrip(": ")

@@ -18,19 +18,21 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...model import checkpoint, latents, schedule
+from ...model.checkpoint import Detected
 from ...model.files import CheckpointError, CheckpointFiles, open_checkpoint
 from ...model.kernels import Kernels
 from ...model.prefix import Condition, PrefixCache
 from ...model.spec import TransformerSpec
 from ...model.transformer import Transformer
-from .dtypes import WEIGHT_FORMATS, stored_dtype
+from .dtypes import WEIGHT_FORMATS
 from .kernels import comfy_attention, kernels_for
 from .progress import loading_progress
 
 # The conditioning's entry that says which states of the prompt are image slots: ((first, count), ...).
 SLOTS_KEY = "qwen_image_2_slots"
 
-# Bytes per target token and element of the compute dtype: q, k, v and the MLP's two hidden rows, in widths.
+# Values alive per token at a block's peak, in units of the width: residual stream, its norm, and the MLP's gate,
+# projection and product of three widths each make 11; the rest is room for the allocator.
 ACTIVATION_WIDTHS = 16
 
 
@@ -50,6 +52,7 @@ class LatentFormat(comfy.latent_formats.LatentFormat):
 class ModelConfig(comfy.supported_models_base.BASE):
     latent_format = LatentFormat
     supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
+    unet_extra_config = {}  # core's are for a UNet
     # Core's schedulers know no picture size: they get the shift of 1024 x 1024. QwenImage2Sigmas has the right one.
     sampling_settings = {"shift": schedule.shift_for(1024 * 1024 // schedule.PIXELS_PER_TOKEN)}
 
@@ -65,9 +68,12 @@ class PromptPrefix:
     def cache(self, key, compute) -> PrefixCache:
         """The keys and values for this state of the weights; `compute()` them where there are none yet."""
         if self._cache is None or self._key != key:
-            self._cache = None  # freed before the new one is made
+            self.clear()  # before the new one is made
             self._cache, self._key = compute(), key
         return self._cache
+
+    def clear(self) -> None:
+        self._cache = self._key = None
 
 
 class PrefixCond(comfy.conds.CONDRegular):
@@ -183,12 +189,11 @@ def condition_from(cond: dict, spec: TransformerSpec, normalise) -> Condition:
 
 def load_model(path: Path, label: str, variant: str, weight_format: str = "as stored", disable_dynamic: bool = False):
     """A checkpoint file or folder -> MODEL (ComfyUI's ModelPatcher). variant: base or turbo."""
-    files = open_checkpoint(path, label)
-    detected = checkpoint.detect_transformer(files.tensors, files.config, files.metadata, label)
+    files, detected = open_model(path, label)
+    dtype = WEIGHT_FORMATS[weight_format] or checkpoint.stored_dtype(files.tensors)
     device = comfy.model_management.get_torch_device()
-    model = QwenImage2(_model_config(detected.spec, weight_format, files, device), variant)
-    progress = loading_progress(len(detected.table))
-    checkpoint.load(model.diffusion_model, detected.table, files, WEIGHT_FORMATS[weight_format], progress)
+    model = QwenImage2(_model_config(detected.spec, dtype, device), variant)
+    checkpoint.load(model.diffusion_model, detected, files, dtype, loading_progress(len(detected.shapes)))
     comfy.model_management.archive_model_dtypes(model.diffusion_model)
     model.device = comfy.model_management.unet_offload_device()
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
@@ -199,11 +204,15 @@ def load_model(path: Path, label: str, variant: str, weight_format: str = "as st
     return patcher
 
 
-def _model_config(spec: TransformerSpec, weight_format: str, files: CheckpointFiles, device) -> ModelConfig:
-    dtype = WEIGHT_FORMATS[weight_format] or stored_dtype(files)
+def open_model(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
+    """What the file is, without reading a tensor. Raises CheckpointError where it is something else."""
+    files = open_checkpoint(path, label)
+    return files, checkpoint.detect_transformer(files.tensors, files.config, files.metadata, label)
+
+
+def _model_config(spec: TransformerSpec, dtype: torch.dtype, device) -> ModelConfig:
     config = ModelConfig({"spec": spec, "kernels": kernels_for(device)})
     supported = config.supported_inference_dtypes
-    config.unet_config.pop("num_heads"), config.unet_config.pop("num_head_channels")  # core's defaults for a UNet
     config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device, supported), device=device)
     return config
 
@@ -214,9 +223,10 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
     """Refuse what cannot work before any weight moves: called by every sampler, core's included."""
     guider = executor.class_obj
     model = guider.model_patcher.model
-    if noise.shape[1] != model.spec.channels:
-        raise ValueError(f"The latent has {noise.shape[1]} channels, Qwen-Image 2 works on {model.spec.channels}: "
-                         f"make it with QwenImage2EmptyLatent or QwenImage2VAEEncode.")
+    if noise.ndim != 4 or noise.shape[1] != model.spec.channels:
+        raise ValueError(f"The latent has the shape {list(noise.shape)}, Qwen-Image 2 works on [batch, "
+                         f"{model.spec.channels}, height/16, width/16]: make it with QwenImage2EmptyLatent or "
+                         f"QwenImage2VAEEncode.")
     if noise.shape[0] == 0:
         raise ValueError("The latent batch is empty: it holds no picture to sample.")
     check_lora_shapes(guider.model_patcher)
@@ -224,14 +234,24 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
         for cond in conds:
             if "control" in cond:
                 raise ValueError("ControlNets do not work on Qwen-Image 2: give the picture as a reference instead.")
-            condition_from(cond, model.spec, model.process_latent_in)
-    return executor(noise, latent_image, *args, **kwargs)
+            text = condition_from(cond, model.spec, model.process_latent_in).text
+            if len(text) not in (1, len(noise)):
+                raise ValueError(f"The conditioning holds {len(text)} prompts for {len(noise)} pictures: it must be "
+                                 f"one for all, or one for each.")
+    try:
+        return executor(noise, latent_image, *args, **kwargs)
+    finally:
+        # A guider that outlives a cancelled run would keep them, out of reach of ComfyUI's memory management.
+        for cond in (cond for conds in guider.conds.values() for cond in conds):
+            if "prefix" in cond["model_conds"]:
+                cond["model_conds"]["prefix"].cond.clear()
 
 
 def check_lora_shapes(patcher) -> None:
     """Refuse LoRAs made for another width: ComfyUI would log a line per layer and sample without them."""
     state = patcher.model.state_dict()
-    for key, patches in patcher.patches.items():
+    for key, patches in (item for applied in (patcher.patches, *patcher.hook_patches.values())
+                         for item in applied.items()):
         for patch in patches:
             found, expected = _adapter_shape(patch[1]), tuple(state[key].shape)
             if found is not None and patch[3] is None and found != expected:

@@ -54,8 +54,8 @@ def checkpoint_folders(part: Part) -> dict[str, Path]:
     there whole, the other parts' subfolders are left out.
     """
     found = {}
-    for name in folder_paths.get_filename_list(part.folder):
-        parent = PurePath(name).parent
+    # One file of each folder is enough to find the folder.
+    for parent, name in {PurePath(name).parent: name for name in folder_paths.get_filename_list(part.folder)}.items():
         if parent.name and parent.name not in _SUBFOLDERS - {part.subfolder}:
             path = folder_paths.get_full_path(part.folder, name)
             if path is not None and is_checkpoint(Path(path).parent):

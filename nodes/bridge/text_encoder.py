@@ -15,11 +15,11 @@ from comfy import sd1_clip
 from torch import Tensor, nn
 
 from ...model import checkpoint, layouts, prompt
-from ...model.checkpoint import Detected, Source
+from ...model.checkpoint import Detected
 from ...model.files import CheckpointError, CheckpointFiles, open_checkpoint
 from ...model.spec import TextEncoderSpec, VisionSpec
 from .diffusion import SLOTS_KEY
-from .dtypes import WEIGHT_FORMATS, stored_dtype
+from .dtypes import WEIGHT_FORMATS
 from .progress import loading_progress
 
 NAME = "qwen3vl_8b"
@@ -137,6 +137,11 @@ def _over_white(image: Tensor) -> Tensor:
     return ((colour * alpha + (1 - alpha)) * 255).round() / 255  # in 8 bits, as the reference composes
 
 
+def check_clip(clip) -> None:
+    if not isinstance(getattr(clip, "tokenizer", None), Tokenizer):
+        raise ValueError("This CLIP is not the text encoder of Qwen-Image 2: load it with QwenImage2LoadTextEncoder.")
+
+
 def prompt_tokens(clip, text: str) -> int:
     """How many tokens the bare prompt has, by the model's own tokenizer."""
     return len(clip.tokenizer.hugging_face(text)["input_ids"])
@@ -144,20 +149,32 @@ def prompt_tokens(clip, text: str) -> int:
 
 # ---------------------------------------------------------------- loading
 
-def load_text_encoder(path: Path, label: str, weight_format: str = "as stored") -> comfy.sd.CLIP:
+def load_text_encoder(path: Path, label: str, weight_format: str = "as stored",
+                      disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """A Qwen3-VL checkpoint, one file, shards or a folder -> CLIP."""
-    files = open_checkpoint(path, label)
-    detected = checkpoint.detect_text_encoder(files.tensors, files.config, files.metadata, label)
-    dtype = WEIGHT_FORMATS[weight_format] or stored_dtype(files)
-    clip = _empty_clip(detected.spec, dtype)
+    files, detected = open_text_encoder(path, label)
+    dtype = WEIGHT_FORMATS[weight_format] or checkpoint.stored_dtype(files.tensors)
+    clip = _empty_clip(detected.spec, dtype, disable_dynamic)
     module = getattr(clip.cond_stage_model, NAME).transformer
-    table = _comfy_table(detected, module, files)
-    checkpoint.load(module, table, files, WEIGHT_FORMATS[weight_format], loading_progress(len(table)))
+    checkpoint.load(module, detected, files, dtype, loading_progress(len(detected.shapes)))
     comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
+    # ComfyUI loads a second copy through this, for hooks and for other devices.
+    clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (path, label, weight_format))
     return clip
 
 
-def _empty_clip(spec: TextEncoderSpec, dtype: torch.dtype) -> comfy.sd.CLIP:
+def load_text_encoder_patcher(path: Path, label: str, weight_format: str, disable_dynamic: bool = False):
+    return load_text_encoder(path, label, weight_format, disable_dynamic).patcher
+
+
+def open_text_encoder(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
+    """What the file is, with the names of core's modules and without reading a tensor."""
+    files = open_checkpoint(path, label)
+    detected = checkpoint.detect_text_encoder(files.tensors, files.config, files.metadata, label)
+    return files, _for_comfy(detected, files)
+
+
+def _empty_clip(spec: TextEncoderSpec, dtype: torch.dtype, disable_dynamic: bool) -> comfy.sd.CLIP:
     """A CLIP whose weights are still on the meta device."""
     def model(device="cpu", dtype=None, model_options=None):
         return sd1_clip.SD1ClipModel(
@@ -165,15 +182,18 @@ def _empty_clip(spec: TextEncoderSpec, dtype: torch.dtype) -> comfy.sd.CLIP:
             clip_model=lambda **options: PromptEncoder(spec, **options))
 
     options = {"dtype": dtype, "initial_device": torch.device("meta")}
-    return comfy.sd.CLIP(SimpleNamespace(params={}, clip=model, tokenizer=Tokenizer), model_options=options)
+    return comfy.sd.CLIP(SimpleNamespace(params={}, clip=model, tokenizer=Tokenizer), model_options=options,
+                         disable_dynamic=disable_dynamic)
 
 
-def _comfy_table(detected: Detected, module: nn.Module, files: CheckpointFiles) -> dict[str, Source]:
+def _for_comfy(detected: Detected, files: CheckpointFiles) -> Detected:
     """The key table with the names of core's modules, strict in both directions."""
     named = {layouts.text_encoder_to_comfy(name): source for name, source in detected.table.items()}
-    expected = checkpoint.shapes(module)
+    # Built from torch's own layers: core's may have no weights, and so no shapes, before they are loaded.
+    expected = checkpoint.shapes(Qwen3VL(detected.spec, None, torch.device("meta"), nn))
     missing = sorted(set(expected) - set(named))
     if missing:
         raise CheckpointError(f"{files.label} is incomplete: the tensor "
                               f"{layouts.text_encoder_from_comfy(missing[0])} is missing.")
-    return checkpoint.match(expected, files.tensors, {name: named[name] for name in expected}, files.label)
+    table = checkpoint.match(expected, files.tensors, {name: named[name] for name in expected}, files.label)
+    return Detected(detected.spec, table, expected)

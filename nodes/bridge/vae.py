@@ -18,9 +18,10 @@ from .progress import loading_progress
 
 log = logging.getLogger(__name__)
 
-# Values alive at the peak per output pixel, untiled (from 27 GiB at 2048 x 2048 in bf16).
+# Values alive at the peak per pixel, untiled: 27 GiB at 2048 x 2048 in bf16 for decoding; the encoder's levels are
+# narrower by 96 to 144.
 DECODE_VALUES_PER_PIXEL = 3430
-ENCODE_VALUES_PER_PIXEL = 2300
+ENCODE_VALUES_PER_PIXEL = DECODE_VALUES_PER_PIXEL * 96 // 144
 
 
 class AutoEncoder(VAE):
@@ -49,7 +50,7 @@ class AutoEncoder(VAE):
 
 
 class QwenImage2VAE(comfy.sd.VAE):
-    def __init__(self, files: CheckpointFiles, detected: Detected):
+    def __init__(self, files: CheckpointFiles, detected: Detected, disable_dynamic: bool = False):
         # Core's constructor knows VAEs by their names. Its pixel-space branch is the lightest that sets every
         # attribute the other methods read; what matters is replaced below.
         super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)})
@@ -67,10 +68,11 @@ class QwenImage2VAE(comfy.sd.VAE):
         self.memory_used_encode = lambda shape, dtype: (
             shape[2] * shape[3] * ENCODE_VALUES_PER_PIXEL * comfy.model_management.dtype_size(dtype))
         self.first_stage_model = AutoEncoder(spec, comfy.ops.disable_weight_init, device="meta", dtype=self.vae_dtype)
-        checkpoint.load(self.first_stage_model, detected.table, files, self.vae_dtype,
-                        loading_progress(len(detected.table)))
+        checkpoint.load(self.first_stage_model, detected, files, self.vae_dtype,
+                        loading_progress(len(detected.shapes)))
         comfy.model_management.archive_model_dtypes(self.first_stage_model)
-        self.patcher = comfy.model_patcher.CoreModelPatcher(
+        patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+        self.patcher = patcher_class(
             self.first_stage_model, load_device=self.device,
             offload_device=comfy.model_management.vae_offload_device())
         self.size = None
@@ -86,14 +88,19 @@ def working_dtype(device: torch.device, working_dtypes: list[torch.dtype]) -> to
     return torch.float32
 
 
-def load_vae(path: Path, label: str) -> QwenImage2VAE:
-    """A VAE checkpoint, file or folder -> VAE."""
+def open_vae(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
+    """What the file is, without reading a tensor."""
     files = open_checkpoint(path, label)
-    vae = QwenImage2VAE(files, checkpoint.detect_vae(files.tensors, files.config, files.metadata, label))
+    return files, checkpoint.detect_vae(files.tensors, files.config, files.metadata, label)
+
+
+def load_vae(path: Path, label: str, disable_dynamic: bool = False) -> QwenImage2VAE:
+    """A VAE checkpoint, file or folder -> VAE."""
+    vae = QwenImage2VAE(*open_vae(path, label), disable_dynamic)
     vae.patcher.cached_patcher_init = (load_vae_patcher, (path, label))
     return vae
 
 
-def load_vae_patcher(path: Path, label: str):
+def load_vae_patcher(path: Path, label: str, disable_dynamic: bool = False):
     """How ComfyUI loads a second copy for another device."""
-    return load_vae(path, label).patcher
+    return load_vae(path, label, disable_dynamic).patcher

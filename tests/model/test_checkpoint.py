@@ -1,6 +1,11 @@
 """Detection: every circulating layout gives the same network, every other file one clear sentence."""
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from qwen_image_2.model import checkpoint, layouts
 from qwen_image_2.model.files import CheckpointError, TensorInfo, open_checkpoint
@@ -8,6 +13,8 @@ from qwen_image_2.model.spec import TransformerSpec, VAESpec
 from qwen_image_2.model.transformer import Transformer
 from qwen_image_2.model.vae import VAE
 from qwen_image_2.tools import tiny
+
+ROOT = Path(__file__).resolve().parents[2]
 
 TRANSFORMER = TransformerSpec(layers=3, dim=64, heads=2, head_dim=32, mlp_dim=192, context_dim=48,
                               rope_axes=(4, 14, 14))
@@ -38,6 +45,7 @@ TRANSFORMER_LAYOUTS = {
     "diffusers": lambda state: state,
     "Comfy-Org": tiny.to_comfy_transformer,
     "prefixed": lambda state: {f"model.diffusion_model.{name}": value for name, value in state.items()},
+    "another prefix": lambda state: {f"net.{name}": value for name, value in state.items()},
     "prefixed and fused": lambda state: {f"model.diffusion_model.{name}": value
                                          for name, value in tiny.to_comfy_transformer(state).items()},
 }
@@ -51,7 +59,7 @@ def test_transformer_layouts_load_the_same_weights(layout, tmp_path):
     detected = checkpoint.detect_transformer(files.tensors, files.config, files.metadata, files.label)
     assert detected.spec == TRANSFORMER
     model = Transformer(detected.spec, device="meta")
-    checkpoint.load(model, detected.table, files)
+    checkpoint.load(model, detected, files, torch.float32)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
@@ -73,6 +81,7 @@ def test_published_sizes_are_found():
 VAE_LAYOUTS = {
     "diffusers": lambda state: state,
     "Wan": tiny.to_wan_vae,
+    "Wan with a prefix": lambda state: {f"first_stage_model.{n}": v for n, v in tiny.to_wan_vae(state).items()},
     "diffusers, 5-D": lambda state: {n: v.unsqueeze(2) if v.ndim == 4 else v for n, v in state.items()},
     "Wan, 4-D": lambda state: {layouts.vae_to_wan(n): v for n, v in state.items()},
     "gamma with three unit axes": lambda state: {
@@ -88,7 +97,7 @@ def test_vae_layouts_load_the_same_weights(layout, tmp_path):
     detected = checkpoint.detect_vae(files.tensors, files.config, files.metadata, files.label)
     assert detected.spec == SMALL_VAE
     model = VAE(detected.spec, device="meta")
-    checkpoint.load(model, detected.table, files)
+    checkpoint.load(model, detected, files, torch.float32)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
@@ -198,6 +207,66 @@ def test_quantised_files_say_so(extra, metadata):
         checkpoint.detect_transformer({**infos(transformer_state()), **extra}, {}, metadata, "int8.safetensors")
 
 
+def test_a_file_of_several_dtypes_becomes_one(tmp_path):
+    """Repackers keep norms in fp32; layers of two dtypes would not multiply."""
+    state = {name: value if "norm" in name else value.bfloat16() for name, value in transformer_state().items()}
+    save_file(state, tmp_path / "mixed.safetensors")
+    files = open_checkpoint(tmp_path / "mixed.safetensors")
+    detected = checkpoint.detect_transformer(files.tensors, {}, {}, files.label)
+    dtype = checkpoint.stored_dtype(files.tensors)
+    model = Transformer(detected.spec, device="meta")
+    checkpoint.load(model, detected, files, dtype)
+    assert dtype == torch.bfloat16 and {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def test_infinite_half_precision_weights_are_not_confused_with_large_ones(tmp_path):
+    state = {name: value.half() for name, value in transformer_state().items()}
+    state["proj_out.weight"][:] = 60000  # their sum overflows fp16
+    save_file(state, tmp_path / "large.safetensors")
+    files = open_checkpoint(tmp_path / "large.safetensors")
+    detected = checkpoint.detect_transformer(files.tensors, {}, {}, files.label)
+    checkpoint.load(Transformer(detected.spec, device="meta"), detected, files, torch.float16)
+
+
+PEAK = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from tools.pack import load_pack
+load_pack()
+from qwen_image_2.model import checkpoint
+from qwen_image_2.model.files import open_checkpoint
+from qwen_image_2.model.transformer import Transformer
+
+def resident(line):
+    with open("/proc/self/status") as status:
+        return next(int(row.split()[1]) for row in status if row.startswith(line)) * 1024
+
+warm = torch.zeros(2048, dtype=torch.bfloat16).aminmax()
+with open("/proc/self/clear_refs", "w") as clear:
+    clear.write("5")  # forget the peak of the imports
+before = resident("VmRSS")
+files = open_checkpoint(sys.argv[2])
+detected = checkpoint.detect_transformer(files.tensors, {}, {}, files.label)
+model = Transformer(detected.spec, device="meta")
+checkpoint.load(model, detected, files, getattr(torch, sys.argv[3]))
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_loading_needs_little_more_memory_than_the_weights(tmp_path, dtype):
+    """Stored in bf16; kept so, or converted to twice the size."""
+    spec = TransformerSpec(layers=8, dim=1024, heads=8, mlp_dim=3072, context_dim=1024)
+    state = {name: torch.zeros(shape, dtype=torch.bfloat16)
+             for name, shape in checkpoint.shapes(Transformer(spec, device="meta")).items()}
+    path = tmp_path / "model.safetensors"
+    save_file(tiny.to_comfy_transformer(state), path)
+    kept = path.stat().st_size * (2 if dtype == "float32" else 1)
+    out = subprocess.run([sys.executable, "-c", PEAK, ROOT, path, dtype], capture_output=True, text=True, check=True)
+    assert 0.9 * kept < int(out.stdout) < 1.15 * kept
+
+
 def test_nan_weights_are_named(tmp_path):
     state = transformer_state()
     state["transformer_blocks.2.img_mlp.out.weight"][5, 7] = float("nan")
@@ -206,7 +275,7 @@ def test_nan_weights_are_named(tmp_path):
     detected = checkpoint.detect_transformer(files.tensors, {}, {}, files.label)
     with pytest.raises(CheckpointError, match="nan.safetensors is damaged: the tensor "
                                               "transformer_blocks.2.img_mlp.out.weight holds NaN"):
-        checkpoint.load(Transformer(detected.spec, device="meta"), detected.table, files)
+        checkpoint.load(Transformer(detected.spec, device="meta"), detected, files, torch.float32)
 
 
 def test_configuration_adds_what_shapes_cannot_tell():
@@ -214,7 +283,7 @@ def test_configuration_adds_what_shapes_cannot_tell():
     spec = checkpoint.detect_transformer(tensors, {"causal_condition": False, "axes_dims_rope": [8, 12, 12]}, {},
                                          "file").spec
     assert not spec.causal_condition and spec.rope_axes == (8, 12, 12)
-    with pytest.raises(ValueError, match="add up to 36, but head_dim is 32"):
+    with pytest.raises(CheckpointError, match="file has sizes that do not fit together: .* add up to 36"):
         checkpoint.detect_transformer(tensors, {"axes_dims_rope": [8, 14, 14]}, {}, "file")
 
 

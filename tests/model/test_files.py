@@ -84,6 +84,20 @@ def test_missing_shard_is_named(tmp_path, index):
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"weight_map": []}'])
+def test_an_index_of_another_form(tmp_path, content):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(CheckpointError, match="model.safetensors.index.json in .* is not an index of tensors"):
+        open_checkpoint(tmp_path)
+
+
+def test_two_indexes_are_two_checkpoints(tmp_path):
+    for name in ("model.fp16", "model"):
+        (tmp_path / f"{name}.safetensors.index.json").write_text('{"weight_map": {"a": "x"}}')
+    with pytest.raises(CheckpointError, match="holds several checkpoints"):
+        open_checkpoint(tmp_path)
+
+
 def test_index_cannot_reach_outside_its_folder(tmp_path):
     folder = tmp_path / "checkpoint"
     folder.mkdir()

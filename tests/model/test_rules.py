@@ -1,5 +1,6 @@
 """Rules of the code base that a reader relies on."""
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,10 +45,24 @@ def test_only_the_bridge_is_given_comfyui_internals(path):
         assert word not in text
 
 
-@pytest.mark.parametrize("path", [*files("model"), *files("nodes")], ids=lambda path: path.name)
-def test_bridge_imports_point_one_way(path):
-    if path.parent.name == "bridge":
-        assert not imports(path) & {"..loaders", "..sampler", "..text", "..latent", "..vae", "..messages"}
+# Each file imports only files before it.
+MODEL_ORDER = ("latents", "spec", "layouts", "sizes", "editing", "regions", "prompt", "schedule", "rope", "kernels",
+               "prefix", "transformer", "vae", "files", "checkpoint")
+
+
+@pytest.mark.parametrize("path", [path for path in files("model") if path.name != "__init__.py"],
+                         ids=lambda path: path.name)
+def test_imports_within_the_model_point_one_way(path):
+    before = MODEL_ORDER[:MODEL_ORDER.index(path.stem)]
+    inside = {name[1:] for name in imports(path) if name.startswith(".")} - {""}
+    assert inside <= set(before)
+    bare = re.findall(r"^from \. import (.+)$", path.read_text(encoding="utf-8"), re.M)
+    assert {name.strip() for names in bare for name in names.split(",")} <= set(before)
+
+
+@pytest.mark.parametrize("path", files("nodes/bridge"), ids=lambda path: path.name)
+def test_the_bridge_knows_no_node(path):
+    assert not any(name.startswith("..") and not name.startswith("...") for name in imports(path))
 
 
 @pytest.mark.parametrize("path", [*files("model"), *files("nodes"), *files("tools"), *files("tests")],

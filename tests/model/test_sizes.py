@@ -28,7 +28,8 @@ def test_sizes_follow_the_reference_formula():
 
 
 @pytest.mark.parametrize("width, height, nearest", [(1000, 1024, "992 x 1024"), (1024, 770, "1024 x 768"),
-                                                    (32, 64, "64 x 64")])
+                                                    (32, 64, "64 x 64"),
+                                                    (9000, 64, "8192 x 64")])
 def test_impossible_sizes_name_the_nearest(width, height, nearest):
     with pytest.raises(ValueError, match=f"got {width} x {height}: the nearest is {nearest}"):
         sizes.check_size(width, height)

@@ -93,15 +93,29 @@ def test_parts_equal_the_reference(pair):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("references", [0, 2])
-def test_cached_prefix_serves_every_step(references):
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("references", [0, 1, 2])
+def test_cached_prefix_serves_every_step(batch, references):
     theirs = reference.transformer()
     model = ours(theirs)
-    condition, target, sigma = inputs(1, REFERENCES[references])
+    condition, target, sigma = inputs(batch, REFERENCES[references])
     cache = model.encode_prefix(condition)
-    model(target, torch.ones(1), cache)  # another step before
+    model(target, torch.ones(batch), cache)  # another step before
     expected = velocity_of_reference(theirs, condition, target, sigma, cached=True)
     assert error(model(target, sigma, cache), expected) < BOUND
+
+
+@torch.no_grad()
+def test_times_are_rounded_as_the_reference_rounds_them():
+    """Its pipeline passes 1000 * sigma through the latents' dtype, and the model was trained on that."""
+    theirs = reference.transformer()
+    frequencies = theirs.time_text_embed.time_proj.freqs
+    model = ours(theirs).bfloat16()
+    theirs.bfloat16().time_text_embed.time_proj.freqs = frequencies  # fp32 in a pipeline that is loaded in bf16
+    sigma = torch.linspace(0.02, 1, 50)
+    rounded = (sigma * 1000).bfloat16() / 1000
+    expected = theirs.time_text_embed(rounded, torch.zeros(1, dtype=torch.bfloat16))
+    assert torch.equal(model.time_text_embed(sigma, torch.bfloat16), expected)
 
 
 @torch.no_grad()

@@ -112,6 +112,35 @@ def test_comfy_kitchen_kernels_give_the_same_result(comfyui):
     assert error(kernels.scaled_layer_norm(x, scale, 1e-6), plain.scaled_layer_norm(x, scale, 1e-6)) < 1e-6
 
 
+def test_graphics_cards_get_the_fused_kernels(comfyui):
+    from qwen_image_2.nodes.bridge.kernels import kernels_for
+    assert kernels_for(torch.device("cpu")) is plain.TORCH
+    fused = kernels_for(torch.device("cuda"))
+    assert fused.norm_rope is not plain.norm_rope and fused.scaled_layer_norm is not plain.scaled_layer_norm
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_whole_transformer_runs_on_the_fused_kernels(comfyui, reference, dtype):
+    import comfy.ops
+    import comfy_kitchen
+
+    from qwen_image_2.model import checkpoint
+    from qwen_image_2.model.files import TensorInfo
+    from qwen_image_2.model.transformer import Transformer
+    from qwen_image_2.nodes.bridge.kernels import kitchen_kernels
+    state = {name: value.to(dtype) for name, value in reference.transformer.state_dict().items()}
+    spec = checkpoint.detect_transformer({n: TensorInfo(tuple(v.shape), "F32") for n, v in state.items()}, {}, {},
+                                         "reference").spec
+    condition = Condition(torch.randn(3, 20, 64).to(dtype), ((4, 6),), (torch.randn(1, 64, 4, 6).to(dtype),))
+    x, sigma, velocities = torch.randn(3, 64, 5, 3).to(dtype), torch.tensor([0.9, 0.5, 0.1]), []
+    for ops, kernels in ((torch.nn, plain.TORCH), (comfy.ops.manual_cast, kitchen_kernels(comfy_kitchen))):
+        model = Transformer(spec, ops, kernels, dtype=dtype)
+        model.load_state_dict(state)
+        velocities.append(model(x, sigma, model.encode_prefix(condition)).float())
+    assert error(*velocities) < (1e-5 if dtype == torch.float32 else 0.1)
+
+
 def test_conditionings_that_do_not_fit_are_refused(diffusion, model):
     def check(**cond):
         return diffusion.condition_from(cond, model.model.spec, model.model.process_latent_in)
@@ -137,19 +166,86 @@ def test_empty_batch_is_refused(diffusion, model):
         diffusion.check_run(executor, torch.zeros(0, 64, 4, 4), torch.zeros(0, 64, 4, 4))
 
 
-def test_memory_estimate_counts_the_prefix(model):
+def test_memory_estimate_counts_the_prefix(diffusion, model):
     inner = model.model
     text = {"cross_attn": torch.zeros(1, 1000, 64)}
     shapes = {name: [shape] for name, shape in inner.extra_conds_shapes(**text).items()}
     without, with_prefix = inner.memory_required([1, 64, 64, 64]), inner.memory_required([1, 64, 64, 64], shapes)
     kept = 1000 * 2 * 256 * 2 * 4  # tokens, keys and values, width, blocks, bytes
-    assert with_prefix - without >= kept
+    assert with_prefix - without == kept + 1000 * diffusion.ACTIVATION_WIDTHS * 256 * 4
 
 
-def test_published_model_keeps_half_a_mebibyte_per_prefix_token(diffusion):
-    from qwen_image_2.model.spec import TransformerSpec
-    spec = TransformerSpec()
-    assert 2 * spec.heads * spec.head_dim * spec.layers * 2 == 512 * 1024
+def test_a_failed_run_keeps_no_keys_and_values(diffusion, model):
+    """The guider of SamplerCustomAdvanced outlives the run, and its conditionings with it."""
+    import comfy.samplers
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds([[torch.randn(1, 20, 64), {}]], [[torch.randn(1, 20, 64), {}]])
+    guider.set_cfg(2.0)
+
+    def stop(*args):
+        prefixes = [cond["model_conds"]["prefix"].cond for conds in guider.conds.values() for cond in conds]
+        assert all(prefix._cache is not None for prefix in prefixes)
+        raise InterruptedError
+
+    latent = torch.zeros(1, 64, 4, 4)
+    with pytest.raises(InterruptedError):
+        guider.sample(torch.randn_like(latent), latent, comfy.samplers.sampler_object("euler"),
+                      torch.tensor([1.0, 0.5, 0.0]), callback=stop)
+    prefixes = [cond["model_conds"]["prefix"].cond for conds in guider.conds.values() for cond in conds]
+    assert len(prefixes) == 2 and all(prefix._cache is None for prefix in prefixes)
+
+
+def test_lora_hooks_of_another_width_are_refused(diffusion, model):
+    from comfy.weight_adapter.lora import LoRAAdapter
+    clone = model.clone()
+    adapter = LoRAAdapter(set(), (torch.zeros(3072, 4), torch.zeros(4, 3072), None, None, None, None))
+    key = "diffusion_model.transformer_blocks.0.attn.to_q.weight"
+    clone.hook_patches = {object(): {key: [(1.0, adapter, 1.0, None, None)]}}
+    with pytest.raises(ValueError, match=r"Qwen-Image 1.x \(width 3072\)"):
+        diffusion.check_lora_shapes(clone)
+
+
+def test_prompts_must_be_one_or_as_many_as_pictures(diffusion, model):
+    cond = {"cross_attn": torch.zeros(2, 20, 64), "model_conds": {}}
+    executor = type("Executor", (), {"class_obj": SimpleNamespace(model_patcher=model, conds={"positive": [cond]})})()
+    with pytest.raises(ValueError, match="2 prompts for 3 pictures"):
+        diffusion.check_run(executor, torch.zeros(3, 64, 4, 4), torch.zeros(3, 64, 4, 4))
+
+
+def test_video_latents_are_refused(diffusion, model):
+    executor = type("Executor", (), {"class_obj": SimpleNamespace(model_patcher=model, conds={})})()
+    with pytest.raises(ValueError, match=r"shape \[1, 64, 1, 4, 4\]"):
+        diffusion.check_run(executor, torch.zeros(1, 64, 1, 4, 4), torch.zeros(1, 64, 1, 4, 4))
+
+
+def test_everything_loads_where_core_delays_its_weights(comfyui, monkeypatch, transformer_file, text_encoder_file,
+                                                        vae_file):
+    """On NVIDIA cards core's layers have no weights, and so no shapes, before their state is loaded."""
+    import comfy.memory_management
+    import comfy.ops
+
+    from qwen_image_2.nodes.bridge.diffusion import load_model
+    from qwen_image_2.nodes.bridge.text_encoder import load_text_encoder
+    from qwen_image_2.nodes.bridge.vae import load_vae
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    assert comfy.ops.disable_weight_init.Linear(2, 2).weight is None, "core has changed: is this still needed?"
+    model = load_model(transformer_file, transformer_file.name, "base")
+    clip = load_text_encoder(text_encoder_file, text_encoder_file.name)
+    vae = load_vae(vae_file, vae_file.name)
+    for module in (model.model.diffusion_model, clip.cond_stage_model, vae.first_stage_model):
+        weights = [value for value in module.state_dict().values() if value is not None]
+        assert weights and not any(weight.is_meta for weight in weights)
+
+
+@pytest.mark.parametrize("part", ["model", "clip.patcher", "vae.patcher"])
+def test_parts_can_be_loaded_again_without_dynamic_memory(request, part):
+    """What core does for hooks and for other devices."""
+    name, _, attribute = part.partition(".")
+    patcher = request.getfixturevalue(name)
+    patcher = getattr(patcher, attribute) if attribute else patcher
+    factory, arguments, *_ = patcher.cached_patcher_init
+    again = factory(*arguments, disable_dynamic=True)
+    assert again.model is not patcher.model and again.model_size() == patcher.model_size()
 
 
 def test_turbo_comes_from_the_name_and_can_be_overridden(comfyui):

@@ -66,6 +66,16 @@ def test_readout_is_before_the_final_norm(clip, reference):
     assert error(states, expected) < BOUND < error(normed, expected)
 
 
+def test_another_clip_is_refused(comfyui):
+    from types import SimpleNamespace
+
+    from comfy.text_encoders.qwen3vl import tokenizer
+
+    from qwen_image_2.nodes.bridge.text_encoder import check_clip
+    with pytest.raises(ValueError, match="not the text encoder of Qwen-Image 2"):
+        check_clip(SimpleNamespace(tokenizer=tokenizer()()))
+
+
 def test_an_image_token_in_the_prompt_is_refused(clip):
     with pytest.raises(ValueError, match="stands for a reference image"):
         clip.tokenize("draw <|image_pad|>")

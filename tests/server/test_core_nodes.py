@@ -118,7 +118,7 @@ def test_alpha_goes_round_through_core_nodes(client, tmp_path):
 
 
 def test_odd_pictures_are_cropped_and_it_is_said(client, tmp_path):
-    name = client.upload_image(picture(tmp_path, size=(104, 72), mode="RGB"))
+    name = client.upload_image(picture(tmp_path, size=(106, 72), mode="RGB"))
     nodes = {
         "loader": Graph().nodes()["loader"],
         "picture": node("LoadImage", image=name),
@@ -128,7 +128,7 @@ def test_odd_pictures_are_cropped_and_it_is_said(client, tmp_path):
     result = run(client, nodes)
     assert here.latent(client, result).shape == (1, 64, 4, 6)
     assert result.messages["latent_in"] == [
-        "Cropped from 104 x 72 to 96 x 64 around the centre: the VAE works in blocks of 16 pixels."]
+        "Cropped from 106 x 72 to 96 x 64 around the centre: the model works in blocks of 32 pixels."]
 
 
 # ---------------------------------------------------------------- LoRA

@@ -1,0 +1,57 @@
+"""The stable contract of DESIGN: node ids, their first inputs in order, their outputs. Shared workflows name these."""
+import pytest
+
+pytestmark = pytest.mark.server
+
+CONTRACT = {
+    "QwenImage2Loader": (["diffusion_model", "text_encoder", "vae", "variant", "weight_format"],
+                         ["MODEL", "CLIP", "VAE"]),
+    "QwenImage2LoadModel": (["diffusion_model", "variant", "weight_format"], ["MODEL"]),
+    "QwenImage2LoadTextEncoder": (["text_encoder", "weight_format"], ["CLIP"]),
+    "QwenImage2LoadVAE": (["vae"], ["VAE"]),
+    "QwenImage2TextEncode": (["clip", "prompt", "negative_prompt"], ["CONDITIONING", "CONDITIONING", "INT"]),
+    "QwenImage2EditEncode": (["clip", "vae", "prompt", "negative_prompt", "images", "resolution", "canvas"],
+                             ["CONDITIONING", "CONDITIONING", "LATENT"]),
+    "QwenImage2EmptyLatent": (["aspect_ratio", "size", "width", "height", "batch_size"], ["LATENT", "INT", "INT"]),
+    "QwenImage2Sampler": (["model", "positive", "latent", "seed", "preset", "steps", "cfg", "denoise", "negative"],
+                          ["LATENT"]),
+    "QwenImage2Sigmas": (["model", "latent", "preset", "steps", "denoise"], ["SIGMAS"]),
+    "QwenImage2VAEEncode": (["image", "vae", "alpha"], ["LATENT"]),
+    "QwenImage2VAEDecode": (["samples", "vae"], ["IMAGE", "IMAGE", "MASK"]),
+}
+
+
+@pytest.fixture(scope="module")
+def schemas(client):
+    return {name: schema for name, schema in client.object_info().items() if name.startswith("QwenImage2")}
+
+
+def inputs_of(schema) -> dict:
+    return {**schema["input"].get("required", {}), **schema["input"].get("optional", {})}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_ids_inputs_and_outputs(schemas, name):
+    inputs, outputs = CONTRACT[name]
+    assert list(inputs_of(schemas[name]))[:len(inputs)] == inputs
+    assert schemas[name]["output"] == outputs
+
+
+def test_every_input_has_a_tooltip_and_every_node_its_words(schemas):
+    for name, schema in schemas.items():
+        assert schema["category"].startswith("Qwen-Image 2") and schema["description"], name
+        assert len(schema["search_aliases"]) >= 3, name
+        for key, (_, *options) in inputs_of(schema).items():
+            template = (options[0] if options else {}).get("template")
+            told = template["input"]["required"]["image"][1] if template else options[0]
+            assert len(told.get("tooltip", "")) > 10, f"{name}.{key}"
+
+
+def test_linked_sizes_reach_the_canvas(client):
+    """Width and height may come from other nodes, which are not known when a workflow is checked."""
+    from qwen_image_2.tests.server.conftest import Graph, latent, node
+    nodes = {"first": Graph(width=128, height=96).nodes()["canvas"]}
+    nodes["second"] = node("QwenImage2EmptyLatent", aspect_ratio="custom", size="1024", width=["first", 1],
+                           height=["first", 2], batch_size=1)
+    nodes["latent"] = node("SaveLatent", samples=["second", 0], filename_prefix="linked")
+    assert latent(client, client.run(nodes)).shape == (1, 64, 6, 8)
