@@ -18,6 +18,8 @@ from .tiny import TEXT_ENCODER, TRANSFORMER, TURBO, VAE_FILE
 
 FOLDER = ROOT / "workflows"
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+GROWING = "COMFY_AUTOGROW_V3"  # an input that shows one free socket more than are connected
+EXAMPLE = "example.png"  # lies in the input folder of every new ComfyUI
 
 # Pixels around a group's nodes.
 GROUP_MARGIN, GROUP_TITLE = 20, 50
@@ -72,6 +74,69 @@ def text_to_image(diffusion_model: str, preset: str, prompt: str, aspect_ratio: 
                 Group("4  Picture", ("sampler", "decode")), Group("5  Result", ("save",))))
 
 
+LOADER = {"diffusion_model": TRANSFORMER, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
+          "weight_format": "as stored"}
+
+
+def edit(prompt: str, note: str, prefix: str, references: int = 1) -> Workflow:
+    """Loader, pictures, instruction, sampler, decoder, result."""
+    names = [f"picture{number}" for number in range(1, references + 1)]
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 760), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 220), LOADER),
+            **{name: Node("LoadImage", (440, 420 + 420 * index), (400, 340), {"image": EXAMPLE},
+                          title=f"Picture {index + 1}")
+               for index, name in enumerate(names)},
+            "edit": Node("QwenImage2EditEncode", (900, 60), (480, 700), _edit_inputs(prompt, [(n, 0) for n in names])),
+            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 320), _sampler_inputs("edit")),
+            "decode": Node("QwenImage2VAEDecode", (1440, 440), (340, 320), {
+                "samples": ("sampler", 0), "vae": ("loader", 2)}),
+            "save": Node("SaveImage", (1840, 60), (480, 700), {"images": ("decode", 0), "filename_prefix": prefix}),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Pictures", tuple(names)), Group("3  Instruction", ("edit",)),
+                Group("4  Picture", ("sampler", "decode")), Group("5  Result", ("save",))))
+
+
+def region_edit(prompt: str, note: str, prefix: str, outpaint: bool) -> Workflow:
+    """An edit of a region that is cut out before and stitched in after; outpaint: of an enlarged canvas."""
+    extend = {"extend": Node("QwenImage2ExtendCanvas", (900, 60), (400, 180), {
+        "image": ("picture", 0), "left": 0, "top": 0, "right": 384, "bottom": 0})} if outpaint else {}
+    source = "extend" if outpaint else "picture"
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 760), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 220), LOADER),
+            "picture": Node("LoadImage", (440, 420), (400, 340), {"image": EXAMPLE}, title="Picture"),
+            **extend,
+            "crop": Node("QwenImage2CropForEdit", (900, 420), (400, 340), {
+                "image": (source, 0), "mask": (source, 1), "context": 0.5, "resolution": "1024", "feather": 16}),
+            "edit": Node("QwenImage2EditEncode", (1360, 60), (480, 700),
+                         _edit_inputs(prompt, [("crop", 0)], resolution="as it is")),
+            "sampler": Node("QwenImage2Sampler", (1900, 60), (340, 320), _sampler_inputs("edit")),
+            "decode": Node("QwenImage2VAEDecode", (1900, 440), (340, 120), {
+                "samples": ("sampler", 0), "vae": ("loader", 2)}),
+            "stitch": Node("QwenImage2StitchEdit", (1900, 640), (340, 120), {
+                "region": ("crop", 2), "part": ("decode", 1)}),
+            "save": Node("SaveImage", (2300, 60), (480, 700), {"images": ("stitch", 0), "filename_prefix": prefix}),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)),
+                Group("3  Region", ("crop", *extend)), Group("4  Instruction", ("edit",)),
+                Group("5  Edit", ("sampler", "decode", "stitch")), Group("6  Result", ("save",))))
+
+
+def _edit_inputs(prompt: str, pictures: list[tuple[str, int]], resolution: str = "1024") -> dict:
+    sockets = {f"images.image_{number}": picture for number, picture in enumerate(pictures, start=1)}
+    return {"clip": ("loader", 1), "vae": ("loader", 2), **sockets, "prompt": prompt, "negative_prompt": "",
+            "resolution": resolution, "canvas": "last reference", "width": 1024, "height": 1024, "grid_guard": True,
+            "batch_size": 1}
+
+
+def _sampler_inputs(source: str) -> dict:
+    return {"model": ("loader", 0), "positive": (source, 0), "negative": (source, 1), "latent": (source, 2),
+            "seed": 20260920, "preset": "Quality 40", "steps": 40, "cfg": 1.0, "denoise": 1.0}
+
+
 WORKFLOWS = {
     "text_to_image": text_to_image(TRANSFORMER, "Quality 40", texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2",
                                    texts.BASE_NOTE),
@@ -79,6 +144,10 @@ WORKFLOWS = {
                                          texts.TURBO_NOTE),
     "poster": text_to_image(TRANSFORMER, "Quality 40", texts.POSTER, "3:4", "2048", "qwen-image-2-poster",
                             texts.POSTER_NOTE),
+    "edit_instruct": edit(texts.EDIT_INSTRUCT, texts.EDIT_NOTE, "qwen-image-2-edit"),
+    "edit_multi_reference": edit(texts.EDIT_MULTI, texts.MULTI_NOTE, "qwen-image-2-multi", references=3),
+    "edit_masked": region_edit(texts.EDIT_MASKED, texts.MASKED_NOTE, "qwen-image-2-masked", outpaint=False),
+    "edit_outpaint": region_edit(texts.EDIT_OUTPAINT, texts.OUTPAINT_NOTE, "qwen-image-2-outpaint", outpaint=True),
 }
 
 
@@ -126,11 +195,32 @@ def _schema_inputs(schema: dict) -> dict:
     return {**schema["input"].get("required", {}), **schema["input"].get("optional", {})}
 
 
+def _sockets(node: Node, schema: dict) -> dict:
+    """What the browser shows as inputs: widgets, sockets, and for a growing input the connected ones and a free one.
+
+    The browser puts sockets without a widget first.
+    """
+    shown = {}
+    for name, spec in _schema_inputs(schema).items():
+        if spec[0] != GROWING:
+            shown[name] = spec
+            continue
+        names = [f"{name}.{part}" for part in spec[1]["template"]["names"]]
+        connected = sum(key in node.inputs for key in names)
+        shown |= {key: ["IMAGE"] for key in names[:connected + 1]}
+    plain = {name: spec for name, spec in shown.items() if not _is_widget(spec)}
+    return plain | shown
+
+
+def _is_widget(spec: list) -> bool:
+    return isinstance(spec[0], list) or spec[0] in WIDGET_TYPES
+
+
 def _links(workflow: Workflow, schemas: dict) -> list[list]:
     """[id, from node, from slot, to node, to slot, type]"""
     ids, links = _ids(workflow), []
     for name, node in workflow.nodes.items():
-        names = list(_schema_inputs(schemas[node.kind])) if node.kind in schemas else []
+        names = list(_sockets(node, schemas[node.kind])) if node.kind in schemas else []
         for key, value in node.inputs.items():
             if isinstance(value, tuple):
                 source, slot = value
@@ -148,7 +238,7 @@ def _ui_node(name: str, node: Node, ids: dict, links: list, schemas: dict, order
     schema = schemas[node.kind]
     entry = common | {
         "inputs": [_ui_input(slot, key, spec, links, ids[name])
-                   for slot, (key, spec) in enumerate(_schema_inputs(schema).items())],
+                   for slot, (key, spec) in enumerate(_sockets(node, schema).items())],
         "outputs": [{"name": label, "type": kind,
                      "links": [link[0] for link in links if link[1:3] == [ids[name], slot]] or None}
                     for slot, (label, kind) in enumerate(zip(schema["output_name"], schema["output"], strict=True))],
@@ -173,10 +263,13 @@ def _ui_input(slot: int, name: str, spec: list, links: list, node_id: int) -> di
 def _widget_values(node: Node, schema: dict) -> list:
     values = []
     for name, spec in _schema_inputs(schema).items():
-        if isinstance(spec[0], list) or spec[0] in WIDGET_TYPES:
+        if _is_widget(spec):
+            options = spec[1] if len(spec) > 1 else {}
             values.append(node.inputs[name])
-            if len(spec) > 1 and spec[1].get("control_after_generate"):
+            if options.get("control_after_generate"):
                 values.append("randomize")
+            if options.get("image_upload"):
+                values.append("image")  # the upload button's own value
     return values
 
 

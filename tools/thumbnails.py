@@ -9,16 +9,18 @@ import io
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from PIL import Image
 
+from . import tiny
 from .output import write_whole
 from .pack import ROOT
 from .server import Server
 
 FOLDER = ROOT / "workflows"
-WINDOW = {"width": 1920, "height": 1080}
+WINDOW = {"width": 2880, "height": 1620}  # smaller, and the front end leaves out text
 THUMBNAIL_WIDTH = 720
 
 # The front end's own object; what a person does with File > Open, without its dialog.
@@ -85,12 +87,20 @@ def main() -> None:
     parser.add_argument("--large", type=Path)
     arguments = parser.parse_args()
     graphs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
-    models = Path(os.environ.get("MODELS", "")) if os.environ.get("MODELS") else None
-    with Server(Path(os.environ["COMFYUI_PATH"]), models=models) as server:
+    comfyui = Path(os.environ["COMFYUI_PATH"])
+    # Its example picture, and tiny weights under the official names, so that the page finds nothing missing.
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(comfyui / "input", Path(folder) / "input")
+        tiny.write(Path(folder) / "models")
+        _write(comfyui, Path(folder), graphs, arguments.large)
+
+
+def _write(comfyui: Path, folder: Path, graphs: dict[str, dict], large: Path | None) -> None:
+    with Server(comfyui, models=folder / "models", input=folder / "input") as server:
         for name, png in screenshots(server.url, graphs).items():
             write_whole(FOLDER / f"{name}.jpg", thumbnail(png))
-            if arguments.large:
-                write_whole(arguments.large / f"{name}.png", png)
+            if large:
+                write_whole(large / f"{name}.png", png)
             print(f"wrote workflows/{name}.jpg")
 
 

@@ -45,6 +45,53 @@ literal text in double quotes with its size, weight and colour. English and Chin
 - The decoder's **rgba** output carries the model's transparency, for posters "on a transparent background".
 """
 
+EDIT_CHANGES = """
+## What to change
+
+- **Picture**: load yours instead of the example.
+"""
+
+EDIT_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT_CHANGES + """\
+- **Prompt**: say what to change, and what to keep.
+- **resolution** is the size class the picture is worked on at; **canvas** follows the picture, because any other size \
+shifts or zooms the edit.
+- On exactly 1024 x 1024 edits are known to fail. The guard moves them to 1056 x 1056 and says so on the node.
+- Nothing outside the change is promised here: for that use *edit_masked*.
+"""
+
+MULTI_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT_CHANGES + """\
+- Connect up to ten pictures; each picture of a batch counts. The node shows a free socket as long as there is one.
+- **Prompt**: name them, `<image1>`, `<image2>`, ..., or subjects fuse.
+- **canvas**: the last picture is the model's own rule; choose the first if that is the one to keep.
+"""
+
+MASKED_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT_CHANGES + """\
+- **Mask**: right-click the picture, *Open in MaskEditor*, paint what may change.
+- **Prompt**: describe the change; the model sees the region and its surroundings (**context**), enlarged to \
+**resolution**.
+- Outside the mask and its **feather** every pixel of the result is the picture's own, bit for bit.
+"""
+
+OUTPAINT_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT_CHANGES + """\
+- **Extend Canvas**: how many pixels to add on which side. The new area starts as a mirror image.
+- **Prompt**: say what continues there.
+- The picture itself stays as it is, bit for bit, but for **feather** pixels along the seam; set it to 0 for none.
+"""
+
+EDIT_INSTRUCT = (
+    "Change the background to a quiet beach at sunset with soft orange light. Keep the subject, its pose, its colours "
+    "and its size exactly as they are."
+)
+EDIT_MULTI = (
+    "Put the subject of <image1> next to the subject of <image2> in the place shown in <image3>. Keep the faces, "
+    "clothes and colours of both as they are, and light them like the rest of <image3>."
+)
+EDIT_MASKED = "Replace it with a red ceramic vase with three white tulips, lit like the rest of the room."
+EDIT_OUTPAINT = (
+    "Continue the scene naturally to the right: the mirrored part becomes new surroundings in the same light, "
+    "perspective and style, without repeating the subject."
+)
+
 LIGHTHOUSE = (
     "A lighthouse of white stone on a low granite headland at first light, seen from the shingle beach below it. The "
     "sea is calm and silver, thin mist lies over the water, and the lamp is still burning, a small warm point against "
