@@ -30,13 +30,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
 
 def norm_rope(q: Tensor, k: Tensor, norm_q: nn.Module, norm_k: nn.Module, rotations: Tensor) -> tuple[Tensor, Tensor]:
     """RMS-norm per head, then rotation of neighbouring channel pairs; q, k (B, S, H, C), rotations (S, C/2)."""
-    return rotate(norm_q(q), rotations), rotate(norm_k(k), rotations)
+    return rotate_(norm_q(q), rotations), rotate_(norm_k(k), rotations)
 
 
-def rotate(x: Tensor, rotations: Tensor) -> Tensor:
-    """Rotate channel pairs of x (B, S, H, C) by unit complex numbers (S, C/2), in fp32."""
+def rotate_(x: Tensor, rotations: Tensor) -> Tensor:
+    """Rotate channel pairs of x (B, S, H, C) by unit complex numbers (S, C/2), in fp32; overwrites x where it is."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, S, H, C/2)
-    return torch.view_as_real(pairs * rotations.unsqueeze(1)).flatten(-2).type_as(x)
+    return torch.view_as_real(pairs.mul_(rotations.unsqueeze(1))).flatten(-2).type_as(x)
 
 
 def scaled_layer_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:

@@ -113,7 +113,8 @@ class SwiGLU(nn.Module):
         self.out = ops.Linear(spec.mlp_dim, spec.dim, bias=False, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.silu(self.gate_layer(x)) * self.proj(x))  # (B, S, M) inside
+        hidden = F.silu(self.gate_layer(x)).mul_(self.proj(x))  # (B, S, M), the widest tensor: no third copy of it
+        return self.out(hidden)
 
 
 class Block(nn.Module):
