@@ -1,0 +1,116 @@
+"""What a benchmark found, as a table for people and as JSON that keeps every single value."""
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from bootstrap import ROOT
+from timing import Comparison
+
+HEADINGS = ("measurement", "first", "second", "ratio (quartiles)", "CPU time ratio", "goal", "met",
+            "relative difference", "rounds")
+LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
+
+
+def host() -> dict[str, str | int | float]:
+    """Everything about this machine and this tree that the numbers depend on."""
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": _processor(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "load average before": load_average(),
+        "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
+        "Python": platform.python_version(),
+        **{name: metadata.version(name) for name in LIBRARIES},
+        "commit": _commit(),
+    }
+
+
+def cores() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def load_average() -> str:
+    """Over 1, 5 and 15 minutes. Before a run it tells how much other work there was; the run adds its own threads."""
+    return " ".join(f"{load:.2f}" for load in os.getloadavg())
+
+
+def _processor() -> str:
+    """Model name and, where a virtual machine hides the name, family and model."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = fields.get("model name", platform.machine())
+    return f"{name}, family {fields['cpu family']} model {fields['model']}" if "cpu family" in fields else name
+
+
+def _commit() -> str:
+    """The checked-out commit, and whether files differ from it."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "model", "benchmarks")
+        return git("rev-parse", "HEAD") + (" with changes in model or benchmarks" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
+
+
+def table(comparisons: Iterable[Comparison]) -> str:
+    """A Markdown table whose columns also line up as plain text."""
+    rows = [HEADINGS, *map(_row, comparisons)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def _row(c: Comparison) -> tuple[str, ...]:
+    low, middle, high = c.ratio
+    first, second = (_quantity(median, c.unit) for median in c.medians)
+    return (
+        c.what,
+        f"{c.first}: {first}",
+        f"{c.second}: {second}",
+        f"{middle:.3f} ({low:.3f} to {high:.3f})",
+        "" if c.cpu_ratio is None else f"{c.cpu_ratio:.3f}",
+        "" if c.goal is None else f"at most {c.goal:g}",
+        {None: "", True: "yes", False: "NO"}[c.met],
+        "" if c.error is None else f"{c.error:.0e}" if c.error else "none",
+        str(len(c.values)),
+    )
+
+
+def _quantity(value: float, unit: str) -> str:
+    return f"{value / 1e9:.2f} GB" if unit == "B" else f"{value:.3f} {unit}"
+
+
+def listing(entries: dict[str, object]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in entries.items())
+
+
+def save(name: str, host: dict, settings: dict[str, str], comparisons: list[Comparison]) -> list[Path]:
+    """Write benchmarks/results/NAME-DATE-HOSTKIND.json and .md, whole or not at all."""
+    folder = ROOT / "benchmarks" / "results"
+    folder.mkdir(exist_ok=True)
+    stem = folder / f"{name}-{host['date'][:10]}-cpu{host['cores']}"
+    found = [dataclasses.asdict(c) | {"ratio": c.ratio, "cpu_ratio": c.cpu_ratio, "met": c.met} for c in comparisons]
+    data = {"host": host, "settings": settings, "comparisons": found}
+    text = f"# {name}\n\n{listing(host)}\n\n{listing(settings)}\n\n{table(comparisons)}\n"
+    return [_write(stem.with_suffix(".json"), json.dumps(data, indent=1) + "\n"), _write(stem.with_suffix(".md"), text)]
+
+
+def _write(path: Path, text: str) -> Path:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    return part.replace(path)
