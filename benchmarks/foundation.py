@@ -24,13 +24,13 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "step": Case(steps.cached_step, steps.setting(steps.SPEC), Budget(rounds=31, seconds=25, least=15)),
-    "first-step": Case(steps.first_step, steps.setting(steps.SPEC), Budget(rounds=31, seconds=30, least=15)),
-    "batch": Case(steps.batch, steps.setting(steps.BATCH_SPEC), Budget(rounds=7, seconds=60)),
+    "step": Case(steps.cached_step, steps.setting(steps.SPEC), Budget(rounds=31, seconds=20, least=15)),
+    "first-step": Case(steps.first_step, steps.setting(steps.SPEC), Budget(rounds=31, seconds=20, least=15)),
+    "batch": Case(steps.batch, steps.setting(steps.BATCH_SPEC), Budget(rounds=7, seconds=40)),
     "edit-batch": Case(steps.edit_batch, steps.setting(steps.BATCH_SPEC, reference=True), Budget(rounds=7, seconds=40)),
-    "load": Case(loading.load, loading.SETTING, Budget(rounds=4, seconds=60, least=4)),
-    "decode": Case(autoencoder.decode, autoencoder.SETTING, Budget(rounds=15, seconds=60)),
-    "encode": Case(autoencoder.encode, autoencoder.SETTING, Budget(rounds=15, seconds=25)),
+    "load": Case(loading.load, loading.SETTING, Budget(rounds=4, seconds=40)),
+    "decode": Case(autoencoder.decode, autoencoder.SETTING, Budget(rounds=15, seconds=40, least=2)),
+    "encode": Case(autoencoder.encode, autoencoder.SETTING, Budget(rounds=15, seconds=15)),
 }
 QUICK = Budget(rounds=3, seconds=6, least=1)
 
