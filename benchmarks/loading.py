@@ -26,6 +26,9 @@ from qwen_image_2.tools import tiny
 
 SPEC = TransformerSpec(layers=9)  # of the published width: 4.2 GB in bf16
 SETTING = f"synthetic checkpoint, dim {SPEC.dim}, {SPEC.layers} layers, bf16, gate and projection fused; a process each"
+# One round. How fast a system refills its cache depends on what ran before (up to twofold, measured on a virtual
+# machine), so the same run stands before each cold one; of runs named twice the later one counts.
+ORDER = ("ours, warm", "ours, cold", "ours, warm", "plain_and_read, cold", "plain_and_read, warm", "plain, warm")
 NOISE_VALUES = 2**25  # written over and over: the values have no influence on the time
 
 
@@ -153,23 +156,14 @@ def load(budget: Budget) -> list[Comparison]:
         return _comparisons(_rounds(path, budget), path.stat().st_size)
 
 
-def _rounds(path: Path, budget: Budget) -> dict[str, list[dict]]:
-    """Results by "way, state of the cache", one per round.
-
-    How long the system takes to drop and refill its cache depends on what was there before. So one cold run comes
-    first that is not counted, and every other round runs backwards.
-    """
-    found = {"ours, cold": [], "plain_and_read, cold": [], "ours, warm": [], "plain_and_read, warm": [],
-             "plain, warm": []}
-    _in_process("plain_and_read, cold", path)
-    begin, done = time.perf_counter(), 0
-    while budget.allows(done, time.perf_counter() - begin):
-        for name in reversed(found) if done % 2 else found:
-            found[name].append(_in_process(name, path))
-        done += 1
-    if len({result["digest"] for results in found.values() for result in results}) != 1:
+def _rounds(path: Path, budget: Budget) -> list[dict[str, dict]]:
+    """Results of each round by "way, state of the cache"."""
+    rounds, begin = [], time.perf_counter()
+    while budget.allows(len(rounds), time.perf_counter() - begin):
+        rounds.append({name: _in_process(name, path) for name in ORDER})
+    if len({result["digest"] for results in rounds for result in results.values()}) != 1:
         raise SystemExit("load: the ways loaded different values, so comparing their times would mean nothing.")
-    return found
+    return rounds
 
 
 def _in_process(name: str, path: Path) -> dict:
@@ -177,13 +171,14 @@ def _in_process(name: str, path: Path) -> dict:
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-def _comparisons(found: dict[str, list[dict]], size: int) -> list[Comparison]:
+def _comparisons(rounds: list[dict[str, dict]], size: int) -> list[Comparison]:
     def time_of(what: str, name: str, other: str, words: str) -> Comparison:
-        costs, others = ([Cost(result["seconds"], result["cpu"]) for result in found[key]] for key in (name, other))
+        costs, others = ([Cost(results[key]["seconds"], results[key]["cpu"]) for results in rounds]
+                         for key in (name, other))
         return of_costs(what, ("ours", costs), (words, others), error=0.0)
 
     def share_of_file(what: str, name: str, words: str, field: str, goal: float | None = None) -> Comparison:
-        values = tuple((result[field], size) for result in found[name])
+        values = tuple((results[name][field], size) for results in rounds)
         return Comparison(what, words, "size of the file", values, unit="B", goal=goal)
 
     once, never = "safetensors, values read once", "safetensors, no value read"
