@@ -68,7 +68,11 @@ def _commit() -> str:
 
 def table(comparisons: Iterable[Comparison]) -> str:
     """A Markdown table whose columns also line up as plain text."""
-    rows = [HEADINGS, *map(_row, comparisons)]
+    return aligned([HEADINGS, *map(_row, comparisons)])
+
+
+def aligned(rows: list[tuple[str, ...]]) -> str:
+    """Rows as a Markdown table, the first one its head."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -100,14 +104,19 @@ def listing(entries: dict[str, object]) -> str:
 
 
 def save(name: str, host: dict, settings: dict[str, str], comparisons: list[Comparison]) -> list[Path]:
+    """Keep comparisons in benchmarks/results."""
+    found = [dataclasses.asdict(c) | {"ratio": c.ratio, "cpu_ratio": c.cpu_ratio, "met": c.met} for c in comparisons]
+    return keep(name, host, {"settings": settings, "comparisons": found},
+                f"{listing(settings)}\n\n{table(comparisons)}")
+
+
+def keep(name: str, host: dict, data: dict, text: str) -> list[Path]:
     """Write benchmarks/results/NAME-DATE-HOSTKIND.json and .md, whole or not at all."""
     folder = ROOT / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
     stem = folder / f"{name}-{host['date'][:10]}-cpu{host['cores']}"
-    found = [dataclasses.asdict(c) | {"ratio": c.ratio, "cpu_ratio": c.cpu_ratio, "met": c.met} for c in comparisons]
-    data = {"host": host, "settings": settings, "comparisons": found}
-    text = f"# {name}\n\n{listing(host)}\n\n{listing(settings)}\n\n{table(comparisons)}\n"
-    return [_write(stem.with_suffix(".json"), json.dumps(data, indent=1) + "\n"), _write(stem.with_suffix(".md"), text)]
+    return [_write(stem.with_suffix(".json"), json.dumps({"host": host, **data}, indent=1) + "\n"),
+            _write(stem.with_suffix(".md"), f"# {name}\n\n{listing(host)}\n\n{text}\n")]
 
 
 def _write(path: Path, text: str) -> Path:

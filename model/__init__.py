@@ -6,5 +6,6 @@ checkpoint  names and shapes of a file -> spec and key table, or one sentence sa
 files       safetensors files and folders -> names, shapes and memory-mapped tensors
 transformer, rope, prefix, kernels   the diffusion transformer
 vae, latents                         the autoencoder and the scale of its latents
+frozen, cache               weights that are drawn instead of stored, and where they are kept
 schedule, sizes, prompt              sigmas, picture sizes, the prompt template
 """

@@ -46,8 +46,8 @@ def test_only_the_bridge_is_given_comfyui_internals(path):
 
 
 # Each file imports only files before it.
-MODEL_ORDER = ("latents", "spec", "layouts", "sizes", "editing", "regions", "prompt", "schedule", "rope", "kernels",
-               "prefix", "transformer", "vae", "files", "checkpoint")
+MODEL_ORDER = ("cache", "frozen", "latents", "spec", "layouts", "sizes", "editing", "regions", "prompt", "schedule",
+               "rope", "kernels", "prefix", "transformer", "vae", "files", "checkpoint")
 
 
 @pytest.mark.parametrize("path", [path for path in files("model") if path.name != "__init__.py"],

@@ -1,0 +1,1 @@
+"""How the miniature in assets/miniature was made: its pictures, its prompts, its training."""

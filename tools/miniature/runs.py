@@ -1,0 +1,57 @@
+"""What train.py can be asked for, with everything set up: the autoencoder, the transformer, the shipped files."""
+import json
+from pathlib import Path
+
+import torch
+
+from ...nodes.bridge import miniature
+from ...nodes.bridge.text_encoder import load_text_encoder
+from .. import tiny
+from . import train_transformer, train_vae
+from .pool import Pool
+from .training import State
+
+STATISTICS = "latents.json"
+
+
+def vae(work: Path, steps: int, seed: int) -> None:
+    train_vae.train(work, steps, seed)
+
+
+def transformer(work: Path, steps: int, seed: int) -> None:
+    pool = Pool(work / "pool", trained_vae(work), load_text_encoder(miniature.text_encoder(), miniature.NAME),
+                seed)
+    pool.grow(1)
+    mean, std = _statistics(work, pool)
+    train_transformer.train(work, pool, mean, std, steps, seed)
+
+
+def export(work: Path, steps: None, seed: int) -> None:
+    """bf16 files in the layouts of the official ones."""
+    mean, std = json.loads((work / STATISTICS).read_text(encoding="utf-8"))
+    tiny.save(tiny.to_wan_vae(trained_vae(work).state_dict()), miniature.FOLDER / miniature.FILES["vae"],
+              {"latents_mean": mean, "latents_std": std})
+    network = train_transformer.build()
+    State(work / "transformer.safetensors", {"average": network}, []).load()
+    tiny.save(tiny.to_comfy_transformer(network.state_dict()), miniature.FOLDER / miniature.FILES["diffusion_models"],
+              {"axes_dims_rope": train_transformer.SPEC.rope_axes})
+
+
+def trained_vae(work: Path):
+    """The autoencoder as it is shipped: its weights rounded to bf16, computing in fp32."""
+    network = train_vae.build()
+    State(work / "vae.safetensors", {"vae": network}, []).load()
+    for parameter in network.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    return network.requires_grad_(False)
+
+
+def _statistics(work: Path, pool: Pool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each latent channel over the first shard's targets, rounded as they are published."""
+    path = work / STATISTICS
+    if not path.exists():
+        targets = [example.target.float().flatten(1) for group in pool.forms.values() for example in group]
+        std, mean = torch.std_mean(torch.cat(targets, dim=1), dim=1)
+        path.write_text(json.dumps([[round(value, 4) for value in values.tolist()] for values in (mean, std)]))
+    mean, std = json.loads(path.read_text(encoding="utf-8"))
+    return tuple(mean), tuple(std)
