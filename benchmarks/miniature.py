@@ -7,7 +7,6 @@ and nothing else is there. An edit is right when all that holds of the wanted re
 25 dB of the source. The judge first looks at the drawn originals: what it misreads there counts against nobody.
 """
 import argparse
-import io
 import os
 import random
 import statistics
@@ -16,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy
 import report
 from bootstrap import ROOT
@@ -26,13 +24,13 @@ from PIL import Image
 from qwen_image_2.tools.client import Client
 from qwen_image_2.tools.miniature import examples, judge, scenes
 from qwen_image_2.tools.miniature.examples import Example
+from qwen_image_2.tools.miniature.painter import Painter
 from qwen_image_2.tools.miniature.scenes import TRANSPARENT
 from qwen_image_2.tools.server import Server
 
 SEED = 7                # of the questions; training has others
 FULL, SHORT = {"preset": "Quality 40"}, {"preset": "Custom", "steps": 8}
 LEAST_PSNR = 25.0       # dB
-GREY = (128, 128, 128)  # transparent pixels are compared over this
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,7 @@ class Answer:
 
     @property
     def psnr(self) -> float | None:
-        """dB between result and source where nothing should have changed; None where that is next to nothing."""
-        before, after = (pixels_of(scene) for scene in (self.example.references[0], self.example.target))
-        same = (numpy.abs(before.astype(int) - after).max(2) <= 2).astype(numpy.uint8)
-        same = cv2.erode(same, numpy.ones((5, 5)), borderValue=1) > 0  # soft edges belong to what changes
-        if same.sum() < 100:
-            return None
-        error = (judge.over(self.picture, GREY).astype(float) - judge.over(before, GREY))[same]
-        return 10 * numpy.log10(255**2 / max((error**2).mean(), 1e-9))
+        return judge.psnr_of_kept(self.picture, self.example.references[0], self.example.target)
 
     @property
     def right_edit(self) -> bool:
@@ -86,52 +77,9 @@ def questions(count: int, invent: Callable[[random.Random], Example], name: str)
     return found
 
 
-class Painter:
-    """Runs examples through a server, as a workflow does."""
-
-    def __init__(self, client: Client, folder: Path):
-        self.client, self.folder = client, folder
-
-    def answer(self, example: Example, seed: int, **sampling) -> Answer:
-        graph = {
-            "loader": _node("QwenImage2Loader", diffusion_model="miniature", text_encoder="miniature",
-                            vae="miniature", variant="auto", weight_format="as stored"),
-            **(self._edit(example) if example.references else self._prompt(example)),
-            "sampler": _node("QwenImage2Sampler", model=["loader", 0], positive=["encode", 0], seed=seed,
-                             latent=["encode", 2] if example.references else ["canvas", 0],
-                             **{"steps": 40, "cfg": 1.0, "denoise": 1.0, **sampling}),
-            "decode": _node("QwenImage2VAEDecode", samples=["sampler", 0], vae=["loader", 2]),
-            "save": _node("SaveImage", images=["decode", 1], filename_prefix="miniature"),
-        }
-        file, = self.client.run(graph).files
-        picture = numpy.asarray(Image.open(io.BytesIO(self.client.view(file))))
-        return Answer(example, picture, judge.look(picture))
-
-    def _prompt(self, example: Example) -> dict:
-        width, height = example.target.canvas
-        return {"canvas": _node("QwenImage2EmptyLatent", aspect_ratio="custom", size="1024", width=width,
-                                height=height, batch_size=1),
-                "encode": _node("QwenImage2TextEncode", clip=["loader", 1], prompt=example.prompt,
-                                negative_prompt="")}
-
-    def _edit(self, example: Example) -> dict:
-        nodes, inputs = {}, {}
-        for number, scene in enumerate(example.references, start=1):
-            path = self.folder / f"reference_{number}.png"
-            scenes.draw(scene).save(path)
-            nodes |= {f"load {number}": _node("LoadImage", image=self.client.upload_image(path)),
-                      f"join {number}": _node("JoinImageWithAlpha", image=[f"load {number}", 0],
-                                              alpha=[f"load {number}", 1])}
-            inputs[f"images.image_{number}"] = [f"join {number}", 0]
-        width, height = example.target.canvas
-        nodes["encode"] = _node("QwenImage2EditEncode", clip=["loader", 1], vae=["loader", 2], prompt=example.prompt,
-                                negative_prompt="", resolution="128", canvas="last reference", width=width,
-                                height=height, grid_guard=True, batch_size=1, **inputs)
-        return nodes
-
-
-def _node(class_type: str, **inputs) -> dict:
-    return {"class_type": class_type, "inputs": inputs}
+def answers(painter: Painter, asked: list[Example], sampling: dict) -> list[Answer]:
+    pictures = (painter.paint(example, seed, **sampling) for seed, example in enumerate(asked))
+    return [Answer(example, picture, judge.look(picture)) for example, picture in zip(asked, pictures, strict=True)]
 
 
 # ---------------------------------------------------------------- figures
@@ -189,9 +137,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Server(Path(os.environ["COMFYUI_PATH"])) as server:
         painter = Painter(Client(server.url), Path(folder))
         sets = {
-            "prompts": [painter.answer(example, seed, **FULL) for seed, example in enumerate(asked)],
-            "prompts in 8 steps": [painter.answer(example, seed, **SHORT) for seed, example in enumerate(asked)],
-            "edits": [painter.answer(example, seed, **FULL) for seed, example in enumerate(edited)],
+            "prompts": answers(painter, asked, FULL),
+            "prompts in 8 steps": answers(painter, asked, SHORT),
+            "edits": answers(painter, edited, FULL),
         }
     rows = figures(*sets.values())
     print(table(rows))

@@ -75,9 +75,9 @@ class PrefixCache:
     _joint: Tensor | None = None
     _rope: tuple[tuple[int, int], Tensor] | None = None
 
-    @property
-    def length(self) -> int:
-        return self.layers[0][0].shape[1]
+    def layer(self, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """One block's keys and values, on the device where they are needed."""
+        return tuple(t.to(device, non_blocking=True) for t in self.layers[number])
 
     def target_rope(self, size: tuple[int, int], make: Callable[[], Tensor]) -> Tensor:
         """The target's rotations, made once for a size: every step has the same."""
@@ -91,18 +91,35 @@ class PrefixCache:
         All blocks write into one preallocated buffer, valid until the next call. (A buffer per block would save
         copying T tokens, and cost 8 GiB at 2048 x 2048.) Where gradients are wanted nothing is overwritten.
         """
-        prefix = self.layers[layer]
+        prefix = self.layer(layer, k.device)
         if torch.is_grad_enabled():
             return tuple(torch.cat([p.expand(len(t), -1, -1, -1), t], 1) for p, t in zip(prefix, (k, v), strict=True))
-        joint = self._buffer(k)
+        joint = self._buffer(k, prefix[0].shape[1])
         for row, p, t in zip(joint, prefix, (k, v), strict=True):
             row[:, :p.shape[1]] = p
             row[:, p.shape[1]:] = t
         return joint[0], joint[1]
 
-    def _buffer(self, k: Tensor) -> Tensor:
+    def _buffer(self, k: Tensor, prefix: int) -> Tensor:
         batch, tokens, heads, channels = k.shape
-        shape = (2, batch, self.length + tokens, heads, channels)
+        shape = (2, batch, prefix + tokens, heads, channels)
         if self._joint is None or self._joint.shape != shape:
             self._joint = k.new_empty(shape)
         return self._joint
+
+
+@dataclass
+class RecomputedPrefix(PrefixCache):
+    """Keeps nothing: every pass over the target makes the keys and values again, block by block.
+
+    For prefixes whose keys and values fit nowhere. compute() starts a pass over the prefix.
+    """
+
+    compute: Callable[[], Iterator[tuple[Tensor, Tensor]]] | None = None
+    _running: Iterator[tuple[Tensor, Tensor]] | None = None
+
+    def layer(self, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Blocks must be asked for in their order."""
+        if number == 0:
+            self._running = self.compute()
+        return next(self._running)

@@ -7,7 +7,7 @@ Shapes: B batch of targets, P batch of prefixes (1 or B), S tokens of the pass a
 T prefix tokens, D width, H heads, C channels of a head, M hidden width of the MLP.
 """
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -171,7 +171,12 @@ class Transformer(nn.Module):
 
     def encode_prefix(self, condition: Condition, sigma: Tensor | None = None, dtype: torch.dtype | None = None,
                       attention: Callable[..., Tensor] | None = None) -> PrefixCache:
-        """Run text and references through all blocks and keep their keys and values.
+        """Run text and references through all blocks and keep their keys and values; arguments as prefix_layers."""
+        return PrefixCache(prefix_end(condition), list(self.prefix_layers(condition, sigma, dtype, attention)))
+
+    def prefix_layers(self, condition: Condition, sigma: Tensor | None = None, dtype: torch.dtype | None = None,
+                      attention: Callable[..., Tensor] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Run text and references through the blocks and yield each one's keys and values (P, T, H, C).
 
         sigma (P,): only read where `causal_condition` is false. dtype: to compute in, by default the text's.
         attention: instead of the kernels' own, this once.
@@ -179,17 +184,17 @@ class Transformer(nn.Module):
         attention = attention or self.kernels.attention
         segments = list(condition.segments())
         x = self._prefix_tokens(condition, segments, dtype or condition.text.dtype)  # (P, T, D)
-        positions, counter = _prefix_positions(segments)
+        positions, _ = _prefix_positions(segments)
         if self.spec.causal_condition:
             sigma = torch.zeros(1, device=x.device)
         elif sigma is None:
             raise ValueError("This checkpoint has causal_condition = false: its prefix depends on sigma.")
         modulation = self._modulation(self.time_text_embed(sigma, x.dtype))
         rope = self._rope(positions, x.device)
-        cache = PrefixCache(counter)
+        kept = []
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            cache.layers.append((k, v))
+            kept.append((k, v))
             # No mask for images: a run of tokens sees all keys up to its own end, text causally within itself.
             return torch.cat([
                 attention(q[:, s.start:s.end], k[:, :s.end], v[:, :s.end], causal=s.grid is None)
@@ -199,10 +204,9 @@ class Transformer(nn.Module):
         *blocks, last = self.transformer_blocks
         for block in blocks:
             x = block(x, modulation, rope, attend)
+            yield kept.pop()
         # Nothing reads the prefix after the last block's keys and values.
-        _, k, v = last.attn.project(self.kernels.scaled_layer_norm(x, modulation[0], self.spec.eps), rope)
-        cache.layers.append((k, v))
-        return cache
+        yield last.attn.project(self.kernels.scaled_layer_norm(x, modulation[0], self.spec.eps), rope)[1:]
 
     def forward(self, x: Tensor, sigma: Tensor, cache: PrefixCache,
                 attention: Callable[..., Tensor] | None = None) -> Tensor:
@@ -244,6 +248,11 @@ class Transformer(nn.Module):
 def _attend_to_all(cache: PrefixCache, layer: int, attention: Callable[..., Tensor]) -> Attend:
     """The target sees the whole prefix and itself: no mask."""
     return lambda q, k, v: attention(q, *cache.join(layer, k, v))
+
+
+def prefix_end(condition: Condition) -> int:
+    """The rotary counter after the prefix."""
+    return _prefix_positions(list(condition.segments()))[1]
 
 
 def _prefix_positions(segments: list[Segment]) -> tuple[Tensor, int]:

@@ -4,7 +4,7 @@ from pathlib import PurePath
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
-from .bridge import folders
+from .bridge import folders, miniature
 from .bridge.diffusion import load_model, open_model
 from .bridge.dtypes import WEIGHT_FORMATS
 from .bridge.text_encoder import load_text_encoder, open_text_encoder
@@ -73,7 +73,8 @@ class QwenImage2LoadModel(io.ComfyNode):
         variant = variant_of(diffusion_model, variant)
         model = load_model(folders.resolve(folders.TRANSFORMER, diffusion_model), diffusion_model, variant,
                            weight_format)
-        return io.NodeOutput(model, ui=tell(cls, f"{diffusion_model}: {variant} model, {model_summary(model)}."))
+        about = miniature.ABOUT if diffusion_model == miniature.NAME else None
+        return io.NodeOutput(model, ui=tell(cls, f"{diffusion_model}: {variant} model, {model_summary(model)}.", about))
 
 
 def model_summary(model) -> str:

@@ -9,13 +9,18 @@ log = logging.getLogger(__name__)
 KEY = "qwen_image_2_messages"
 
 
-def tell(node, *sentences: str) -> dict:
-    """Show sentences on the node (a ComfyNode class that asks for its unique_id), return its `ui` output."""
+def show(node, *sentences: str | None) -> list[str]:
+    """Show sentences on the node (a ComfyNode class that asks for its unique_id), in place of earlier ones."""
     sentences = [sentence for sentence in sentences if sentence]
-    node_id = node.hidden.unique_id
-    for sentence in sentences:
-        log.info("Node %s: %s", node_id, sentence)
-    if node_id is not None:
+    if node.hidden.unique_id is not None:
         # Nodes of an expanded loader are called 12.0.0.1; what the user sees is node 12.
-        PromptServer.instance.send_progress_text("\n".join(sentences), str(node_id).split(".")[0])
+        PromptServer.instance.send_progress_text("\n".join(sentences), str(node.hidden.unique_id).split(".")[0])
+    return sentences
+
+
+def tell(node, *sentences: str | None) -> dict:
+    """Show sentences on the node, write them to the log, and return the node's `ui` output."""
+    sentences = show(node, *sentences)
+    for sentence in sentences:
+        log.info("Node %s: %s", node.hidden.unique_id, sentence)
     return {KEY: sentences}

@@ -6,8 +6,9 @@ import torch
 from comfy_api.latest import io
 
 from ..model import schedule, sizes
-from .bridge.diffusion import QwenImage2
-from .messages import tell
+from .bridge import miniature
+from .bridge.diffusion import QwenImage2, reporting_to
+from .messages import show, tell
 
 CUSTOM = "Custom"
 CATEGORY = "Qwen-Image 2/sampling"
@@ -62,9 +63,11 @@ def check_latent(model, latent: dict) -> torch.Tensor:
     return samples
 
 
-def size_note(samples: torch.Tensor) -> str | None:
-    """Sizes between the model's own: possible, and told."""
+def size_note(model, samples: torch.Tensor) -> str | None:
+    """Sizes that the model was not trained on: possible, and told."""
     height, width = (side * 16 for side in samples.shape[-2:])
+    if note := miniature.size_note(model.model.label, width, height):
+        return note
     if height % sizes.MULTIPLE == 0 == width % sizes.MULTIPLE:
         return None
     return f"{width} x {height} pixels is no multiple of {sizes.MULTIPLE}: the model was not trained on such sizes."
@@ -111,13 +114,14 @@ class QwenImage2Sampler(io.ComfyNode):
         samples = check_latent(model, latent)
         if negative is None and cfg > 1:
             raise ValueError(f"cfg is {cfg}, but no negative prompt is connected: connect one, or set cfg to 1.")
-        ui = tell(cls, variant_warning(model, preset), size_note(samples))
+        notes = [variant_warning(model, preset), size_note(model, samples)]
+        show(cls, *notes)  # before the work
         sigmas = sigmas_for(preset, steps, denoise, latent)
         out = comfy.sample.sample_custom(
-            model, noise_for(latent, seed), cfg, comfy.samplers.sampler_object("euler"), sigmas, positive,
-            positive if negative is None else negative, samples, noise_mask=latent.get("noise_mask"),
+            reporting_to(notes.append, model), noise_for(latent, seed), cfg, comfy.samplers.sampler_object("euler"),
+            sigmas, positive, positive if negative is None else negative, samples, noise_mask=latent.get("noise_mask"),
             callback=latent_preview.prepare_callback(model, len(sigmas) - 1), seed=seed)
-        return io.NodeOutput({**latent, "samples": out}, ui=ui)
+        return io.NodeOutput({**latent, "samples": out}, ui=tell(cls, *notes))
 
 
 class QwenImage2Sigmas(io.ComfyNode):

@@ -16,10 +16,12 @@ from .client import Client, Result, SavedFile
 from .console import Progress, say, table
 from .environment import ROOT, cache_folder
 from .errors import UserError
-from .server import Server, has_gpu
+from .server import Server
 
 POSTER = ROOT / "workflows" / "api" / "poster.json"
-ON_A_CPU = ("QwenImage2EmptyLatent.size=512",)  # at its own 2048 the poster takes minutes there, with any weights
+# What the miniature understands; the workflow's own prompt is for the real model.
+MINIATURE_PROMPT = ('A poster with a blue background, a large yellow star in the centre and the word "JAZZ" in white '
+                    'at the top.')
 KEPT_LOGS = 10
 
 
@@ -33,16 +35,11 @@ class Place:
 
 def demo(place: Place, target: Path) -> int:
     """Draw the poster workflow into `target` and say what each stage took."""
-    graph = workflow.load(POSTER)
+    graph = workflow.apply(_with_miniature(workflow.load(POSTER)), [f"QwenImage2TextEncode.prompt={MINIATURE_PROMPT}"])
+    say(f"The prompt: {MINIATURE_PROMPT}")
+    times = {"set-up": place.setup_seconds}
     begin = time.monotonic()
-    cpu = not has_gpu(Path(sys.executable))
-    if cpu:
-        say(f"No GPU was found: the poster is drawn smaller ({', '.join(ON_A_CPU)}) to keep this short.")
-        graph = workflow.apply(graph, ON_A_CPU)
-    folder = models.shipped(say)
-    times = {"set-up": place.setup_seconds + time.monotonic() - begin}
-    begin = time.monotonic()
-    with _server(place, models=folder, cpu=cpu) as server:
+    with _server(place) as server:
         times["server start"] = time.monotonic() - begin
         client, result = _follow(server, graph)
         pictures = [file for file in result.files if file.type == "output"]
@@ -56,8 +53,11 @@ def demo(place: Place, target: Path) -> int:
 
 def run(place: Place, file: Path, assignments: list[str], model_folder: Path | None, target: Path) -> int:
     """Run a workflow and save what its nodes have written into the folder `target`."""
-    graph = workflow.apply(workflow.load(file), assignments)
-    folder = _models_for(place, graph, model_folder)
+    graph = workflow.load(file)
+    folder = model_folder or models.of_comfyui(place.comfyui)
+    if folder is None and workflow.needs_models(graph):
+        graph = _with_miniature(graph)
+    graph = workflow.apply(graph, assignments)
     with _server(place, models=folder, require_pack=workflow.uses_pack(graph)) as server:
         client, result = _follow(server, graph)
         saved = [_save(client, saved, target) for saved in result.files]
@@ -69,7 +69,9 @@ def run(place: Place, file: Path, assignments: list[str], model_folder: Path | N
 def serve(place: Place, port: int, model_folder: Path | None) -> int:
     """Run ComfyUI with its page for a person, until Ctrl-C; pictures and settings stay in the cache folder."""
     data = cache_folder() / "serve"
-    folder = model_folder or models.of_comfyui(place.comfyui) or models.shipped(say)
+    folder = model_folder or models.of_comfyui(place.comfyui)
+    if folder is None:
+        say(f'No model files are at hand: choose "{workflow.MINIATURE}" in the loader, or give them with --models.')
     kept = {name: data / name for name in ("output", "input", "user")}
     with _server(place, models=folder, port=port, preview="latent2rgb", **kept) as server:
         say(f"ComfyUI with Qwen-Image 2 is at {server.url} (Ctrl-C stops it).")
@@ -125,12 +127,9 @@ def _follow(server: Server, graph: workflow.Graph) -> tuple[Client, Result]:
         progress.end()
 
 
-def _models_for(place: Place, graph: workflow.Graph, model_folder: Path | None) -> Path | None:
-    if model_folder:
-        return model_folder
-    if not workflow.needs_models(graph):
-        return None
-    return models.of_comfyui(place.comfyui) or models.shipped(say)
+def _with_miniature(graph: workflow.Graph) -> workflow.Graph:
+    say("The built-in miniature is used, at its own small size: it draws simple posters only.")
+    return workflow.with_miniature(graph)
 
 
 def _save(client: Client, file: SavedFile, folder: Path) -> Path:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import UserError
+
+MINIATURE = "miniature"  # the loaders' name for the model that comes with the pack
+MINIATURE_SIZES = ((128, 128), (160, 96), (96, 160))
 
 Graph = dict[str, dict]  # a workflow in API format: node id -> {"class_type", "inputs", "_meta"}
 MODEL_FILES = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
@@ -46,6 +50,32 @@ def apply(graph: Graph, assignments: Iterable[str]) -> Graph:
         inputs = graph[node]["inputs"]
         inputs[name] = parse_value(value, inputs[name])
     return graph
+
+
+def with_miniature(graph: Graph) -> Graph:
+    """A copy of `graph` whose loaders take the built-in miniature, and whose sizes are those it was trained on."""
+    graph = copy.deepcopy(graph)
+    for node in graph.values():
+        inputs = node["inputs"]
+        if node["class_type"].startswith("QwenImage2Load"):
+            inputs |= dict.fromkeys(inputs.keys() & {"diffusion_model", "text_encoder", "vae"}, MINIATURE)
+        elif node["class_type"] == "QwenImage2EmptyLatent":
+            width, height = _miniature_size(inputs)
+            inputs |= {"aspect_ratio": "custom", "width": width, "height": height}
+        elif node["class_type"] in ("QwenImage2EditEncode", "QwenImage2CropForEdit"):
+            inputs["resolution"] = str(MINIATURE_SIZES[0][0])
+    return graph
+
+
+def _miniature_size(canvas: dict) -> tuple[int, int]:
+    """The size nearest in shape to what an empty latent asks for; a square where that comes from another node."""
+    ratio = canvas["aspect_ratio"]
+    numbers = (canvas["width"], canvas["height"]) if ratio == "custom" else str(ratio).split(":")
+    try:
+        across, down = map(float, numbers)
+    except (TypeError, ValueError):
+        return MINIATURE_SIZES[0]
+    return min(MINIATURE_SIZES, key=lambda size: abs(math.log(size[0] / size[1] / (across / down))))
 
 
 def parse_value(text: str, present: object) -> object:

@@ -4,6 +4,8 @@ ComfyUI calls `DiffusionModel.forward` once per step and conditioning. The condi
 the first call fills it with the prefix's keys and values, later ones reuse them. It lives as long as one sampling
 run, so a new prompt, reference, size or LoRA strength cannot meet old keys.
 """
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy.conds
@@ -23,13 +25,18 @@ from ...model.files import CheckpointError, CheckpointFiles, open_checkpoint
 from ...model.kernels import Kernels
 from ...model.prefix import Condition, PrefixCache
 from ...model.spec import TransformerSpec
-from ...model.transformer import Transformer
+from ...model.transformer import Transformer, prefix_end
+from . import placement
 from .dtypes import WEIGHT_FORMATS
 from .kernels import comfy_attention, kernels_for
 from .progress import loading_progress
 
+log = logging.getLogger(__name__)
+
 # The conditioning's entry that says which states of the prompt are image slots: ((first, count), ...).
 SLOTS_KEY = "qwen_image_2_slots"
+# The entry of transformer_options that takes sentences about a run: a function of one string.
+REPORT_KEY = "qwen_image_2_report"
 
 # Values alive per token at a block's peak, in units of the width: residual stream, its norm, and the MLP's gate,
 # projection and product of three widths each make 11; the rest is room for the allocator.
@@ -118,10 +125,28 @@ class DiffusionModel(Transformer):
         def compute() -> PrefixCache:
             condition = _moved(prefix.condition, x.device)
             sigma = None if self.spec.causal_condition else timestep
-            return self.encode_prefix(condition, sigma, x.dtype, attention)
+            tokens = prefix_tokens(condition)
+            needed = kept_bytes(self.spec, tokens, x.element_size())
+            cache, place = placement.keep(
+                lambda: self.prefix_layers(condition, sigma, x.dtype, attention), prefix_end(condition), needed,
+                working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device)
+            transformer_options.get(REPORT_KEY, log.info)(
+                f"{tokens:,} tokens of prompt and references: their keys and values ({needed / 2**30:.2f} GiB) are "
+                f"{place.value}.")
+            return cache
 
         cache = prefix.cache((weights_key, x.device, x.dtype, time_key), compute)
         return super().forward(x, timestep, cache, attention)
+
+
+def kept_bytes(spec: TransformerSpec, prefix: int, element: int) -> int:
+    """Keys and values of so many prefix tokens in all blocks; element: bytes of a value."""
+    return prefix * 2 * spec.heads * spec.head_dim * spec.layers * element
+
+
+def working_bytes(spec: TransformerSpec, tokens: int, element: int) -> int:
+    """What a pass over so many tokens needs at its peak, beside weights and kept keys and values."""
+    return tokens * ACTIVATION_WIDTHS * spec.dim * element
 
 
 def _moved(condition: Condition, device: torch.device) -> Condition:
@@ -132,10 +157,11 @@ def _moved(condition: Condition, device: torch.device) -> Condition:
 class QwenImage2(comfy.model_base.QwenImage):
     """Core's QwenImage lends its LoRA key forms (`transformer.`, bare, lycoris); everything else is BaseModel's."""
 
-    def __init__(self, config: ModelConfig, variant: str):
+    def __init__(self, config: ModelConfig, variant: str, label: str):
         comfy.model_base.BaseModel.__init__(self, config, comfy.model_base.ModelType.FLUX,
                                             device=torch.device("meta"), unet_model=DiffusionModel)
         self.variant = variant
+        self.label = label
 
     @property
     def spec(self) -> TransformerSpec:
@@ -151,12 +177,10 @@ class QwenImage2(comfy.model_base.QwenImage):
 
     def memory_required(self, input_shape, cond_shapes=None):
         """Bytes beside the weights for latents of input_shape (B, 64, h, w) and prefixes of so many tokens."""
-        spec = self.spec
         element = comfy.model_management.dtype_size(self.get_dtype_inference())
         target = input_shape[0] * input_shape[-2] * input_shape[-1]
         prefix = sum(shape[-1] for shape in (cond_shapes or {}).get("prefix", ()))
-        kept = prefix * 2 * spec.heads * spec.head_dim * spec.layers
-        return element * ((target + prefix) * ACTIVATION_WIDTHS * spec.dim + kept)
+        return working_bytes(self.spec, target + prefix, element) + kept_bytes(self.spec, prefix, element)
 
     def _apply_model(self, x, t, *args, prefix=None, **kwargs):
         if prefix is None:
@@ -185,6 +209,13 @@ def condition_from(cond: dict, spec: TransformerSpec, normalise) -> Condition:
     return Condition(text, slots, references)
 
 
+def reporting_to(report: Callable[[str], None], model: comfy.model_patcher.ModelPatcher):
+    """A clone of the MODEL whose runs tell where they keep the prefix, instead of writing it to the log."""
+    clone = model.clone()
+    clone.model_options["transformer_options"][REPORT_KEY] = report
+    return clone
+
+
 # ---------------------------------------------------------------- loading
 
 def load_model(path: Path, label: str, variant: str, weight_format: str = "as stored", disable_dynamic: bool = False):
@@ -192,7 +223,7 @@ def load_model(path: Path, label: str, variant: str, weight_format: str = "as st
     files, detected = open_model(path, label)
     dtype = WEIGHT_FORMATS[weight_format] or checkpoint.stored_dtype(files.tensors)
     device = comfy.model_management.get_torch_device()
-    model = QwenImage2(_model_config(detected.spec, dtype, device), variant)
+    model = QwenImage2(_model_config(detected.spec, dtype, device), variant, label)
     checkpoint.load(model.diffusion_model, detected, files, dtype, loading_progress(len(detected.shapes)))
     comfy.model_management.archive_model_dtypes(model.diffusion_model)
     model.device = comfy.model_management.unet_offload_device()

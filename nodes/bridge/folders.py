@@ -1,10 +1,11 @@
-"""Which checkpoints the loaders offer: files and diffusers folders below ComfyUI's model folders."""
+"""Which checkpoints the loaders offer: files and diffusers folders below ComfyUI's model folders, and the miniature."""
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import folder_paths
 
 from ...model.files import INDEX, SHARD
+from . import miniature
 
 DIFFUSERS = "diffusers"  # ComfyUI's folder for whole pipelines
 
@@ -26,7 +27,8 @@ _SUBFOLDERS = {part.subfolder for part in _PARTS}
 
 
 def choices(part: Part) -> list[str]:
-    """Names for the loader's menu: files first, then folders, which end in a slash and stand for their files."""
+    """Names for the loader's menu: files, then folders, which end in a slash and stand for their files, and at the
+    end the built-in miniature."""
     folders = checkpoint_folders(part)
     # Files of a folder that is one choice, and those of the other parts of a pipeline, are no choices of their own.
     inside = tuple(folders) + tuple(name for other in _PARTS if other != part
@@ -34,11 +36,14 @@ def choices(part: Part) -> list[str]:
                                     if name.endswith(f"/{other.subfolder}/"))
     files = [name for name in folder_paths.get_filename_list(part.folder)
              if name.lower().endswith(".safetensors") and not SHARD.match(PurePath(name).name)]
-    return [name for name in files if not PurePath(name).as_posix().startswith(inside)] + sorted(folders)
+    files = [name for name in files if not PurePath(name).as_posix().startswith(inside)]
+    return [*files, *sorted(folders), miniature.NAME]
 
 
 def resolve(part: Part, name: str) -> Path:
     """The path behind a name from `choices`. Raises FileNotFoundError for what is no longer there."""
+    if name == miniature.NAME:
+        return miniature.path(part.folder)
     if not name.endswith("/"):
         return Path(folder_paths.get_full_path_or_raise(part.folder, name))
     folders = checkpoint_folders(part)

@@ -7,7 +7,7 @@ import torch
 from qwen_image_2.model import checkpoint
 from qwen_image_2.model.files import TensorInfo
 from qwen_image_2.model.kernels import TORCH
-from qwen_image_2.model.prefix import Condition, PrefixCache
+from qwen_image_2.model.prefix import Condition, PrefixCache, RecomputedPrefix
 from qwen_image_2.model.transformer import Transformer
 from qwen_image_2.tests import reference
 from qwen_image_2.tests.reference import error
@@ -221,3 +221,14 @@ def test_joint_buffer_is_reused():
         second, _ = cache.join(1, k, k)
     assert first.data_ptr() == second.data_ptr()
     assert first.shape == (2, 8, 2, 4) and first[:, :5].all() and not first[:, 5:].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("references", [0, 2])
+def test_a_prefix_computed_anew_in_every_step_gives_the_same(pair, references):
+    _, model = pair
+    condition, target, sigma = inputs(2, REFERENCES[references])
+    kept = model.encode_prefix(condition, sigma)
+    nothing = RecomputedPrefix(kept.position, compute=lambda: model.prefix_layers(condition, sigma))
+    for _ in range(2):
+        assert torch.equal(model(target, sigma, nothing), model(target, sigma, kept))

@@ -29,9 +29,9 @@ def velocity(model, prefix, **options):
 
 def count_prefix_passes(monkeypatch, model):
     calls = []
-    encode = type(model.model.diffusion_model).encode_prefix
-    monkeypatch.setattr(type(model.model.diffusion_model), "encode_prefix",
-                        lambda self, *args, **kwargs: calls.append(1) or encode(self, *args, **kwargs))
+    layers = type(model.model.diffusion_model).prefix_layers
+    monkeypatch.setattr(type(model.model.diffusion_model), "prefix_layers",
+                        lambda self, *args, **kwargs: calls.append(1) or layers(self, *args, **kwargs))
     return calls
 
 

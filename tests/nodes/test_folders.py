@@ -41,13 +41,15 @@ def pipeline(root):
 def test_files_of_all_folders_are_offered(folders, tmp_path):
     add(tmp_path / "diffusion_models", "a.safetensors", "sub/b.safetensors", "c.ckpt")
     add(tmp_path / "unet", "d.safetensors")
-    assert set(folders.choices(folders.TRANSFORMER)) == {"a.safetensors", "sub/b.safetensors", "d.safetensors"}
+    *files, built_in = folders.choices(folders.TRANSFORMER)
+    assert set(files) == {"a.safetensors", "sub/b.safetensors", "d.safetensors"}
+    assert built_in == "miniature"
     assert folders.resolve(folders.TRANSFORMER, "d.safetensors") == tmp_path / "unet" / "d.safetensors"
 
 
 def test_a_pipeline_below_the_model_folder_is_one_choice(folders, tmp_path):
     pipeline(tmp_path / "diffusion_models" / "Qwen-Image-2.1")
-    assert folders.choices(folders.TRANSFORMER) == ["Qwen-Image-2.1/transformer/"]
+    assert folders.choices(folders.TRANSFORMER) == ["Qwen-Image-2.1/transformer/", "miniature"]
     path = folders.resolve(folders.TRANSFORMER, "Qwen-Image-2.1/transformer/")
     assert path == tmp_path / "diffusion_models" / "Qwen-Image-2.1" / "transformer"
 
@@ -56,19 +58,19 @@ def test_a_pipeline_in_the_diffusers_folder_serves_all_parts(folders, tmp_path):
     pipeline(tmp_path / "diffusers" / "Qwen-Image-2.1")
     for part, subfolder in ((folders.TRANSFORMER, "transformer"), (folders.TEXT_ENCODER, "text_encoder"),
                             (folders.VAE, "vae")):
-        assert folders.choices(part) == [f"Qwen-Image-2.1/{subfolder}/"]
+        assert folders.choices(part) == [f"Qwen-Image-2.1/{subfolder}/", "miniature"]
         assert folders.resolve(part, f"Qwen-Image-2.1/{subfolder}/").name == subfolder
 
 
 def test_a_folder_of_unrelated_files_stays_files(folders, tmp_path):
     add(tmp_path / "vae" / "mine", "a.safetensors", "b.safetensors", "config.json")
-    assert set(folders.choices(folders.VAE)) == {"mine/a.safetensors", "mine/b.safetensors"}
+    assert set(folders.choices(folders.VAE)) == {"mine/a.safetensors", "mine/b.safetensors", "miniature"}
 
 
 def test_shards_without_index_are_one_choice(folders, tmp_path):
     add(tmp_path / "text_encoders" / "q", "m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors",
         "config.json")
-    assert folders.choices(folders.TEXT_ENCODER) == ["q/"]
+    assert folders.choices(folders.TEXT_ENCODER) == ["q/", "miniature"]
 
 
 def test_a_vanished_folder_is_said(folders, tmp_path):

@@ -63,6 +63,8 @@ def test_whole_edit_equals_the_reference(client, reference, tmp_path, references
     nodes = edit_nodes(client, tmp_path, images, prompt, negative_prompt=negative)
     nodes["sampler"]["inputs"]["cfg"] = cfg
     result = client.run(nodes)
+    kept = [line for line in result.messages["sampler"] if "tokens of prompt and references" in line]
+    assert len(kept) == (1 if cfg == 1 else 2) and all("kept beside the model" in line for line in kept)
     found = latents.normalise(here.latent(client, result))
     theirs = expected("latent").transpose(1, 2).unflatten(2, found.shape[-2:])
     assert (found - theirs).abs().max() < LATENT_BOUND

@@ -12,13 +12,15 @@ import cv2
 import numpy
 from numpy import ndarray
 
-from .scenes import COLOURS, COLUMNS, DIAMETERS, ROW_HEIGHTS, ROWS, TRANSPARENT, Scene, Shape, Word
+from .scenes import COLOURS, COLUMNS, DIAMETERS, ROW_HEIGHTS, ROWS, TRANSPARENT, Scene, Shape, Word, draw
 
 FRAME = 3               # pixels at the border that are background
 ENLARGED = 4
 INK_DISTANCE = 45       # between a pixel's colour and the background's, from which on it belongs to something
 LEAST_INK = 40          # pixels of the smallest thing that counts as a shape; less is a speck
 LEAST_CONFIDENCE = 0.5
+LEAST_KEPT = 100        # pixels that say something about what an edit has kept
+GREY = (128, 128, 128)
 
 
 def look(picture: ndarray) -> Scene:
@@ -149,3 +151,15 @@ class Verdict:
 def compare(seen: Scene, wanted: Scene) -> Verdict:
     return Verdict(seen.background == wanted.background, set(seen.shapes) == set(wanted.shapes)
                    and len(seen.shapes) == len(wanted.shapes), seen.word == wanted.word)
+
+
+def psnr_of_kept(picture: ndarray, source: Scene, target: Scene) -> float | None:
+    """dB between an edit's result and its source where nothing should have changed; None where that is next to
+    nothing. Transparent pixels are compared over grey."""
+    before, after = (numpy.asarray(draw(scene)) for scene in (source, target))
+    same = (numpy.abs(before.astype(int) - after).max(2) <= 2).astype(numpy.uint8)
+    same = cv2.erode(same, numpy.ones((5, 5)), borderValue=1) > 0  # soft edges belong to what changes
+    if same.sum() < LEAST_KEPT:
+        return None
+    error = (over(picture, GREY).astype(float) - over(before, GREY))[same]
+    return 10 * math.log10(255**2 / max((error**2).mean(), 1e-9))

@@ -1,0 +1,66 @@
+"""Where the keys and values of a prefix are kept: beside the model, in RAM, or nowhere.
+
+At the published sizes they take 512 KiB per token in bf16, so four references of 1024 x 1024 take 8 GiB.
+"""
+import logging
+from collections.abc import Callable, Iterator
+from enum import Enum
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...model.prefix import PrefixCache, RecomputedPrefix
+
+log = logging.getLogger(__name__)
+
+RAM_MARGIN = 2 * 2**30  # left to the system
+
+Layers = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+
+class Place(Enum):
+    """The value is what the user reads."""
+
+    DEVICE = "kept beside the model"
+    RAM = "kept in RAM, because video memory has no room for them"
+    NOWHERE = "computed anew in every step, because neither video memory nor RAM has room for them"
+
+
+def keep(layers: Layers, position: int, needed: int, working: int, device: torch.device) -> tuple[PrefixCache, Place]:
+    """Run a pass over the prefix and keep its keys and values in the fastest place that holds them.
+
+    layers() starts the pass; position: the rotary counter after the prefix; needed: bytes of all keys and values;
+    working: bytes that a pass needs beside them.
+    """
+    if _may_fit(needed + working, device):
+        try:
+            return PrefixCache(position, _collect(layers(), device)), Place.DEVICE
+        except comfy.model_management.OOM_EXCEPTION as error:
+            log.info("The keys and values of the prefix did not fit beside the model: %s", error)
+        comfy.model_management.soft_empty_cache()
+    if device.type != "cpu" and needed + RAM_MARGIN <= _free_ram():
+        return PrefixCache(position, _collect(layers(), torch.device("cpu"))), Place.RAM
+    return RecomputedPrefix(position, compute=lambda: _cancellable(layers())), Place.NOWHERE
+
+
+def _may_fit(size: int, device: torch.device) -> bool:
+    """On a graphics card ComfyUI moves weights out for what a run says it needs, so its whole memory counts."""
+    if device.type == "cpu":
+        return size + RAM_MARGIN <= _free_ram()
+    return size + comfy.model_management.extra_reserved_memory() <= comfy.model_management.get_total_memory(device)
+
+
+def _free_ram() -> int:
+    return comfy.model_management.get_free_memory(torch.device("cpu"))
+
+
+def _collect(layers: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    return [(k.to(device), v.to(device)) for k, v in _cancellable(layers)]
+
+
+def _cancellable(layers: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """With ten references a pass takes as long as a step: it can be cancelled between two blocks."""
+    for pair in layers:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield pair

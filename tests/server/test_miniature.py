@@ -1,0 +1,78 @@
+"""Is the right thing in the picture? The built-in miniature through a running server, judged from the pixels."""
+from dataclasses import replace
+
+import numpy
+import pytest
+
+from qwen_image_2.tools.miniature import scenes
+from qwen_image_2.tools.miniature.examples import Example
+from qwen_image_2.tools.miniature.painter import Painter
+from qwen_image_2.tools.miniature.scenes import TRANSPARENT, Scene, Shape, Word
+
+pytest.importorskip("rapidocr", reason="the judge reads words with RapidOCR")
+from qwen_image_2.tools.miniature import judge
+
+PROMPTS = (
+    Example('A blue poster: a large yellow star in the centre and the word "JAZZ" in white at the top.',
+            Scene("blue", (Shape("star", "yellow", "large", "centre", "centre"),), Word("JAZZ", "white", "top"))),
+    Example('A white poster: a large red circle on the left and the word "SALE" in black at the bottom.',
+            Scene("white", (Shape("circle", "red", "large", "left", "centre"),), Word("SALE", "black", "bottom"))),
+    Example("绿色背景的海报，下方有一个黄色的大方形，上方写着白色的“OPEN”。",
+            Scene("green", (Shape("square", "yellow", "large", "centre", "bottom"),), Word("OPEN", "white", "top"))),
+)
+CLEAR = Example('A transparent poster: a large purple square at the bottom and the word "MUSIC" in red at the top.',
+                Scene(TRANSPARENT, (Shape("square", "purple", "large", "centre", "bottom"),),
+                      Word("MUSIC", "red", "top")))
+SOURCE = Scene("yellow", (Shape("circle", "blue", "large", "right", "bottom"),), Word("HELLO", "black", "top"))
+EDIT = Example("Change the background to white.", replace(SOURCE, background="white"), (SOURCE,), "background")
+
+
+@pytest.fixture(scope="module")
+def painter(client, tmp_path_factory):
+    return Painter(client, tmp_path_factory.mktemp("references"))
+
+
+@pytest.fixture(scope="module")
+def posters(painter):
+    return [painter.paint(example, seed=1) for example in PROMPTS]
+
+
+@pytest.mark.parametrize("number", range(len(PROMPTS)))
+def test_a_prompt_is_drawn(number, posters):
+    assert judge.look(posters[number]) == PROMPTS[number].target
+
+
+def test_no_poster_passes_for_another_prompt(posters):
+    for poster, example in zip(posters, PROMPTS[1:] + PROMPTS[:1], strict=True):
+        verdict = judge.compare(judge.look(poster), example.target)
+        assert not (verdict.background or verdict.shapes or verdict.word)
+
+
+def test_random_weights_pass_for_nothing(painter, client):
+    """The same graph on the random checkpoint of the other tests."""
+    noise = Painter(client, painter.folder, {"diffusion_model": "qwen_image_2.1_bf16.safetensors",
+                                             "text_encoder": "qwen3vl_8b_bf16.safetensors",
+                                             "vae": "qwen_image_2.1_vae_bf16.safetensors"}).paint(PROMPTS[0], seed=1)
+    verdict = judge.compare(judge.look(noise), PROMPTS[0].target)
+    assert not (verdict.background or verdict.shapes or verdict.word)
+
+
+def test_a_transparent_poster_has_real_alpha(painter):
+    picture = painter.paint(CLEAR, seed=1)
+    assert judge.look(picture) == CLEAR.target
+    ours, drawn = (image[..., 3] > 127 for image in (picture, numpy.asarray(scenes.draw(CLEAR.target))))
+    assert (ours & drawn).sum() / (ours | drawn).sum() > 0.9
+
+
+def test_an_edit_changes_the_background_and_nothing_else(painter):
+    picture = painter.paint(EDIT, seed=1)
+    assert judge.look(picture) == EDIT.target
+    assert judge.psnr_of_kept(picture, SOURCE, EDIT.target) > 25
+
+
+def test_the_loader_says_that_it_is_the_miniature(painter, client):
+    graph = painter.graph(PROMPTS[0])
+    graph["canvas"]["inputs"] |= {"width": 192}
+    messages = " ".join(line for lines in client.run(graph).messages.values() for line in lines)
+    assert "not Qwen-Image" in messages
+    assert "at 192 x 128 expect nothing" in messages
