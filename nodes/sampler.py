@@ -9,6 +9,7 @@ from ..model import schedule, sizes
 from .bridge import miniature
 from .bridge.diffusion import QwenImage2, reporting_to
 from .messages import show, tell
+from .seeds import seed_note
 
 CUSTOM = "Custom"
 CATEGORY = "Qwen-Image 2/sampling"
@@ -106,7 +107,7 @@ class QwenImage2Sampler(io.ComfyNode):
                 denoise_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -114,7 +115,8 @@ class QwenImage2Sampler(io.ComfyNode):
         samples = check_latent(model, latent)
         if negative is None and cfg > 1:
             raise ValueError(f"cfg is {cfg}, but no negative prompt is connected: connect one, or set cfg to 1.")
-        notes = [variant_warning(model, preset), size_note(model, samples)]
+        notes = [variant_warning(model, preset), size_note(model, samples),
+                 seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
         show(cls, *notes)  # before the work
         sigmas = sigmas_for(preset, steps, denoise, latent)
         out = comfy.sample.sample_custom(

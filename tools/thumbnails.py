@@ -100,6 +100,7 @@ def _write(comfyui: Path, folder: Path, graphs: dict[str, dict], large: Path | N
         for name, png in screenshots(server.url, graphs).items():
             write_whole(FOLDER / f"{name}.jpg", thumbnail(png))
             if large:
+                large.mkdir(parents=True, exist_ok=True)
                 write_whole(large / f"{name}.png", png)
             print(f"wrote workflows/{name}.jpg")
 

@@ -78,6 +78,62 @@ OUTPAINT_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + ED
 - The picture itself stays as it is, bit for bit, but for **feather** pixels along the seam; set it to 0 for none.
 """
 
+TEXT_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT_CHANGES + """\
+- **Prompt**: the old words and the new ones in double quotes, and what of the lettering stays.
+- New words of about the old length keep their place and size best.
+- To be sure of everything around the sign, mask it: the same prompt works in *edit_masked*.
+"""
+
+STYLE_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
+## What to change
+
+- **Picture 1** is what to draw, **Picture 2** how to draw it.
+- **canvas** is *first reference*: the result has the size of picture 1.
+- **Prompt**: name what carries the style (lines, palette, paper, light), and say that nothing of the second picture's \
+content may come over.
+"""
+
+ADD_REMOVE_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT_CHANGES + """\
+- Two instructions for the same picture. Mute the row that you do not need (Ctrl+M).
+- **Add**: say what, where, how large, and which light falls on it.
+- **Remove**: say what, and what is behind it.
+"""
+
+POSE_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
+## What to change
+
+- **Picture 1**: the person. **Picture 2**: the pose, a photograph or the coloured skeleton of a pose detector.
+- **canvas** is *first reference*. Where the pose needs another format, choose *last reference*.
+- **Prompt**: face, clothes and surroundings are named as what stays; of the second picture only the pose counts.
+"""
+
+SKETCH_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
+## What to change
+
+- **Picture 1**: the look, a photograph of subject or material. **Picture 2**: the lines, a sketch or an edge picture \
+(core's *Canny* node makes one).
+- **canvas** is *last reference*: the result has the sketch's size, so that lines stay where they are.
+- **Prompt**: say what the lines mean, and that none of them may remain as a drawn line.
+"""
+
+VIEWPOINT_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT_CHANGES + """\
+- **Prompt**: say where the camera goes (turned by how many degrees, higher, closer) and what stays.
+- What the picture does not show is invented. Large turns change it most: go in steps, with *edit_chain*.
+"""
+
+CUT_OUT_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT_CHANGES + """\
+- **Save** gets the decoder's **rgba** output: a PNG with real transparency. Its **alpha** output is a MASK for core's \
+nodes, 1 where nothing is.
+- Soft edges (hair, glass) come as partial alpha. Opaque parts often have an alpha a little below 255.
+"""
+
+CHAIN_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT_CHANGES + """\
+- The second edit works on the first one's result as it is decoded, without a file in between: it costs one trip \
+through the VAE, and no rounding to 8 bits. Copy the row for a third.
+- Change the second instruction and only that row runs again.
+- One instruction with both changes is often as good, and loses nothing.
+"""
+
 EDIT_INSTRUCT = (
     "Change the background to a quiet beach at sunset with soft orange light. Keep the subject, its pose, its colours "
     "and its size exactly as they are."
@@ -90,6 +146,44 @@ EDIT_MASKED = "Replace it with a red ceramic vase with three white tulips, lit l
 EDIT_OUTPAINT = (
     "Continue the scene naturally to the right: the mirrored part becomes new surroundings in the same light, "
     "perspective and style, without repeating the subject."
+)
+
+EDIT_TEXT = (
+    "Replace the words on the sign with \"OPEN DAILY\". Keep the typeface, the colour and the size of the letters, the "
+    "sign's perspective and material, and everything else in the picture exactly as it is."
+)
+EDIT_STYLE = (
+    "Redraw <image1> in the style of <image2>: the same kind of line, palette, texture and light. Keep the "
+    "composition, the subject and every object of <image1> where it is. Take no object and no person over from "
+    "<image2>."
+)
+EDIT_ADD = (
+    "Add a small round wooden table with a steaming white cup on it in the right foreground, lit from the same side as "
+    "the rest. Keep everything else exactly as it is."
+)
+EDIT_REMOVE = (
+    "Remove the object in the foreground and show what lies behind it, continued naturally. Keep everything else "
+    "exactly as it is."
+)
+EDIT_POSE = (
+    "Let the person of <image1> take exactly the pose shown in <image2>. Keep the face, the hair, the clothes, the "
+    "background and the light of <image1>. Take nothing but the pose from <image2>."
+)
+EDIT_SKETCH = (
+    "Turn the line drawing in <image2> into a photograph. Follow its lines exactly in shape and place, with the "
+    "subject, the materials and the light of <image1>. No drawn line remains visible."
+)
+EDIT_VIEWPOINT = (
+    "Show the same scene from a camera moved 45 degrees to the left around the subject, at the same height and "
+    "distance. Keep the subject's shape, colours and details, the surroundings and the light."
+)
+EDIT_CUT_OUT = "Remove the background, so that only the subject remains, on a transparent background."
+EDIT_CHAIN_1 = (
+    "Change the season to deep winter, with fresh snow on everything that lies outdoors. Keep the subject and the "
+    "composition exactly as they are."
+)
+EDIT_CHAIN_2 = (
+    "Change the time of day to night, with warm light from the windows. Keep everything else exactly as it is."
 )
 
 LIGHTHOUSE = (

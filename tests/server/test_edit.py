@@ -49,6 +49,23 @@ def edit_nodes(client, tmp_path, images, prompt="make <image1> blue", resolution
     return nodes
 
 
+def test_a_seed_that_made_the_reference_is_pointed_out(client, tmp_path):
+    """Known from the file that ComfyUI saved, and from the graph itself."""
+    made = client.run(Graph(width=64, height=64, seed=77, steps=1).nodes())
+    saved, = (file for file in made.files if file.node == "image")
+    path = tmp_path / "made.png"
+    path.write_bytes(client.view(saved))
+    for seed, told in ((77, True), (78, False)):
+        nodes = edit_nodes(client, tmp_path, [Image.new("RGB", (64, 64))])
+        nodes["load1"]["inputs"]["image"] = client.upload_image(path)
+        nodes["sampler"]["inputs"] |= {"seed": seed, "steps": 1}
+        assert ("made with this very seed" in str(client.run(nodes).messages["sampler"])) == told
+    nodes["again"] = nodes["sampler"] | {"inputs": nodes["sampler"]["inputs"] | {"positive": ["second", 0]}}
+    nodes["second"] = nodes["prompt"] | {"inputs": nodes["prompt"]["inputs"] | {"images.image_1": ["decode", 0]}}
+    nodes["latent"]["inputs"]["samples"] = ["again", 0]
+    assert "made with this very seed" in str(client.run(nodes).messages["again"])
+
+
 @pytest.mark.parametrize("references", REFERENCES)
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_whole_edit_equals_the_reference(client, reference, tmp_path, references, cfg):
@@ -165,3 +182,18 @@ def test_a_reference_one_pixel_wide(client, tmp_path):
 def test_a_canvas_that_is_no_multiple_of_32(client, tmp_path):
     nodes = edit_nodes(client, tmp_path, pictures([((64, 64), "RGB")]), canvas="custom", width=100, height=96)
     assert "the nearest is 96 x 96" in message(client, nodes)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Image.fromarray(np.linspace(0, 65535, 64 * 64, dtype=np.uint16).reshape(64, 64)),
+    lambda: Image.new("RGB", (12000, 900), "teal"),
+], ids=["16 bit", "12,000 pixels wide"])
+def test_unusual_references_work(client, tmp_path, make):
+    nodes = edit_nodes(client, tmp_path, [make()])
+    nodes["sampler"]["inputs"]["steps"] = 1
+    assert here.images(client, client.run(nodes)).std() > 1
+
+
+def test_a_reference_that_is_a_strip(client, tmp_path):
+    nodes = edit_nodes(client, tmp_path, [Image.new("RGB", (12000, 100))])
+    assert "Reference 1 is 12000 x 100: its longer side is more than 16 times" in message(client, nodes)

@@ -1,0 +1,55 @@
+"""Which seeds the references of an edit were made with, as far as the graph and the pictures' files tell.
+
+An edit with the seed (and size) of its source starts from the very noise that became the source, and tends to retrace
+it instead of following the instruction.
+"""
+import json
+from collections.abc import Iterator
+
+import folder_paths
+from PIL import Image
+
+Graph = dict[str, dict]  # ComfyUI's API format: node id -> {"class_type", "inputs"}
+
+
+def seed_note(graph: Graph | None, node_id: str, conditioning: str, seed: int) -> str | None:
+    """What to tell where a sampler's `seed` is one that a picture behind its input `conditioning` was made with."""
+    if not graph or seed not in set(_seeds_behind(graph, graph.get(node_id, {}).get("inputs", {}).get(conditioning))):
+        return None
+    return (f"The reference was made with this very seed ({seed}): such edits tend to retrace their source. Change the "
+            f"seed if the instruction is not followed.")
+
+
+def _seeds_behind(graph: Graph, link) -> Iterator[int]:
+    """Seeds of all nodes from which `link` ([node id, output]) is computed."""
+    waiting, seen = [link], set()
+    while waiting:
+        link = waiting.pop()
+        if not isinstance(link, list) or link[0] in seen or link[0] not in graph:
+            continue
+        seen.add(link[0])
+        node = graph[link[0]]
+        yield from _own_seeds(node)
+        if node["class_type"] == "LoadImage":
+            yield from _seeds_of_file(node["inputs"].get("image"))
+        waiting += node["inputs"].values()
+
+
+def _own_seeds(node: Graph) -> list[int]:
+    """KSampler and ours call it seed, RandomNoise and KSamplerAdvanced noise_seed."""
+    values = (node["inputs"].get(name) for name in ("seed", "noise_seed"))
+    return [value for value in values if isinstance(value, int)]
+
+
+def _seeds_of_file(name) -> list[int]:
+    """Seeds in the workflow that ComfyUI has written into a PNG; none where there is no such thing."""
+    if not isinstance(name, str) or not folder_paths.exists_annotated_filepath(name):
+        return []
+    try:
+        with Image.open(folder_paths.get_annotated_filepath(name)) as picture:
+            graph = json.loads(picture.info.get("prompt", "{}"))
+    except (OSError, ValueError):  # not a picture, or its text is another program's: nothing is known then
+        return []
+    nodes = graph.values() if isinstance(graph, dict) else ()
+    return [seed for node in nodes if isinstance(node, dict) and isinstance(node.get("inputs"), dict)
+            for seed in _own_seeds(node)]

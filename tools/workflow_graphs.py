@@ -1,0 +1,176 @@
+"""What the shipped workflows consist of: nodes, their inputs and places. build_workflows.py writes them."""
+from dataclasses import dataclass, field
+
+from . import workflow_texts as texts
+from .tiny import TEXT_ENCODER, TRANSFORMER, TURBO, VAE_FILE
+
+EXAMPLE = "example.png"  # lies in the input folder of every new ComfyUI
+SEED = 20260920
+
+
+@dataclass
+class Node:
+    """One node: class, inputs (a value, or (node name, output slot)), place and size on the canvas."""
+
+    kind: str
+    at: tuple[int, int]
+    size: tuple[int, int]
+    inputs: dict = field(default_factory=dict)
+    title: str = ""
+    text: str = ""  # of a MarkdownNote
+
+
+@dataclass
+class Group:
+    title: str
+    members: tuple[str, ...]
+
+
+@dataclass
+class Workflow:
+    nodes: dict[str, Node]
+    groups: tuple[Group, ...]
+
+
+def text_to_image(diffusion_model: str, preset: str, prompt: str, aspect_ratio: str, size: str, prefix: str,
+                  note: str) -> Workflow:
+    """Loader, prompt, canvas, sampler, decoder, picture, and a note on files and what to change."""
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 620), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 220), {
+                "diffusion_model": diffusion_model, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
+                "weight_format": "as stored"}),
+            "canvas": Node("QwenImage2EmptyLatent", (440, 420), (400, 260), {
+                "aspect_ratio": aspect_ratio, "size": size, "width": 1024, "height": 1024, "batch_size": 1}),
+            "prompt": Node("QwenImage2TextEncode", (900, 60), (480, 620), {
+                "clip": ("loader", 1), "prompt": prompt, "negative_prompt": ""}),
+            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 320), {
+                "model": ("loader", 0), "positive": ("prompt", 0), "negative": ("prompt", 1), "latent": ("canvas", 0),
+                "seed": SEED, "preset": preset, "steps": 40, "cfg": 1.0, "denoise": 1.0}),
+            "decode": Node("QwenImage2VAEDecode", (1440, 440), (340, 240), {
+                "samples": ("sampler", 0), "vae": ("loader", 2)}),
+            "save": Node("SaveImage", (1840, 60), (480, 620), {
+                "images": ("decode", 0), "filename_prefix": prefix}),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Canvas", ("canvas",)), Group("3  Prompt", ("prompt",)),
+                Group("4  Picture", ("sampler", "decode")), Group("5  Result", ("save",))))
+
+
+LOADER = {"diffusion_model": TRANSFORMER, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
+          "weight_format": "as stored"}
+
+
+def edit(prompt: str, note: str, prefix: str, references: int = 1, canvas: str = "last reference",
+         output: int = 0) -> Workflow:
+    """Loader, pictures, instruction, sampler, decoder, result. output: of the decoder, 1 is RGBA."""
+    names = [f"picture{number}" for number in range(1, references + 1)]
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 760), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 220), LOADER),
+            **{name: Node("LoadImage", (440, 420 + 420 * index), (400, 340), {"image": EXAMPLE},
+                          title=f"Picture {index + 1}")
+               for index, name in enumerate(names)},
+            "edit": Node("QwenImage2EditEncode", (900, 60), (480, 700),
+                         _edit_inputs(prompt, [(name, 0) for name in names], canvas=canvas)),
+            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 320), _sampler_inputs("edit")),
+            "decode": Node("QwenImage2VAEDecode", (1440, 440), (340, 320), {
+                "samples": ("sampler", 0), "vae": ("loader", 2)}),
+            "save": Node("SaveImage", (1840, 60), (480, 700), {"images": ("decode", output),
+                                                               "filename_prefix": prefix}),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Pictures", tuple(names)), Group("3  Instruction", ("edit",)),
+                Group("4  Picture", ("sampler", "decode")), Group("5  Result", ("save",))))
+
+
+def two_edits(first: str, second: str, titles: tuple[str, str], note: str, prefix: str, chained: bool) -> Workflow:
+    """Two instructions, one below the other: both for the same picture, or the second for the first one's result."""
+    nodes = {
+        "note": Node("MarkdownNote", (-80, 60), (460, 760), title="Read me", text=note),
+        "loader": Node("QwenImage2Loader", (440, 60), (400, 220), LOADER),
+        "picture": Node("LoadImage", (440, 420), (400, 340), {"image": EXAMPLE}, title="Picture"),
+    }
+    for number, prompt in enumerate((first, second), start=1):
+        down = 60 + 860 * (number - 1)
+        # RGBA: what the first edit has made transparent stays so.
+        source = ("decode1", 1) if chained and number == 2 else ("picture", 0)
+        nodes |= {
+            f"edit{number}": Node("QwenImage2EditEncode", (900, down), (480, 700), _edit_inputs(prompt, [source])),
+            # An edit with its source's seed tends to retrace it.
+            f"sampler{number}": Node("QwenImage2Sampler", (1440, down), (340, 320),
+                                     _sampler_inputs(f"edit{number}") | {"seed": SEED + number - 1}),
+            f"decode{number}": Node("QwenImage2VAEDecode", (1440, down + 380), (340, 320), {
+                "samples": (f"sampler{number}", 0), "vae": ("loader", 2)}),
+            f"save{number}": Node("SaveImage", (1840, down), (480, 700), {
+                "images": (f"decode{number}", 0), "filename_prefix": f"{prefix}-{number}"}),
+        }
+    return Workflow(nodes, (
+        Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)),
+        *(Group(f"{number + 2}  {title}", tuple(f"{part}{number}" for part in ("edit", "sampler", "decode", "save")))
+          for number, title in enumerate(titles, start=1))))
+
+
+def region_edit(prompt: str, note: str, prefix: str, outpaint: bool) -> Workflow:
+    """An edit of a region that is cut out before and stitched in after; outpaint: of an enlarged canvas."""
+    extend = {"extend": Node("QwenImage2ExtendCanvas", (900, 60), (400, 180), {
+        "image": ("picture", 0), "left": 0, "top": 0, "right": 384, "bottom": 0})} if outpaint else {}
+    source = "extend" if outpaint else "picture"
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 760), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 220), LOADER),
+            "picture": Node("LoadImage", (440, 420), (400, 340), {"image": EXAMPLE}, title="Picture"),
+            **extend,
+            "crop": Node("QwenImage2CropForEdit", (900, 420), (400, 340), {
+                "image": (source, 0), "mask": (source, 1), "context": 0.5, "resolution": "1024", "feather": 16}),
+            "edit": Node("QwenImage2EditEncode", (1360, 60), (480, 700),
+                         _edit_inputs(prompt, [("crop", 0)], resolution="as it is")),
+            "sampler": Node("QwenImage2Sampler", (1900, 60), (340, 320), _sampler_inputs("edit")),
+            "decode": Node("QwenImage2VAEDecode", (1900, 440), (340, 120), {
+                "samples": ("sampler", 0), "vae": ("loader", 2)}),
+            "stitch": Node("QwenImage2StitchEdit", (1900, 640), (340, 120), {
+                "region": ("crop", 2), "part": ("decode", 1)}),
+            "save": Node("SaveImage", (2300, 60), (480, 700), {"images": ("stitch", 0), "filename_prefix": prefix}),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)),
+                Group("3  Region", ("crop", *extend)), Group("4  Instruction", ("edit",)),
+                Group("5  Edit", ("sampler", "decode", "stitch")), Group("6  Result", ("save",))))
+
+
+def _edit_inputs(prompt: str, pictures: list[tuple[str, int]], resolution: str = "1024",
+                 canvas: str = "last reference") -> dict:
+    sockets = {f"images.image_{number}": picture for number, picture in enumerate(pictures, start=1)}
+    return {"clip": ("loader", 1), "vae": ("loader", 2), **sockets, "prompt": prompt, "negative_prompt": "",
+            "resolution": resolution, "canvas": canvas, "width": 1024, "height": 1024, "grid_guard": True,
+            "batch_size": 1}
+
+
+def _sampler_inputs(source: str) -> dict:
+    return {"model": ("loader", 0), "positive": (source, 0), "negative": (source, 1), "latent": (source, 2),
+            "seed": SEED, "preset": "Quality 40", "steps": 40, "cfg": 1.0, "denoise": 1.0}
+
+
+WORKFLOWS = {
+    "text_to_image": text_to_image(TRANSFORMER, "Quality 40", texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2",
+                                   texts.BASE_NOTE),
+    "text_to_image_turbo": text_to_image(TURBO, "Turbo 8", texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2-turbo",
+                                         texts.TURBO_NOTE),
+    "poster": text_to_image(TRANSFORMER, "Quality 40", texts.POSTER, "3:4", "2048", "qwen-image-2-poster",
+                            texts.POSTER_NOTE),
+    "edit_instruct": edit(texts.EDIT_INSTRUCT, texts.EDIT_NOTE, "qwen-image-2-edit"),
+    "edit_multi_reference": edit(texts.EDIT_MULTI, texts.MULTI_NOTE, "qwen-image-2-multi", references=3),
+    "edit_masked": region_edit(texts.EDIT_MASKED, texts.MASKED_NOTE, "qwen-image-2-masked", outpaint=False),
+    "edit_outpaint": region_edit(texts.EDIT_OUTPAINT, texts.OUTPAINT_NOTE, "qwen-image-2-outpaint", outpaint=True),
+    "edit_text": edit(texts.EDIT_TEXT, texts.TEXT_NOTE, "qwen-image-2-text"),
+    "edit_style_transfer": edit(texts.EDIT_STYLE, texts.STYLE_NOTE, "qwen-image-2-style", references=2,
+                                canvas="first reference"),
+    "edit_add_remove": two_edits(texts.EDIT_ADD, texts.EDIT_REMOVE, ("Add", "Remove"), texts.ADD_REMOVE_NOTE,
+                                 "qwen-image-2-add-remove", chained=False),
+    "edit_pose": edit(texts.EDIT_POSE, texts.POSE_NOTE, "qwen-image-2-pose", references=2, canvas="first reference"),
+    "edit_sketch": edit(texts.EDIT_SKETCH, texts.SKETCH_NOTE, "qwen-image-2-sketch", references=2),
+    "edit_viewpoint": edit(texts.EDIT_VIEWPOINT, texts.VIEWPOINT_NOTE, "qwen-image-2-viewpoint"),
+    "edit_background_removal": edit(texts.EDIT_CUT_OUT, texts.CUT_OUT_NOTE, "qwen-image-2-cut-out", output=1),
+    "edit_chain": two_edits(texts.EDIT_CHAIN_1, texts.EDIT_CHAIN_2, ("First edit", "Second edit"), texts.CHAIN_NOTE,
+                            "qwen-image-2-chain", chained=True),
+}
