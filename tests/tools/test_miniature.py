@@ -113,6 +113,17 @@ def test_the_judge_sees_every_difference(judge):
         assert not judge.compare(judge.look(numpy.asarray(scenes.draw(other))), scene).all, other
 
 
+def test_a_shift_is_measured_whatever_the_colours(judge):
+    """Half a latent token is caught, a recolouring alone is none."""
+    rng = random.Random(5)
+    for _ in range(5):
+        example = examples.invent_edit(rng, "background")
+        source, result = (numpy.asarray(scenes.draw(scene)) for scene in (*example.references, example.target))
+        assert numpy.hypot(*judge.shift(source, result)) < 0.1
+        assert judge.shift(source, numpy.roll(result, (8, 0), (0, 1))) == pytest.approx((0, 8), abs=0.2)
+        assert judge.shift(source, numpy.roll(result, (0, -1), (0, 1))) == pytest.approx((-1, 0), abs=0.2)
+
+
 # ---------------------------------------------------------------- training
 
 def test_orthogonal_keeps_directions_and_evens_out_strengths():

@@ -163,3 +163,21 @@ def psnr_of_kept(picture: ndarray, source: Scene, target: Scene) -> float | None
         return None
     error = (over(picture, GREY).astype(float) - over(before, GREY))[same]
     return 10 * math.log10(255**2 / max((error**2).mean(), 1e-9))
+
+
+def shift(before: ndarray, after: ndarray) -> tuple[float, float]:
+    """How far the things in one picture (H, W, 4) lie from those in another, (right, down) in pixels.
+
+    By phase correlation of how much of each pixel is covered, which a change of colours leaves as it is.
+    """
+    return cv2.phaseCorrelate(_covered(before), _covered(after),
+                              cv2.createHanningWindow(before.shape[1::-1], cv2.CV_32F))[0]
+
+
+def _covered(picture: ndarray) -> ndarray:
+    """The share of each pixel (H, W) that is not background: its distance from the background's colour, in units of
+    the largest one nearby."""
+    visible = over(picture, GREY).astype(numpy.float32)
+    distance = numpy.linalg.norm(visible - _frame_colour(visible), axis=2)
+    nearby = cv2.dilate(distance, numpy.ones((9, 9)))
+    return cv2.GaussianBlur((distance / numpy.maximum(nearby, INK_DISTANCE)).astype(numpy.float32), (0, 0), 1)
