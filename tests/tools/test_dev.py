@@ -8,11 +8,15 @@ import subprocess
 import sys
 import time
 
+import numpy
 import psutil
 import pytest
+from PIL import Image
 
-from qwen_image_2.tools import command_line, commands, models
+from qwen_image_2.tools import command_line, commands
 from qwen_image_2.tools.client import WorkflowError
+from qwen_image_2.tools.miniature import judge
+from qwen_image_2.tools.miniature.scenes import Scene, Shape, Word
 from qwen_image_2.tools.server import free_port
 
 GRAPH = {
@@ -52,11 +56,12 @@ def test_demo_draws_a_poster_and_leaves_nothing_else(dev, tmp_path):
     code, printed, errors = finish(dev("demo", "--out", "new/poster.png"))
     assert (code, errors) == (0, "")
     assert [path.name for path in (tmp_path / "here" / "new").iterdir()] == ["poster.png"]
-    assert (tmp_path / "here" / "new" / "poster.png").read_bytes().startswith(b"\x89PNG")
+    picture = numpy.asarray(Image.open(tmp_path / "here" / "new" / "poster.png").convert("RGBA"))
+    assert judge.look(picture) == Scene("blue", (Shape("star", "yellow", "large", "centre", "centre"),),
+                                        Word("JAZZ", "white", "top"), (96, 160))
     for stage in ("set-up", "server start", "load", "encode", "sample", "decode", "save", "total"):
         assert f"\n  {stage} " in printed
-    if not models.MINIATURE.exists():
-        assert "will be noise" in printed
+    assert "built-in miniature" in printed and "not Qwen-Image" in printed
 
 
 @pytest.mark.parametrize("verbose", [False, True])

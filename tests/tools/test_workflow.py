@@ -84,3 +84,31 @@ def test_only_graphs_with_model_files_need_models():
 ])  # fmt: skip
 def test_stages_of_node_classes(node_class, stage):
     assert workflow.stage(node_class) == stage
+
+
+CANVAS = {"aspect_ratio": "3:4", "size": "2048", "width": 1024, "height": 1024, "batch_size": 2}
+
+
+@pytest.mark.parametrize("canvas, size", [
+    ({}, (96, 160)), ({"aspect_ratio": "1:1"}, (128, 128)), ({"aspect_ratio": "16:9"}, (160, 96)),
+    ({"aspect_ratio": "custom", "width": 640, "height": 320}, (160, 96)),
+    ({"aspect_ratio": ["1", 0]}, (128, 128)), ({"aspect_ratio": "custom", "width": ["1", 0]}, (128, 128))])
+def test_the_miniature_draws_at_the_nearest_size_that_it_knows(canvas, size):
+    graph = {"1": {"class_type": "QwenImage2EmptyLatent", "inputs": CANVAS | canvas}}
+    changed = workflow.with_miniature(graph)["1"]["inputs"]
+    assert (changed["aspect_ratio"], changed["width"], changed["height"]) == ("custom", *size)
+    assert changed["batch_size"] == 2
+    assert graph["1"]["inputs"] == CANVAS | canvas  # the file's own graph stays
+
+
+@pytest.mark.parametrize("loader, inputs", [
+    ("QwenImage2Loader", {"diffusion_model", "text_encoder", "vae"}), ("QwenImage2LoadModel", {"diffusion_model"}),
+    ("QwenImage2LoadTextEncoder", {"text_encoder"}), ("QwenImage2LoadVAE", {"vae"})])
+def test_every_loader_can_take_the_miniature(loader, inputs):
+    graph = {"1": {"class_type": loader, "inputs": dict.fromkeys(inputs, "a.safetensors") | {"variant": "auto"}},
+             "2": {"class_type": "QwenImage2EditEncode", "inputs": {"resolution": "1024"}},
+             "3": {"class_type": "UNETLoader", "inputs": {"unet_name": "flux.safetensors"}}}
+    changed = workflow.with_miniature(graph)
+    assert changed["1"]["inputs"] == dict.fromkeys(inputs, "miniature") | {"variant": "auto"}
+    assert changed["2"]["inputs"]["resolution"] == "128"
+    assert changed["3"] == graph["3"]
