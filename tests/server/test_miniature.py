@@ -4,13 +4,10 @@ from dataclasses import replace
 import numpy
 import pytest
 
-from qwen_image_2.tools.miniature import scenes
+from qwen_image_2.tools.miniature import judge, scenes
 from qwen_image_2.tools.miniature.examples import Example
 from qwen_image_2.tools.miniature.painter import Painter
 from qwen_image_2.tools.miniature.scenes import TRANSPARENT, Scene, Shape, Word
-
-pytest.importorskip("rapidocr", reason="the judge reads words with RapidOCR")
-from qwen_image_2.tools.miniature import judge
 
 PROMPTS = (
     Example('A blue poster: a large yellow star in the centre and the word "JAZZ" in white at the top.',

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qwen_image_2.tools.miniature import examples, scenes, train_transformer, wording
+from qwen_image_2.tools.miniature import examples, judge, scenes, train_transformer, wording
 from qwen_image_2.tools.miniature.pool import Prepared
 from qwen_image_2.tools.miniature.scenes import TRANSPARENT, Scene, Shape, Word
 from qwen_image_2.tools.miniature.training import Muon, State, optimizers, orthogonal
@@ -86,19 +86,12 @@ def test_edits_change_what_they_say_and_nothing_else(edit):
 
 # ---------------------------------------------------------------- the judge
 
-@pytest.fixture(scope="module")
-def judge():
-    pytest.importorskip("rapidocr", reason="the judge reads words with RapidOCR")
-    from qwen_image_2.tools.miniature import judge
-    return judge
-
-
 @pytest.mark.parametrize("scene", some(12, scenes.sample, seed=3), ids=str)
-def test_the_judge_reads_what_is_drawn(judge, scene):
+def test_the_judge_reads_what_is_drawn(scene):
     assert judge.compare(judge.look(numpy.asarray(scenes.draw(scene))), scene).all
 
 
-def test_the_judge_sees_every_difference(judge):
+def test_the_judge_sees_every_difference():
     scene = Scene("blue", (Shape("star", "yellow", "large", "centre", "centre"),), Word("JAZZ", "white", "top"))
     shape, word = scene.shapes[0], scene.word
     wrong = [Scene("green", scene.shapes, word), Scene(TRANSPARENT, scene.shapes, word), Scene("blue", (), word),
@@ -113,7 +106,7 @@ def test_the_judge_sees_every_difference(judge):
         assert not judge.compare(judge.look(numpy.asarray(scenes.draw(other))), scene).all, other
 
 
-def test_a_shift_is_measured_whatever_the_colours(judge):
+def test_a_shift_is_measured_whatever_the_colours():
     """Half a latent token is caught, a recolouring alone is none."""
     rng = random.Random(5)
     for _ in range(5):
