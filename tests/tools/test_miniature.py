@@ -171,6 +171,6 @@ def test_a_training_step_reaches_every_weight(monkeypatch):
 
 
 def test_each_example_is_shown_at_every_noise_level():
-    sigmas = train_transformer._sigmas(5, 64, torch.Generator()).view(train_transformer.LEVELS, 5)
+    sigmas = train_transformer._sigmas(5, torch.Generator()).view(train_transformer.LEVELS, 5)
     assert (sigmas > 0).all() and (sigmas <= 1).all()
     assert (sigmas[1:] > sigmas[:-1]).all()

@@ -6,6 +6,8 @@ import json
 import os
 import random
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,12 +72,10 @@ class Pool:
         rng = random.Random(f"transformer {scenes.VERSION} {self.seed} {shard}")
         found = [examples.for_training(rng) for _ in range(EXAMPLES)]
         latents = self._latents({scene for example in found for scene in (example.target, *example.references)})
-        made = []
-        for example in found:
-            text, slots = self._states(example)
-            made.append(Prepared(text, slots, tuple(latents[scene] for scene in example.references),
-                                 latents[example.target]))
-        return made
+        with _one_thread():
+            states = [self._states(example) for example in found]
+        return [Prepared(text, slots, tuple(latents[scene] for scene in example.references), latents[example.target])
+                for example, (text, slots) in zip(found, states, strict=True)]
 
     def _latents(self, wanted: set[scenes.Scene]) -> dict[scenes.Scene, Tensor]:
         found = {}
@@ -93,6 +93,17 @@ class Pool:
         tokens = self.clip.tokenize(example.prompt, images=images)
         (text, extra), = self.clip.encode_from_tokens_scheduled(tokens)
         return text[0].half(), tuple(map(tuple, extra.get("qwen_image_2_slots", ())))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A prompt is so small that threads spend fifty times as long waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _write(path: Path, made: list[Prepared]) -> None:

@@ -21,7 +21,7 @@ load_pack()
 from qwen_image_2.tools import command_line, environment, installer  # noqa: E402
 
 SEED = 2026
-STEPS = {"vae": 5500, "transformer": 12000}
+STEPS = {"vae": 5500, "transformer": 4000}
 
 
 def main() -> None:
