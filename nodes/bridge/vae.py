@@ -13,15 +13,14 @@ from torch import Tensor
 from ...model import checkpoint, latents
 from ...model.checkpoint import Detected
 from ...model.files import CheckpointFiles, open_checkpoint
-from ...model.vae import VAE
+from ...model.vae import CHUNK_BYTES, VAE
 from .progress import loading_progress
 
 log = logging.getLogger(__name__)
 
-# Values alive at the peak per pixel, untiled: 27 GiB at 2048 x 2048 in bf16 for decoding; the encoder's levels are
-# narrower by 96 to 144.
-DECODE_VALUES_PER_PIXEL = 3430
-ENCODE_VALUES_PER_PIXEL = DECODE_VALUES_PER_PIXEL * 96 // 144
+# Counted in tests/model/test_vae_memory.py: a picture that fits into one chunk of rows takes up to 1730 values per
+# pixel; a larger one takes about twenty chunks, and per pixel what the mid-block and the picture itself need.
+SMALL_VALUES_PER_PIXEL, LARGE_VALUES_PER_PIXEL, CHUNKS = 1730, 50, 24
 
 
 class AutoEncoder(VAE):
@@ -63,10 +62,8 @@ class QwenImage2VAE(comfy.sd.VAE):
         self.disable_offload = False
         self.working_dtypes = [torch.bfloat16, torch.float32]
         self.vae_dtype = working_dtype(self.device, self.working_dtypes)
-        self.memory_used_decode = lambda shape, dtype: (
-            shape[2] * shape[3] * spec.scale ** 2 * DECODE_VALUES_PER_PIXEL * comfy.model_management.dtype_size(dtype))
-        self.memory_used_encode = lambda shape, dtype: (
-            shape[2] * shape[3] * ENCODE_VALUES_PER_PIXEL * comfy.model_management.dtype_size(dtype))
+        self.memory_used_decode = lambda shape, dtype: memory_used(shape[2] * shape[3] * spec.scale ** 2, dtype)
+        self.memory_used_encode = lambda shape, dtype: memory_used(shape[2] * shape[3], dtype)
         self.first_stage_model = AutoEncoder(spec, comfy.ops.disable_weight_init, device="meta", dtype=self.vae_dtype)
         checkpoint.load(self.first_stage_model, detected, files, self.vae_dtype,
                         loading_progress(len(detected.shapes)))
@@ -77,6 +74,13 @@ class QwenImage2VAE(comfy.sd.VAE):
             offload_device=comfy.model_management.vae_offload_device())
         self.size = None
         self.model_size()
+
+
+def memory_used(pixels: int, dtype: torch.dtype) -> int:
+    """Bytes beside the weights to decode a picture of so many pixels; encoding takes less."""
+    element = comfy.model_management.dtype_size(dtype)
+    return min(pixels * SMALL_VALUES_PER_PIXEL * element,
+               pixels * LARGE_VALUES_PER_PIXEL * element + CHUNKS * CHUNK_BYTES)
 
 
 def working_dtype(device: torch.device, working_dtypes: list[torch.dtype]) -> torch.dtype:

@@ -43,6 +43,19 @@ def test_decode_equals_the_reference(pair, height, width):
     assert error(ours.decode(latent), expected) < BOUND
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("chunk_bytes", [1, 20_000, 10**9])
+@pytest.mark.parametrize("height, width", [(16, 48), (272, 32), (528, 64)])
+def test_bands_equal_the_whole(pair, height, width, chunk_bytes):
+    """The layers' own forward passes are the whole: they know nothing of bands."""
+    _, ours = pair
+    latent = torch.randn(2, 64, height // 16, width // 16) * 3
+    whole = ours.decoder(ours.post_quant_conv(latent)).clamp(-1, 1)
+    assert error(ours.decode(latent, chunk_bytes), whole) < 1e-5
+    pixels = torch.rand(2, 4, height, width) * 2 - 1
+    assert error(ours.encode(pixels, chunk_bytes), ours.quant_conv(ours.encoder(pixels))[:, :64]) < 1e-5
+
+
 def test_sizes_that_are_no_multiple_of_16_are_refused(pair):
     with pytest.raises(ValueError, match="multiples of 16 pixels, but the picture is 40 x 32"):
         pair[1].encode(torch.zeros(1, 4, 32, 40))

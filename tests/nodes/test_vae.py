@@ -28,6 +28,15 @@ def test_latents_leave_on_the_published_scale(comfyui, vae_file, tmp_path):
     assert error(ours.decode(ours.encode(picture)), published.decode(raw)) < 1e-4
 
 
+def test_memory_that_is_asked_for(vae):
+    """Enough for what is counted at the published widths (1.6 GiB at 2048 x 2048, 2.4 at 4096 x 4096), not the 13.5
+    GiB that a decode as a whole would take."""
+    ask = vae.memory_used_decode
+    assert 1.6 * 2**30 < ask((1, 64, 128, 128), torch.bfloat16) < 2.5 * 2**30
+    assert 2.4 * 2**30 < ask((1, 64, 256, 256), torch.bfloat16) < 4 * 2**30
+    assert ask((1, 64, 16, 16), torch.bfloat16) < 2**28
+
+
 def test_fp16_is_not_used(comfyui, monkeypatch, caplog):
     import comfy.model_management
 

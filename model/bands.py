@@ -1,0 +1,145 @@
+"""The autoencoder's levels in bands of rows: little memory at any height, and the result of the whole picture.
+
+Outside the mid-block a layer sees at most the neighbouring rows. So the rows of a feature map flow through the layers
+from top to bottom in chunks, and each 3x3 convolution keeps its last two input rows for the next chunk. Nothing is
+blended, and only two rows at each seam are computed twice.
+
+Shapes: a chunk is (B, C, rows, W); `Rows` yields the chunks of one feature map in order.
+"""
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .vae_layers import DownBlock, ResidualBlock, UpBlock, average_down, duplicate_up
+
+Rows = Iterator[Tensor]
+
+# A chunk must outlast the rows that the convolutions of a level hold back, seven at most.
+LEAST_ROWS = 16
+
+
+class Waiting:
+    """Rows that have gone in and are not taken out yet."""
+
+    def __init__(self):
+        self.chunks: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return sum(chunk.shape[2] for chunk in self.chunks)
+
+    def put(self, chunk: Tensor) -> None:
+        self.chunks.append(chunk)
+
+    def take(self, count: int) -> Tensor:
+        taken = []
+        while count:
+            first = self.chunks[0]
+            taken.append(first[:, :, :count])
+            self.chunks[:1] = [first[:, :, count:]] if first.shape[2] > count else []
+            count -= taken[-1].shape[2]
+        return taken[0] if len(taken) == 1 else torch.cat(taken, dim=2)
+
+
+def chunked(rows: Rows, size: int) -> Rows:
+    """The same rows in chunks of about `size` bytes."""
+    waiting = Waiting()
+    for chunk in rows:
+        waiting.put(chunk)
+        count = max(LEAST_ROWS, size // (chunk[:, :, :1].numel() * chunk.element_size()))
+        del chunk  # see each
+        while len(waiting) >= count:
+            yield waiting.take(count)
+    if len(waiting):
+        yield waiting.take(len(waiting))
+
+
+def each(change: Callable[[Tensor], Tensor], rows: Rows) -> Rows:
+    """The changed chunks. (A suspended generator keeps its variables: each one here lets go of a chunk before it
+    hands on the next, or a dozen layers in a row would keep a dozen of them.)"""
+    for chunk in rows:
+        changed = [change(chunk)]
+        del chunk
+        yield changed.pop()
+
+
+def _remember(rows: Rows, waiting: Waiting) -> Rows:
+    def put(chunk: Tensor) -> Tensor:
+        waiting.put(chunk)
+        return chunk
+    return each(put, rows)
+
+
+def convolution(layer: nn.Module, rows: Rows, height: int) -> Rows:
+    """A 3x3 convolution with padding 1 over `height` rows. The rows beside a seam, which it has padded too, are
+    dropped."""
+    above, done = None, 0
+    for chunk in rows:
+        done += chunk.shape[2]
+        first = 0 if above is None else 1
+        x = torch.cat([above, chunk], dim=2) if first else chunk
+        above = x[:, :, -2:].clone()  # a view would keep all of x
+        y = [layer(x)[:, :, first:None if done == height else -1]]
+        del chunk, x
+        if y[0].shape[2]:
+            yield y.pop()
+
+
+def halving(pad: nn.Module, layer: nn.Module, rows: Rows, height: int) -> Rows:
+    """A 3x3 convolution with stride 2, padded below and to the right: row i is made of rows 2i to 2i + 2."""
+    left, done = None, 0
+    for chunk in rows:
+        done += chunk.shape[2]
+        x = chunk if left is None else torch.cat([left, chunk], dim=2)
+        count = x.shape[2] // 2 if done == height else (x.shape[2] - 1) // 2
+        left = x[:, :, 2 * count:].clone()
+        y = [layer(pad(x))[:, :, :count]]
+        del chunk, x
+        if count:
+            yield y.pop()
+
+
+def residual(block: ResidualBlock, rows: Rows, height: int) -> Rows:
+    waiting = Waiting()
+    y = each(lambda chunk: F.silu(block.norm1(chunk)), _remember(rows, waiting))
+    y = each(lambda chunk: F.silu(block.norm2(chunk)), convolution(block.conv1, y, height))
+    return each(lambda chunk: chunk + block.conv_shortcut(waiting.take(chunk.shape[2])),
+                convolution(block.conv2, y, height))
+
+
+def down_block(block: DownBlock, rows: Rows, height: int, size: int) -> Rows:
+    """One encoder level of `height` rows, in chunks of about `size` bytes."""
+    waiting = Waiting()
+    rows = _remember(chunked(rows, size), waiting)
+    for resnet in block.resnets:
+        rows = residual(resnet, rows, height)
+    if block.downsampler is None:
+        return each(lambda chunk: chunk + waiting.take(chunk.shape[2]), rows)
+
+    def shortcut(chunk: Tensor) -> Tensor:
+        return average_down(waiting.take(2 * chunk.shape[2]), block.channels, block.video)
+
+    return each(lambda chunk: chunk + shortcut(chunk), halving(*block.downsampler.resample, rows, height))
+
+
+def up_block(block: UpBlock, rows: Rows, height: int, size: int) -> Rows:
+    """One decoder level of `height` rows, in chunks of about `size` bytes."""
+    waiting, doubled = Waiting(), Waiting()
+    rows = chunked(rows, size)
+    if block.upsampler is not None:
+        rows = _remember(rows, waiting)
+    for resnet in block.resnets:
+        rows = residual(resnet, rows, height)
+    if block.upsampler is None:
+        return rows
+
+    def shortcut(count: int) -> Tensor:
+        while len(doubled) < count:  # little by little: it is up to four times as large as its input
+            few = waiting.take(min(LEAST_ROWS, len(waiting)))
+            doubled.put(duplicate_up(few, block.channels, block.video))
+        return doubled.take(count)
+
+    double, layer = block.upsampler.resample
+    return each(lambda chunk: chunk + shortcut(chunk.shape[2]),
+                convolution(layer, each(double, chunked(rows, size // 4)), 2 * height))
