@@ -137,6 +137,21 @@ def test_batch_of_results_equals_single_results(client, tmp_path):
     assert np.abs(batch[1].astype(int) - second[0]).max() <= 1
 
 
+def test_nothing_of_an_earlier_edit_is_reused(client, tmp_path):
+    """Prompt, reference and size change one after the other; then the first edit comes out as it did."""
+    def run(prompt="make it blue", side=64, colour="teal"):
+        nodes = edit_nodes(client, tmp_path, [Image.new("RGB", (80, 80), colour)], prompt, canvas="custom", width=side,
+                           height=64)
+        return here.images(client, client.run(nodes))
+
+    first = run()
+    assert not np.array_equal(run(prompt="make it red"), first)
+    assert not np.array_equal(run(colour="gold"), first)
+    assert run(side=96).shape != first.shape
+    client.free()  # ComfyUI itself would only repeat what it has kept
+    assert np.array_equal(run(), first)
+
+
 def test_unnamed_references_get_advice(client, tmp_path):
     images = pictures([((64, 64), "RGB"), ((64, 64), "RGB")])
     _, result = canvas_of(client, edit_nodes(client, tmp_path, images, "blend them"))
