@@ -3,15 +3,16 @@
 `detect_*` are pure functions of names, shapes, dtypes and configuration; no tensor is read. `load` then fills a
 module, strictly: each parameter has its tensor, each tensor its parameter or a place in the list of unused ones.
 """
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from . import layouts
+from . import layouts, quantised
 from .files import CheckpointError, CheckpointFiles, TensorInfo
 from .spec import TextEncoderSpec, TransformerSpec, VAESpec, VisionSpec
 from .transformer import Transformer
@@ -42,6 +43,7 @@ class Detected:
     spec: TransformerSpec | VAESpec | TextEncoderSpec
     table: dict[str, Source]  # parameter name -> source
     shapes: dict[str, tuple[int, ...]]  # parameter name -> shape
+    quantised: dict[str, dict] = field(default_factory=dict)  # layer -> how, see quantised.py
 
 
 # ---------------------------------------------------------------- what a file is
@@ -98,20 +100,55 @@ def _refuse_quantised(tensors: Tensors, metadata: Mapping[str, str], label: str)
 
 # ---------------------------------------------------------------- the three networks
 
-def detect_transformer(tensors: Tensors, config: Mapping, metadata: Mapping[str, str], label: str) -> Detected:
-    """Spec and key table of a Qwen-Image 2.x transformer: any prefix, fused or split MLP.
+def detect_transformer(tensors: Tensors, config: Mapping, metadata: Mapping[str, str], label: str,
+                       settings: quantised.Settings | None = None) -> Detected:
+    """Spec and key table of a Qwen-Image 2.x transformer: any prefix, fused or split MLP, plain or quantised.
 
-    Sizes are read from shapes; `config` (of a diffusers folder) adds what shapes cannot tell.
+    Sizes are read from shapes; `config` (of a diffusers folder) adds what shapes cannot tell; `settings` say which
+    layers are quantised.
     """
     prefix = _prefix(tensors, "txt_in.text_norm.weight")
     if prefix is None:
         raise _refuse("transformer", tensors, label)
-    tensors = _below(prefix, tensors)
-    _refuse_quantised(tensors, metadata, label)
+    stored = _below(prefix, tensors)
+    settings = {layer.removeprefix(prefix): one for layer, one in (settings or {}).items()}
+    tensors, companions = _without_quantisation(stored, settings, label)
+    _refuse_quantised({name: info for name, info in tensors.items() if _layer_of(name) not in settings}, {}, label)
     spec = _checked(label, _transformer_spec, tensors, config, label)
     expected = shapes(Transformer(spec, device="meta"))
     table = match(expected, tensors, _transformer_sources(expected, tensors), label)
-    return Detected(spec, {name: Source(prefix + s.name, s.rows) for name, s in table.items()}, expected)
+    layers = {_layer_of(name): settings[_layer_of(s.name)] for name, s in table.items()
+              if _layer_of(s.name) in settings}
+    table |= _companion_sources(table, companions, stored)
+    return Detected(spec, {name: Source(prefix + s.name, s.rows) for name, s in table.items()}, expected, layers)
+
+
+def _layer_of(name: str) -> str:
+    return name.removesuffix(".weight")
+
+
+def _without_quantisation(stored: Tensors, settings: quantised.Settings, label: str) -> tuple[dict, dict[str, list]]:
+    """The tensors as if no layer were quantised, and for each quantised weight the names of what stands beside it."""
+    companions = {f"{layer}.weight": [name for name in quantised.COMPANIONS if f"{layer}.{name}" in stored]
+                  for layer in settings}
+    beside = {f"{layer}.{name}" for layer in settings for name in quantised.COMPANIONS}
+    plain = {name: info for name, info in stored.items()
+             if name not in beside and not name.endswith(quantised.MARK)}
+    plain |= {f"{layer}.weight": quantised.check(layer, one, stored, label) for layer, one in settings.items()}
+    return plain, companions
+
+
+def _companion_sources(table: Mapping[str, Source], companions: Mapping[str, list[str]],
+                       stored: Tensors) -> dict[str, Source]:
+    """Scales of each quantised parameter: the rows that its weight has of a fused one, or the one for all rows."""
+    found = {}
+    for name, source in table.items():
+        rows = stored[source.name].shape[:1]
+        for companion in companions.get(source.name, ()):
+            theirs = f"{_layer_of(source.name)}.{companion}"
+            own = stored[theirs].shape[:1] == rows and len(rows) and companion != "pre_quant_scale"
+            found[f"{_layer_of(name)}.{companion}"] = Source(theirs, source.rows if own else slice(None))
+    return found
 
 
 def _prefix(tensors: Tensors, *marks: str) -> str | None:
@@ -333,19 +370,29 @@ def load(module: nn.Module, detected: Detected, files: CheckpointFiles, dtype: t
     and refused if it holds NaN or infinity: a single one turns every picture black, and nothing later could name it.
     progress(done, total) counts tensors and may raise to cancel.
     """
-    values = {}
+    values = {f"{layer}{quantised.MARK}": torch.frombuffer(bytearray(json.dumps(how).encode()), dtype=torch.uint8)
+              for layer, how in detected.quantised.items()}
     with files.mapped() as mapped:
-        for done, (name, shape) in enumerate(detected.shapes.items(), start=1):
-            source = detected.table[name]
-            # A tensor that is converted is mapped on its own, so that its pages go when the copy is there.
-            read = mapped if STORED_DTYPES[files.tensors[source.name].dtype] == dtype else files.read
-            values[name] = _finite(read(source.name)[source.rows].reshape(shape), source.name, files.label).to(dtype)
-            progress(done, len(detected.shapes))
+        for done, (name, source) in enumerate(detected.table.items(), start=1):
+            if name not in detected.shapes or _layer_of(name) in detected.quantised:
+                values[name] = _finite(_rows(mapped(source.name), source.rows), source.name, files.label)
+            else:
+                # A tensor that is converted is mapped on its own, so that its pages go when the copy is there.
+                read = mapped if STORED_DTYPES[files.tensors[source.name].dtype] == dtype else files.read
+                value = _rows(read(source.name), source.rows).reshape(detected.shapes[name])
+                values[name] = _finite(value, source.name, files.label).to(dtype)
+            progress(done, len(detected.table))
     module.load_state_dict(values, strict=True, assign=True)
     module.requires_grad_(False).eval()
 
 
+def _rows(value: torch.Tensor, rows: slice) -> torch.Tensor:
+    return value if rows == slice(None) else value[rows]
+
+
 def _finite(value: torch.Tensor, name: str, label: str) -> torch.Tensor:
+    if value.dtype not in STORED_DTYPES.values():  # integers always are, and torch compares no 8-bit floats
+        return value
     # Smallest and largest value carry NaN and infinity with them, and need no memory.
     if not all(torch.isfinite(extreme) for extreme in value.aminmax()):
         raise CheckpointError(f"{label} is damaged: the tensor {name} holds NaN or infinite values.")
@@ -353,8 +400,10 @@ def _finite(value: torch.Tensor, name: str, label: str) -> torch.Tensor:
 
 
 def stored_dtype(tensors: Tensors) -> torch.dtype:
-    """The dtype of most of a file's values. Some repackers keep norms in fp32; a network runs in one dtype."""
+    """The dtype of most of a file's values, those that are quantised left out. Some repackers keep norms in fp32; a
+    network runs in one dtype."""
     values: dict[str, int] = {}
     for shape, dtype in tensors.values():
-        values[dtype] = values.get(dtype, 0) + math.prod(shape)
+        if dtype in STORED_DTYPES:
+            values[dtype] = values.get(dtype, 0) + math.prod(shape)
     return STORED_DTYPES[max(values, key=values.get)]

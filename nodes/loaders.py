@@ -79,7 +79,7 @@ class QwenImage2LoadModel(io.ComfyNode):
 
 def model_summary(model) -> str:
     spec = model.model.spec
-    return f"{spec.layers} blocks of width {spec.dim}, {model.model_size() / 2**30:.2f} GiB"
+    return f"{spec.layers} blocks of width {spec.dim}, {model.model_size() / 2**30:.2f} GiB, {model.model.weights}"
 
 
 class QwenImage2LoadTextEncoder(io.ComfyNode):

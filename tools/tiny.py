@@ -89,8 +89,10 @@ def text_encoder_state() -> State:
 
 def save(state: State, path: Path, config: dict, dtype=torch.bfloat16) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.to(dtype).contiguous() for name, value in state.items()}, path,
+    unfinished = path.with_name(path.name + ".part")
+    save_file({name: value.to(dtype).contiguous() for name, value in state.items()}, unfinished,
               metadata={"format": "pt", "config": json.dumps(config)})
+    unfinished.replace(path)
 
 
 def write(folder: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...model import checkpoint, latents, schedule
+from ...model import checkpoint, latents, quantised, schedule
 from ...model.checkpoint import Detected
 from ...model.files import CheckpointError, CheckpointFiles, open_checkpoint
 from ...model.kernels import Kernels
@@ -158,10 +158,13 @@ class QwenImage2(comfy.model_base.QwenImage):
     """Core's QwenImage lends its LoRA key forms (`transformer.`, bare, lycoris); everything else is BaseModel's."""
 
     def __init__(self, config: ModelConfig, variant: str, label: str):
-        comfy.model_base.BaseModel.__init__(self, config, comfy.model_base.ModelType.FLUX,
-                                            device=torch.device("meta"), unet_model=DiffusionModel)
+        # Quantised layers put their weights where they were built, so they are; they hold nothing before.
+        device = torch.device("cpu" if config.quant_config else "meta")
+        comfy.model_base.BaseModel.__init__(self, config, comfy.model_base.ModelType.FLUX, device=device,
+                                            unet_model=DiffusionModel)
         self.variant = variant
         self.label = label
+        self.weights = ""  # how they are stored, for people
 
     @property
     def spec(self) -> TransformerSpec:
@@ -221,10 +224,14 @@ def reporting_to(report: Callable[[str], None], model: comfy.model_patcher.Model
 def load_model(path: Path, label: str, variant: str, weight_format: str = "as stored", disable_dynamic: bool = False):
     """A checkpoint file or folder -> MODEL (ComfyUI's ModelPatcher). variant: base or turbo."""
     files, detected = open_model(path, label)
+    if detected.quantised and WEIGHT_FORMATS[weight_format]:
+        raise CheckpointError(f"{label} is quantised ({quantised.in_words(detected.quantised)}): its weight_format can "
+                              f"only be 'as stored'.")
     dtype = WEIGHT_FORMATS[weight_format] or checkpoint.stored_dtype(files.tensors)
     device = comfy.model_management.get_torch_device()
-    model = QwenImage2(_model_config(detected.spec, dtype, device), variant, label)
-    checkpoint.load(model.diffusion_model, detected, files, dtype, loading_progress(len(detected.shapes)))
+    model = QwenImage2(_model_config(detected, dtype, device), variant, label)
+    model.weights = weights_in_words(detected.quantised, dtype, device)
+    checkpoint.load(model.diffusion_model, detected, files, dtype, loading_progress(len(detected.table)))
     comfy.model_management.archive_model_dtypes(model.diffusion_model)
     model.device = comfy.model_management.unet_offload_device()
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
@@ -238,13 +245,32 @@ def load_model(path: Path, label: str, variant: str, weight_format: str = "as st
 def open_model(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
     """What the file is, without reading a tensor. Raises CheckpointError where it is something else."""
     files = open_checkpoint(path, label)
-    return files, checkpoint.detect_transformer(files.tensors, files.config, files.metadata, label)
+    return files, checkpoint.detect_transformer(files.tensors, files.config, files.metadata, label,
+                                                quantised.settings_of(files))
 
 
-def _model_config(spec: TransformerSpec, dtype: torch.dtype, device) -> ModelConfig:
-    config = ModelConfig({"spec": spec, "kernels": kernels_for(device)})
+def weights_in_words(settings: quantised.Settings, dtype: torch.dtype, device) -> str:
+    """How the weights are stored, and what the device makes of it."""
+    if not settings:
+        return str(dtype).removeprefix("torch.")
+    management = comfy.model_management
+    native = {"nvfp4": management.supports_nvfp4_compute, "mxfp8": management.supports_mxfp8_compute,
+              "float8_e4m3fn": management.supports_fp8_compute, "float8_e5m2": management.supports_fp8_compute}
+    formats = {one["format"] for one in settings.values()}
+    slow = any(name in native and not native[name](device) for name in formats)
+    return quantised.in_words(settings) + (
+        ", dequantised layer by layer because this device has no such arithmetic" if slow else "")
+
+
+def _model_config(detected: Detected, dtype: torch.dtype, device) -> ModelConfig:
+    config = ModelConfig({"spec": detected.spec, "kernels": kernels_for(device)})
     supported = config.supported_inference_dtypes
-    config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device, supported), device=device)
+    stored = dtype
+    if detected.quantised:
+        config.quant_config = {"mixed_ops": True}  # core's way to ask for layers that may be quantised
+        stored = None  # their own dtype says nothing about the one to compute in: core decides for the device
+    cast = comfy.model_management.unet_manual_cast(stored, device, supported)
+    config.set_inference_dtype(dtype, cast, device=device)
     return config
 
 

@@ -197,14 +197,14 @@ def test_missing_unknown_and_misshapen_tensors_are_named():
         checkpoint.detect_transformer({**tensors, gone: TensorInfo((64, 32), "F32")}, {}, {}, "file")
 
 
-@pytest.mark.parametrize("extra, metadata", [
-    ({"transformer_blocks.0.attn.to_q.comfy_quant": TensorInfo((10,), "U8")}, {}),
-    ({"transformer_blocks.0.attn.to_q.weight": TensorInfo((64, 64), "I8")}, {}),
-    ({}, {"_quantization_metadata": "{}"}),
+@pytest.mark.parametrize("extra", [
+    {"transformer_blocks.0.attn.to_q.weight_scale": TensorInfo((64, 1), "F32")},
+    {"transformer_blocks.0.attn.to_q.scale_weight": TensorInfo((), "F32")},
+    {"transformer_blocks.0.attn.to_q.weight": TensorInfo((64, 64), "I8")},
 ])
-def test_quantised_files_say_so(extra, metadata):
+def test_quantised_layers_without_a_mark_are_refused(extra):
     with pytest.raises(CheckpointError, match="is quantised .* choose the bf16 file"):
-        checkpoint.detect_transformer({**infos(transformer_state()), **extra}, {}, metadata, "int8.safetensors")
+        checkpoint.detect_transformer({**infos(transformer_state()), **extra}, {}, {}, "int8.safetensors")
 
 
 def test_a_file_of_several_dtypes_becomes_one(tmp_path):

@@ -1,0 +1,144 @@
+"""Quantised transformer files, as ComfyUI's tools write them: each format loads, and computes what its weights say."""
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from qwen_image_2.model.files import CheckpointError
+from qwen_image_2.model.prefix import Condition
+from qwen_image_2.model.spec import TransformerSpec
+from qwen_image_2.model.transformer import Transformer
+from qwen_image_2.tests.reference import error
+from qwen_image_2.tools import tiny
+
+SPEC = TransformerSpec(layers=2, dim=256, heads=4, head_dim=64, mlp_dim=768, context_dim=64, rope_axes=(8, 28, 28))
+CONVROT = {"convrot": True, "convrot_groupsize": 256}
+# Format, settings beside its name, arguments for quantising, and how far it may be from its own dequantised weights:
+# all but fp8 and 16-bit activations are rounded too.
+FORMATS = {
+    "int8 ConvRot": ("int8_tensorwise", CONVROT, {"per_channel": True, **CONVROT}, 0.02),
+    "int8 per row": ("int8_tensorwise", {}, {"per_channel": True}, 0.03),
+    "int8 per tensor": ("int8_tensorwise", {}, {}, 0.03),
+    "fp8 e4m3": ("float8_e4m3fn", {}, {"scale": "recalculate"}, 0.06),
+    "fp8 e5m2": ("float8_e5m2", {}, {"scale": "recalculate"}, 0.1),
+    "mxfp8": ("mxfp8", {}, {}, 0.06),
+    "nvfp4": ("nvfp4", {}, {}, 0.2),
+    "4-bit ConvRot": ("convrot_w4a4", {"convrot_groupsize": 256}, {"convrot_groupsize": 256}, 0.3),
+}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return tiny.randomise(tiny.shapes(Transformer(SPEC)), 5)
+
+
+def quantise(state: dict, name: str) -> tuple[dict, dict]:
+    """The block linears of a file with fused MLPs in one format, and the same weights dequantised."""
+    from comfy import quant_ops
+    algorithm, settings, arguments, _ = FORMATS[name]
+    layout = quant_ops.QUANT_ALGOS[algorithm]["comfy_tensor_layout"]
+    stored, rounded = {}, {}
+    for key, value in tiny.to_comfy_transformer(state).items():
+        stored[key] = rounded[key] = value
+        if "transformer_blocks" in key and value.ndim == 2:
+            quantised = quant_ops.QuantizedTensor.from_float(value, layout, **arguments)
+            del stored[key]
+            stored |= quantised.state_dict(key)
+            rounded[key] = quantised.dequantize()
+            mark = json.dumps({"format": algorithm, **settings}).encode()
+            stored[key.removesuffix("weight") + "comfy_quant"] = torch.tensor(list(mark), dtype=torch.uint8)
+    return stored, rounded
+
+
+def velocity(model: torch.nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    condition = Condition(torch.randn(1, 12, 64, generator=generator), ((2, 4),),
+                          (torch.randn(1, 64, 4, 4, generator=generator),))
+    with torch.no_grad():
+        cache = model.encode_prefix(condition)
+        return Transformer.forward(model, torch.randn(1, 64, 4, 6, generator=generator), torch.tensor([0.7]), cache)
+
+
+def expected(state: dict) -> torch.Tensor:
+    model = Transformer(SPEC)
+    split = {}
+    for key, value in state.items():
+        if "gate_up" in key:
+            split[key.replace("gate_up", "gate_layer")], split[key.replace("gate_up", "proj")] = value.chunk(2)
+        else:
+            split[key] = value
+    model.load_state_dict(split)
+    return velocity(model)
+
+
+def load(path, **options):
+    from qwen_image_2.nodes.bridge.diffusion import load_model
+    return load_model(path, path.name, "base", **options).model.diffusion_model
+
+
+def write(state: dict, path, metadata=None):
+    save_file({key: value.contiguous() for key, value in state.items()}, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_every_format_computes_what_its_weights_say(comfyui, plain, tmp_path, name, prefix):
+    stored, rounded = quantise(plain, name)
+    model = load(write({prefix + key: value for key, value in stored.items()}, tmp_path / "q.safetensors"))
+    assert type(model.transformer_blocks[0].attn.to_q.weight.data).__name__ == "QuantizedTensor"
+    found, bound = velocity(model), FORMATS[name][3]
+    assert error(found, expected(rounded)) < bound
+    assert error(found, expected(tiny.to_comfy_transformer(plain))) < 2 * bound
+
+
+def test_settings_may_stand_in_the_metadata(comfyui, plain, tmp_path):
+    stored, _ = quantise(plain, "int8 ConvRot")
+    layers = {key.removesuffix(".comfy_quant"): json.loads(bytes(value.tolist()))
+              for key, value in stored.items() if key.endswith("comfy_quant")}
+    inside = velocity(load(write(stored, tmp_path / "inside.safetensors")))
+    bare = {key: value for key, value in stored.items() if not key.endswith("comfy_quant")}
+    metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
+    assert torch.equal(velocity(load(write(bare, tmp_path / "metadata.safetensors", metadata))), inside)
+
+
+LAYER = "transformer_blocks.1.attn.to_v"
+
+
+def mark(**settings) -> torch.Tensor:
+    return torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"comfy_quant": mark(format="int3_magic")}, rf"the layer {LAYER} is quantised as 'int3_magic', which"),
+    ({"comfy_quant": torch.tensor([123, 44], dtype=torch.uint8)}, "says that it is quantised, but not how"),
+    ({"weight_scale": None}, f"the layer {LAYER} is quantised, but its weight_scale is missing"),
+    ({"weight_scale": torch.ones(7, 1)}, r"weight_scale has the shape \[7, 1\], but the matrix has 256 rows"),
+    ({"comfy_quant": mark(format="nvfp4")}, r"should be a matrix of U8 \(nvfp4\), but is \[256, 256\] of I8"),
+    ({"comfy_quant": None}, "is quantised .* choose the bf16 file"),
+    ({"weight": None}, f"incomplete: the tensor {LAYER}.weight is missing"),
+])
+def test_broken_quantisation_is_refused(comfyui, plain, tmp_path, change, words):
+    stored, _ = quantise(plain, "int8 ConvRot")
+    for part, value in change.items():
+        if value is None:
+            del stored[f"{LAYER}.{part}"]
+        else:
+            stored[f"{LAYER}.{part}"] = value
+    with pytest.raises(CheckpointError, match=words):
+        load(write(stored, tmp_path / "broken.safetensors"))
+
+
+def test_quantised_files_keep_their_format(comfyui, plain, tmp_path):
+    path = write(quantise(plain, "int8 ConvRot")[0], tmp_path / "q.safetensors")
+    with pytest.raises(CheckpointError, match=r"quantised \(int8 with rotation\): its weight_format can only be"):
+        load(path, weight_format="bf16")
+
+
+@pytest.mark.parametrize("name, words", [
+    ("int8 ConvRot", "int8 with rotation"), ("nvfp4", "nvfp4, dequantised layer by layer because this device has no")])
+def test_the_loader_says_how_the_weights_are_stored(comfyui, plain, tmp_path, name, words):
+    from qwen_image_2.nodes.bridge.diffusion import load_model
+    path = write(quantise(plain, name)[0], tmp_path / "q.safetensors")
+    assert load_model(path, path.name, "base").model.weights.startswith(words)
