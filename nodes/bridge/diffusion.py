@@ -15,6 +15,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.supported_models_base
+import comfy.utils
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -306,11 +307,11 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
 
 def check_lora_shapes(patcher) -> None:
     """Refuse LoRAs made for another width: ComfyUI would log a line per layer and sample without them."""
-    state = patcher.model.state_dict()
     for key, patches in (item for applied in (patcher.patches, *patcher.hook_patches.values())
                          for item in applied.items()):
         for patch in patches:
-            found, expected = _adapter_shape(patch[1]), tuple(state[key].shape)
+            # Not the state dict's: that of a quantised layer holds packed values.
+            found, expected = _adapter_shape(patch[1]), tuple(comfy.utils.get_attr(patcher.model, key).shape)
             if found is not None and patch[3] is None and found != expected:
                 family = " It was made for Qwen-Image 1.x (width 3072)." if 3072 in found else ""
                 raise CheckpointError(f"A LoRA does not fit this model: for {key} it makes a matrix of "

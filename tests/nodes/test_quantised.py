@@ -142,3 +142,24 @@ def test_the_loader_says_how_the_weights_are_stored(comfyui, plain, tmp_path, na
     from qwen_image_2.nodes.bridge.diffusion import load_model
     path = write(quantise(plain, name)[0], tmp_path / "q.safetensors")
     assert load_model(path, path.name, "base").model.weights.startswith(words)
+
+
+@pytest.mark.parametrize("name", ["int8 ConvRot", "nvfp4"])
+def test_loras_work_on_quantised_layers(comfyui, plain, tmp_path, name):
+    from comfy.weight_adapter.lora import LoRAAdapter
+
+    from qwen_image_2.nodes.bridge.diffusion import check_lora_shapes, load_model
+    stored, rounded = quantise(plain, name)
+    path = write(stored, tmp_path / "q.safetensors")
+    patcher = load_model(path, path.name, "base")
+    up, down = torch.randn(256, 4) / 8, torch.randn(4, 256) / 8
+    patcher.add_patches({f"diffusion_model.{LAYER}.weight": LoRAAdapter(set(), (up, down, None, None, None, None))})
+    check_lora_shapes(patcher)
+    before = velocity(patcher.model.diffusion_model)
+    patcher.patch_model()
+    rounded[f"{LAYER}.weight"] = rounded[f"{LAYER}.weight"] + up @ down
+    found = velocity(patcher.model.diffusion_model)
+    assert error(found, expected(rounded)) < 1.5 * FORMATS[name][3]
+    assert error(found, before) > 2 * error(found, expected(rounded))
+    patcher.unpatch_model()
+    assert torch.equal(velocity(patcher.model.diffusion_model), before)
