@@ -37,7 +37,7 @@ NOISE_VALUES = 2**25  # written over and over: the values have no influence on t
 def ours(path: Path) -> Transformer:
     """Detection, strict matching, and the check of every value for NaN and infinity."""
     files = open_checkpoint(path)
-    detected = checkpoint.detect_transformer(files.tensors, files.config, files.metadata, files.label)
+    detected = checkpoint.detect_transformer(files.tensors, files.config, files.label)
     model = Transformer(detected.spec, device="meta")
     checkpoint.load(model, detected, files, torch.bfloat16)
     return model

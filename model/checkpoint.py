@@ -89,18 +89,23 @@ def _refuse(kind: str, tensors: Tensors, label: str) -> CheckpointError:
     return CheckpointError(f"{label} is {describe(tensors)}, not a {kind} for Qwen-Image 2: {ADVICE[kind]}.")
 
 
-def _refuse_quantised(tensors: Tensors, metadata: Mapping[str, str], label: str) -> None:
+def _refuse_unmarked(tensors: Tensors, settings: quantised.Settings, label: str) -> None:
+    """Layers that are quantised in a way that nothing explains."""
+    _refuse_quantised({name: info for name, info in tensors.items() if layer_of(name) not in settings}, label)
+
+
+def _refuse_quantised(tensors: Tensors, label: str) -> None:
     marks = sorted(name for name in tensors if name.endswith((".comfy_quant", ".weight_scale", ".scale_weight")))
     odd = sorted({info.dtype for name, info in tensors.items() if name.endswith(".weight")} - set(STORED_DTYPES))
-    if marks or odd or "_quantization_metadata" in metadata:
-        found = marks[0] if marks else f"dtype {odd[0]}" if odd else "quantisation metadata"
-        raise CheckpointError(f"{label} is quantised ({found}), which this version of the pack does not read yet: "
-                              f"choose the bf16 file.")
+    if marks or odd:
+        found = marks[0] if marks else f"dtype {odd[0]}"
+        raise CheckpointError(f"{label} is quantised in a way that this version of the pack does not read ({found}): "
+                              f"choose the bf16 file, or one that ComfyUI's tools have quantised.")
 
 
 # ---------------------------------------------------------------- the three networks
 
-def detect_transformer(tensors: Tensors, config: Mapping, metadata: Mapping[str, str], label: str,
+def detect_transformer(tensors: Tensors, config: Mapping, label: str,
                        settings: quantised.Settings | None = None) -> Detected:
     """Spec and key table of a Qwen-Image 2.x transformer: any prefix, fused or split MLP, plain or quantised.
 
@@ -112,30 +117,19 @@ def detect_transformer(tensors: Tensors, config: Mapping, metadata: Mapping[str,
         raise _refuse("transformer", tensors, label)
     stored = _below(prefix, tensors)
     settings = {layer.removeprefix(prefix): one for layer, one in (settings or {}).items()}
-    tensors, companions = _without_quantisation(stored, settings, label)
-    _refuse_quantised({name: info for name, info in tensors.items() if _layer_of(name) not in settings}, {}, label)
+    tensors, companions = quantised.unpacked(stored, settings, label)
+    _refuse_unmarked(tensors, settings, label)
     spec = _checked(label, _transformer_spec, tensors, config, label)
     expected = shapes(Transformer(spec, device="meta"))
     table = match(expected, tensors, _transformer_sources(expected, tensors), label)
-    layers = {_layer_of(name): settings[_layer_of(s.name)] for name, s in table.items()
-              if _layer_of(s.name) in settings}
+    layers = {layer_of(name): settings[layer_of(s.name)] for name, s in table.items()
+              if layer_of(s.name) in settings}
     table |= _companion_sources(table, companions, stored)
     return Detected(spec, {name: Source(prefix + s.name, s.rows) for name, s in table.items()}, expected, layers)
 
 
-def _layer_of(name: str) -> str:
+def layer_of(name: str) -> str:
     return name.removesuffix(".weight")
-
-
-def _without_quantisation(stored: Tensors, settings: quantised.Settings, label: str) -> tuple[dict, dict[str, list]]:
-    """The tensors as if no layer were quantised, and for each quantised weight the names of what stands beside it."""
-    companions = {f"{layer}.weight": [name for name in quantised.COMPANIONS if f"{layer}.{name}" in stored]
-                  for layer in settings}
-    beside = {f"{layer}.{name}" for layer in settings for name in quantised.COMPANIONS}
-    plain = {name: info for name, info in stored.items()
-             if name not in beside and not name.endswith(quantised.MARK)}
-    plain |= {f"{layer}.weight": quantised.check(layer, one, stored, label) for layer, one in settings.items()}
-    return plain, companions
 
 
 def _companion_sources(table: Mapping[str, Source], companions: Mapping[str, list[str]],
@@ -145,9 +139,9 @@ def _companion_sources(table: Mapping[str, Source], companions: Mapping[str, lis
     for name, source in table.items():
         rows = stored[source.name].shape[:1]
         for companion in companions.get(source.name, ()):
-            theirs = f"{_layer_of(source.name)}.{companion}"
+            theirs = f"{layer_of(source.name)}.{companion}"
             own = stored[theirs].shape[:1] == rows and len(rows) and companion != "pre_quant_scale"
-            found[f"{_layer_of(name)}.{companion}"] = Source(theirs, source.rows if own else slice(None))
+            found[f"{layer_of(name)}.{companion}"] = Source(theirs, source.rows if own else slice(None))
     return found
 
 
@@ -209,13 +203,13 @@ def _transformer_sources(expected: Iterable[str], tensors: Tensors) -> dict[str,
     return sources
 
 
-def detect_vae(tensors: Tensors, config: Mapping, metadata: Mapping[str, str], label: str) -> Detected:
+def detect_vae(tensors: Tensors, config: Mapping, label: str) -> Detected:
     """Spec and key table of the RGBA VAE: diffusers or Wan names, convolutions 4-D or 5-D with one temporal tap."""
     prefix = _prefix(tensors, "decoder.mid_block.resnets.0.norm1.gamma", "decoder.middle.0.residual.0.gamma")
     if prefix is None:
         raise _refuse("vae", tensors, label)
     tensors = _below(prefix, tensors)
-    _refuse_quantised(tensors, metadata, label)
+    _refuse_quantised(tensors, label)
     wan = "decoder.middle.0.residual.0.gamma" in tensors
     named = {layouts.vae_from_wan(name) if wan else name: info for name, info in tensors.items()}
     spec = _checked(label, _vae_spec, named, config, label)
@@ -251,17 +245,24 @@ def _vae_spec(tensors: Tensors, config: Mapping, label: str) -> VAESpec:
     )
 
 
-def detect_text_encoder(tensors: Tensors, config: Mapping, metadata: Mapping[str, str], label: str) -> Detected:
-    """Spec and key table (Hugging Face name -> tensor) of Qwen3-VL; Hugging Face or ComfyUI names."""
+def detect_text_encoder(stored: Tensors, config: Mapping, label: str,
+                        settings: quantised.Settings | None = None) -> Detected:
+    """Spec and key table (Hugging Face name -> tensor) of Qwen3-VL; Hugging Face or ComfyUI names; plain or
+    quantised."""
+    settings = settings or {}
+    tensors, companions = quantised.unpacked(stored, settings, label)
     named = {layouts.text_encoder_from_comfy(name): name for name in tensors}
     infos = {name: tensors[theirs] for name, theirs in named.items()}
     vision = "model.visual.deepstack_merger_list.0.linear_fc1.weight"
     if "model.language_model.layers.0.self_attn.q_norm.weight" not in infos or vision not in infos:
         raise _refuse("text encoder", tensors, label)
-    _refuse_quantised(tensors, metadata, label)
+    _refuse_unmarked(tensors, settings, label)
+    table = {name: Source(theirs) for name, theirs in named.items()}
+    layers = {layer_of(name): settings[layer_of(theirs)] for name, theirs in named.items()
+              if layer_of(theirs) in settings}
     return Detected(_checked(label, _text_encoder_spec, infos, config, label),
-                    {name: Source(theirs) for name, theirs in named.items()},
-                    {name: info.shape for name, info in infos.items()})
+                    table | _companion_sources(table, companions, stored),
+                    {name: info.shape for name, info in infos.items()}, layers)
 
 
 def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEncoderSpec:
@@ -374,7 +375,7 @@ def load(module: nn.Module, detected: Detected, files: CheckpointFiles, dtype: t
               for layer, how in detected.quantised.items()}
     with files.mapped() as mapped:
         for done, (name, source) in enumerate(detected.table.items(), start=1):
-            if name not in detected.shapes or _layer_of(name) in detected.quantised:
+            if name not in detected.shapes or layer_of(name) in detected.quantised:
                 values[name] = _finite(_rows(mapped(source.name), source.rows), source.name, files.label)
             else:
                 # A tensor that is converted is mapped on its own, so that its pages go when the copy is there.

@@ -51,6 +51,17 @@ def settings_of(files: CheckpointFiles) -> Settings:
     return found
 
 
+def unpacked(stored: Mapping[str, TensorInfo], settings: Settings,
+             label: str) -> tuple[dict[str, TensorInfo], dict[str, list[str]]]:
+    """The tensors as if no layer were quantised, and for each quantised weight the names of what stands beside it."""
+    companions = {f"{layer}.weight": [name for name in COMPANIONS if f"{layer}.{name}" in stored]
+                  for layer in settings}
+    beside = {f"{layer}.{name}" for layer in settings for name in COMPANIONS}
+    plain = {name: info for name, info in stored.items() if name not in beside and not name.endswith(MARK)}
+    plain |= {f"{layer}.weight": check(layer, one, stored, label) for layer, one in settings.items()}
+    return plain, companions
+
+
 def check(layer: str, settings: Mapping, tensors: Mapping[str, TensorInfo], label: str) -> TensorInfo:
     """The layer's weight as it would be without quantisation; its dtype and its scales are checked."""
     name = settings.get("format") if isinstance(settings, Mapping) else None

@@ -28,7 +28,7 @@ from ...model.prefix import Condition, PrefixCache
 from ...model.spec import TransformerSpec
 from ...model.transformer import Transformer, prefix_end
 from . import placement
-from .dtypes import WEIGHT_FORMATS
+from .dtypes import WEIGHT_FORMATS, check_weight_format
 from .kernels import comfy_attention, kernels_for
 from .progress import loading_progress
 
@@ -225,9 +225,7 @@ def reporting_to(report: Callable[[str], None], model: comfy.model_patcher.Model
 def load_model(path: Path, label: str, variant: str, weight_format: str = "as stored", disable_dynamic: bool = False):
     """A checkpoint file or folder -> MODEL (ComfyUI's ModelPatcher). variant: base or turbo."""
     files, detected = open_model(path, label)
-    if detected.quantised and WEIGHT_FORMATS[weight_format]:
-        raise CheckpointError(f"{label} is quantised ({quantised.in_words(detected.quantised)}): its weight_format can "
-                              f"only be 'as stored'.")
+    check_weight_format(detected, weight_format, label)
     dtype = WEIGHT_FORMATS[weight_format] or checkpoint.stored_dtype(files.tensors)
     device = comfy.model_management.get_torch_device()
     model = QwenImage2(_model_config(detected, dtype, device), variant, label)
@@ -246,8 +244,7 @@ def load_model(path: Path, label: str, variant: str, weight_format: str = "as st
 def open_model(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
     """What the file is, without reading a tensor. Raises CheckpointError where it is something else."""
     files = open_checkpoint(path, label)
-    return files, checkpoint.detect_transformer(files.tensors, files.config, files.metadata, label,
-                                                quantised.settings_of(files))
+    return files, checkpoint.detect_transformer(files.tensors, files.config, label, quantised.settings_of(files))
 
 
 def weights_in_words(settings: quantised.Settings, dtype: torch.dtype, device) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import comfy.model_management
+import comfy.ops
 import comfy.sd
 import comfy.text_encoders.llama
 import comfy.text_encoders.qwen3vl
@@ -14,12 +15,12 @@ import torch
 from comfy import sd1_clip
 from torch import Tensor, nn
 
-from ...model import checkpoint, layouts, prompt
+from ...model import checkpoint, layouts, prompt, quantised
 from ...model.checkpoint import Detected
-from ...model.files import CheckpointError, CheckpointFiles, open_checkpoint
+from ...model.files import CheckpointError, CheckpointFiles, TensorInfo, open_checkpoint
 from ...model.spec import TextEncoderSpec, VisionSpec
 from .diffusion import SLOTS_KEY
-from .dtypes import WEIGHT_FORMATS
+from .dtypes import WEIGHT_FORMATS, check_weight_format
 from .progress import loading_progress
 
 NAME = "qwen3vl_8b"
@@ -153,10 +154,11 @@ def load_text_encoder(path: Path, label: str, weight_format: str = "as stored",
                       disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """A Qwen3-VL checkpoint, one file, shards or a folder -> CLIP."""
     files, detected = open_text_encoder(path, label)
+    check_weight_format(detected, weight_format, label)
     dtype = WEIGHT_FORMATS[weight_format] or checkpoint.stored_dtype(files.tensors)
-    clip = _empty_clip(detected.spec, dtype, disable_dynamic)
+    clip = _empty_clip(detected, dtype, disable_dynamic)
     module = getattr(clip.cond_stage_model, NAME).transformer
-    checkpoint.load(module, detected, files, dtype, loading_progress(len(detected.shapes)))
+    checkpoint.load(module, detected, files, dtype, loading_progress(len(detected.table)))
     comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
     # ComfyUI loads a second copy through this, for hooks and for other devices.
     clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (path, label, weight_format))
@@ -170,30 +172,50 @@ def load_text_encoder_patcher(path: Path, label: str, weight_format: str, disabl
 def open_text_encoder(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
     """What the file is, with the names of core's modules and without reading a tensor."""
     files = open_checkpoint(path, label)
-    detected = checkpoint.detect_text_encoder(files.tensors, files.config, files.metadata, label)
-    return files, _for_comfy(detected, files)
+    detected = checkpoint.detect_text_encoder(files.tensors, files.config, label, quantised.settings_of(files))
+    return files, _for_comfy(detected, label)
 
 
-def _empty_clip(spec: TextEncoderSpec, dtype: torch.dtype, disable_dynamic: bool) -> comfy.sd.CLIP:
+def _empty_clip(detected: Detected, dtype: torch.dtype, disable_dynamic: bool) -> comfy.sd.CLIP:
     """A CLIP whose weights are still on the meta device."""
     def model(device="cpu", dtype=None, model_options=None):
         return sd1_clip.SD1ClipModel(
             device=device, dtype=dtype, name=NAME, model_options=model_options or {},
-            clip_model=lambda **options: PromptEncoder(spec, **options))
+            clip_model=lambda **options: PromptEncoder(detected.spec, **options))
 
     options = {"dtype": dtype, "initial_device": torch.device("meta")}
+    if detected.quantised:
+        options["custom_operations"] = quantised_operations(dtype)
     return comfy.sd.CLIP(SimpleNamespace(params={}, clip=model, tokenizer=Tokenizer), model_options=options,
                          disable_dynamic=disable_dynamic)
 
 
-def _for_comfy(detected: Detected, files: CheckpointFiles) -> Detected:
+def quantised_operations(dtype: torch.dtype):
+    """Core's layers for quantised text encoders, which dequantise each weight as it is used."""
+    core = comfy.ops.mixed_precision_ops({}, dtype, full_precision_mm=True)
+
+    class Operations(core):
+        class Linear(core.Linear):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                # Core moves weights to the device where the layer was built, which here is meta.
+                self.factory_kwargs = {**self.factory_kwargs, "device": torch.device("cpu")}
+
+    return Operations
+
+
+def _for_comfy(detected: Detected, label: str) -> Detected:
     """The key table with the names of core's modules, strict in both directions."""
     named = {layouts.text_encoder_to_comfy(name): source for name, source in detected.table.items()}
+    layers = {checkpoint.layer_of(layouts.text_encoder_to_comfy(f"{layer}.weight")): how
+              for layer, how in detected.quantised.items()}
     # Built from torch's own layers: core's may have no weights, and so no shapes, before they are loaded.
     expected = checkpoint.shapes(Qwen3VL(detected.spec, None, torch.device("meta"), nn))
     missing = sorted(set(expected) - set(named))
     if missing:
-        raise CheckpointError(f"{files.label} is incomplete: the tensor "
-                              f"{layouts.text_encoder_from_comfy(missing[0])} is missing.")
-    table = checkpoint.match(expected, files.tensors, {name: named[name] for name in expected}, files.label)
-    return Detected(detected.spec, table, expected)
+        raise CheckpointError(f"{label} is incomplete: the tensor {layouts.text_encoder_from_comfy(missing[0])} is "
+                              f"missing.")
+    found = {source.name: TensorInfo(detected.shapes[name], "") for name, source in detected.table.items()
+             if name in detected.shapes}
+    checkpoint.match(expected, found, {name: named[name] for name in expected}, label)
+    return Detected(detected.spec, named, expected, layers)

@@ -95,7 +95,7 @@ def working_dtype(device: torch.device, working_dtypes: list[torch.dtype]) -> to
 def open_vae(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
     """What the file is, without reading a tensor."""
     files = open_checkpoint(path, label)
-    return files, checkpoint.detect_vae(files.tensors, files.config, files.metadata, label)
+    return files, checkpoint.detect_vae(files.tensors, files.config, label)
 
 
 def load_vae(path: Path, label: str, disable_dynamic: bool = False) -> QwenImage2VAE:

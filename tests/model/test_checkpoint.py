@@ -56,7 +56,7 @@ def test_transformer_layouts_load_the_same_weights(layout, tmp_path):
     state = transformer_state()
     tiny.save(TRANSFORMER_LAYOUTS[layout](state), tmp_path / "model.safetensors", {}, torch.float32)
     files = open_checkpoint(tmp_path / "model.safetensors")
-    detected = checkpoint.detect_transformer(files.tensors, files.config, files.metadata, files.label)
+    detected = checkpoint.detect_transformer(files.tensors, files.config, files.label)
     assert detected.spec == TRANSFORMER
     model = Transformer(detected.spec, device="meta")
     checkpoint.load(model, detected, files, torch.float32)
@@ -75,7 +75,7 @@ def test_published_sizes_are_found():
             fused[name] = TensorInfo(tuple(value.shape), "BF16")
     assert (len(state), len(fused)) == (297, 265)
     assert sum(torch.Size(info.shape).numel() for info in fused.values()) == 7_115_124_736
-    assert checkpoint.detect_transformer(fused, {}, {}, "file").spec == TransformerSpec()
+    assert checkpoint.detect_transformer(fused, {}, "file").spec == TransformerSpec()
 
 
 VAE_LAYOUTS = {
@@ -94,7 +94,7 @@ def test_vae_layouts_load_the_same_weights(layout, tmp_path):
     state = vae_state()
     tiny.save(VAE_LAYOUTS[layout](state), tmp_path / "vae.safetensors", {}, torch.float32)
     files = open_checkpoint(tmp_path / "vae.safetensors")
-    detected = checkpoint.detect_vae(files.tensors, files.config, files.metadata, files.label)
+    detected = checkpoint.detect_vae(files.tensors, files.config, files.label)
     assert detected.spec == SMALL_VAE
     model = VAE(detected.spec, device="meta")
     checkpoint.load(model, detected, files, torch.float32)
@@ -158,7 +158,7 @@ DETECTORS = {"transformer": checkpoint.detect_transformer, "vae": checkpoint.det
 def test_other_files_are_refused_by_name(kind, file):
     tensors, words = WRONG_FILES[file]
     with pytest.raises(CheckpointError, match=f"it.safetensors is .*{words}.*not a {kind} for Qwen-Image 2: choose"):
-        DETECTORS[kind](tensors, {}, {}, "it.safetensors")
+        DETECTORS[kind](tensors, {}, "it.safetensors")
 
 
 @pytest.mark.parametrize("kind, tensors, words", [
@@ -169,32 +169,32 @@ def test_other_files_are_refused_by_name(kind, file):
 ])
 def test_swapped_files_are_refused(kind, tensors, words):
     with pytest.raises(CheckpointError, match=words):
-        DETECTORS[kind](tensors, {}, {}, "file")
+        DETECTORS[kind](tensors, {}, "file")
 
 
 def test_vae_of_16_channels_is_refused():
     tensors = infos(tiny.to_wan_vae(vae_state()))
     tensors["decoder.conv1.weight"] = TensorInfo((96, 16, 1, 3, 3), "F32")
     with pytest.raises(CheckpointError, match="4 pixel channels to 16 latent channels, Qwen-Image 2 needs 4 to 64"):
-        checkpoint.detect_vae(tensors, {}, {}, "wan.safetensors")
+        checkpoint.detect_vae(tensors, {}, "wan.safetensors")
 
 
 def test_video_vae_is_refused():
     tensors = infos(tiny.to_wan_vae(vae_state()))
     tensors["decoder.head.2.weight"] = TensorInfo((4, 12, 3, 3, 3), "F32")
     with pytest.raises(CheckpointError, match="video VAE \\(3 temporal taps\\)"):
-        checkpoint.detect_vae(tensors, {}, {}, "wan.safetensors")
+        checkpoint.detect_vae(tensors, {}, "wan.safetensors")
 
 
 def test_missing_unknown_and_misshapen_tensors_are_named():
     tensors = infos(transformer_state())
     gone = "transformer_blocks.1.attn.to_k.weight"
     with pytest.raises(CheckpointError, match=f"incomplete: the tensor {gone} is missing"):
-        checkpoint.detect_transformer({n: t for n, t in tensors.items() if n != gone}, {}, {}, "file")
+        checkpoint.detect_transformer({n: t for n, t in tensors.items() if n != gone}, {}, "file")
     with pytest.raises(CheckpointError, match="1 tensors that do not belong to this architecture.*extra.bias"):
-        checkpoint.detect_transformer({**tensors, "extra.bias": TensorInfo((3,), "F32")}, {}, {}, "file")
+        checkpoint.detect_transformer({**tensors, "extra.bias": TensorInfo((3,), "F32")}, {}, "file")
     with pytest.raises(CheckpointError, match=rf"{gone} has the shape \[64, 32\], expected \[64, 64\]"):
-        checkpoint.detect_transformer({**tensors, gone: TensorInfo((64, 32), "F32")}, {}, {}, "file")
+        checkpoint.detect_transformer({**tensors, gone: TensorInfo((64, 32), "F32")}, {}, "file")
 
 
 @pytest.mark.parametrize("extra", [
@@ -204,7 +204,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named():
 ])
 def test_quantised_layers_without_a_mark_are_refused(extra):
     with pytest.raises(CheckpointError, match="is quantised .* choose the bf16 file"):
-        checkpoint.detect_transformer({**infos(transformer_state()), **extra}, {}, {}, "int8.safetensors")
+        checkpoint.detect_transformer({**infos(transformer_state()), **extra}, {}, "int8.safetensors")
 
 
 def test_a_file_of_several_dtypes_becomes_one(tmp_path):
@@ -212,7 +212,7 @@ def test_a_file_of_several_dtypes_becomes_one(tmp_path):
     state = {name: value if "norm" in name else value.bfloat16() for name, value in transformer_state().items()}
     save_file(state, tmp_path / "mixed.safetensors")
     files = open_checkpoint(tmp_path / "mixed.safetensors")
-    detected = checkpoint.detect_transformer(files.tensors, {}, {}, files.label)
+    detected = checkpoint.detect_transformer(files.tensors, {}, files.label)
     dtype = checkpoint.stored_dtype(files.tensors)
     model = Transformer(detected.spec, device="meta")
     checkpoint.load(model, detected, files, dtype)
@@ -224,7 +224,7 @@ def test_infinite_half_precision_weights_are_not_confused_with_large_ones(tmp_pa
     state["proj_out.weight"][:] = 60000  # their sum overflows fp16
     save_file(state, tmp_path / "large.safetensors")
     files = open_checkpoint(tmp_path / "large.safetensors")
-    detected = checkpoint.detect_transformer(files.tensors, {}, {}, files.label)
+    detected = checkpoint.detect_transformer(files.tensors, {}, files.label)
     checkpoint.load(Transformer(detected.spec, device="meta"), detected, files, torch.float16)
 
 
@@ -246,7 +246,7 @@ with open("/proc/self/clear_refs", "w") as clear:
     clear.write("5")  # forget the peak of the imports
 before = resident("VmRSS")
 files = open_checkpoint(sys.argv[2])
-detected = checkpoint.detect_transformer(files.tensors, {}, {}, files.label)
+detected = checkpoint.detect_transformer(files.tensors, {}, files.label)
 model = Transformer(detected.spec, device="meta")
 checkpoint.load(model, detected, files, getattr(torch, sys.argv[3]))
 print(resident("VmHWM") - before)
@@ -272,7 +272,7 @@ def test_nan_weights_are_named(tmp_path):
     state["transformer_blocks.2.img_mlp.out.weight"][5, 7] = float("nan")
     tiny.save(state, tmp_path / "nan.safetensors", {}, torch.float32)
     files = open_checkpoint(tmp_path / "nan.safetensors")
-    detected = checkpoint.detect_transformer(files.tensors, {}, {}, files.label)
+    detected = checkpoint.detect_transformer(files.tensors, {}, files.label)
     with pytest.raises(CheckpointError, match="nan.safetensors is damaged: the tensor "
                                               "transformer_blocks.2.img_mlp.out.weight holds NaN"):
         checkpoint.load(Transformer(detected.spec, device="meta"), detected, files, torch.float32)
@@ -280,13 +280,13 @@ def test_nan_weights_are_named(tmp_path):
 
 def test_configuration_adds_what_shapes_cannot_tell():
     tensors = infos(transformer_state())
-    spec = checkpoint.detect_transformer(tensors, {"causal_condition": False, "axes_dims_rope": [8, 12, 12]}, {},
+    spec = checkpoint.detect_transformer(tensors, {"causal_condition": False, "axes_dims_rope": [8, 12, 12]},
                                          "file").spec
     assert not spec.causal_condition and spec.rope_axes == (8, 12, 12)
     with pytest.raises(CheckpointError, match="file has sizes that do not fit together: .* add up to 36"):
-        checkpoint.detect_transformer(tensors, {"axes_dims_rope": [8, 14, 14]}, {}, "file")
+        checkpoint.detect_transformer(tensors, {"axes_dims_rope": [8, 14, 14]}, "file")
 
 
 def test_a_tiny_text_encoder_without_configuration_is_refused():
     with pytest.raises(CheckpointError, match="keep config.json beside it"):
-        checkpoint.detect_text_encoder(infos(tiny.text_encoder_state()), {}, {}, "tiny")
+        checkpoint.detect_text_encoder(infos(tiny.text_encoder_state()), {}, "tiny")

@@ -23,7 +23,7 @@ def ours(theirs) -> Transformer:
     state = theirs.state_dict()
     tensors = {name: TensorInfo(tuple(value.shape), "F32") for name, value in state.items()}
     config = {"causal_condition": theirs.config.causal_condition}
-    model = Transformer(checkpoint.detect_transformer(tensors, config, {}, "reference").spec)
+    model = Transformer(checkpoint.detect_transformer(tensors, config, "reference").spec)
     model.load_state_dict(state)
     return model.eval()
 

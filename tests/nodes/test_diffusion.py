@@ -130,7 +130,7 @@ def test_a_whole_transformer_runs_on_the_fused_kernels(comfyui, reference, dtype
     from qwen_image_2.model.transformer import Transformer
     from qwen_image_2.nodes.bridge.kernels import kitchen_kernels
     state = {name: value.to(dtype) for name, value in reference.transformer.state_dict().items()}
-    spec = checkpoint.detect_transformer({n: TensorInfo(tuple(v.shape), "F32") for n, v in state.items()}, {}, {},
+    spec = checkpoint.detect_transformer({n: TensorInfo(tuple(v.shape), "F32") for n, v in state.items()}, {},
                                          "reference").spec
     condition = Condition(torch.randn(3, 20, 64).to(dtype), ((4, 6),), (torch.randn(1, 64, 4, 6).to(dtype),))
     x, sigma, velocities = torch.randn(3, 64, 5, 3).to(dtype), torch.tensor([0.9, 0.5, 0.1]), []

@@ -1,0 +1,60 @@
+"""Quantised text encoders: int8 with the embedding table, as the official file has it, and fp8."""
+import json
+
+import pytest
+import torch
+
+from qwen_image_2.tests.reference import error
+from qwen_image_2.tools import tiny
+
+CONVROT = {"convrot": True, "convrot_groupsize": 64}
+# As in test_quantised.py. comfy-kitchen's int8 product rounds activations to 8 bits too, fp8 weights are dequantised.
+FORMATS = {
+    "int8": ("int8_tensorwise", {}, {"per_channel": True}, 0.03),
+    "int8 ConvRot": ("int8_tensorwise", CONVROT, {"per_channel": True, **CONVROT}, 0.03),
+    "fp8": ("float8_e4m3fn", {}, {"scale": "recalculate"}, 1e-3),
+}
+PROMPT = "a red circle, 红色的圆"
+
+
+def quantise(state: dict, name: str) -> tuple[dict, dict]:
+    """Every matrix of the language model, embedding and head included, and the same weights dequantised."""
+    from comfy import quant_ops
+    algorithm, settings, arguments, _ = FORMATS[name]
+    layout = quant_ops.QUANT_ALGOS[algorithm]["comfy_tensor_layout"]
+    stored, rounded = {}, {}
+    for key, value in state.items():
+        stored[key] = rounded[key] = value
+        if ("language_model" in key or "lm_head" in key) and value.ndim == 2:
+            quantised = quant_ops.QuantizedTensor.from_float(value.float(), layout, **arguments)
+            del stored[key]
+            stored |= quantised.state_dict(key)
+            rounded[key] = quantised.dequantize()
+            mark = json.dumps({"format": algorithm, **settings}).encode()
+            stored[key.removesuffix("weight") + "comfy_quant"] = torch.tensor(list(mark), dtype=torch.uint8)
+    return stored, rounded
+
+
+def write(state: dict, path):
+    from safetensors.torch import save_file
+    config = {"text_config": tiny.TEXT_CONFIG, "vision_config": tiny.VISION_CONFIG}
+    save_file({key: value.contiguous() for key, value in state.items()}, path, {"config": json.dumps(config)})
+    return path
+
+
+def states(path) -> torch.Tensor:
+    from qwen_image_2.nodes.bridge.text_encoder import load_text_encoder
+    clip = load_text_encoder(path, path.name)
+    image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    (text, _), = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT, images=[image]))
+    return text
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_says_what_its_weights_say(comfyui, reference, tmp_path, name):
+    stored, rounded = quantise(reference.text_encoder.state_dict(), name)
+    found = states(write(stored, tmp_path / "quantised.safetensors"))
+    expected = states(write(rounded, tmp_path / "rounded.safetensors"))
+    assert error(found, expected) < FORMATS[name][3]
+    # And the weights themselves are rounded: the plain file says something else.
+    assert error(expected, states(write(reference.text_encoder.state_dict(), tmp_path / "plain.safetensors"))) > 5e-3
