@@ -4,6 +4,10 @@ from pathlib import Path
 
 import torch
 
+from ...model import checkpoint
+from ...model.files import open_checkpoint
+from ...model.transformer import Transformer
+from ...model.vae import VAE
 from ...nodes.bridge import miniature
 from ...nodes.bridge.text_encoder import load_text_encoder
 from .. import tiny
@@ -18,32 +22,52 @@ def vae(work: Path, steps: int, seed: int) -> None:
     train_vae.train(work, steps, seed)
 
 
-def transformer(work: Path, steps: int, seed: int) -> None:
-    pool = Pool(work / "pool", trained_vae(work), load_text_encoder(miniature.text_encoder(), miniature.NAME),
-                seed)
+def transformer(work: Path, steps: int, seed: int, shipped: bool) -> None:
+    """shipped: go on from the weights in assets/miniature, with their autoencoder."""
+    network = shipped_vae() if shipped else trained_vae(work)
+    pool = Pool(work / "pool", network, load_text_encoder(miniature.text_encoder(), miniature.NAME), seed)
     pool.grow(1)
-    mean, std = _statistics(work, pool)
-    train_transformer.train(work, pool, mean, std, steps, seed)
+    mean, std = (network.spec.latent_mean, network.spec.latent_std) if shipped else _statistics(work, pool)
+    torch.manual_seed(seed)
+    start = shipped_transformer() if shipped else train_transformer.build()
+    train_transformer.train(work, start, pool, mean, std, steps, seed)
 
 
-def export(work: Path, steps: None, seed: int) -> None:
-    """bf16 files in the layouts of the official ones."""
-    mean, std = json.loads((work / STATISTICS).read_text(encoding="utf-8"))
-    tiny.save(tiny.to_wan_vae(trained_vae(work).state_dict()), miniature.FOLDER / miniature.FILES["vae"],
-              {"latents_mean": mean, "latents_std": std})
+def export(work: Path) -> None:
+    """bf16 files in the layouts of the official ones. The autoencoder stays as it is where none was trained here."""
+    if (work / "vae.safetensors").exists():
+        mean, std = json.loads((work / STATISTICS).read_text(encoding="utf-8"))
+        tiny.save(tiny.to_wan_vae(trained_vae(work).state_dict()), miniature.FOLDER / miniature.FILES["vae"],
+                  {"latents_mean": mean, "latents_std": std})
     network = train_transformer.build()
     State(work / "transformer.safetensors", {"average": network}, []).load()
     tiny.save(tiny.to_comfy_transformer(network.state_dict()), miniature.FOLDER / miniature.FILES["diffusion_models"],
               {"axes_dims_rope": train_transformer.SPEC.rope_axes})
 
 
-def trained_vae(work: Path):
+def trained_vae(work: Path) -> VAE:
     """The autoencoder as it is shipped: its weights rounded to bf16, computing in fp32."""
     network = train_vae.build()
     State(work / "vae.safetensors", {"vae": network}, []).load()
     for parameter in network.parameters():
         parameter.data = parameter.data.bfloat16().float()
     return network.requires_grad_(False)
+
+
+def shipped_vae() -> VAE:
+    files = open_checkpoint(miniature.FOLDER / miniature.FILES["vae"])
+    detected = checkpoint.detect_vae(files.tensors, files.config, files.label)
+    network = VAE(detected.spec, device="meta")
+    checkpoint.load(network, detected, files, torch.float32)
+    return network.to(memory_format=torch.channels_last)
+
+
+def shipped_transformer() -> Transformer:
+    files = open_checkpoint(miniature.FOLDER / miniature.FILES["diffusion_models"])
+    detected = checkpoint.detect_transformer(files.tensors, files.config, files.label)
+    network = Transformer(detected.spec, device="meta")
+    checkpoint.load(network, detected, files, torch.float32)
+    return network.requires_grad_(True).train()
 
 
 def _statistics(work: Path, pool: Pool) -> tuple[tuple[float, ...], tuple[float, ...]]:

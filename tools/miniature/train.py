@@ -5,8 +5,9 @@
     python tools/miniature/train.py transformer    some hours on two cores, minutes on a GPU
     python tools/miniature/train.py export         write both to assets/miniature
 
-Each goes on where it was stopped. States and logs are in the folder --work; a training with another number of steps
-starts in another folder. Like dev.py, this sets up the environment that it needs.
+Each goes on where it was stopped; `transformer --shipped` begins with the files in assets/miniature instead of random
+weights. States and logs are in the folder --work; a training with another number of steps starts in another folder.
+Like dev.py, this sets up the environment that it needs.
 """
 
 import argparse
@@ -29,12 +30,19 @@ def main() -> None:
     parser.add_argument("part", choices=("vae", "transformer", "export"))
     parser.add_argument("--work", type=Path, default=Path("miniature-training"), help="folder for states and logs")
     parser.add_argument("--steps", type=int, help=f"length of the training ({STEPS})")
+    parser.add_argument("--shipped", action="store_true", help="transformer: begin with the shipped weights")
     parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"), help="use this ComfyUI")
     options = parser.parse_args()
     _enter_environment(options.comfyui)
     options.work.mkdir(parents=True, exist_ok=True)
     from qwen_image_2.tools.miniature import runs
-    getattr(runs, options.part)(options.work, options.steps or STEPS.get(options.part), SEED)
+    steps = options.steps or STEPS.get(options.part)
+    if options.part == "vae":
+        runs.vae(options.work, steps, SEED)
+    elif options.part == "transformer":
+        runs.transformer(options.work, steps, SEED, options.shipped)
+    else:
+        runs.export(options.work)
 
 
 def _enter_environment(comfyui: Path | None) -> None:

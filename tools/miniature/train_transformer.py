@@ -79,11 +79,12 @@ def loss(transformer: Transformer, batch: Batch) -> Tensor:
     return F.mse_loss(transformer(batch.noisy, batch.sigma, shared), batch.velocity)
 
 
-def train(work: Path, pool: Pool, mean: tuple, std: tuple, steps: int, seed: int) -> Transformer:
-    """Returns the moving average of the weights, which is what is shipped."""
-    torch.manual_seed(seed)
+def train(work: Path, transformer: Transformer, pool: Pool, mean: tuple, std: tuple, steps: int,
+          seed: int) -> Transformer:
+    """Train a transformer, or go on where that was stopped. Returns the moving average of its weights, which is what
+    is shipped."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    transformer = build().to(device)
+    transformer = transformer.to(device)
     average = copy.deepcopy(transformer).requires_grad_(False)
     both = optimizers(transformer, RATE, trained_by_adam)
     state = State(work / "transformer.safetensors", {"transformer": transformer, "average": average}, both)
