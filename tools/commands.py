@@ -20,8 +20,7 @@ from .server import Server
 
 POSTER = ROOT / "workflows" / "api" / "poster.json"
 # What the miniature understands; the workflow's own prompt is for the real model.
-MINIATURE_PROMPT = ('A poster with a blue background, a large yellow star in the centre and the word "JAZZ" in white '
-                    'at the top.')
+MINIATURE_PROMPT = 'A white poster: a large blue triangle at the top and the word "SALE" in red in the centre.'
 KEPT_LOGS = 10
 
 

@@ -57,8 +57,8 @@ def test_demo_draws_a_poster_and_leaves_nothing_else(dev, tmp_path):
     assert (code, errors) == (0, "")
     assert [path.name for path in (tmp_path / "here" / "new").iterdir()] == ["poster.png"]
     picture = numpy.asarray(Image.open(tmp_path / "here" / "new" / "poster.png").convert("RGBA"))
-    assert judge.look(picture) == Scene("blue", (Shape("star", "yellow", "large", "centre", "centre"),),
-                                        Word("JAZZ", "white", "top"), (96, 160))
+    assert judge.look(picture) == Scene("white", (Shape("triangle", "blue", "large", "centre", "top"),),
+                                        Word("SALE", "red", "centre"), (96, 160))
     for stage in ("set-up", "server start", "load", "encode", "sample", "decode", "save", "total"):
         assert f"\n  {stage} " in printed
     assert "built-in miniature" in printed and "not Qwen-Image" in printed
