@@ -132,7 +132,7 @@ class DiffusionModel(Transformer):
                 lambda: self.prefix_layers(condition, sigma, x.dtype, attention), prefix_end(condition), needed,
                 working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device)
             transformer_options.get(REPORT_KEY, log.info)(
-                f"{tokens:,} tokens of prompt and references: their keys and values ({needed / 2**30:.2f} GiB) are "
+                f"{tokens:,} tokens of prompt and references: their keys and values ({needed / 2**20:,.1f} MiB) are "
                 f"{place.value}.")
             return cache
 
