@@ -226,8 +226,9 @@ def test_variant_and_preset_that_do_not_fit_are_pointed_out(client, model, varia
 
 
 @pytest.mark.parametrize("model, preset", [(here.TURBO, "Turbo 8"), (here.FUSED, "Fast 25")])
-def test_variant_and_preset_that_fit_say_nothing(client, model, preset):
-    assert "sampler" not in run(client, Graph(diffusion_model=model, preset=preset).nodes()).messages
+def test_variant_and_preset_that_fit_give_no_warning(client, model, preset):
+    said = run(client, Graph(diffusion_model=model, preset=preset).nodes()).messages["sampler"]
+    assert len(said) == 1 and "keys and values" in said[0]
 
 
 def test_guidance_changes_the_picture(client, plain):
@@ -292,6 +293,6 @@ def test_menus_list_files_and_folders_once(client):
     inputs = client.object_info("QwenImage2Loader")["QwenImage2Loader"]["input"]["required"]
     options = {name: value[1]["options"] if value[0] == "COMBO" else value[0] for name, value in inputs.items()}
     assert {here.FUSED, here.PREFIXED, here.TURBO, here.FOLDER} <= set(options["diffusion_model"])
-    assert set(options["text_encoder"]) == {here.TEXT_ENCODER, here.TEXT_ENCODER_FOLDER}
-    assert set(options["vae"]) == {here.WAN_VAE, here.DIFFUSERS_VAE, here.VAE_FOLDER}
+    assert set(options["text_encoder"]) == {here.TEXT_ENCODER, here.TEXT_ENCODER_FOLDER, "miniature"}
+    assert set(options["vae"]) == {here.WAN_VAE, here.DIFFUSERS_VAE, here.VAE_FOLDER, "miniature"}
     assert not any("-of-" in name for names in options.values() for name in names), "shards are one entry"
