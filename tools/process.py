@@ -62,16 +62,6 @@ def run_logged(command: Sequence[str | Path], log: Path, on_wait: Callable[[floa
             stop(child)
 
 
-def run_captured(command: Sequence[str | Path], **options) -> tuple[int, str]:
-    """Run `command` to its end; its exit code and all that it printed."""
-    child = start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
-    try:
-        printed, _ = child.communicate()
-    finally:
-        stop(child)
-    return child.returncode, printed
-
-
 def run_foreground(command: Sequence[str | Path], **options) -> int:
     """Run `command` in this terminal (it may ask questions there) and return its exit code.
 

@@ -35,19 +35,22 @@ def plain():
 
 def quantise(state: dict, name: str) -> tuple[dict, dict]:
     """The block linears of a file with fused MLPs in one format, and the same weights dequantised."""
+    fused = tiny.to_comfy_transformer(state)
+    return quantised_where(lambda key: "transformer_blocks" in key, fused, *FORMATS[name][:3])
+
+
+def quantised_where(chosen, state: dict, algorithm: str, settings: dict, arguments: dict) -> tuple[dict, dict]:
+    """A state with its chosen matrices as ComfyUI's tools store them, and the same with them dequantised."""
     from comfy import quant_ops
-    algorithm, settings, arguments, _ = FORMATS[name]
     layout = quant_ops.QUANT_ALGOS[algorithm]["comfy_tensor_layout"]
-    stored, rounded = {}, {}
-    for key, value in tiny.to_comfy_transformer(state).items():
-        stored[key] = rounded[key] = value
-        if "transformer_blocks" in key and value.ndim == 2:
-            quantised = quant_ops.QuantizedTensor.from_float(value, layout, **arguments)
+    stored, rounded = dict(state), dict(state)
+    for key, value in state.items():
+        if chosen(key) and value.ndim == 2:
+            quantised = quant_ops.QuantizedTensor.from_float(value.float(), layout, **arguments)
             del stored[key]
             stored |= quantised.state_dict(key)
+            stored[key.removesuffix("weight") + "comfy_quant"] = mark(format=algorithm, **settings)
             rounded[key] = quantised.dequantize()
-            mark = json.dumps({"format": algorithm, **settings}).encode()
-            stored[key.removesuffix("weight") + "comfy_quant"] = torch.tensor(list(mark), dtype=torch.uint8)
     return stored, rounded
 
 

@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from qwen_image_2.tests.nodes.test_quantised import quantised_where
 from qwen_image_2.tests.reference import error
 from qwen_image_2.tools import tiny
 
@@ -19,20 +20,7 @@ PROMPT = "a red circle, 红色的圆"
 
 def quantise(state: dict, name: str) -> tuple[dict, dict]:
     """Every matrix of the language model, embedding and head included, and the same weights dequantised."""
-    from comfy import quant_ops
-    algorithm, settings, arguments, _ = FORMATS[name]
-    layout = quant_ops.QUANT_ALGOS[algorithm]["comfy_tensor_layout"]
-    stored, rounded = {}, {}
-    for key, value in state.items():
-        stored[key] = rounded[key] = value
-        if ("language_model" in key or "lm_head" in key) and value.ndim == 2:
-            quantised = quant_ops.QuantizedTensor.from_float(value.float(), layout, **arguments)
-            del stored[key]
-            stored |= quantised.state_dict(key)
-            rounded[key] = quantised.dequantize()
-            mark = json.dumps({"format": algorithm, **settings}).encode()
-            stored[key.removesuffix("weight") + "comfy_quant"] = torch.tensor(list(mark), dtype=torch.uint8)
-    return stored, rounded
+    return quantised_where(lambda key: "language_model" in key or "lm_head" in key, state, *FORMATS[name][:3])
 
 
 def write(state: dict, path):

@@ -156,8 +156,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(tmp_path):
         assert torch.equal(expected, found)
 
 
-def test_a_training_step_reaches_every_weight(monkeypatch):
-    """All but the last block's part for the prefix, which nothing reads."""
+def test_a_training_step_reaches_every_weight():
     torch.manual_seed(0)
     transformer = train_transformer.build()
     for parameter in transformer.parameters():  # past the start, where the gates are shut
