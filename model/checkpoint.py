@@ -3,7 +3,6 @@
 `detect_*` are pure functions of names, shapes, dtypes and configuration; no tensor is read. `load` then fills a
 module, strictly: each parameter has its tensor, each tensor its parameter or a place in the list of unused ones.
 """
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -56,6 +55,8 @@ def _text_only(tensors: Tensors) -> bool:
     return _has("layers.0.self_attn.q_norm.weight")(tensors) and not _has("visual.")(tensors)
 
 
+is_text_encoder = _has("visual.deepstack_merger_list.0", "self_attn.q_norm.weight")
+
 # Tested in order; the marks are names that nothing else in circulation has.
 KNOWN_FILES: tuple[tuple[str, Callable[[Tensors], bool]], ...] = (
     ("a LoRA (load it with a LoRA loader, after this one)",
@@ -65,7 +66,7 @@ KNOWN_FILES: tuple[tuple[str, Callable[[Tensors], bool]], ...] = (
      _has("transformer_blocks.0.attn.add_q_proj.weight")),
     ("a prompt-enhancer language model (Qwen3.5): as a text encoder it would give pure noise", _has(".linear_attn.")),
     ("a Qwen2.5-VL text encoder, which belongs to Qwen-Image 1.x", _has("visual.blocks.0.mlp.gate_proj")),
-    ("a Qwen3-VL text encoder", _has("visual.deepstack_merger_list.0", "self_attn.q_norm.weight")),
+    ("a Qwen3-VL text encoder", is_text_encoder),
     ("a text-only language model without a vision tower", _text_only),
     ("a Flux model", _has("double_blocks.0.img_attn")),
     ("a Stable Diffusion or SDXL checkpoint", _has("input_blocks.0.0.weight")),
@@ -124,7 +125,7 @@ def detect_transformer(tensors: Tensors, config: Mapping, label: str,
     table = match(expected, tensors, _transformer_sources(expected, tensors), label)
     layers = {layer_of(name): settings[layer_of(s.name)] for name, s in table.items()
               if layer_of(s.name) in settings}
-    table |= _companion_sources(table, companions, stored)
+    table |= _companion_sources(table, companions, stored, label)
     return Detected(spec, {name: Source(prefix + s.name, s.rows) for name, s in table.items()}, expected, layers)
 
 
@@ -132,8 +133,8 @@ def layer_of(name: str) -> str:
     return name.removesuffix(".weight")
 
 
-def _companion_sources(table: Mapping[str, Source], companions: Mapping[str, list[str]],
-                       stored: Tensors) -> dict[str, Source]:
+def _companion_sources(table: Mapping[str, Source], companions: Mapping[str, list[str]], stored: Tensors,
+                       label: str) -> dict[str, Source]:
     """Scales of each quantised parameter: the rows that its weight has of a fused one, or the one for all rows."""
     found = {}
     for name, source in table.items():
@@ -141,6 +142,10 @@ def _companion_sources(table: Mapping[str, Source], companions: Mapping[str, lis
         for companion in companions.get(source.name, ()):
             theirs = f"{layer_of(source.name)}.{companion}"
             own = stored[theirs].shape[:1] == rows and len(rows) and companion != "pre_quant_scale"
+            # Scales of one byte are those of blocks, in tiles that cannot be cut.
+            if source.rows != slice(None) and rows[0] // 2 % quantised.TILE_ROWS and stored[theirs].dtype[:2] == "F8":
+                raise CheckpointError(f"{label} has scales for blocks of {source.name}, whose halves of {rows[0] // 2} "
+                                      f"rows share one: quantise gate and projection apart.")
             found[f"{layer_of(name)}.{companion}"] = Source(theirs, source.rows if own else slice(None))
     return found
 
@@ -261,7 +266,7 @@ def detect_text_encoder(stored: Tensors, config: Mapping, label: str,
     layers = {layer_of(name): settings[layer_of(theirs)] for name, theirs in named.items()
               if layer_of(theirs) in settings}
     return Detected(_checked(label, _text_encoder_spec, infos, config, label),
-                    table | _companion_sources(table, companions, stored),
+                    table | _companion_sources(table, companions, stored, label),
                     {name: info.shape for name, info in infos.items()}, layers)
 
 
@@ -363,25 +368,46 @@ def _without_unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(length for length in shape if length != 1)
 
 
+class Quantising(NamedTuple):
+    """What to do with the matrices of a plain file while it is loaded."""
+
+    layers: quantised.Settings
+    # (matrix, largest magnitude in all that shares its scale, mark) -> the entries of its layer, by their last name
+    quantise: Callable[[torch.Tensor, torch.Tensor, Mapping], Mapping[str, torch.Tensor]]
+
+
+PLAIN = Quantising({}, lambda value, peak, mark: {})
+
+
 def load(module: nn.Module, detected: Detected, files: CheckpointFiles, dtype: torch.dtype,
-         progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+         progress: Callable[[int, int], None] = lambda done, total: None, quantising: Quantising = PLAIN) -> None:
     """Fill a module built on the meta device, strictly.
 
-    Tensors that are stored as `dtype` stay mapped from the file, the others are converted. Every tensor is read once
-    and refused if it holds NaN or infinity: a single one turns every picture black, and nothing later could name it.
-    progress(done, total) counts tensors and may raise to cancel.
+    Tensors that are stored as `dtype` stay mapped from the file, the others are converted or quantised. Every tensor
+    is read and refused if it holds NaN or infinity: a single one turns every picture black, and nothing later could
+    name it. progress(done, total) counts tensors and may raise to cancel.
     """
-    values = {f"{layer}{quantised.MARK}": torch.frombuffer(bytearray(json.dumps(how).encode()), dtype=torch.uint8)
-              for layer, how in detected.quantised.items()}
+    values = {f"{layer}{quantised.MARK}": quantised.encoded(mark)
+              for layer, mark in (detected.quantised | quantising.layers).items()}
+
+    def plain(name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+        source = detected.table[name]
+        value = _rows(read(source.name), source.rows).reshape(detected.shapes[name])
+        return _finite(value, source.name, files.label)
+
     with files.mapped() as mapped:
         for done, (name, source) in enumerate(detected.table.items(), start=1):
-            if name not in detected.shapes or layer_of(name) in detected.quantised:
+            layer = layer_of(name)
+            if name not in detected.shapes or layer in detected.quantised:
                 values[name] = _finite(_rows(mapped(source.name), source.rows), source.name, files.label)
+            elif layer in quantising.layers:
+                peak = quantised.peak(plain(one, files.read) for one in layouts.mlp_halves(name))
+                made = quantising.quantise(plain(name, files.read), peak, quantising.layers[layer])
+                values |= {f"{layer}.{last}": value for last, value in made.items()}
             else:
                 # A tensor that is converted is mapped on its own, so that its pages go when the copy is there.
                 read = mapped if STORED_DTYPES[files.tensors[source.name].dtype] == dtype else files.read
-                value = _rows(read(source.name), source.rows).reshape(detected.shapes[name])
-                values[name] = _finite(value, source.name, files.label).to(dtype)
+                values[name] = plain(name, read).to(dtype)
             progress(done, len(detected.table))
     module.load_state_dict(values, strict=True, assign=True)
     module.requires_grad_(False).eval()

@@ -100,3 +100,14 @@ def text_encoder_from_comfy(name: str) -> str:
     if name.startswith(("model.language_model.", "model.visual.", "lm_head.")):
         return name
     return _move(name, TEXT_ENCODER_PLACES, reverse=True)
+
+
+def mlp_halves(name: str) -> tuple[str, ...]:
+    """The parameters that stand with this one in a matrix of Comfy-Org's files, in the order of their rows."""
+    half = next((half for half in SPLIT_MLP if half in name), None)
+    return (name,) if half is None else tuple(name.replace(half, other) for other in SPLIT_MLP)
+
+
+def fused_mlp(name: str) -> str:
+    """The name in Comfy-Org's files of the matrix that holds this parameter."""
+    return next((name.replace(half, FUSED_MLP) for half in SPLIT_MLP if half in name), name)

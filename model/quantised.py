@@ -2,11 +2,14 @@
 
 Two ways are in circulation, both ComfyUI's (0.30, comfy/ops.py and comfy/quant_ops.py): a tensor `{layer}.comfy_quant`
 that holds JSON as bytes, or all of it in the file's metadata `_quantization_metadata`. ComfyUI's own operations compute
-with them; here only names and shapes are checked.
+with them; here names and shapes are checked, and layers chosen that a plain file can have quantised.
 """
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from .files import CheckpointError, CheckpointFiles, TensorInfo
 
@@ -20,13 +23,14 @@ class Format:
     dtypes: tuple[str, ...]     # of the stored weight, as safetensors names them
     scales: tuple[str, ...]     # that must stand beside the weight
     packed: int = 1             # columns of the matrix in one stored value
+    tiled: bool = False         # scales of blocks, in tiles
 
 
 FORMATS = {
     "float8_e4m3fn": Format("fp8 (e4m3)", ("F8_E4M3",), ("weight_scale",)),
     "float8_e5m2": Format("fp8 (e5m2)", ("F8_E5M2",), ("weight_scale",)),
-    "mxfp8": Format("mxfp8", ("F8_E4M3",), ("weight_scale",)),
-    "nvfp4": Format("nvfp4", ("U8",), ("weight_scale", "weight_scale_2"), packed=2),
+    "mxfp8": Format("mxfp8", ("F8_E4M3",), ("weight_scale",), tiled=True),
+    "nvfp4": Format("nvfp4", ("U8",), ("weight_scale", "weight_scale_2"), packed=2, tiled=True),
     "int8_tensorwise": Format("int8", ("I8",), ("weight_scale",)),
     "convrot_w4a4": Format("4-bit ConvRot", ("I8", "U8"), ("weight_scale",), packed=2),
 }
@@ -34,6 +38,44 @@ FORMATS = {
 COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
 
 Settings = dict[str, dict]  # layer -> the JSON of its mark
+
+# What a plain file can be made into.
+TARGETS = {
+    "fp8": {"format": "float8_e4m3fn"},
+    "int8 (ConvRot)": {"format": "int8_tensorwise", "convrot": True},
+    "4-bit (nvfp4)": {"format": "nvfp4"},
+}
+# As in the official files: the layers between are quantised, what stands around them is not. For ComfyUI's modules.
+INNER_LAYERS = ("transformer_blocks.", "model.layers.")
+VOCABULARY = ("model.embed_tokens", "model.lm_head")
+ROTATIONS = (256, 64, 16)  # inputs that ConvRot mixes: powers of four
+# Scales of blocks are stored in tiles: for so many rows of the matrix, and (nvfp4) so many of its columns.
+TILE_ROWS, TILE_COLUMNS = 128, 64
+
+
+def targets(shapes: Mapping[str, tuple[int, ...]], target: str) -> Settings:
+    """The layers of a network to quantise, with their marks; shapes: those of its parameters."""
+    found = {}
+    for name, shape in shapes.items():
+        if not name.endswith(".weight") or len(shape) != 2:
+            continue
+        layer = name.removesuffix(".weight")
+        if layer.startswith(INNER_LAYERS):
+            found[layer] = _mark(TARGETS[target], shape)
+        elif layer in VOCABULARY:  # looked up row by row, which no 4-bit format can be
+            found[layer] = _mark(TARGETS["int8 (ConvRot)"] if "4-bit" in target else TARGETS[target], shape)
+    return {layer: mark for layer, mark in found.items() if mark is not None}
+
+
+def _mark(target: Mapping, shape: tuple[int, int]) -> dict | None:
+    """The mark of a matrix in this format; None where it does not fill the tiles of its scales."""
+    rows, columns = shape
+    if target["format"] == "nvfp4" and (rows % TILE_ROWS or columns % TILE_COLUMNS):
+        return None
+    if not target.get("convrot"):
+        return dict(target)
+    group = next((group for group in ROTATIONS if columns % group == 0), None)
+    return {**target, "convrot_groupsize": group} if group else {"format": target["format"]}
 
 
 def settings_of(files: CheckpointFiles) -> Settings:
@@ -79,7 +121,8 @@ def check(layer: str, settings: Mapping, tensors: Mapping[str, TensorInfo], labe
             raise CheckpointError(f"{label} is incomplete: the layer {layer} is quantised, but its {scale} is "
                                   f"missing.")
     rows, shape = weight.shape[0], tensors[f"{layer}.weight_scale"].shape
-    if shape not in ((), (1,)) and shape[0] != rows:
+    expected = rows + (-rows % TILE_ROWS if kind.tiled else 0)
+    if shape not in ((), (1,)) and shape[0] not in (rows, expected):
         raise CheckpointError(f"In {label} the tensor {layer}.weight_scale has the shape {list(shape)}, but the matrix "
                               f"has {rows} rows.")
     return TensorInfo((rows, weight.shape[1] * kind.packed), weight.dtype)
@@ -93,3 +136,13 @@ def in_words(settings: Settings) -> str:
         if words not in found:
             found.append(words)
     return " and ".join(found)
+
+
+def encoded(mark: Mapping) -> Tensor:
+    """A mark as the tensor that files hold."""
+    return torch.frombuffer(bytearray(json.dumps(mark).encode()), dtype=torch.uint8)
+
+
+def peak(matrices: Iterable[Tensor]) -> Tensor:
+    """The largest magnitude in matrices that share a scale, fp32."""
+    return torch.stack([extreme.float().abs() for matrix in matrices for extreme in matrix.aminmax()]).max()

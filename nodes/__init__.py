@@ -6,6 +6,7 @@ from .latent import QwenImage2EmptyLatent
 from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
 from .region import QwenImage2CropForEdit, QwenImage2ExtendCanvas, QwenImage2StitchEdit
 from .sampler import QwenImage2Sampler, QwenImage2Sigmas
+from .save import QwenImage2SaveQuantized
 from .text import QwenImage2TextEncode
 from .vae import QwenImage2VAEDecode, QwenImage2VAEEncode
 
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2CropForEdit,
     QwenImage2StitchEdit,
     QwenImage2ExtendCanvas,
+    QwenImage2SaveQuantized,
 ]
 
 

@@ -43,8 +43,8 @@ def variant_input() -> io.Combo.Input:
 def weight_format_input() -> io.Combo.Input:
     return io.Combo.Input(
         "weight_format", list(WEIGHT_FORMATS), default="as stored", advanced=True,
-        tooltip="as stored keeps the file's own dtype and maps it into memory without a copy; the others convert "
-                "while loading.")
+        tooltip="as stored keeps the file's own dtype and maps it into memory without a copy; the others convert or "
+                "quantise while loading. Save Quantized (Qwen-Image 2) keeps the result, so that it is done once.")
 
 
 def variant_of(name: str, variant: str) -> str:

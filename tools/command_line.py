@@ -102,6 +102,12 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _add_models(parser)
 
 
+def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="a transformer or text encoder, file or folder")
+    parser.add_argument("--format", choices=("int8", "fp8", "4-bit"), default="int8", help="int8 if not given")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="NAME_FORMAT.safetensors in this folder if not given")
+
+
 def _clean_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -116,6 +122,7 @@ COMMANDS = {
     "run": ("run a workflow in API format", _run_arguments),
     "test": ("run pytest with the further arguments", _no_arguments),
     "bench": ("run benchmarks/NAME.py with the further arguments", _no_arguments),
+    "quantize": ("make a smaller file of a checkpoint", _quantize_arguments),
     "clean": ("remove environments that are no longer used", _clean_arguments),
 }
 PASSES_ON = ("test", "bench")
@@ -147,8 +154,24 @@ def check(options: argparse.Namespace) -> None:
         output.require_writable(options.out)
     elif options.command == "serve":
         require_free_port(options.port)
+    elif options.command == "quantize":
+        options.file, options.out = quantize_paths(options)
     if getattr(options, "models", None):
         options.models = models.given(options.models)
+
+
+def quantize_paths(options: argparse.Namespace) -> tuple[Path, Path]:
+    """The checkpoint and the file to make of it. Raises UserError where one is missing or the other is there."""
+    file = options.file.absolute()
+    if not file.exists():
+        raise UserError(f"{options.file} does not exist.")
+    out = (options.out or Path(f"{file.stem}_{options.format}.safetensors")).absolute()
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out.name}: name a file that ends in .safetensors.")
+    if out.exists():
+        raise UserError(f"{out} is there already: choose another --out.")
+    output.require_writable(out.parent)
+    return file, out
 
 
 def find_installation(options: argparse.Namespace) -> Installation:
@@ -178,6 +201,7 @@ def run_command(options: argparse.Namespace) -> int:
         "demo": lambda: commands.demo(place, options.out),
         "serve": lambda: commands.serve(place, options.port, options.models),
         "run": lambda: commands.run(place, options.file, options.set, options.models, options.out),
+        "quantize": lambda: commands.quantize(place, options.file, options.format, options.out),
         "test": lambda: commands.test(place, options.rest),
         "bench": lambda: commands.bench(place, options.rest),
     }

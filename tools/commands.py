@@ -79,6 +79,16 @@ def serve(place: Place, port: int, model_folder: Path | None) -> int:
     return 0
 
 
+def quantize(place: Place, file: Path, target: str, out: Path) -> int:
+    """Make `out` of a checkpoint, in another format."""
+    from .quantize import quantize as quantize_file
+    begin = time.monotonic()
+    say(f"Reading {file.name}.")
+    quantize_file(place.comfyui, file, target, out)
+    say(f"Saved {out} ({out.stat().st_size / 1e9:.2f} GB, {time.monotonic() - begin:.0f} s).")
+    return 0
+
+
 def test(place: Place, arguments: list[str]) -> int:
     """Run pytest in the repository; its exit code is the answer."""
     if importlib.util.find_spec("pytest") is None:

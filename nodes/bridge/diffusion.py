@@ -28,9 +28,10 @@ from ...model.prefix import Condition, PrefixCache
 from ...model.spec import TransformerSpec
 from ...model.transformer import Transformer, prefix_end
 from . import placement
-from .dtypes import WEIGHT_FORMATS, check_weight_format
+from .dtypes import DTYPES, quantising
 from .kernels import comfy_attention, kernels_for
 from .progress import loading_progress
+from .quantise import Network, Origin, patches_below
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +167,7 @@ class QwenImage2(comfy.model_base.QwenImage):
         self.variant = variant
         self.label = label
         self.weights = ""  # how they are stored, for people
+        self.origin: Origin | None = None
 
     @property
     def spec(self) -> TransformerSpec:
@@ -225,12 +227,13 @@ def reporting_to(report: Callable[[str], None], model: comfy.model_patcher.Model
 def load_model(path: Path, label: str, variant: str, weight_format: str = "as stored", disable_dynamic: bool = False):
     """A checkpoint file or folder -> MODEL (ComfyUI's ModelPatcher). variant: base or turbo."""
     files, detected = open_model(path, label)
-    check_weight_format(detected, weight_format, label)
-    dtype = WEIGHT_FORMATS[weight_format] or checkpoint.stored_dtype(files.tensors)
+    to_do = quantising(detected, weight_format, label)
+    dtype = DTYPES.get(weight_format) or checkpoint.stored_dtype(files.tensors)
     device = comfy.model_management.get_torch_device()
-    model = QwenImage2(_model_config(detected, dtype, device), variant, label)
-    model.weights = weights_in_words(detected.quantised, dtype, device)
-    checkpoint.load(model.diffusion_model, detected, files, dtype, loading_progress(len(detected.table)))
+    layers = detected.quantised | to_do.layers
+    model = QwenImage2(_model_config(detected.spec, bool(layers), dtype, device), variant, label)
+    model.weights, model.origin = weights_in_words(layers, dtype, device), Origin(files.config, dtype)
+    checkpoint.load(model.diffusion_model, detected, files, dtype, loading_progress(len(detected.table)), to_do)
     comfy.model_management.archive_model_dtypes(model.diffusion_model)
     model.device = comfy.model_management.unet_offload_device()
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
@@ -239,6 +242,15 @@ def load_model(path: Path, label: str, variant: str, weight_format: str = "as st
     patcher.cached_patcher_init = (load_model, (path, label, variant, weight_format))
     patcher.add_wrapper(WrappersMP.OUTER_SAMPLE, check_run)
     return patcher
+
+
+def diffusion_network(patcher) -> Network:
+    """The transformer of a MODEL, to be written. Raises ValueError for another kind of model."""
+    model = patcher.model
+    if not isinstance(model, QwenImage2):
+        raise ValueError("This MODEL is not a Qwen-Image 2 transformer of this pack: load it with QwenImage2LoadModel.")
+    return Network(model.diffusion_model, patches_below("diffusion_model.", patcher), str, model.origin,
+                   patcher.model_size())
 
 
 def open_model(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
@@ -260,11 +272,11 @@ def weights_in_words(settings: quantised.Settings, dtype: torch.dtype, device) -
         ", dequantised layer by layer because this device has no such arithmetic" if slow else "")
 
 
-def _model_config(detected: Detected, dtype: torch.dtype, device) -> ModelConfig:
-    config = ModelConfig({"spec": detected.spec, "kernels": kernels_for(device)})
+def _model_config(spec: TransformerSpec, has_quantised: bool, dtype: torch.dtype, device) -> ModelConfig:
+    config = ModelConfig({"spec": spec, "kernels": kernels_for(device)})
     supported = config.supported_inference_dtypes
     stored = dtype
-    if detected.quantised:
+    if has_quantised:
         config.quant_config = {"mixed_ops": True}  # core's way to ask for layers that may be quantised
         stored = None  # their own dtype says nothing about the one to compute in: core decides for the device
     cast = comfy.model_management.unet_manual_cast(stored, device, supported)

@@ -20,8 +20,9 @@ from ...model.checkpoint import Detected
 from ...model.files import CheckpointError, CheckpointFiles, TensorInfo, open_checkpoint
 from ...model.spec import TextEncoderSpec, VisionSpec
 from .diffusion import SLOTS_KEY
-from .dtypes import WEIGHT_FORMATS, check_weight_format
+from .dtypes import DTYPES, quantising
 from .progress import loading_progress
+from .quantise import Network, Origin, patches_below
 
 NAME = "qwen3vl_8b"
 
@@ -51,6 +52,7 @@ class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
     def __init__(self, spec: TextEncoderSpec, dtype, device, operations):
         nn.Module.__init__(self)
         self.spec = spec
+        self.origin: Origin | None = None
         self.num_layers = spec.layers
         self.dtype = dtype
         self.model = comfy.text_encoders.llama.Llama2_(language_config(spec), device=device, dtype=dtype,
@@ -143,6 +145,12 @@ def check_clip(clip) -> None:
         raise ValueError("This CLIP is not the text encoder of Qwen-Image 2: load it with QwenImage2LoadTextEncoder.")
 
 
+def text_network(clip) -> Network:
+    """The language and vision model of a CLIP, to be written."""
+    return Network(language_model(clip), patches_below(f"{NAME}.transformer.", clip.patcher),
+                   layouts.text_encoder_from_comfy, language_model(clip).origin, clip.patcher.model_size())
+
+
 def prompt_tokens(clip, text: str) -> int:
     """How many tokens the bare prompt has, by the model's own tokenizer."""
     return len(clip.tokenizer.hugging_face(text)["input_ids"])
@@ -154,11 +162,11 @@ def load_text_encoder(path: Path, label: str, weight_format: str = "as stored",
                       disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """A Qwen3-VL checkpoint, one file, shards or a folder -> CLIP."""
     files, detected = open_text_encoder(path, label)
-    check_weight_format(detected, weight_format, label)
-    dtype = WEIGHT_FORMATS[weight_format] or checkpoint.stored_dtype(files.tensors)
-    clip = _empty_clip(detected, dtype, disable_dynamic)
-    module = getattr(clip.cond_stage_model, NAME).transformer
-    checkpoint.load(module, detected, files, dtype, loading_progress(len(detected.table)))
+    to_do = quantising(detected, weight_format, label)
+    dtype = DTYPES.get(weight_format) or checkpoint.stored_dtype(files.tensors)
+    clip = _empty_clip(detected.spec, bool(detected.quantised or to_do.layers), dtype, disable_dynamic)
+    checkpoint.load(language_model(clip), detected, files, dtype, loading_progress(len(detected.table)), to_do)
+    language_model(clip).origin = Origin(files.config, dtype)
     comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
     # ComfyUI loads a second copy through this, for hooks and for other devices.
     clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (path, label, weight_format))
@@ -176,15 +184,19 @@ def open_text_encoder(path: Path, label: str) -> tuple[CheckpointFiles, Detected
     return files, _for_comfy(detected, label)
 
 
-def _empty_clip(detected: Detected, dtype: torch.dtype, disable_dynamic: bool) -> comfy.sd.CLIP:
+def language_model(clip: comfy.sd.CLIP) -> Qwen3VL:
+    return getattr(clip.cond_stage_model, NAME).transformer
+
+
+def _empty_clip(spec: TextEncoderSpec, has_quantised: bool, dtype: torch.dtype, disable_dynamic: bool) -> comfy.sd.CLIP:
     """A CLIP whose weights are still on the meta device."""
     def model(device="cpu", dtype=None, model_options=None):
         return sd1_clip.SD1ClipModel(
             device=device, dtype=dtype, name=NAME, model_options=model_options or {},
-            clip_model=lambda **options: PromptEncoder(detected.spec, **options))
+            clip_model=lambda **options: PromptEncoder(spec, **options))
 
     options = {"dtype": dtype, "initial_device": torch.device("meta")}
-    if detected.quantised:
+    if has_quantised:
         options["custom_operations"] = quantised_operations(dtype)
     return comfy.sd.CLIP(SimpleNamespace(params={}, clip=model, tokenizer=Tokenizer), model_options=options,
                          disable_dynamic=disable_dynamic)

@@ -166,3 +166,12 @@ def test_loras_work_on_quantised_layers(comfyui, plain, tmp_path, name):
     assert error(found, before) > 2 * error(found, expected(rounded))
     patcher.unpatch_model()
     assert torch.equal(velocity(patcher.model.diffusion_model), before)
+
+
+def test_scales_in_tiles_are_not_cut(comfyui, tmp_path):
+    """Halves of 96 rows share a tile of 128: their scales cannot be told apart."""
+    spec = TransformerSpec(layers=1, dim=128, heads=2, head_dim=64, mlp_dim=96, context_dim=64, rope_axes=(8, 28, 28))
+    state = tiny.to_comfy_transformer(tiny.randomise(tiny.shapes(Transformer(spec)), 5))
+    stored, _ = quantised_where(lambda key: "gate_up" in key, state, *FORMATS["mxfp8"][:3])
+    with pytest.raises(CheckpointError, match="whose halves of 96 rows share one: quantise gate and projection apart"):
+        load(write(stored, tmp_path / "tiles.safetensors"))

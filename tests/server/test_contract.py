@@ -18,6 +18,7 @@ CONTRACT = {
     "QwenImage2Sigmas": (["model", "latent", "preset", "steps", "denoise"], ["SIGMAS"]),
     "QwenImage2VAEEncode": (["image", "vae", "alpha"], ["LATENT"]),
     "QwenImage2VAEDecode": (["samples", "vae"], ["IMAGE", "IMAGE", "MASK"]),
+    "QwenImage2SaveQuantized": (["filename_prefix", "model", "clip"], []),
 }
 
 

@@ -1,0 +1,73 @@
+"""Saving a loaded model in its weight format, in the official layout."""
+import shutil
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from .bridge import quantise
+from .bridge.diffusion import diffusion_network
+from .bridge.progress import loading_progress
+from .bridge.text_encoder import check_clip, text_network
+from .messages import tell
+
+# Below ComfyUI's output folder; its loaders look there too.
+FOLDERS = {"model": "diffusion_models", "clip": "clip"}
+
+
+class QwenImage2SaveQuantized(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2SaveQuantized",
+            display_name="Save Quantized (Qwen-Image 2)",
+            category="Qwen-Image 2/loaders",
+            description="Writes a loaded model, in the weight_format of its loader and with its LoRAs baked in, as one "
+                        "file in the official layout. The loaders offer it at once.",
+            search_aliases=["quantize", "export model", "save checkpoint", "int8", "fp8", "nvfp4"],
+            inputs=[
+                io.Model.Input("model", optional=True, tooltip="The transformer."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder."),
+                io.String.Input("filename_prefix", default="qwen_image_2_int8_convrot",
+                                tooltip="Name of the file, in diffusion_models or clip below ComfyUI's output folder; "
+                                        "a number is added."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, filename_prefix, model=None, clip=None):
+        if model is None and clip is None:
+            raise ValueError("Nothing to save: connect a model, a text encoder, or both.")
+        networks = {}
+        if model is not None:
+            networks["model"] = diffusion_network(model)
+        if clip is not None:
+            check_clip(clip)
+            networks["clip"] = text_network(clip)
+        paths = {kind: new_path(FOLDERS[kind], filename_prefix) for kind in networks}
+        for kind, network in networks.items():
+            require_room(paths[kind], network.size)
+        for kind, network in networks.items():
+            quantise.save(paths[kind], network, loading_progress(1))
+        return io.NodeOutput(ui=tell(cls, *(in_words(kind, path) for kind, path in paths.items())))
+
+
+def new_path(folder: str, prefix: str) -> Path:
+    """An unused name below the output folder, as core's savers choose it. Raises where it would be outside."""
+    place, name, number, _, _ = folder_paths.get_save_image_path(f"{folder}/{prefix}",
+                                                                 folder_paths.get_output_directory())
+    return Path(place) / f"{name}_{number:05}_.safetensors"
+
+
+def require_room(path: Path, size: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise OSError(f"The disk of ComfyUI's output folder has {free / 1e9:.1f} GB free, {path.name} needs "
+                      f"{size / 1e9:.1f} GB.")
+
+
+def in_words(kind: str, path: Path) -> str:
+    size = path.stat().st_size / 1e9
+    return f"Saved {path.name} ({size:.2f} GB) into {FOLDERS[kind]} below ComfyUI's output folder."

@@ -1,0 +1,36 @@
+"""`dev.py quantize`: a checkpoint -> its weights in another format, as QwenImage2SaveQuantized writes them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from ..model import checkpoint
+from ..model.files import CheckpointError, open_checkpoint
+from .errors import UserError
+
+# Short names for a shell.
+FORMATS = {"fp8": "fp8", "int8": "int8 (ConvRot)", "4-bit": "4-bit (nvfp4)"}
+
+
+def quantize(comfyui: Path, file: Path, target: str, out: Path) -> None:
+    """Write `out`, which must not exist. Raises UserError for a file that is neither transformer nor text encoder."""
+    _import_comfyui(comfyui)
+    from ..nodes.bridge import diffusion, quantise, text_encoder
+    try:
+        if checkpoint.is_text_encoder(open_checkpoint(file).tensors):
+            network = text_encoder.text_network(text_encoder.load_text_encoder(file, file.name, FORMATS[target]))
+        else:
+            network = diffusion.diffusion_network(diffusion.load_model(file, file.name, "base", FORMATS[target]))
+        quantise.save(out, network, lambda done, total: None)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+
+
+def _import_comfyui(comfyui: Path) -> None:
+    sys.path.insert(0, str(comfyui))
+    from comfy.cli_args import args
+    args.cpu = not torch.cuda.is_available()
+    args.disable_dynamic_vram = True
