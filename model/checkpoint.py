@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from . import layouts, quantised
+from . import ggml, layouts, quantised
 from .files import CheckpointError, CheckpointFiles, TensorInfo
 from .spec import TextEncoderSpec, TransformerSpec, VAESpec, VisionSpec
 from .transformer import Transformer
@@ -392,8 +392,10 @@ def load(module: nn.Module, detected: Detected, files: CheckpointFiles, dtype: t
 
     def plain(name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
         source = detected.table[name]
-        value = _rows(read(source.name), source.rows).reshape(detected.shapes[name])
-        return _finite(value, source.name, files.label)
+        value, stored = _rows(read(source.name), source.rows), files.tensors[source.name].dtype
+        if stored in ggml.BLOCKS:
+            value = ggml.dequantise(value, stored)
+        return _finite(value.reshape(detected.shapes[name]), source.name, files.label)
 
     with files.mapped() as mapped:
         for done, (name, source) in enumerate(detected.table.items(), start=1):
@@ -406,7 +408,7 @@ def load(module: nn.Module, detected: Detected, files: CheckpointFiles, dtype: t
                 values |= {f"{layer}.{last}": value for last, value in made.items()}
             else:
                 # A tensor that is converted is mapped on its own, so that its pages go when the copy is there.
-                read = mapped if STORED_DTYPES[files.tensors[source.name].dtype] == dtype else files.read
+                read = mapped if STORED_DTYPES.get(files.tensors[source.name].dtype) == dtype else files.read
                 values[name] = plain(name, read).to(dtype)
             progress(done, len(detected.table))
     module.load_state_dict(values, strict=True, assign=True)

@@ -1,14 +1,17 @@
-"""Checkpoint files and folders: names, shapes and dtypes without reading a tensor, then memory-mapped tensors."""
+"""Checkpoint files and folders, safetensors and GGUF: names, shapes and dtypes without reading a tensor, then
+memory-mapped tensors."""
 import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from . import ggml
 
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
 INDEX = ".safetensors.index.json"
@@ -20,7 +23,7 @@ class CheckpointError(ValueError):
 
 class TensorInfo(NamedTuple):
     shape: tuple[int, ...]
-    dtype: str  # as safetensors names it: F32, BF16, F16, I8, ...
+    dtype: str  # as safetensors names it: F32, BF16, F16, I8, ...; of a GGUF file's packed matrix: Q8_0, Q4_K, ...
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,22 @@ class CheckpointFiles:
             yield lambda name: opened[self.homes[name]].get_tensor(name)
 
 
+@dataclass(frozen=True)
+class GGUFFile(CheckpointFiles):
+    """A GGUF file. A packed matrix has the shape of what it stands for; it is read as rows of bytes."""
+
+    stored: dict[str, ggml.Stored] = field(default_factory=dict)
+
+    def read(self, name: str) -> Tensor:
+        return self.stored[name].data
+
+    @contextmanager
+    def mapped(self) -> Iterator[Callable[[str], Tensor]]:
+        yield self.read
+
+
 def open_checkpoint(path: str | Path, label: str | None = None) -> CheckpointFiles:
-    """Open a .safetensors file, one shard of a set, or a folder as diffusers and transformers write them.
+    """Open a .safetensors or .gguf file, one shard of a set, or a folder as diffusers and transformers write them.
 
     A config.json beside a file is read where that file is the only one in its folder.
     Raises CheckpointError for what is missing, truncated or of another format.
@@ -62,8 +79,10 @@ def open_checkpoint(path: str | Path, label: str | None = None) -> CheckpointFil
     if shard := SHARD.match(path.name):
         files = _numbered_shards(path.parent, shard["stem"], int(shard["count"]), label)
         return _open_files(files, label, _read_config(path.parent / "config.json", label))
+    if path.suffix.lower() == ".gguf":
+        return _open_gguf(path, label)
     if path.suffix.lower() != ".safetensors":
-        raise CheckpointError(f"{label} is not a .safetensors file: this version of the pack reads no other format.")
+        raise CheckpointError(f"{label} is neither a .safetensors nor a .gguf file: the pack reads no other format.")
     alone = len(list(path.parent.glob("*.safetensors"))) == 1
     return _open_files([path], label, _read_config(path.parent / "config.json", label) if alone else {})
 
@@ -128,6 +147,21 @@ def _safe_open(path: Path):
         size = path.stat().st_size
         raise CheckpointError(f"{path.name} ({size:,} bytes) is truncated or damaged, download it again "
                               f"({error}).") from error
+
+
+def _open_gguf(path: Path, label: str) -> GGUFFile:
+    try:
+        stored = ggml.read(path)
+    except ImportError as error:
+        raise CheckpointError(f"{label} is a GGUF file, which needs the gguf package: run  pip install gguf  in "
+                              f"ComfyUI's Python.") from error
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name} does not exist.") from None
+    except (ValueError, IndexError, OSError) as error:
+        raise CheckpointError(f"{path.name} ({path.stat().st_size:,} bytes) is truncated, damaged or no GGUF file, "
+                              f"download it again ({error}).") from error
+    tensors = {name: TensorInfo(one.shape, one.kind) for name, one in stored.items()}
+    return GGUFFile(label, tensors, dict.fromkeys(stored, path), {}, {}, stored)
 
 
 def _config_of_metadata(metadata: dict[str, str], label: str) -> dict:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .files import CheckpointError, CheckpointFiles, TensorInfo
+from . import ggml
+from .files import CheckpointError, CheckpointFiles, GGUFFile, TensorInfo
 
 MARK = ".comfy_quant"
 METADATA = "_quantization_metadata"
@@ -33,6 +34,7 @@ FORMATS = {
     "nvfp4": Format("nvfp4", ("U8",), ("weight_scale", "weight_scale_2"), packed=2, tiled=True),
     "int8_tensorwise": Format("int8", ("I8",), ("weight_scale",)),
     "convrot_w4a4": Format("4-bit ConvRot", ("I8", "U8"), ("weight_scale",), packed=2),
+    "gguf": Format("GGUF", tuple(ggml.BLOCKS), ()),  # the pack's own: blocks with their scales inside
 }
 # What may stand beside a quantised weight.
 COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
@@ -80,7 +82,8 @@ def _mark(target: Mapping, shape: tuple[int, int]) -> dict | None:
 
 def settings_of(files: CheckpointFiles) -> Settings:
     """The quantised layers of a file. Raises CheckpointError for a mark that cannot be read."""
-    found = {}
+    found = {name.removesuffix(".weight"): {"format": "gguf", "type": info.dtype}
+             for name, info in files.tensors.items() if isinstance(files, GGUFFile) and info.dtype not in ggml.PLAIN}
     try:
         if METADATA in files.metadata:
             found |= json.loads(files.metadata[METADATA])["layers"]
@@ -110,12 +113,17 @@ def check(layer: str, settings: Mapping, tensors: Mapping[str, TensorInfo], labe
     if name not in FORMATS:
         raise CheckpointError(f"In {label} the layer {layer} is quantised as {name!r}, which this version of the pack "
                               f"does not know ({', '.join(FORMATS)}).")
+    if name == "gguf" and settings["type"] not in ggml.BLOCKS:
+        raise CheckpointError(f"In {label} the tensor {layer}.weight is of GGUF's type {settings['type']}, which this "
+                              f"version of the pack does not read ({', '.join(ggml.BLOCKS)}): choose another file.")
     kind, weight = FORMATS[name], tensors.get(f"{layer}.weight")
     if weight is None:
         raise CheckpointError(f"{label} is incomplete: the tensor {layer}.weight is missing.")
     if weight.dtype not in kind.dtypes or len(weight.shape) != 2:
         raise CheckpointError(f"In {label} the tensor {layer}.weight should be a matrix of {kind.dtypes[0]} "
                               f"({kind.words}), but is {list(weight.shape)} of {weight.dtype}.")
+    if not kind.scales:
+        return weight
     for scale in kind.scales:
         if f"{layer}.{scale}" not in tensors:
             raise CheckpointError(f"{label} is incomplete: the layer {layer} is quantised, but its {scale} is "
@@ -133,6 +141,7 @@ def in_words(settings: Settings) -> str:
     found = []
     for one in settings.values():
         words = FORMATS[one["format"]].words + (" with rotation" if one.get("convrot") else "")
+        words += f" {one['type']}" if "type" in one else ""
         if words not in found:
             found.append(words)
     return " and ".join(found)

@@ -13,6 +13,7 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.patcher_extension
 import comfy.supported_models_base
 import comfy.utils
@@ -28,7 +29,8 @@ from ...model.prefix import Condition, PrefixCache
 from ...model.spec import TransformerSpec
 from ...model.transformer import Transformer, prefix_end
 from . import placement
-from .dtypes import DTYPES, quantising
+from .blocks import with_blocks
+from .dtypes import DTYPES, conversion
 from .kernels import comfy_attention, kernels_for
 from .progress import loading_progress
 from .quantise import Network, Origin, patches_below
@@ -227,11 +229,11 @@ def reporting_to(report: Callable[[str], None], model: comfy.model_patcher.Model
 def load_model(path: Path, label: str, variant: str, weight_format: str = "as stored", disable_dynamic: bool = False):
     """A checkpoint file or folder -> MODEL (ComfyUI's ModelPatcher). variant: base or turbo."""
     files, detected = open_model(path, label)
-    to_do = quantising(detected, weight_format, label)
+    detected, to_do = conversion(detected, weight_format, label)
     dtype = DTYPES.get(weight_format) or checkpoint.stored_dtype(files.tensors)
     device = comfy.model_management.get_torch_device()
     layers = detected.quantised | to_do.layers
-    model = QwenImage2(_model_config(detected.spec, bool(layers), dtype, device), variant, label)
+    model = QwenImage2(_model_config(detected.spec, layers, dtype, device), variant, label)
     model.weights, model.origin = weights_in_words(layers, dtype, device), Origin(files.config, dtype)
     checkpoint.load(model.diffusion_model, detected, files, dtype, loading_progress(len(detected.table)), to_do)
     comfy.model_management.archive_model_dtypes(model.diffusion_model)
@@ -268,19 +270,21 @@ def weights_in_words(settings: quantised.Settings, dtype: torch.dtype, device) -
               "float8_e4m3fn": management.supports_fp8_compute, "float8_e5m2": management.supports_fp8_compute}
     formats = {one["format"] for one in settings.values()}
     slow = any(name in native and not native[name](device) for name in formats)
-    return quantised.in_words(settings) + (
-        ", dequantised layer by layer because this device has no such arithmetic" if slow else "")
+    why = "because this device has no" if slow else "as no device has" if "gguf" in formats else None
+    return quantised.in_words(settings) + (f", dequantised layer by layer {why} such arithmetic" if why else "")
 
 
-def _model_config(spec: TransformerSpec, has_quantised: bool, dtype: torch.dtype, device) -> ModelConfig:
+def _model_config(spec: TransformerSpec, layers: quantised.Settings, dtype: torch.dtype, device) -> ModelConfig:
     config = ModelConfig({"spec": spec, "kernels": kernels_for(device)})
     supported = config.supported_inference_dtypes
     stored = dtype
-    if has_quantised:
+    if layers:
         config.quant_config = {"mixed_ops": True}  # core's way to ask for layers that may be quantised
         stored = None  # their own dtype says nothing about the one to compute in: core decides for the device
     cast = comfy.model_management.unet_manual_cast(stored, device, supported)
     config.set_inference_dtype(dtype, cast, device=device)
+    if any(one["format"] == "gguf" for one in layers.values()):
+        config.custom_operations = with_blocks(comfy.ops.mixed_precision_ops({}, cast or dtype, full_precision_mm=True))
     return config
 
 

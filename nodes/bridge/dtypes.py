@@ -1,4 +1,6 @@
 """What `weight_format` means."""
+from dataclasses import replace
+
 import torch
 
 from ...model import quantised
@@ -12,15 +14,21 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 WEIGHT_FORMATS = (AS_STORED, *DTYPES, *quantised.TARGETS)
 
 
-def quantising(detected: Detected, weight_format: str, label: str) -> Quantising:
-    """Which layers to quantise while loading. Raises CheckpointError where that, or a conversion, cannot be."""
-    if detected.quantised and weight_format != AS_STORED:
+def conversion(detected: Detected, weight_format: str, label: str) -> tuple[Detected, Quantising]:
+    """The layers that stay quantised as the file has them, and those to quantise while loading.
+
+    Raises CheckpointError where a conversion cannot be. GGUF's matrices can become anything.
+    """
+    if weight_format == AS_STORED:
+        return detected, PLAIN
+    if {one["format"] for one in detected.quantised.values()} - {"gguf"}:
         raise CheckpointError(f"{label} is quantised ({quantised.in_words(detected.quantised)}): its weight_format can "
                               f"only be 'as stored'.")
-    if weight_format not in quantised.TARGETS:
-        return PLAIN
+    plain = replace(detected, quantised={})
+    if weight_format in DTYPES:
+        return plain, PLAIN
     layers = quantised.targets(detected.shapes, weight_format)
     if not layers:
         raise CheckpointError(f"No matrix of {label} is large enough for {weight_format}: choose another "
                               f"weight_format.")
-    return Quantising(layers, quantise)
+    return plain, Quantising(layers, quantise)

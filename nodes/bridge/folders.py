@@ -26,6 +26,16 @@ _PARTS = (TRANSFORMER, TEXT_ENCODER, VAE)
 _SUBFOLDERS = {part.subfolder for part in _PARTS}
 
 
+# ComfyUI lists no .gguf files; entries of our own list them in the same folders. Their set of endings is not shared.
+GGUF = "qwen_image_2_gguf_"
+
+
+def _gguf_names(part: Part) -> list[str]:
+    folder_paths.folder_names_and_paths[GGUF + part.folder] = (
+        folder_paths.folder_names_and_paths[part.folder][0], {".gguf"})
+    return folder_paths.get_filename_list(GGUF + part.folder)
+
+
 def choices(part: Part) -> list[str]:
     """Names for the loader's menu: files, then folders, which end in a slash and stand for their files, and at the
     end the built-in miniature."""
@@ -37,13 +47,17 @@ def choices(part: Part) -> list[str]:
     files = [name for name in folder_paths.get_filename_list(part.folder)
              if name.lower().endswith(".safetensors") and not SHARD.match(PurePath(name).name)]
     files = [name for name in files if not PurePath(name).as_posix().startswith(inside)]
-    return [*files, *sorted(folders), miniature.NAME]
+    gguf = _gguf_names(part) if part == TRANSFORMER else []
+    return [*files, *gguf, *sorted(folders), miniature.NAME]
 
 
 def resolve(part: Part, name: str) -> Path:
     """The path behind a name from `choices`. Raises FileNotFoundError for what is no longer there."""
     if name == miniature.NAME:
         return miniature.path(part.folder)
+    if name.lower().endswith(".gguf"):
+        _gguf_names(part)
+        return Path(folder_paths.get_full_path_or_raise(GGUF + part.folder, name))
     if not name.endswith("/"):
         return Path(folder_paths.get_full_path_or_raise(part.folder, name))
     folders = checkpoint_folders(part)

@@ -20,7 +20,7 @@ from ...model.checkpoint import Detected
 from ...model.files import CheckpointError, CheckpointFiles, TensorInfo, open_checkpoint
 from ...model.spec import TextEncoderSpec, VisionSpec
 from .diffusion import SLOTS_KEY
-from .dtypes import DTYPES, quantising
+from .dtypes import DTYPES, conversion
 from .progress import loading_progress
 from .quantise import Network, Origin, patches_below
 
@@ -162,7 +162,7 @@ def load_text_encoder(path: Path, label: str, weight_format: str = "as stored",
                       disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """A Qwen3-VL checkpoint, one file, shards or a folder -> CLIP."""
     files, detected = open_text_encoder(path, label)
-    to_do = quantising(detected, weight_format, label)
+    detected, to_do = conversion(detected, weight_format, label)
     dtype = DTYPES.get(weight_format) or checkpoint.stored_dtype(files.tensors)
     clip = _empty_clip(detected.spec, bool(detected.quantised or to_do.layers), dtype, disable_dynamic)
     checkpoint.load(language_model(clip), detected, files, dtype, loading_progress(len(detected.table)), to_do)

@@ -38,7 +38,7 @@ def test_html_page_instead_of_a_file(tmp_path):
 def test_other_formats(tmp_path):
     path = tmp_path / "model.ckpt"
     path.write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="model.ckpt is not a .safetensors file"):
+    with pytest.raises(CheckpointError, match="model.ckpt is neither a .safetensors nor a .gguf file"):
         open_checkpoint(path)
 
 

@@ -47,7 +47,7 @@ def test_only_the_bridge_is_given_comfyui_internals(path):
 
 # Each file imports only files before it.
 MODEL_ORDER = ("cache", "frozen", "latents", "spec", "layouts", "sizes", "editing", "regions", "prompt", "schedule",
-               "rope", "kernels", "prefix", "transformer", "vae_layers", "bands", "vae", "files", "writer",
+               "rope", "kernels", "prefix", "transformer", "vae_layers", "bands", "vae", "ggml", "files", "writer",
                "quantised", "checkpoint")
 
 

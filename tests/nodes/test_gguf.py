@@ -1,0 +1,156 @@
+"""Transformers in GGUF files: fused or split, prefix or none, with or without metadata."""
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from qwen_image_2.model import ggml
+from qwen_image_2.model.files import CheckpointError
+from qwen_image_2.model.transformer import Transformer
+from qwen_image_2.tests.nodes import test_quantised as files
+from qwen_image_2.tests.reference import error
+from qwen_image_2.tools import tiny
+
+PREFIX = "model.diffusion_model."
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return tiny.randomise(tiny.shapes(Transformer(files.SPEC)), 5)
+
+
+def pack(matrix: torch.Tensor, kind: str) -> np.ndarray:
+    """Packed rows near a matrix. The package packs no K type: a scale for each block, 4 to 6 bits, no minima."""
+    if kind in ("Q8_0", "Q4_0"):
+        return gguf.quants.quantize(matrix.numpy(), gguf.GGMLQuantizationType[kind])
+    bits = {"Q4_K": 4, "Q5_K": 5, "Q6_K": 6}[kind]
+    values = matrix.reshape(-1, 256).numpy()
+    largest, half = np.abs(values).max(1, keepdims=True), 2 ** (bits - 1)
+    step = (largest / (half - 1)).astype(np.float16)
+    q = (np.round(values / step) + half).clip(0, 2 ** bits - 1).astype(np.uint8)
+    low, high = q & 15, q >> 4
+    if kind == "Q6_K":
+        low = low.reshape(-1, 2, 2, 64)
+        high = high.reshape(-1, 2, 4, 32)
+        packed_high = sum(high[:, :, i] << np.uint8(2 * i) for i in range(4)).reshape(len(q), -1)
+        ones = np.ones((len(q), 16), np.uint8)
+        parts = [(low[:, :, 0] | low[:, :, 1] << np.uint8(4)).reshape(len(q), -1), packed_high, ones,
+                 step.view(np.uint8)]
+    else:
+        low = low.reshape(-1, 4, 2, 32)
+        nibbles = (low[:, :, 0] | low[:, :, 1] << np.uint8(4)).reshape(len(q), -1)
+        fifth = high.reshape(-1, 8, 32)
+        fifth = [sum(fifth[:, i] << np.uint8(i) for i in range(8))] if kind == "Q5_K" else []
+        # Scales 1 and minima `half` in six bits each: the last four bytes hold the lower bits of the last four pairs.
+        head = np.array([1] * 4 + [half] * 4 + [1 | (half & 15) << 4] * 4, np.uint8)
+        head[4:8] |= (half >> 4) << 6
+        parts = [step.view(np.uint8), step.view(np.uint8), np.tile(head, (len(q), 1)), *fifth, nibbles]
+    return np.concatenate(parts, 1).reshape(len(matrix), -1)
+
+
+def write(path, state: dict, kind: str, metadata: bool = True):
+    """A file as publishers write it: matrices of the blocks packed, the rest in fp32 or bf16."""
+    writer = gguf.GGUFWriter(path, "qwen_image21" if metadata else "")
+    for name, value in state.items():
+        if "transformer_blocks" in name and value.ndim == 2:
+            writer.add_tensor(name, pack(value, kind), raw_dtype=gguf.GGMLQuantizationType[kind])
+        else:
+            writer.add_tensor(name, value.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def rounded(state: dict, kind: str) -> dict:
+    return {name: ggml.dequantise(torch.from_numpy(pack(value, kind)), kind)
+            if "transformer_blocks" in name and value.ndim == 2 else value for name, value in state.items()}
+
+
+# What is left of a random matrix's values; the packing above is simple.
+BOUNDS = {"Q8_0": 0.02, "Q6_K": 0.1, "Q5_K": 0.2, "Q4_K": 0.35, "Q4_0": 0.3}
+
+
+@pytest.mark.parametrize("kind", BOUNDS)
+@pytest.mark.parametrize("fused, prefix, metadata", [(True, "", True), (False, PREFIX, False)])
+def test_every_type_computes_what_its_blocks_say(comfyui, plain, tmp_path, kind, fused, prefix, metadata):
+    state = tiny.to_comfy_transformer(plain) if fused else plain
+    path = write(tmp_path / "model.gguf", {prefix + name: value for name, value in state.items()}, kind, metadata)
+    model = files.load(path)
+    assert type(model.transformer_blocks[0].attn.to_q.weight.data).__name__ == "QuantizedTensor"
+    found = files.velocity(model)
+    assert error(found, files.expected(rounded(state, kind))) < 1e-4
+    assert 1e-4 < error(found, files.expected(tiny.to_comfy_transformer(plain))) < BOUNDS[kind]
+
+
+def test_a_gguf_file_can_become_another_format(comfyui, plain, tmp_path):
+    state = tiny.to_comfy_transformer(plain)
+    path = write(tmp_path / "model.gguf", state, "Q8_0")
+    wanted = files.expected(rounded(state, "Q8_0"))
+    assert error(files.velocity(files.load(path, weight_format="fp32")), wanted) < 1e-5
+    assert 1e-4 < error(files.velocity(files.load(path, weight_format="int8 (ConvRot)")), wanted) < 0.02
+
+
+def test_loras_reach_packed_matrices(comfyui, plain, tmp_path):
+    import comfy.model_management
+
+    from qwen_image_2.nodes.bridge.diffusion import load_model
+    state = tiny.to_comfy_transformer(plain)
+    model = load_model(write(tmp_path / "model.gguf", state, "Q4_K"), "model.gguf", "base").clone()
+    name = "transformer_blocks.1.attn.to_q.weight"
+    change = torch.randn(256, 256) * 0.05
+    model.add_patches({f"diffusion_model.{name}": ("diff", (change,))}, 1.0)
+    comfy.model_management.load_models_gpu([model])
+    patched = rounded(state, "Q4_K")
+    patched[name] = patched[name] + change
+    assert error(files.velocity(model.model.diffusion_model), files.expected(patched)) < 0.01
+    model.unpatch_model()
+    assert error(files.velocity(model.model.diffusion_model), files.expected(rounded(state, "Q4_K"))) < 1e-4
+
+
+def test_a_file_of_another_architecture_is_refused(comfyui, tmp_path):
+    path = write(tmp_path / "flux.gguf", {"double_blocks.0.img_attn.qkv.weight": torch.zeros(4, 32)}, "Q8_0")
+    with pytest.raises(CheckpointError, match=r"flux.gguf is a Flux model, not a transformer for Qwen-Image 2"):
+        files.load(path)
+
+
+def test_types_that_are_not_read_are_named(comfyui, plain, tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "iq.gguf", "qwen_image21")
+    for name, value in tiny.to_comfy_transformer(plain).items():
+        if name.endswith("block.attn.to_q.weight") or name == "transformer_blocks.0.attn.to_q.weight":
+            writer.add_tensor(name, np.zeros((256, 136), np.uint8), raw_dtype=gguf.GGMLQuantizationType.IQ4_XS)
+        else:
+            writer.add_tensor(name, value.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(CheckpointError, match=r"to_q.weight is of GGUF's type IQ4_XS, which .* does not read \(Q8_0"):
+        files.load(tmp_path / "iq.gguf")
+
+
+def test_sizes_are_those_of_the_packed_file(comfyui, plain, tmp_path):
+    import comfy.model_management
+
+    from qwen_image_2.nodes.bridge.diffusion import load_model
+    model = load_model(write(tmp_path / "m.gguf", tiny.to_comfy_transformer(plain), "Q4_K"), "m.gguf", "base")
+    inner = sum(value.numel() for name, value in plain.items() if "transformer_blocks" in name and value.ndim == 2)
+    rest = sum(value.numel() for value in plain.values()) - inner
+    size = comfy.model_management.module_size(model.model.diffusion_model)
+    assert size == pytest.approx(inner * 144 / 256 + rest * 4, rel=0.01)
+    assert model.model.weights == "GGUF Q4_K, dequantised layer by layer as no device has such arithmetic"
+
+
+def test_the_loaders_offer_gguf_files(comfyui, plain, tmp_path, monkeypatch):
+    import folder_paths
+
+    from qwen_image_2.nodes.bridge import folders
+    (tmp_path / "below").mkdir()
+    path = write(tmp_path / "below" / "model.gguf", tiny.to_comfy_transformer(plain), "Q8_0")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], {".safetensors"}))
+    assert "below/model.gguf" in folders.choices(folders.TRANSFORMER)
+    assert folders.resolve(folders.TRANSFORMER, "below/model.gguf") == path
+    assert "below/model.gguf" not in folder_paths.get_filename_list("diffusion_models")
+
+
