@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from . import sizes
 from .quotation import OPENING, closed
 
-KINDS = ("poster", "slide", "infographic", "comic")
+POSTERS = ("poster", "flyer", "magazine cover", "book cover", "picture book page", "menu", "advertisement")
+INFOGRAPHICS = ("infographic", "dashboard", "fact sheet", "character sheet")
 SLIDE_TITLES = ("top left", "top", "centre", "left side", "lower third")
 PICTURE_POSITIONS = ("right", "left", "behind the text")
 ARRANGEMENTS = ("grid", "timeline", "steps")
@@ -97,7 +98,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Brief:
-    kind: str  # one of KINDS
+    kind: str  # one of POSTERS or INFOGRAPHICS, slide or comic
     page: Page
     elements: tuple[Element, ...]  # in reading order
     layout: str = ""  # key of a Language: one sentence about the whole page
@@ -155,17 +156,18 @@ def _brief(kind: str, page: Page, elements: list[Element], layout: str = "", col
 # ---------------------------------------------------------------- the four briefs
 
 # A poster's title position -> places of title, picture and body.
-POSTER_PLACES = {"top": ("top", "middle", "lower third"), "centre": ("centre", "behind", "below centre"),
+POSTER_PLACES = {"top": ("top", "middle", "lower third"), "top, picture as frame": ("top", "frame", "main area"),
+                 "centre": ("centre", "behind", "below centre"),
                  "bottom": ("lower third", "upper part", "below it"), "left": ("left side", "right half", "lower left"),
                  "right": ("right side", "left half", "lower right")}
 
 
 def poster(page: Page, title: str = "", subtitle: str = "", body: str = "", call_to_action: str = "",
-           footer: str = "", title_position: str = "top", columns: int = 1) -> Brief:
+           footer: str = "", kind: str = "poster", title_position: str = "top", columns: int = 1) -> Brief:
     title_place, picture_place, body_place = POSTER_PLACES[title_position]
     heading = _heading(page, title, subtitle, title_place)
     picture = picture_element(page, picture_place)
-    return _brief("poster", page, [
+    return _brief(kind, page, [
         *(picture + heading if title_position == "bottom" else heading + picture),
         *text_element("body", "body", body, place=body_place, size="small", colour=page.lettering),
         *text_element("action", "call to action", call_to_action, place="bar", size="large", colour=page.accent),
@@ -188,11 +190,11 @@ def slide(page: Page, title: str = "", subtitle: str = "", bullets: str = "", fo
 
 
 def infographic(page: Page, title: str = "", subtitle: str = "", data_points: str = "", call_to_action: str = "",
-                source: str = "", arrangement: str = "grid", columns: int = 2) -> Brief:
+                source: str = "", kind: str = "infographic", arrangement: str = "grid", columns: int = 2) -> Brief:
     """data_points: one per line, value | label | icon; a line without a bar is a label."""
     points = [_data_point(page, line, number, "cell" if arrangement == "grid" else arrangement)
               for number, line in enumerate(lines("data points", data_points), start=1)]
-    return _brief("infographic", page, [
+    return _brief(kind, page, [
         *_heading(page, title, subtitle, "top"), *picture_element(page, "around"),
         *(element for point in points for element in point),
         *text_element("action", "call to action", call_to_action, place="bar", size="large", colour=page.accent),

@@ -14,7 +14,8 @@ class Language:
     comma: str
     after_place: str
     conjunction: str  # before the last of several
-    opening: dict[str, str]  # kind of page; {format}, {style}
+    opening: str  # {format}, {kind}, {style}
+    kinds: dict[str, str]
     formats: dict[str, str]
     styles: dict[str, str]
     lettering: str  # {type}
@@ -47,12 +48,11 @@ ENGLISH = Language(
     comma=", ",
     after_place=", ",
     conjunction=" and ",
-    opening={
-        "poster": "A {format} poster{style}, seen straight from the front and filling the whole image.",
-        "slide": "A {format} presentation slide{style}, seen straight from the front and filling the whole image.",
-        "infographic": "A {format} infographic{style}, clearly structured, filling the whole image.",
-        "comic": "A {format} comic page{style}, seen straight from the front and filling the whole image.",
-    },
+    opening="A {format} {kind}{style}, seen straight from the front and filling the whole image.",
+    kinds={"poster": "poster", "flyer": "flyer", "magazine cover": "magazine cover", "book cover": "book cover",
+           "picture book page": "picture book page", "menu": "restaurant menu", "advertisement": "advertisement",
+           "slide": "presentation slide", "infographic": "infographic", "dashboard": "dashboard",
+           "fact sheet": "fact sheet", "character sheet": "role-playing character sheet", "comic": "comic page"},
     formats={"tall": "tall", "wide": "wide", "square": "square"},
     styles={
         "flat graphic": " in a flat, modern graphic style with clear shapes and even colours",
@@ -115,11 +115,12 @@ ENGLISH = Language(
         "top": "at the top", "top left": "at the top left", "centre": "in the centre", "middle": "in the middle",
         "lower third": "in the lower third", "upper part": "in the upper two thirds", "left side": "on the left side",
         "right side": "on the right side", "left half": "in the left half", "right half": "in the right half",
-        "lower left": "at the lower left", "lower right": "at the lower right", "below title": "directly below the "
-        "title", "below it": "below that", "below centre": "below the centre", "text area": "in the text area",
+        "lower left": "at the lower left", "lower right": "at the lower right",
+        "below title": "directly below the title", "below it": "below that", "below centre": "below the centre",
         "behind": "behind all texts, over the whole area", "around": "around the data points",
-        "all panels": "in all panels alike", "bar": "near the bottom, on a bar that stands out",
-        "lower edge": "along the lower edge", "cell": "in row {row}, column {column}",
+        "all panels": "in all panels alike", "frame": "as a frame around all texts", "main area": "in the main area",
+        "bar": "near the bottom, on a bar that stands out", "lower edge": "along the lower edge",
+        "cell": "in row {row}, column {column}",
         "timeline": "at station {number} of the timeline", "steps": "at step {number}",
     },
     sizes={"huge": "very large, dominant", "large": "large", "medium": "medium-sized", "small": "small but legible"},
@@ -137,12 +138,11 @@ CHINESE = Language(
     comma="、",
     after_place="，",
     conjunction="和",
-    opening={
-        "poster": "一张{format}海报{style}，正面视角，铺满整个画面。",
-        "slide": "一张{format}演示文稿幻灯片{style}，正面视角，铺满整个画面。",
-        "infographic": "一张{format}信息图{style}，结构清晰，铺满整个画面。",
-        "comic": "一页{format}漫画{style}，正面视角，铺满整个画面。",
-    },
+    opening="一幅{format}{kind}{style}，正面视角，铺满整个画面。",
+    kinds={"poster": "海报", "flyer": "传单", "magazine cover": "杂志封面", "book cover": "书籍封面",
+           "picture book page": "绘本内页", "menu": "餐厅菜单", "advertisement": "广告", "slide": "演示文稿幻灯片",
+           "infographic": "信息图", "dashboard": "数据看板", "fact sheet": "资料页",
+           "character sheet": "角色扮演人物卡", "comic": "漫画"},
     formats={"tall": "竖版", "wide": "横版", "square": "方形"},
     styles={
         "flat graphic": "，现代扁平图形风格，形状清晰，色块均匀",
@@ -205,8 +205,9 @@ CHINESE = Language(
         "top": "顶部", "top left": "左上方", "centre": "正中央", "middle": "中部", "lower third": "下方三分之一处",
         "upper part": "上方三分之二处", "left side": "左侧", "right side": "右侧", "left half": "左半部",
         "right half": "右半部", "lower left": "左下方", "lower right": "右下方", "below title": "标题正下方",
-        "below it": "其下方", "below centre": "中央偏下", "text area": "文字区", "behind": "所有文字之后，占满整个版面",
-        "around": "数据点周围", "all panels": "所有格子统一", "bar": "靠近底部的醒目横条上", "lower edge": "底边",
+        "below it": "其下方", "below centre": "中央偏下", "behind": "所有文字之后，占满整个版面",
+        "around": "数据点周围", "all panels": "所有格子统一", "frame": "作为边框环绕所有文字", "main area": "主体区域",
+        "bar": "靠近底部的醒目横条上", "lower edge": "底边",
         "cell": "第{row}行第{column}列", "timeline": "时间线第{number}站", "steps": "第{number}步",
     },
     sizes={"huge": "最醒目的特大号", "large": "大号", "medium": "中号", "small": "小号清晰"},

@@ -43,7 +43,8 @@ def write(brief: Brief, finish: bool = True) -> str:
 def _opening(brief: Brief, words: Language) -> str:
     width, height = brief.page.pixels
     shape = "square" if width == height else "tall" if width < height else "wide"
-    return words.opening[brief.kind].format(format=words.formats[shape], style=words.styles[brief.page.style])
+    return words.opening.format(format=words.formats[shape], kind=words.kinds[brief.kind],
+                                style=words.styles[brief.page.style])
 
 
 def _colours(brief: Brief, words: Language) -> str:

@@ -13,8 +13,12 @@ CATEGORY = "Qwen-Image 2/briefs"
 VERBATIM = "Drawn exactly as written, in any script; each line on a line of its own."
 
 
-def text_input(name: str, tooltip: str, multiline: bool = True) -> io.Input:
-    return io.String.Input(name, multiline=multiline, default="", tooltip=tooltip)
+def text_input(name: str, tooltip: str) -> io.Input:
+    return io.String.Input(name, multiline=True, default="", tooltip=tooltip)
+
+
+def line_input(name: str, tooltip: str) -> io.Input:
+    return io.String.Input(name, default="", tooltip=tooltip)
 
 
 def columns_input(default: int, tooltip: str) -> io.Input:
@@ -86,8 +90,9 @@ class QwenImage2PosterBrief(io.ComfyNode):
                 text_input("subtitle", VERBATIM),
                 text_input("body", f"Dates, places, a paragraph. {VERBATIM} The first text to be cut where the prompt "
                                    f"would exceed 1,000 tokens; the node says so."),
-                text_input("call_to_action", f"On a bar near the bottom, in the accent colour. {VERBATIM}"),
-                text_input("footer", f"Small, along the lower edge. {VERBATIM}"),
+                line_input("call_to_action", "On a bar near the bottom, in the accent colour. Drawn exactly as written."),
+                line_input("footer", "Small, along the lower edge. Drawn exactly as written."),
+                io.Combo.Input("kind", list(briefs.POSTERS), default="poster", tooltip="What the page is."),
                 io.Combo.Input("title_position", list(briefs.POSTER_PLACES), default="top",
                                tooltip="Where the title stands; picture and body take the room it leaves."),
                 columns_input(1, "Columns of the body."),
@@ -104,8 +109,8 @@ class QwenImage2PosterBrief(io.ComfyNode):
                        width, height)
 
     @classmethod
-    def execute(cls, title, subtitle, body, call_to_action, footer, title_position, columns, **page):
-        return written(cls, briefs.poster(Page(**page), title, subtitle, body, call_to_action, footer,
+    def execute(cls, title, subtitle, body, call_to_action, footer, kind, title_position, columns, **page):
+        return written(cls, briefs.poster(Page(**page), title, subtitle, body, call_to_action, footer, kind,
                                           title_position, columns))
 
 
@@ -123,7 +128,7 @@ class QwenImage2SlideBrief(io.ComfyNode):
                 text_input("subtitle", VERBATIM),
                 text_input("bullets", "One bullet point per line, drawn exactly as written; a list marker (-, * or a "
                                       "bullet) before it is not drawn."),
-                text_input("footer", f"Small, along the lower edge. {VERBATIM}"),
+                line_input("footer", "Small, along the lower edge. Drawn exactly as written."),
                 io.Combo.Input("title_position", list(briefs.SLIDE_TITLES), default="top left",
                                tooltip="Where the title stands."),
                 io.Combo.Input("picture_position", list(briefs.PICTURE_POSITIONS), default="right",
@@ -159,8 +164,9 @@ class QwenImage2InfographicBrief(io.ComfyNode):
                 text_input("subtitle", VERBATIM),
                 text_input("data_points", "One per line: value | label | icon. Value and label are drawn exactly as "
                                           "written, the icon is a description. A line without a bar is a label."),
-                text_input("call_to_action", f"On a bar near the bottom, in the accent colour. {VERBATIM}"),
-                text_input("source", f"Small, along the lower edge. {VERBATIM}"),
+                line_input("call_to_action", "On a bar near the bottom, in the accent colour. Drawn exactly as written."),
+                line_input("source", "Small, along the lower edge. Drawn exactly as written."),
+                io.Combo.Input("kind", list(briefs.INFOGRAPHICS), default="infographic", tooltip="What the page is."),
                 io.Combo.Input("arrangement", list(briefs.ARRANGEMENTS), default="grid",
                                tooltip="How the data points stand: rows and columns, along a line, or joined by "
                                        "arrows."),
@@ -178,9 +184,9 @@ class QwenImage2InfographicBrief(io.ComfyNode):
                        aspect_ratio, width, height)
 
     @classmethod
-    def execute(cls, title, subtitle, data_points, call_to_action, source, arrangement, columns, **page):
+    def execute(cls, title, subtitle, data_points, call_to_action, source, kind, arrangement, columns, **page):
         return written(cls, briefs.infographic(Page(**page), title, subtitle, data_points, call_to_action, source,
-                                               arrangement, columns))
+                                               kind, arrangement, columns))
 
 
 class QwenImage2ComicBrief(io.ComfyNode):

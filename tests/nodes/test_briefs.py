@@ -10,11 +10,12 @@ COMMON = {"picture": "", "language": "English", "style": "flat graphic", "type_c
           "height": 1024}
 OWN = {
     "QwenImage2PosterBrief": {"title": "NIGHT\nMARKET", "subtitle": "海港夜市", "body": "", "call_to_action": "Come!",
-                              "footer": "", "title_position": "top", "columns": 1},
+                              "footer": "", "kind": "poster", "title_position": "top", "columns": 1},
     "QwenImage2SlideBrief": {"title": "Growth", "subtitle": "", "bullets": "- one\n- two", "footer": "",
                              "title_position": "top left", "picture_position": "right", "columns": 1},
     "QwenImage2InfographicBrief": {"title": "Water", "subtitle": "", "data_points": "71 % | ocean",
-                                   "call_to_action": "", "source": "", "arrangement": "grid", "columns": 2},
+                                   "call_to_action": "", "source": "", "kind": "infographic", "arrangement": "grid",
+                                   "columns": 2},
     "QwenImage2ComicBrief": {"title": "", "panels": "A street.\nMia: Hello", "columns": 2},
 }
 EXPECTED = {"QwenImage2PosterBrief": "NIGHT\nMARKET\n海港夜市\nCome!", "QwenImage2SlideBrief": "Growth\none\ntwo",
@@ -67,6 +68,12 @@ def test_a_size_of_ones_own(told):
     assert told("QwenImage2PosterBrief", aspect_ratio="custom", width=640, height=320)[0][1:3] == (640, 320)
 
 
+def blanked(name):
+    """The node's own texts, all empty."""
+    return {key: "" for key, value in OWN[name].items()
+            if isinstance(value, str) and key not in ("kind", "arrangement", "title_position", "picture_position")}
+
+
 def validate(node, **changes):
     asked = inspect.signature(node.validate_inputs).parameters
     values = OWN[node.__name__] | COMMON | changes
@@ -76,7 +83,7 @@ def validate(node, **changes):
 @pytest.mark.parametrize("name", OWN)
 def test_faults_are_refused_before_anything_runs(nodes, name):
     node = nodes[name]
-    blank = {key: "" for key, value in OWN[name].items() if isinstance(value, str) and "position" not in key}
+    blank = blanked(name)
     assert validate(node) is True
     assert "brief is empty" in validate(node, **blank)
     assert "control character U+0007" in validate(node, title="a\x07")
@@ -87,7 +94,7 @@ def test_faults_are_refused_before_anything_runs(nodes, name):
 
 @pytest.mark.parametrize("name", OWN)
 def test_linked_texts_are_not_judged_before_they_are_known(nodes, name):
-    blank = {key: "" for key, value in OWN[name].items() if isinstance(value, str) and "position" not in key}
+    blank = blanked(name)
     assert validate(nodes[name], **blank | {"title": None}) is True
     assert validate(nodes[name], width=None) is True
 
