@@ -90,7 +90,7 @@ class QwenImage2PosterBrief(io.ComfyNode):
                 text_input("subtitle", VERBATIM),
                 text_input("body", f"Dates, places, a paragraph. {VERBATIM} The first text to be cut where the prompt "
                                    f"would exceed 1,000 tokens; the node says so."),
-                line_input("call_to_action", "On a bar near the bottom, in the accent colour. Drawn exactly as written."),
+                line_input("call_to_action", "On a bar near the bottom, in the accent colour. Drawn as written."),
                 line_input("footer", "Small, along the lower edge. Drawn exactly as written."),
                 io.Combo.Input("kind", list(briefs.POSTERS), default="poster", tooltip="What the page is."),
                 io.Combo.Input("title_position", list(briefs.POSTER_PLACES), default="top",
@@ -164,7 +164,7 @@ class QwenImage2InfographicBrief(io.ComfyNode):
                 text_input("subtitle", VERBATIM),
                 text_input("data_points", "One per line: value | label | icon. Value and label are drawn exactly as "
                                           "written, the icon is a description. A line without a bar is a label."),
-                line_input("call_to_action", "On a bar near the bottom, in the accent colour. Drawn exactly as written."),
+                line_input("call_to_action", "On a bar near the bottom, in the accent colour. Drawn as written."),
                 line_input("source", "Small, along the lower edge. Drawn exactly as written."),
                 io.Combo.Input("kind", list(briefs.INFOGRAPHICS), default="infographic", tooltip="What the page is."),
                 io.Combo.Input("arrangement", list(briefs.ARRANGEMENTS), default="grid",

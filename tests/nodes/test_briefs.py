@@ -1,5 +1,7 @@
 """The brief nodes: outputs, what they say, and what they refuse before anything runs."""
 import inspect
+import json
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +99,25 @@ def test_linked_texts_are_not_judged_before_they_are_known(nodes, name):
     blank = blanked(name)
     assert validate(nodes[name], **blank | {"title": None}) is True
     assert validate(nodes[name], width=None) is True
+
+
+WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows" / "api").glob("*.json"))
+SHIPPED = [(path.stem, entry) for path in WORKFLOWS for entry in json.loads(path.read_text(encoding="utf-8")).values()
+           if entry["class_type"] in OWN]
+
+
+@pytest.mark.parametrize("entry", [entry for _, entry in SHIPPED], ids=[name for name, _ in SHIPPED])
+def test_nothing_of_the_shipped_briefs_is_shortened(told, entry):
+    (_, _, _, expected), said = told(entry["class_type"], **entry["inputs"])
+    assert len(said) == 1 and len(expected.split("\n")) >= 5
+
+
+def test_plain_prompts_of_shipped_pages_fit_and_close_their_quotations(comfyui):
+    from qwen_image_2.model.quotation import closed
+    from qwen_image_2.nodes.bridge.text_encoder import count_tokens
+    from qwen_image_2.tools.workflow_pages import FANTASY_MAP, UI_MOCKUP
+    for prompt in (FANTASY_MAP, UI_MOCKUP):
+        assert closed(prompt) and count_tokens(prompt) <= 1000
 
 
 def test_an_unknown_field_is_refused(told):
