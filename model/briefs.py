@@ -230,7 +230,7 @@ def comic(page: Page, title: str = "", panels: str = "", columns: int = 2) -> Br
 
 def _panel(block: str, number: int) -> list[Element]:
     scene, spoken = [], []
-    for line in lines(f"panel {number}", block):
+    for line in lines(f"text of panel {number}", block):
         match = SPEECH.fullmatch(line)
         if not match:
             scene.append(line)
@@ -239,7 +239,7 @@ def _panel(block: str, number: int) -> list[Element]:
         role = "caption" if name.lower() in CAPTIONS else "sound" if name.lower() in SOUNDS else "speech"
         # Bubbles and boxes are white whatever the palette is.
         spoken.append(Element(role, words, "", "large" if role == "sound" else "medium", "black", number, name))
-    return [Element("panel", description(f"panel {number}", "\n".join(scene)), "cell", number=number), *spoken]
+    return [Element("panel", description(f"text of panel {number}", "\n".join(scene)), "cell", number=number), *spoken]
 
 
 def _heading(page: Page, title: str, subtitle: str, place: str) -> list[Element]:

@@ -70,7 +70,8 @@ def refusal(make, texts: tuple, picture, palette, aspect_ratio, width, height) -
     if canvas is not True or None in (*texts, picture, palette, aspect_ratio, width, height):
         return canvas
     try:
-        make(Page(picture=picture, palette=palette, aspect_ratio=aspect_ratio, width=width, height=height), *texts)
+        page = Page(picture=picture, palette=palette, aspect_ratio=aspect_ratio, width=width, height=height)
+        wording.write(make(page, *texts))
     except ValueError as error:
         return str(error)
     return True

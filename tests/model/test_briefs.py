@@ -242,6 +242,12 @@ def test_a_palette_is_a_few_colours(palette):
         briefs.poster(page(palette=palette), "T")
 
 
+def test_a_fault_in_a_panel_names_the_panel():
+    for words, fault in (("A 12\" record.", "opens a quotation"), ("Mia: a\x07", "contains the control character")):
+        with pytest.raises(ValueError, match=f"^The text of panel 2 {fault}"):
+            briefs.comic(page(), panels=f"A street.\n\n{words}")
+
+
 def test_a_comic_page_has_an_end():
     with pytest.raises(ValueError, match="has 300 panels: a page takes at most 24"):
         briefs.comic(page(), panels="\n\n".join(["A street."] * 300))
