@@ -40,7 +40,7 @@ class Element:
     place: str = ""
     size: str = "medium"
     colour: str = ""  # the user's word, empty: left to the model
-    number: int = 0  # of the bullet point, data point or panel
+    number: int = 0  # of the body, bullet point, data point or panel; 0: not what the layout is about
     by: str = ""  # who says it
 
     @property
@@ -169,10 +169,10 @@ def poster(page: Page, title: str = "", subtitle: str = "", body: str = "", call
     picture = picture_element(page, picture_place)
     return _brief(kind, page, [
         *(picture + heading if title_position == "bottom" else heading + picture),
-        *text_element("body", "body", body, place=body_place, size="small", colour=page.lettering),
+        *text_element("body", "body", body, place=body_place, size="small", colour=page.lettering, number=1),
         *text_element("action", "call to action", call_to_action, place="bar", size="large", colour=page.accent),
         *text_element("footer", "footer", footer, place="lower edge", size="small", colour=page.lettering),
-    ], "columns" if columns > 1 and visible(body) else "", columns)
+    ], "columns" if columns > 1 else "", columns)
 
 
 def slide(page: Page, title: str = "", subtitle: str = "", bullets: str = "", footer: str = "",
@@ -186,7 +186,7 @@ def slide(page: Page, title: str = "", subtitle: str = "", bullets: str = "", fo
         *(Element("bullet", point, points_place if number == 1 else "", "medium", page.lettering, number)
           for number, point in enumerate(points, start=1)),
         *text_element("footer", "footer", footer, place="lower edge", size="small", colour=page.lettering),
-    ], "bullets" if points else "", columns)
+    ], "bullets", columns)
 
 
 def infographic(page: Page, title: str = "", subtitle: str = "", data_points: str = "", call_to_action: str = "",
@@ -199,7 +199,7 @@ def infographic(page: Page, title: str = "", subtitle: str = "", data_points: st
         *(element for point in points for element in point),
         *text_element("action", "call to action", call_to_action, place="bar", size="large", colour=page.accent),
         *text_element("source", "source", source, place="lower edge", size="small", colour=page.lettering),
-    ], arrangement if points else "", columns)
+    ], arrangement, columns)
 
 
 def _data_point(page: Page, line: str, number: int, place: str) -> list[Element]:
@@ -225,7 +225,7 @@ def comic(page: Page, title: str = "", panels: str = "", columns: int = 2) -> Br
         *text_element("title", "title", title, place="top", size="huge", colour=page.lettering),
         *picture_element(page, "all panels"),
         *(element for number, block in enumerate(blocks, start=1) for element in _panel(block, number)),
-    ], "panels" if blocks else "", columns)
+    ], "panels", columns)
 
 
 def _panel(block: str, number: int) -> list[Element]:

@@ -65,9 +65,10 @@ def _listed(names: list[str], words: Language) -> str:
 
 
 def _layout(brief: Brief, words: Language) -> str:
-    if not brief.layout:
+    """The sentence about the numbered elements together, if any are left."""
+    count = max((element.number for element in brief.elements), default=0)
+    if not (brief.layout and count):
         return ""
-    count = max(element.number for element in brief.elements)
     return words.layouts[brief.layout].format(columns=words.columns[brief.columns], count=count)
 
 

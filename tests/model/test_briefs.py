@@ -183,6 +183,15 @@ def test_the_last_of_many_points_go_first(count):
     assert f"bullet point {len(written.texts)}, " in written.notes[0] and "more." in written.notes[0]
 
 
+def test_no_layout_is_described_for_what_is_gone(count):
+    title = "Long title words " * 300
+    for brief in (briefs.poster(page(), title, body="字" * 900, columns=2),
+                  briefs.slide(page(), title, bullets="a\nb")):
+        written = wording.fitted(brief, count, LIMIT)
+        assert written.texts == (title.strip(),) and "column" not in written.prompt
+    assert "column" not in wording.write(briefs.slide(page(), "T", columns=2))
+
+
 def test_a_data_point_goes_whole(count):
     points = "\n".join(f"{n} % | of group {n}" for n in range(1, 101))
     texts = wording.fitted(briefs.infographic(page(), data_points=points), count, LIMIT).texts
