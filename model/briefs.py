@@ -116,12 +116,12 @@ def visible(text: str) -> bool:
 
 def lines(name: str, text: str) -> list[str]:
     """The lines of a field that hold something, verbatim; refuses what no picture can show."""
-    found = [line.strip() for line in LINE_BREAKS.sub("\n", text).split("\n")]
-    for character in "".join(found):
-        if unicodedata.category(character) in ("Cc", "Cs") and character != "\t":
+    broken = LINE_BREAKS.sub("\n", text)
+    for character in broken:
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
             raise ValueError(f"The {name} contains the control character U+{ord(character):04X}, which no picture can "
                              f"show: remove it.")
-    return [line for line in found if visible(line)]
+    return [line.strip() for line in broken.split("\n") if visible(line)]
 
 
 def description(name: str, text: str) -> str:

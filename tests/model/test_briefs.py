@@ -218,10 +218,13 @@ def test_an_empty_brief_is_refused(make, blank):
         make(page(picture=blank), blank)
 
 
-@pytest.mark.parametrize("character, name", [("\x07", "0007"), ("\x00", "0000"), ("\x1b", "001B"), ("\ud800", "D800")])
+@pytest.mark.parametrize("character, name", [
+    ("\x07", "0007"), ("\x00", "0000"), ("\x1b", "001B"), ("\x1c", "001C"), ("\ud800", "D800")])
 def test_control_characters_are_refused_by_name(character, name):
     with pytest.raises(ValueError, match=f"^The title contains the control character U\\+{name}"):
         briefs.poster(page(), f"NI{character}GHT")
+    with pytest.raises(ValueError, match="control character"):
+        briefs.poster(page(), f"NIGHT{character}")
 
 
 def test_all_line_breaks_are_line_breaks(count):
