@@ -9,6 +9,7 @@ SMALLEST, LARGEST = 64, 8192
 
 RATIOS = {"1:1": (1, 1), "4:3": (4, 3), "3:4": (3, 4), "3:2": (3, 2), "2:3": (2, 3), "16:9": (16, 9), "9:16": (9, 16)}
 CLASSES = (512, 768, 1024, 1280, 1536, 2048)
+CUSTOM = "custom"  # an aspect ratio that leaves width and height to the user
 
 # At 2048 the model was trained on these, which are not what rounding gives.
 NATIVE_2K = {"1:1": (2048, 2048), "4:3": (2400, 1792), "3:2": (2528, 1696), "16:9": (2752, 1536)}
@@ -28,6 +29,14 @@ def size_for(aspect_ratio: str, size_class: int) -> tuple[int, int]:
         return NATIVE_2K[":".join(reversed(aspect_ratio.split(":")))][::-1]
     across, down = RATIOS[aspect_ratio]
     return size_for_area(size_class, across / down)
+
+
+def chosen_size(aspect_ratio: str, size_class: int, width: int, height: int) -> tuple[int, int]:
+    """(width, height) of a canvas: the table's, or with aspect ratio custom the user's own, if the model can."""
+    if aspect_ratio != CUSTOM:
+        return size_for(aspect_ratio, size_class)
+    check_size(width, height)
+    return width, height
 
 
 def check_size(width: int, height: int) -> None:

@@ -1,6 +1,7 @@
 """The nodes, thin: schema, checks, one call. Everything that builds ComfyUI objects is in bridge/."""
 from comfy_api.latest import ComfyExtension, io
 
+from .briefs import QwenImage2ComicBrief, QwenImage2InfographicBrief, QwenImage2PosterBrief, QwenImage2SlideBrief
 from .edit import QwenImage2EditEncode
 from .latent import QwenImage2EmptyLatent
 from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
@@ -17,6 +18,10 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2LoadVAE,
     QwenImage2TextEncode,
     QwenImage2EditEncode,
+    QwenImage2PosterBrief,
+    QwenImage2SlideBrief,
+    QwenImage2InfographicBrief,
+    QwenImage2ComicBrief,
     QwenImage2EmptyLatent,
     QwenImage2Sampler,
     QwenImage2Sigmas,

@@ -6,13 +6,39 @@ from comfy_api.latest import io
 from ..model import sizes
 from ..model.spec import VAESpec
 
-CUSTOM = "custom"
-
 
 def empty_latent(width: int, height: int, batch_size: int) -> dict:
     """LATENT of zeros (B, 64, height/16, width/16)."""
     shape = (batch_size, VAESpec.latent_channels, height // VAESpec().scale, width // VAESpec().scale)
     return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}
+
+
+def canvas_inputs(aspect_ratio: str, size: str) -> list[io.Input]:
+    """The inputs that choose a canvas, with their defaults."""
+    return [
+        io.Combo.Input("aspect_ratio", [*sizes.RATIOS, sizes.CUSTOM], default=aspect_ratio,
+                       tooltip="Width to height. custom: the two numbers below."),
+        io.Combo.Input("size", [str(side) for side in sizes.CLASSES], default=size,
+                       tooltip="Side of the square with the same area, in pixels. 2048 is the model's native "
+                               "2K table: 2048x2048, 2400x1792, 2528x1696, 2752x1536 and upright."),
+        io.Int.Input("width", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
+                     tooltip="Pixels, a multiple of 32. Only used with aspect ratio custom."),
+        io.Int.Input("height", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
+                     tooltip="Pixels, a multiple of 32. Only used with aspect ratio custom."),
+    ]
+
+
+def check_canvas(aspect_ratio, width, height) -> bool | str:
+    """Before anything runs; ComfyUI leaves out its own checks of these, and gives None for what is linked."""
+    if aspect_ratio not in (None, sizes.CUSTOM, *sizes.RATIOS):
+        return f"There is no aspect ratio {aspect_ratio}: choose {', '.join(sizes.RATIOS)} or {sizes.CUSTOM}."
+    if aspect_ratio != sizes.CUSTOM or None in (width, height):
+        return True
+    try:
+        sizes.check_size(width, height)
+    except ValueError as error:
+        return str(error)
+    return True
 
 
 class QwenImage2EmptyLatent(io.ComfyNode):
@@ -25,15 +51,7 @@ class QwenImage2EmptyLatent(io.ComfyNode):
             description="The canvas: an aspect ratio at one of the model's size classes, or a size of your own.",
             search_aliases=["empty latent image", "resolution", "aspect ratio", "size picker", "qwen image size"],
             inputs=[
-                io.Combo.Input("aspect_ratio", [*sizes.RATIOS, CUSTOM], default="1:1",
-                               tooltip="Width to height. custom: the two numbers below."),
-                io.Combo.Input("size", [str(size) for size in sizes.CLASSES], default="1024",
-                               tooltip="Side of the square with the same area, in pixels. 2048 is the model's native "
-                                       "2K table: 2048x2048, 2400x1792, 2528x1696, 2752x1536 and upright."),
-                io.Int.Input("width", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
-                             tooltip="Pixels, a multiple of 32. Only used with aspect ratio custom."),
-                io.Int.Input("height", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
-                             tooltip="Pixels, a multiple of 32. Only used with aspect ratio custom."),
+                *canvas_inputs("1:1", "1024"),
                 io.Int.Input("batch_size", default=1, min=1, max=64,
                              tooltip="Pictures at once. Picture k uses the sampler's seed + k."),
             ],
@@ -43,21 +61,9 @@ class QwenImage2EmptyLatent(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, aspect_ratio, width, height):
-        """Before anything runs; ComfyUI leaves out its own checks of these, and gives None for what is linked."""
-        if aspect_ratio not in (None, CUSTOM, *sizes.RATIOS):
-            return f"There is no aspect ratio {aspect_ratio}: choose {', '.join(sizes.RATIOS)} or {CUSTOM}."
-        if aspect_ratio != CUSTOM or None in (width, height):
-            return True
-        try:
-            sizes.check_size(width, height)
-        except ValueError as error:
-            return str(error)
-        return True
+        return check_canvas(aspect_ratio, width, height)
 
     @classmethod
     def execute(cls, aspect_ratio, size, width, height, batch_size):
-        if aspect_ratio == CUSTOM:
-            sizes.check_size(width, height)
-        else:
-            width, height = sizes.size_for(aspect_ratio, int(size))
+        width, height = sizes.chosen_size(aspect_ratio, int(size), width, height)
         return io.NodeOutput(empty_latent(width, height, batch_size), width, height)

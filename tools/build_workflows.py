@@ -136,7 +136,9 @@ def _widget_values(node: Node, schema: dict) -> list:
     for name, spec in _schema_inputs(schema).items():
         if _is_widget(spec):
             options = spec[1] if len(spec) > 1 else {}
-            values.append(node.inputs[name])
+            # What is linked keeps its default, which shows when the link is taken away.
+            linked = isinstance(node.inputs[name], tuple)
+            values.append(options.get("default", "") if linked else node.inputs[name])
             if options.get("control_after_generate"):
                 values.append("randomize")
             if options.get("image_upload"):

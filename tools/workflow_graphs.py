@@ -1,6 +1,7 @@
 """What the shipped workflows consist of: nodes, their inputs and places. build_workflows.py writes them."""
 from dataclasses import dataclass, field
 
+from . import workflow_pages as pages
 from . import workflow_texts as texts
 from .tiny import TEXT_ENCODER, TRANSFORMER, TURBO, VAE_FILE
 
@@ -59,6 +60,30 @@ def text_to_image(diffusion_model: str, preset: str, prompt: str, aspect_ratio: 
 
 LOADER = {"diffusion_model": TRANSFORMER, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
           "weight_format": "as stored"}
+
+
+def brief(kind: str, fields: dict, prefix: str) -> Workflow:
+    """Loader, brief, prompt and canvas from it, sampler, decoder, picture."""
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 760), title="Read me", text=pages.NOTE),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 220), LOADER),
+            "brief": Node(kind, (900, 60), (520, 960), fields),
+            "prompt": Node("QwenImage2TextEncode", (1480, 60), (400, 320), {
+                "clip": ("loader", 1), "prompt": ("brief", 0), "negative_prompt": ""}),
+            "canvas": Node("QwenImage2EmptyLatent", (1480, 440), (400, 260), {
+                "aspect_ratio": "custom", "size": "2048", "width": ("brief", 1), "height": ("brief", 2),
+                "batch_size": 1}),
+            "sampler": Node("QwenImage2Sampler", (1940, 60), (340, 320), _sampler_inputs("prompt") | {
+                "latent": ("canvas", 0)}),
+            "decode": Node("QwenImage2VAEDecode", (1940, 440), (340, 240), {
+                "samples": ("sampler", 0), "vae": ("loader", 2)}),
+            "save": Node("SaveImage", (2340, 60), (480, 640), {
+                "images": ("decode", 0), "filename_prefix": prefix}),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Brief", ("brief",)),
+                Group("3  Prompt and canvas", ("prompt", "canvas")), Group("4  Picture", ("sampler", "decode")),
+                Group("5  Result", ("save",))))
 
 
 def edit(prompt: str, note: str, prefix: str, references: int = 1, canvas: str = "last reference",
@@ -158,6 +183,18 @@ WORKFLOWS = {
                                          texts.TURBO_NOTE),
     "poster": text_to_image(TRANSFORMER, "Quality 40", texts.POSTER, "3:4", "2048", "qwen-image-2-poster",
                             texts.POSTER_NOTE),
+    "poster_brief": brief("QwenImage2PosterBrief", pages.POSTER, "qwen-image-2-poster-brief"),
+    "menu_bilingual": brief("QwenImage2PosterBrief", pages.MENU, "qwen-image-2-menu"),
+    "storybook_bilingual": brief("QwenImage2PosterBrief", pages.STORYBOOK, "qwen-image-2-storybook"),
+    "magazine_cover": brief("QwenImage2PosterBrief", pages.MAGAZINE, "qwen-image-2-magazine"),
+    "product_ad": brief("QwenImage2PosterBrief", pages.AD, "qwen-image-2-ad"),
+    "infographic": brief("QwenImage2InfographicBrief", pages.INFOGRAPHIC, "qwen-image-2-infographic"),
+    "rpg_character_sheet": brief("QwenImage2InfographicBrief", pages.CHARACTER, "qwen-image-2-character"),
+    "comic": brief("QwenImage2ComicBrief", pages.COMIC, "qwen-image-2-comic"),
+    "ui_mockup": text_to_image(TRANSFORMER, "Quality 40", pages.UI_MOCKUP, "9:16", "2048", "qwen-image-2-ui",
+                               pages.PLAIN_NOTE),
+    "fantasy_map": text_to_image(TRANSFORMER, "Quality 40", pages.FANTASY_MAP, "3:2", "2048", "qwen-image-2-map",
+                                 pages.PLAIN_NOTE),
     "edit_instruct": edit(texts.EDIT_INSTRUCT, texts.EDIT_NOTE, "qwen-image-2-edit"),
     "edit_multi_reference": edit(texts.EDIT_MULTI, texts.MULTI_NOTE, "qwen-image-2-multi", references=3),
     "edit_masked": region_edit(texts.EDIT_MASKED, texts.MASKED_NOTE, "qwen-image-2-masked", outpaint=False),

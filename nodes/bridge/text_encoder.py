@@ -3,6 +3,7 @@
 The transformer reads the last decoder layer's output before the final norm, without the 14 tokens of the system
 turn. Core's prompt weights and textual inversions do not apply: the text goes to the tokenizer as it is.
 """
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,6 +155,16 @@ def text_network(clip) -> Network:
 def prompt_tokens(clip, text: str) -> int:
     """How many tokens the bare prompt has, by the model's own tokenizer."""
     return len(clip.tokenizer.hugging_face(text)["input_ids"])
+
+
+@functools.cache
+def _tokenizer() -> Tokenizer:
+    return Tokenizer()
+
+
+def count_tokens(text: str) -> int:
+    """The same without a text encoder: every one of Qwen-Image 2 has this tokenizer, which comes with ComfyUI."""
+    return len(_tokenizer().hugging_face(text)["input_ids"])
 
 
 # ---------------------------------------------------------------- loading

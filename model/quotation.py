@@ -1,0 +1,32 @@
+"""Literal texts inside a prompt: how they are quoted, and how they are read back.
+
+A text that holds a double quotation mark itself is enclosed in another pair, so that reading from left to right, from
+an opening mark to the first closing mark of its own kind, always gives the text back unchanged.
+"""
+import re
+
+STRAIGHT, CURLY, CORNER, WHITE_CORNER = '""', "“”", "「」", "『』"
+
+# „...“ and „...” are only read: people write them, the pack does not.
+QUOTED = re.compile('"([^"]*)"|“([^”]*)”|„([^“”]*)[“”]|「([^」]*)」|『([^』]*)』')
+OPENING = re.compile('["“„「『]')
+
+
+def quote(text: str, pairs: tuple[str, ...]) -> str:
+    """The text in the first of these pairs whose marks it does not hold itself."""
+    for opening, closing in pairs:
+        if opening not in text and closing not in text:
+            return opening + text + closing
+    raise ValueError(f"No quotation marks are left to enclose the text {text[:80]!r}: it contains {', '.join(pairs)} "
+                     f"itself, so use one kind less.")
+
+
+def literals(prompt: str) -> list[str]:
+    """What is quoted in a prompt, in order. A mark that is never closed quotes nothing."""
+    found = (match.group(match.lastindex) for match in QUOTED.finditer(prompt))
+    return [text for text in found if text]
+
+
+def closed(prompt: str) -> bool:
+    """Whether every quotation that is opened also ends."""
+    return not OPENING.search(QUOTED.sub("", prompt))
