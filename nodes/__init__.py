@@ -2,11 +2,13 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .edit import QwenImage2EditEncode
+from .glyphs import QwenImage2GlyphReference
 from .latent import QwenImage2EmptyLatent
 from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
 from .region import QwenImage2CropForEdit, QwenImage2ExtendCanvas, QwenImage2StitchEdit
 from .sampler import QwenImage2Sampler, QwenImage2Sigmas
 from .text import QwenImage2TextEncode
+from .text_check import QwenImage2PickBest, QwenImage2TextCheck
 from .vae import QwenImage2VAEDecode, QwenImage2VAEEncode
 
 NODES: list[type[io.ComfyNode]] = [
@@ -24,6 +26,9 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2CropForEdit,
     QwenImage2StitchEdit,
     QwenImage2ExtendCanvas,
+    QwenImage2TextCheck,
+    QwenImage2PickBest,
+    QwenImage2GlyphReference,
 ]
 
 
