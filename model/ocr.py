@@ -80,8 +80,9 @@ def _box(corners: ndarray, width: int, height: int) -> Box:
 def check(picture: ndarray, lines: list[str], rules: Rules, between: Callable[[], None] = lambda: None) -> Comparison:
     """Compare a picture (H, W, 3 or 4), 8 bits, with expected lines.
 
-    It is looked at until it passes: first as large as reading needs, then at twice that size, transparent ones on
-    white and on black. The best look counts, because an error in one of them is the reader's and not the picture's.
+    It is looked at until it passes: as it is and at twice that size, small ones once at several times their size,
+    transparent ones on white and on black. The best look counts, because what one look gets wrong and another gets
+    right is the reader's error and not the picture's.
     `between` is called before each look, and may raise.
     """
     best = None
@@ -99,7 +100,7 @@ def _looks(picture: ndarray) -> Iterator[tuple[ndarray, float]]:
     """Opaque pictures (H, W, 3), each with how much it is enlarged."""
     side = max(picture.shape[:2])
     first = max(1, FIRST_SIDE // side)
-    factors = [factor for factor in (first, 2 * first) if factor == first or factor * side <= LARGEST_SIDE]
+    factors = [1, 2] if first == 1 and 2 * side <= LARGEST_SIDE else [first]
     solid = picture.shape[2] == 3 or picture[..., 3].min() == 255
     grounds = [picture[..., :3]] if solid else [_over(picture, colour) for colour in GROUNDS]
     for factor in factors:

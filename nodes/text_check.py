@@ -107,24 +107,40 @@ class QwenImage2PickBest(io.ComfyNode):
             node_id="QwenImage2PickBest",
             display_name="Pick Best (Qwen-Image 2)",
             category=CATEGORY,
-            description="The picture with the highest score; of equal ones the first.",
+            description="The picture with the highest score; of equal ones the first. A second lot of pictures is only "
+                        "made when the first has not passed.",
             search_aliases=["best of batch", "select image", "highest score", "choose best"],
             is_input_list=True,  # or it would run once for each score
             inputs=[
                 io.Image.Input("images", tooltip="A batch, or a list of pictures."),
                 io.Float.Input("scores", force_input=True, tooltip="One for each picture, from Text Check."),
+                io.Boolean.Input("passed", optional=True, force_input=True,
+                                 tooltip="From Text Check. When true the other pictures are neither made nor looked "
+                                         "at."),
+                io.Image.Input("other_images", optional=True, lazy=True,
+                               tooltip="More pictures to pick from, such as repaired ones."),
+                io.Float.Input("other_scores", optional=True, force_input=True, lazy=True,
+                               tooltip="One for each of the other pictures."),
             ],
             outputs=[
                 io.Image.Output(display_name="image"),
-                io.Int.Output(display_name="index", tooltip="Counted from 0: for Latent From Batch, or to add to the "
-                                                            "sampler's seed."),
+                io.Int.Output(display_name="index", tooltip="Counted from 0, other pictures after the first ones. "
+                                                            "Picture k of a batch has the sampler's seed + k."),
                 io.Float.Output(display_name="score"),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, images, scores):
+    def check_lazy_status(cls, images, scores, passed=(False,), other_images=(), other_scores=()):
+        # What is connected and not made yet comes as (None,).
+        others = {"other_images": other_images, "other_scores": other_scores}
+        return [] if all(passed) else [name for name, value in others.items() if value and value[0] is None]
+
+    @classmethod
+    def execute(cls, images, scores, passed=(False,), other_images=(), other_scores=()):
+        if not all(passed):
+            images, scores = [*images, *other_images], [*scores, *other_scores]
         pictures = [picture for batch in images for picture in batch]
         if len(pictures) != len(scores):
             raise ValueError(f"There are {len(scores)} scores for {len(pictures)} pictures: they must be as many.")
@@ -133,6 +149,5 @@ class QwenImage2PickBest(io.ComfyNode):
         if not all(map(math.isfinite, scores)):
             raise ValueError("A score is NaN or infinite.")
         index = max(range(len(scores)), key=scores.__getitem__)  # the first of equal ones
-        note = (f"Picture {index + 1} of {len(scores)}, score {scores[index]:.2f} (its seed is the first one's + "
-                f"{index}).")
+        note = f"Picture {index + 1} of {len(scores)}, score {scores[index]:.2f}."
         return io.NodeOutput(pictures[index].unsqueeze(0), index, float(scores[index]), ui=tell(cls, note))

@@ -84,7 +84,8 @@ def _sockets(node: Node, schema: dict) -> dict:
 
 
 def _is_widget(spec: list) -> bool:
-    return isinstance(spec[0], list) or spec[0] in WIDGET_TYPES
+    options = spec[1] if len(spec) > 1 else {}
+    return not options.get("forceInput") and (isinstance(spec[0], list) or spec[0] in WIDGET_TYPES)
 
 
 def _links(workflow: Workflow, schemas: dict) -> list[list]:
@@ -128,7 +129,7 @@ def _ui_input(slot: int, name: str, spec: list, links: list, node_id: int) -> di
     link = next((link[0] for link in links if link[3:5] == [node_id, slot]), None)
     kind = "COMBO" if isinstance(spec[0], list) else spec[0]
     entry = {"name": name, "type": kind, "link": link}
-    return entry | ({"widget": {"name": name}} if kind in WIDGET_TYPES else {})
+    return entry | ({"widget": {"name": name}} if _is_widget(spec) else {})
 
 
 def _widget_values(node: Node, schema: dict) -> list:
@@ -136,7 +137,9 @@ def _widget_values(node: Node, schema: dict) -> list:
     for name, spec in _schema_inputs(schema).items():
         if _is_widget(spec):
             options = spec[1] if len(spec) > 1 else {}
-            values.append(node.inputs[name])
+            # A widget whose value comes from another node keeps one of its own, unused.
+            linked = isinstance(node.inputs[name], tuple)
+            values.append(options.get("default", "") if linked else node.inputs[name])
             if options.get("control_after_generate"):
                 values.append("randomize")
             if options.get("image_upload"):

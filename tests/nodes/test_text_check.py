@@ -21,8 +21,8 @@ def nodes(comfyui):
         check = staticmethod(lambda image, text, **settings: run(
             text_check.QwenImage2TextCheck, io, image=image, expected_text=text,
             **{"match_case": False, "match_punctuation": False, "tolerance": 0.0, "allow_extra": False, **settings}))
-        pick = staticmethod(lambda images, scores: run(text_check.QwenImage2PickBest, io, images=images,
-                                                       scores=scores))
+        pick = staticmethod(lambda images, scores, **others: run(
+            text_check.QwenImage2PickBest, io, images=images, scores=scores, **others))
         reference = staticmethod(lambda text, font=glyphs.BUILT_IN, **settings: run(
             glyph_nodes.QwenImage2GlyphReference, io, text=text, font=font,
             **{"letter_height": 96, "direction": "horizontal", **settings}))
@@ -120,6 +120,18 @@ def test_of_equal_scores_the_first_is_picked(nodes):
 def test_a_list_of_pictures_of_different_sizes(nodes):
     image, index, _ = nodes.pick([torch.zeros(2, 8, 8, 3), torch.ones(1, 4, 6, 4)], [0.0, 0.1, 0.2])
     assert index == 2 and image.shape == (1, 4, 6, 4)
+
+
+def test_other_pictures_are_only_asked_for_when_needed(nodes):
+    from qwen_image_2.nodes.text_check import QwenImage2PickBest
+    first, others = [torch.zeros(1, 8, 8, 3)], [torch.ones(1, 8, 8, 3)]
+    not_made = {"other_images": (None,), "other_scores": (None,)}
+    assert QwenImage2PickBest.check_lazy_status(first, [0.5], (False,), **not_made) == list(not_made)
+    assert QwenImage2PickBest.check_lazy_status(first, [0.5], (True,), **not_made) == []
+    assert QwenImage2PickBest.check_lazy_status(first, [0.5]) == []
+    assert nodes.pick(first, [0.5], passed=[True], **not_made)[1] == 0
+    assert nodes.pick(first, [0.5], passed=[False], other_images=others, other_scores=[0.6])[1:] == (1, 0.6)
+    assert nodes.pick(first, [0.5], passed=[False], other_images=others, other_scores=[0.5])[1] == 0
 
 
 @pytest.mark.parametrize("scores, words", [([0.5], "1 scores for 2 pictures"), ([0.5, float("nan")], "NaN")])
