@@ -17,6 +17,7 @@ from .text_match import Comparison, Found, Rules, compare
 INSTALL = 'python -m pip install "rapidocr>=3.10,<4" onnxruntime'
 LARGEST_SIDE = 4096     # pixels that the detector is given at most; its time grows with the area
 FIRST_SIDE = 1024       # pictures smaller than this are enlarged before the first look
+LARGEST_RATIO = 4       # longer side to shorter
 GROUNDS = ((255, 255, 255), (0, 0, 0))  # what transparent pictures are looked at on
 
 
@@ -62,11 +63,19 @@ def read(picture: ndarray, factor: float = 1.0) -> list[Found]:
     if factor != 1:
         size = max(1, round(width * factor)), max(1, round(height * factor))
         picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
-    found = _reader()(np.ascontiguousarray(picture[..., ::-1]))  # RapidOCR wants BGR
+    found = _reader()(np.ascontiguousarray(_padded(picture)[..., ::-1]))  # RapidOCR wants BGR
     if found.boxes is None or found.txts is None:
         return []
     return [Found(text, _box(corners / factor, width, height), float(score))
             for text, corners, score in zip(found.txts, found.boxes, found.scores, strict=True)]
+
+
+def _padded(picture: ndarray) -> ndarray:
+    """Continued by its last row or column where it is very long: the detector enlarges by the shorter side, and would
+    make gigabytes of a picture of 900 x 2."""
+    height, width = picture.shape[:2]
+    rows, columns = max(0, width // LARGEST_RATIO - height), max(0, height // LARGEST_RATIO - width)
+    return np.pad(picture, ((0, rows), (0, columns), (0, 0)), mode="edge")
 
 
 def _box(corners: ndarray, width: int, height: int) -> Box:

@@ -352,7 +352,7 @@ def compare(lines: Sequence[str], found: Sequence[Found], rules: Rules) -> Compa
     if not judged:
         unknown = " ".join(sorted({letter for line in lines for letter in unreadable(line, rules)})[:10])
         raise ValueError(f"The reader knows none of the expected lines' script ({unknown or 'only signs'}): it reads "
-                         f"Latin, Greek, Cyrillic, Chinese and Japanese.")
+                         f"Latin, Greek, Chinese and Japanese.")
     matching = Matching([comparable(lines[number], rules) for number in judged],
                         [comparable(piece.text, rules) for piece in found], [piece.box for piece in found])
     verdicts = {number: Line(line, UNREADABLE) for number, line in enumerate(lines)}

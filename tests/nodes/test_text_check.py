@@ -1,5 +1,6 @@
 """Text Check, Pick Best and Glyph Reference on really rendered words, with the real reader."""
 import json
+import time
 
 import numpy as np
 import pytest
@@ -76,6 +77,17 @@ def test_transparent_pictures_are_read_whatever_the_ink(nodes, ink):
 def test_a_picture_without_text(nodes):
     _, _, (score,), passed, mask, failed = nodes.check(torch.zeros(1, 8, 8, 3), "FREE\nENTRY")
     assert (score, passed, failed) == (0, False, "FREE\nENTRY") and mask.all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (900, 2), (2, 900), (3000, 10)])
+def test_odd_shapes_take_no_longer_than_others(nodes, size):
+    begin = time.monotonic()
+    assert nodes.check(torch.rand(1, *size, 4), "FREE ENTRY")[2] == [0]
+    assert time.monotonic() - begin < 120
+
+
+def test_a_banner_is_read(nodes):
+    assert nodes.check(page("FREE ENTRY", size=(1600, 90)), "FREE ENTRY")[3]
 
 
 @pytest.mark.parametrize("image, words", [
