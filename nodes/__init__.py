@@ -3,12 +3,14 @@ from comfy_api.latest import ComfyExtension, io
 
 from .briefs import QwenImage2ComicBrief, QwenImage2InfographicBrief, QwenImage2PosterBrief, QwenImage2SlideBrief
 from .edit import QwenImage2EditEncode
+from .glyphs import QwenImage2GlyphReference
 from .latent import QwenImage2EmptyLatent
 from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
 from .region import QwenImage2CropForEdit, QwenImage2ExtendCanvas, QwenImage2StitchEdit
 from .sampler import QwenImage2Sampler, QwenImage2Sigmas
 from .save import QwenImage2SaveQuantized
 from .text import QwenImage2TextEncode
+from .text_check import QwenImage2PickBest, QwenImage2TextCheck
 from .vae import QwenImage2VAEDecode, QwenImage2VAEEncode
 
 NODES: list[type[io.ComfyNode]] = [
@@ -31,6 +33,9 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2StitchEdit,
     QwenImage2ExtendCanvas,
     QwenImage2SaveQuantized,
+    QwenImage2TextCheck,
+    QwenImage2PickBest,
+    QwenImage2GlyphReference,
 ]
 
 

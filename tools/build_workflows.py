@@ -84,7 +84,8 @@ def _sockets(node: Node, schema: dict) -> dict:
 
 
 def _is_widget(spec: list) -> bool:
-    return isinstance(spec[0], list) or spec[0] in WIDGET_TYPES
+    options = spec[1] if len(spec) > 1 else {}
+    return not options.get("forceInput") and (isinstance(spec[0], list) or spec[0] in WIDGET_TYPES)
 
 
 def _links(workflow: Workflow, schemas: dict) -> list[list]:
@@ -128,7 +129,7 @@ def _ui_input(slot: int, name: str, spec: list, links: list, node_id: int) -> di
     link = next((link[0] for link in links if link[3:5] == [node_id, slot]), None)
     kind = "COMBO" if isinstance(spec[0], list) else spec[0]
     entry = {"name": name, "type": kind, "link": link}
-    return entry | ({"widget": {"name": name}} if kind in WIDGET_TYPES else {})
+    return entry | ({"widget": {"name": name}} if _is_widget(spec) else {})
 
 
 def _widget_values(node: Node, schema: dict) -> list:

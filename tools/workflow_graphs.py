@@ -7,6 +7,7 @@ from .tiny import TEXT_ENCODER, TRANSFORMER, TURBO, VAE_FILE
 
 EXAMPLE = "example.png"  # lies in the input folder of every new ComfyUI
 SEED = 20260920
+BUILT_IN = "built-in (English)"  # Glyph Reference's font that is everywhere
 
 
 @dataclass
@@ -163,7 +164,62 @@ def region_edit(prompt: str, note: str, prefix: str, outpaint: bool) -> Workflow
                 Group("5  Edit", ("sampler", "decode", "stitch")), Group("6  Result", ("save",))))
 
 
-def _edit_inputs(prompt: str, pictures: list[tuple[str, int]], resolution: str = "1024",
+def checked(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
+    """Four pictures of a prompt; the one that says best what it should is kept."""
+    base = text_to_image(TRANSFORMER, "Quality 40", prompt, "3:4", "1024", prefix, note)
+    base.nodes["canvas"].inputs["batch_size"] = 4
+    nodes = base.nodes | {
+        "check": Node("QwenImage2TextCheck", (1840, 60), (400, 400), _check_inputs(("decode", 0), expected)),
+        "best": Node("QwenImage2PickBest", (1840, 520), (400, 160), {"images": ("decode", 0), "scores": ("check", 2)}),
+        "overlay": Node("PreviewImage", (2300, 60), (440, 620), {"images": ("check", 0)}, title="What was read"),
+        "save": Node("SaveImage", (2800, 60), (480, 620), {"images": ("best", 0), "filename_prefix": prefix}),
+    }
+    return Workflow(nodes, (*base.groups[:-1], Group("5  Check", ("check", "best", "overlay")),
+                            Group("6  Result", ("save",))))
+
+
+def repair(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
+    """A picture whose wrong words are edited by a reference of their letters, and nothing else of it."""
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 760), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 220), LOADER),
+            "picture": Node("LoadImage", (440, 420), (400, 400), {"image": EXAMPLE}, title="Picture"),
+            "words": Node("PrimitiveStringMultiline", (900, 60), (400, 140), {"value": expected},
+                          title="What it should say"),
+            "check": Node("QwenImage2TextCheck", (900, 420), (400, 400), _check_inputs(("picture", 0), ("words", 0))),
+            "crop": Node("QwenImage2CropForEdit", (1360, 60), (400, 220), {
+                "image": ("picture", 0), "mask": ("check", 4), "context": 0.5, "resolution": "1024", "feather": 16}),
+            "glyphs": Node("QwenImage2GlyphReference", (1360, 420), (400, 200), {
+                "text": ("check", 5), "font": BUILT_IN, "letter_height": 96, "direction": "horizontal"}),
+            "prompt": Node("StringConcatenate", (1360, 680), (400, 140), {
+                "string_a": prompt, "string_b": ("glyphs", 1), "delimiter": " "}, title="Instruction"),
+            "edit": Node("QwenImage2EditEncode", (1820, 60), (440, 760), _edit_inputs(
+                ("prompt", 0), [("crop", 0), ("glyphs", 0)], canvas="first reference")),
+            "sampler": Node("QwenImage2Sampler", (2320, 60), (340, 320), _sampler_inputs("edit")),
+            "decode": Node("QwenImage2VAEDecode", (2320, 440), (340, 120), {
+                "samples": ("sampler", 0), "vae": ("loader", 2)}),
+            "stitch": Node("QwenImage2StitchEdit", (2320, 640), (340, 120), {
+                "region": ("crop", 2), "part": ("decode", 1)}),
+            "again": Node("QwenImage2TextCheck", (2720, 60), (400, 400), _check_inputs(("stitch", 0), ("words", 0)),
+                          title="Check of the repaired picture"),
+            "best": Node("QwenImage2PickBest", (2720, 560), (400, 200), {
+                "images": ("picture", 0), "scores": ("check", 2), "passed": ("check", 3),
+                "other_images": ("stitch", 0), "other_scores": ("again", 2)}),
+            "save": Node("SaveImage", (3180, 60), (480, 700), {"images": ("best", 0), "filename_prefix": prefix}),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)), Group("3  Words", ("words",)),
+                Group("4  Check", ("check",)), Group("5  Region", ("crop",)), Group("6  Letters", ("glyphs", "prompt")),
+                Group("7  Edit", ("edit", "sampler", "decode", "stitch")), Group("8  Better?", ("again", "best")),
+                Group("9  Result", ("save",))))
+
+
+def _check_inputs(image: tuple[str, int], expected: str | tuple[str, int]) -> dict:
+    return {"image": image, "expected_text": expected, "match_case": False, "match_punctuation": False,
+            "tolerance": 0.0, "allow_extra": False}
+
+
+def _edit_inputs(prompt: str | tuple[str, int], pictures: list[tuple[str, int]], resolution: str = "1024",
                  canvas: str = "last reference") -> dict:
     sockets = {f"images.image_{number}": picture for number, picture in enumerate(pictures, start=1)}
     return {"clip": ("loader", 1), "vae": ("loader", 2), **sockets, "prompt": prompt, "negative_prompt": "",
@@ -210,4 +266,6 @@ WORKFLOWS = {
     "edit_background_removal": edit(texts.EDIT_CUT_OUT, texts.CUT_OUT_NOTE, "qwen-image-2-cut-out", output=1),
     "edit_chain": two_edits(texts.EDIT_CHAIN_1, texts.EDIT_CHAIN_2, ("First edit", "Second edit"), texts.CHAIN_NOTE,
                             "qwen-image-2-chain", chained=True),
+    "poster_checked": checked(texts.BAKERY, texts.BAKERY_WORDS, texts.CHECKED_NOTE, "qwen-image-2-checked"),
+    "repair_text": repair(texts.REPAIR, texts.REPAIR_WORDS, texts.REPAIR_NOTE, "qwen-image-2-repaired"),
 }

@@ -134,6 +134,36 @@ through the VAE, and no rounding to 8 bits. Copy the row for a third.
 - One instruction with both changes is often as good, and loses nothing.
 """
 
+CHECK_NEEDS = """
+## Once
+
+*Text Check* reads with RapidOCR: `python -m pip install "rapidocr>=3.10,<4" onnxruntime` with ComfyUI's Python, then \
+restart. Its models are in the package; nothing is downloaded later.
+"""
+
+CHECKED_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + CHECK_NEEDS + """
+## What to change
+
+- **Prompt**: the literal texts in double quotes, and the same ones in **expected_text**, one per line.
+- **batch_size** is 4: four seeds at once, checked one by one. *Pick Best* keeps the highest score, of equal ones the \
+first; picture *k* has the sampler's seed + *k*.
+- **What was read** shows all four: green right, red wrong, orange not expected.
+- **allow_extra**: switch it on where the picture may say more, such as shop signs in a photograph.
+- A line that fails in all four stays hard: shorten or enlarge it, or go on with *repair_text*.
+"""
+
+REPAIR_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + CHECK_NEEDS + """
+## What to change
+
+- **Picture**: load yours instead of the example, and write what it should say into **What it should say**.
+- **Glyph Reference** sets the failed lines in a real font: choose one that has your characters (Chinese needs a \
+Chinese font, yours go into `models/fonts`). The edit sees it as `<image2>`.
+- Only the failed regions are edited; outside of them and their **feather** every pixel keeps its bits. A missing line \
+has no place: where nothing else failed the whole picture may change, so better give **Crop for Edit** a painted mask.
+- *Pick Best* takes the repaired picture only if it reads better. A picture that passes at once is not edited at all.
+- Not repaired yet? Change the seed, or load the result and run again.
+"""
+
 EDIT_INSTRUCT = (
     "Change the background to a quiet beach at sunset with soft orange light. Keep the subject, its pose, its colours "
     "and its size exactly as they are."
@@ -178,6 +208,12 @@ EDIT_VIEWPOINT = (
     "distance. Keep the subject's shape, colours and details, the surroundings and the light."
 )
 EDIT_CUT_OUT = "Remove the background, so that only the subject remains, on a transparent background."
+REPAIR = (
+    "Correct the lettering in <image1>: set the words exactly as in <image2>, letter by letter, each in its place. "
+    "Keep the typeface, the size, the colour and the direction of the old lettering, and everything else exactly as it "
+    "is. The words:"
+)
+REPAIR_WORDS = "MORNING BREAD\nOPEN DAILY 6 TO 11\n12 Mill Lane\nFRESH EVERY DAY"
 EDIT_CHAIN_1 = (
     "Change the season to deep winter, with fresh snow on everything that lies outdoors. Keep the subject and the "
     "composition exactly as they are."
@@ -185,6 +221,16 @@ EDIT_CHAIN_1 = (
 EDIT_CHAIN_2 = (
     "Change the time of day to night, with warm light from the windows. Keep everything else exactly as it is."
 )
+
+BAKERY = (
+    "A vertical poster for a small bakery in flat screen print, on warm cream paper with a thin brown frame. At the "
+    "top stands \"MORNING BREAD\" in very large bold dark brown capitals on one line, and below it \"清晨面包\" in "
+    "large brown brush characters. The middle shows a round loaf, two croissants and a sheaf of wheat in ochre, brown "
+    "and white, without any lettering. Below the picture, centred, in medium capitals: \"OPEN DAILY 6 TO 11\", and "
+    "below it, smaller: \"12 Mill Lane\". At the foot a brown strip with the words \"FRESH EVERY DAY\" in cream. All "
+    "lettering is crisp, correctly spelled and evenly spaced, and nothing else is written anywhere."
+)
+BAKERY_WORDS = "MORNING BREAD\n清晨面包\nOPEN DAILY 6 TO 11\n12 Mill Lane\nFRESH EVERY DAY"
 
 LIGHTHOUSE = (
     "A lighthouse of white stone on a low granite headland at first light, seen from the shingle beach below it. The "

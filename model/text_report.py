@@ -1,0 +1,98 @@
+"""What came out of a text check: in words, as JSON, drawn onto the picture, and as a mask of what to repair."""
+import json
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy import ndarray
+from PIL import Image, ImageDraw, ImageFont
+
+from .regions import Box
+from .text_match import MISSING, RIGHT, UNREADABLE, WRONG, Comparison
+
+COLOURS = {RIGHT: (0, 170, 60), WRONG: (220, 0, 0), "extra": (240, 130, 0), "doubtful": (130, 130, 130)}
+GROWN = 0.3  # of a box's shorter side, on every side: letters that come out larger, and what lies between them
+
+
+def as_json(comparisons: Sequence[Comparison]) -> str:
+    """The whole report of a batch, for programs."""
+    return json.dumps({"passed": all(one.passed for one in comparisons),
+                       "pictures": [_picture(number, one) for number, one in enumerate(comparisons, start=1)]},
+                      ensure_ascii=False, indent=1)
+
+
+def _picture(number: int, comparison: Comparison) -> dict:
+    return {
+        "picture": number, "passed": comparison.passed, "score": round(comparison.score, 4),
+        "word_accuracy": round(comparison.word_accuracy, 4),
+        "lines": [{"expected": line.expected, "status": line.status, "found": line.found,
+                   "distance": round(line.distance, 4), "words": line.words, "right_words": line.right_words,
+                   "boxes": [list(box) for box in line.boxes]} for line in comparison.lines],
+        "extra": [{"found": piece.text, "box": list(piece.box), "confidence": round(piece.confidence, 4)}
+                  for piece in comparison.extra],
+    }
+
+
+def sentence(number: int, comparison: Comparison) -> str:
+    """One line about one picture, for people."""
+    counts = {status: sum(line.status == status for line in comparison.lines) for status in
+              (WRONG, MISSING, UNREADABLE)} | {"additional": len(comparison.extra)}
+    right = sum(line.status == RIGHT for line in comparison.lines)
+    rest = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    verdict = "passed" if comparison.passed else "failed"
+    return (f"Picture {number}: {verdict}, score {comparison.score:.2f}, {right} of {len(comparison.lines)} lines right"
+            f"{f' ({rest})' if rest else ''}.")
+
+
+def failed_lines(comparisons: Iterable[Comparison]) -> str:
+    """The expected lines that are wrong or missing in any picture, each once, one per line."""
+    return "\n".join(dict.fromkeys(line.expected for one in comparisons for line in one.failed))
+
+
+def mask(comparison: Comparison, height: int, width: int, allow_extra: bool) -> ndarray:
+    """1 where the writing failed (H, W): wrong lines and, unless allowed, additional ones.
+
+    A missing line has no place. What could hardly be read is likely to be it, and counts then; when nothing else
+    failed either, the whole picture does.
+    """
+    boxes = [box for line in comparison.lines if line.status == WRONG for box in line.boxes]
+    missing = any(line.status == MISSING for line in comparison.lines)
+    if not allow_extra or missing:
+        boxes += [piece.box for piece in comparison.extra]
+    if missing:
+        boxes += [piece.box for piece in comparison.doubtful]
+    failed = np.zeros((height, width), np.float32)
+    for box in boxes:
+        room = round(GROWN * min(box.width, box.height))
+        failed[max(0, box.top - room):box.bottom + room, max(0, box.left - room):box.right + room] = 1
+    if missing and not boxes:
+        failed[:] = 1
+    return failed
+
+
+def overlay(picture: ndarray, comparison: Comparison) -> ndarray:
+    """The picture (H, W, 3), 8 bits, with a box around everything that was read: green right, red wrong, orange not
+    expected, grey hardly readable. Numbers are those of the expected lines."""
+    image = Image.fromarray(picture)
+    pen = ImageDraw.Draw(image)
+    thick = max(1, round(min(image.size) / 300))
+    font = ImageFont.load_default(max(10, 6 * thick))
+    for kind in ("doubtful", "extra"):
+        for piece in getattr(comparison, kind):
+            _frame(pen, piece.box, COLOURS[kind], thick)
+    for number, line in enumerate(comparison.lines, start=1):
+        for box in line.boxes:
+            _frame(pen, box, COLOURS[line.status], thick)
+            _label(pen, box, str(number), COLOURS[line.status], font)
+    return np.asarray(image)
+
+
+def _frame(pen: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int], thick: int) -> None:
+    pen.rectangle((box.left, box.top, box.right - 1, box.bottom - 1), outline=colour, width=thick)
+
+
+def _label(pen: ImageDraw.ImageDraw, box: Box, text: str, colour: tuple[int, int, int], font) -> None:
+    """On the box's upper left corner, outside of it where there is room."""
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    up = max(0, box.top - (bottom - top) - 2)
+    pen.rectangle((box.left, up, box.left + right - left + 3, up + bottom - top + 3), fill=colour)
+    pen.text((box.left + 2 - left, up + 1 - top), text, font=font, fill=(255, 255, 255))

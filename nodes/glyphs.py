@@ -1,0 +1,47 @@
+"""Exact words as a picture, for edits that must copy them."""
+import numpy as np
+import torch
+from comfy_api.latest import io
+
+from ..model import glyphs
+from .bridge import fonts
+from .messages import tell
+from .text_check import CATEGORY
+
+HORIZONTAL, VERTICAL = "horizontal", "vertical"
+
+
+class QwenImage2GlyphReference(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2GlyphReference",
+            display_name="Glyph Reference (Qwen-Image 2)",
+            category=CATEGORY,
+            description="Sets exact words in a real font, black on white: a reference for Encode Edit (\"the words "
+                        "exactly as in <image2>\").",
+            search_aliases=["render text", "text image", "font", "typography", "glyphs", "lettering"],
+            inputs=[
+                io.String.Input("text", multiline=True, default="",
+                                tooltip="The words, one line per line. Characters that print nothing are left out."),
+                io.Combo.Input("font", list(fonts.choices()), default=glyphs.BUILT_IN,
+                               tooltip="Your font files from ComfyUI's models/fonts folder, and the system's. A font "
+                                       "without one of the characters is refused. Chinese needs a Chinese font."),
+                io.Int.Input("letter_height", default=96, min=glyphs.SMALLEST_LETTERS, max=512,
+                             tooltip="Pixels; made smaller where the page would exceed 4096 pixels."),
+                io.Combo.Input("direction", [HORIZONTAL, VERTICAL], default=HORIZONTAL,
+                               tooltip="vertical: each line is a column of upright characters, the first one on the "
+                                       "right."),
+            ],
+            outputs=[io.Image.Output(display_name="image"),
+                     io.String.Output(display_name="quoted", tooltip="The lines in double quotes, for the prompt.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, text, font, letter_height, direction):
+        lines = glyphs.clean_lines(text)
+        page = glyphs.render(lines, fonts.resolve(font), font, letter_height, direction == VERTICAL)
+        note = f"{len(lines)} lines on {page.shape[1]} x {page.shape[0]} pixels."
+        return io.NodeOutput(torch.from_numpy(page.astype(np.float32) / 255).unsqueeze(0),
+                             ", ".join(f'"{line}"' for line in lines), ui=tell(cls, note))

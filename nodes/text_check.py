@@ -1,0 +1,153 @@
+"""Is what a picture says what it should say? And which picture of a batch says it best?"""
+import math
+
+import numpy as np
+import torch
+from comfy_api.latest import io
+
+from ..model import ocr, text_match, text_report
+from .bridge.progress import loading_progress
+from .messages import tell
+
+CATEGORY = "Qwen-Image 2/text"
+
+
+def eight_bits(image: torch.Tensor) -> np.ndarray:
+    """IMAGE (B, H, W, 3 or 4) -> 8 bits. Raises ValueError for what is no picture."""
+    if image.ndim != 4 or image.shape[-1] not in (3, 4):
+        raise ValueError(f"The picture has the shape {list(image.shape)}: the text check reads RGB and RGBA pictures.")
+    if 0 in image.shape:
+        raise ValueError(f"The picture is empty: its shape is {list(image.shape)}.")
+    if not torch.isfinite(image).all():
+        raise ValueError("The picture holds NaN or infinite values.")
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def compare_all(pictures: np.ndarray, lines: list[str], rules: text_match.Rules) -> list[text_match.Comparison]:
+    """Every picture of a batch; the node's bar moves with each, and cancelling stops between looks."""
+    progress, found = loading_progress(len(pictures)), []
+    for number, picture in enumerate(pictures):
+        found.append(ocr.check(picture, lines, rules, between=lambda done=number: progress(done, len(pictures))))
+    progress(len(pictures), len(pictures))
+    return found
+
+
+def unreadable_note(lines: list[str], rules: text_match.Rules) -> str | None:
+    unknown = [number for number, line in enumerate(lines, start=1) if text_match.unreadable(line, rules)]
+    if not unknown:
+        return None
+    named = ", ".join(map(str, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
+    return f"Not judged, because the reader does not know their script: expected lines {named}."
+
+
+class QwenImage2TextCheck(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2TextCheck",
+            display_name="Text Check (Qwen-Image 2)",
+            category=CATEGORY,
+            description="Reads the words in pictures (RapidOCR, offline) and compares them with what should be there: "
+                        "line by line, with a score for each picture and a mask of what failed.",
+            search_aliases=["ocr", "read text", "spelling check", "text accuracy", "rapidocr", "proofread"],
+            inputs=[
+                io.Image.Input("image", tooltip="RGB or RGBA, any size, one or many. Small ones are enlarged; "
+                                                "transparent ones are read on white and on black."),
+                io.String.Input("expected_text", multiline=True, default="",
+                                tooltip="What the picture should say, one line per line, in any order. A line may "
+                                        "stand on several lines of the picture. Spaces, full-width forms, kinds of "
+                                        "dashes and quotation marks, and invisible characters never matter; letters, "
+                                        "accents and digits always do."),
+                io.Boolean.Input("match_case", default=False,
+                                 tooltip="Whether upper and lower case must agree. Off: Sale equals SALE."),
+                io.Boolean.Input("match_punctuation", default=False,
+                                 tooltip="Whether punctuation must agree. Off: it only counts between two digits (1.50 "
+                                         "is not 150), and % & @ # count always."),
+                io.Float.Input("tolerance", default=0.0, min=0.0, max=1.0, step=0.01,
+                               tooltip="The share of a line's characters that may be wrong before the line is. The "
+                                       "reader itself errs at times: see the README for how often."),
+                io.Boolean.Input("allow_extra", default=False,
+                                 tooltip="Whether the picture may say more than what is expected, such as signs in a "
+                                         "photograph. Off: additional lines fail and lower the score."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="overlay", tooltip="Green: right. Red: wrong. Orange: not expected. Grey: "
+                                                                "hardly readable. Numbers: the expected line's."),
+                io.String.Output(display_name="report", tooltip="JSON: every line of every picture, with boxes."),
+                io.Float.Output(display_name="score", is_output_list=True,
+                                tooltip="One for each picture, 1 is perfect: 1 - wrong characters / characters."),
+                io.Boolean.Output(display_name="passed", tooltip="Whether every line of every picture is right."),
+                io.Mask.Output(display_name="mask", tooltip="1 where the writing failed: for Crop for Edit. All of it "
+                                                            "where lines are missing and nothing shows where."),
+                io.String.Output(display_name="failed_lines", tooltip="The expected lines that are wrong or missing in "
+                                                                      "any picture: for Glyph Reference."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, image, expected_text, match_case, match_punctuation, tolerance, allow_extra):
+        lines, pictures = text_match.expected_lines(expected_text), eight_bits(image)
+        ocr.require()
+        rules = text_match.Rules(match_case, match_punctuation, tolerance, allow_extra, ocr.known_characters())
+        found = compare_all(pictures, lines, rules)
+        drawn = np.stack([text_report.overlay(picture[..., :3], one) for picture, one in zip(pictures, found)])
+        failed = np.stack([text_report.mask(one, *image.shape[1:3], allow_extra) for one in found])
+        notes = [text_report.sentence(number, one) for number, one in enumerate(found, start=1)]
+        return io.NodeOutput(
+            torch.from_numpy(drawn.astype(np.float32) / 255), text_report.as_json(found),
+            [one.score for one in found], all(one.passed for one in found), torch.from_numpy(failed),
+            text_report.failed_lines(found), ui=tell(cls, *notes, unreadable_note(lines, rules)))
+
+
+class QwenImage2PickBest(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2PickBest",
+            display_name="Pick Best (Qwen-Image 2)",
+            category=CATEGORY,
+            description="The picture with the highest score; of equal ones the first. A second lot of pictures is only "
+                        "made when the first has not passed.",
+            search_aliases=["best of batch", "select image", "highest score", "choose best"],
+            is_input_list=True,  # or it would run once for each score
+            inputs=[
+                io.Image.Input("images", tooltip="A batch, or a list of pictures."),
+                io.Float.Input("scores", force_input=True, tooltip="One for each picture, from Text Check."),
+                io.Boolean.Input("passed", optional=True, force_input=True,
+                                 tooltip="From Text Check. When true the other pictures are neither made nor looked "
+                                         "at."),
+                io.Image.Input("other_images", optional=True, lazy=True,
+                               tooltip="More pictures to pick from, such as repaired ones."),
+                io.Float.Input("other_scores", optional=True, force_input=True, lazy=True,
+                               tooltip="One for each of the other pictures."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image"),
+                io.Int.Output(display_name="index", tooltip="Counted from 0, other pictures after the first ones. "
+                                                            "Picture k of a batch has the sampler's seed + k."),
+                io.Float.Output(display_name="score"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def check_lazy_status(cls, images, scores, passed=(False,), other_images=(), other_scores=()):
+        # What is connected and not made yet comes as (None,).
+        others = {"other_images": other_images, "other_scores": other_scores}
+        return [] if all(passed) else [name for name, value in others.items() if value and value[0] is None]
+
+    @classmethod
+    def execute(cls, images, scores, passed=(False,), other_images=(), other_scores=()):
+        if not all(passed):
+            images, scores = [*images, *other_images], [*scores, *other_scores]
+        pictures = [picture for batch in images for picture in batch]
+        if len(pictures) != len(scores):
+            raise ValueError(f"There are {len(scores)} scores for {len(pictures)} pictures: they must be as many.")
+        if not pictures:
+            raise ValueError("There is no picture to pick from.")
+        if not all(map(math.isfinite, scores)):
+            raise ValueError("A score is NaN or infinite.")
+        index = max(range(len(scores)), key=scores.__getitem__)  # the first of equal ones
+        note = f"Picture {index + 1} of {len(scores)}, score {scores[index]:.2f}."
+        return io.NodeOutput(pictures[index].unsqueeze(0), index, float(scores[index]), ui=tell(cls, note))

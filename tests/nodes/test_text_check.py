@@ -1,0 +1,219 @@
+"""Text Check, Pick Best and Glyph Reference on really rendered words, with the real reader."""
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from qwen_image_2.model import glyphs, ocr
+
+
+@pytest.fixture(scope="module")
+def nodes(comfyui):
+    """The three node classes, as the server would call them: with a clone that knows no unique id."""
+    from comfy_api.latest import io
+
+    from qwen_image_2.nodes import glyphs as glyph_nodes
+    from qwen_image_2.nodes import text_check
+
+    class Nodes:
+        check = staticmethod(lambda image, text, **settings: run(
+            text_check.QwenImage2TextCheck, io, image=image, expected_text=text,
+            **{"match_case": False, "match_punctuation": False, "tolerance": 0.0, "allow_extra": False, **settings}))
+        pick = staticmethod(lambda images, scores, **others: run(
+            text_check.QwenImage2PickBest, io, images=images, scores=scores, **others))
+        reference = staticmethod(lambda text, font=glyphs.BUILT_IN, **settings: run(
+            glyph_nodes.QwenImage2GlyphReference, io, text=text, font=font,
+            **{"letter_height": 96, "direction": "horizontal", **settings}))
+
+    return Nodes
+
+
+def run(node, io, **inputs):
+    node.hidden = io.HiddenHolder(unique_id=None, prompt=None, extra_pnginfo=None, dynprompt=None,
+                                  auth_token_comfy_org=None, api_key_comfy_org=None)
+    return node.execute(**inputs).result
+
+
+def page(*lines, size=(512, 256), letters=40, ink="black", paper="white", mode="RGB"):
+    """A picture with lines of words, IMAGE (1, H, W, C)."""
+    picture = Image.new(mode, size, paper)
+    pen = ImageDraw.Draw(picture)
+    for row, line in enumerate(lines):
+        pen.text((20, 20 + row * 1.6 * letters), line, ink, ImageFont.load_default(letters))
+    return torch.from_numpy(np.asarray(picture).astype(np.float32) / 255).unsqueeze(0)
+
+
+def test_right_and_wrong_pictures_of_a_batch(nodes):
+    batch = torch.cat([page("NIGHT MARKET", "Pier 7"), page("NIGTH MARKET", "Pier 7"), page("Pier 7")])
+    overlay, report, scores, passed, mask, failed = nodes.check(batch, "Night market\nPier 7")
+    assert overlay.shape == batch.shape and mask.shape == batch.shape[:3]
+    assert scores[0] == 1 > scores[1] > scores[2] and not passed and failed == "Night market"
+    found = json.loads(report)["pictures"]
+    assert [line["status"] for line in found[1]["lines"]] == ["wrong", "right"]
+    assert [line["status"] for line in found[2]["lines"]] == ["missing", "right"]
+    assert not mask[0].any() and mask[1, 40, 100] and not mask[1, 104:].any()
+    assert (overlay[0] != batch[0]).any()
+    image, index, score = nodes.pick([batch], scores)
+    assert index == 0 and score == 1 and torch.equal(image, batch[:1])
+
+
+def test_a_right_picture_passes(nodes):
+    _, _, (score,), passed, _, failed = nodes.check(page("FREE ENTRY"), "ＦＲＥＥ　entry")
+    assert passed and score == 1 and failed == ""
+
+
+def test_small_letters_are_enlarged(nodes):
+    assert nodes.check(page("OPEN DAILY", size=(128, 128), letters=12), "OPEN DAILY")[3]
+
+
+@pytest.mark.parametrize("ink", ["white", "black"])
+def test_transparent_pictures_are_read_whatever_the_ink(nodes, ink):
+    assert nodes.check(page("FREE ENTRY", ink=ink, paper=(0, 0, 0, 0), mode="RGBA"), "FREE ENTRY")[3]
+
+
+def test_a_picture_without_text(nodes):
+    _, _, (score,), passed, mask, failed = nodes.check(torch.zeros(1, 8, 8, 3), "FREE\nENTRY")
+    assert (score, passed, failed) == (0, False, "FREE\nENTRY") and mask.all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (900, 2), (2, 900), (3000, 10)])
+def test_odd_shapes_take_no_longer_than_others(nodes, size):
+    begin = time.monotonic()
+    assert nodes.check(torch.rand(1, *size, 4), "FREE ENTRY")[2] == [0]
+    assert time.monotonic() - begin < 120
+
+
+def test_a_banner_is_read(nodes):
+    assert nodes.check(page("FREE ENTRY", size=(1600, 90)), "FREE ENTRY")[3]
+
+
+@pytest.mark.parametrize("image, words", [
+    (torch.zeros(1, 8, 8, 1), "reads RGB and RGBA"),
+    (torch.zeros(0, 8, 8, 3), "The picture is empty"),
+    (torch.full((1, 8, 8, 3), float("nan")), "NaN"),
+])
+def test_refused_pictures(nodes, image, words):
+    with pytest.raises(ValueError, match=words):
+        nodes.check(image, "FREE")
+
+
+def test_no_expected_text_is_refused(nodes):
+    with pytest.raises(ValueError, match="No text is expected"):
+        nodes.check(page("FREE"), " \n")
+
+
+def test_a_missing_reader_gives_the_install_command(nodes, monkeypatch):
+    monkeypatch.setattr(ocr, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="python -m pip install .*rapidocr.* onnxruntime"):
+        nodes.check(page("FREE"), "FREE")
+
+
+def test_cancelling_stops_between_pictures(nodes, monkeypatch):
+    import comfy.model_management as management
+    looked = []
+    monkeypatch.setattr(ocr, "read", lambda *_: looked.append(1) or management.interrupt_current_processing() or [])
+    with pytest.raises(management.InterruptProcessingException):
+        nodes.check(page("FREE").expand(5, -1, -1, -1), "FREE")
+    assert len(looked) == 1
+    management.interrupt_current_processing(False)
+
+
+# ---------------------------------------------------------------- Pick Best
+
+def test_of_equal_scores_the_first_is_picked(nodes):
+    pictures = torch.rand(4, 8, 8, 3)
+    image, index, score = nodes.pick([pictures], [0.5, 0.9, 0.9, 0.1])
+    assert (index, score) == (1, 0.9) and torch.equal(image[0], pictures[1])
+
+
+def test_a_list_of_pictures_of_different_sizes(nodes):
+    image, index, _ = nodes.pick([torch.zeros(2, 8, 8, 3), torch.ones(1, 4, 6, 4)], [0.0, 0.1, 0.2])
+    assert index == 2 and image.shape == (1, 4, 6, 4)
+
+
+def test_other_pictures_are_only_asked_for_when_needed(nodes):
+    from qwen_image_2.nodes.text_check import QwenImage2PickBest
+    first, others = [torch.zeros(1, 8, 8, 3)], [torch.ones(1, 8, 8, 3)]
+    not_made = {"other_images": (None,), "other_scores": (None,)}
+    assert QwenImage2PickBest.check_lazy_status(first, [0.5], (False,), **not_made) == list(not_made)
+    assert QwenImage2PickBest.check_lazy_status(first, [0.5], (True,), **not_made) == []
+    assert QwenImage2PickBest.check_lazy_status(first, [0.5]) == []
+    assert nodes.pick(first, [0.5], passed=[True], **not_made)[1] == 0
+    assert nodes.pick(first, [0.5], passed=[False], other_images=others, other_scores=[0.6])[1:] == (1, 0.6)
+    assert nodes.pick(first, [0.5], passed=[False], other_images=others, other_scores=[0.5])[1] == 0
+
+
+@pytest.mark.parametrize("scores, words", [([0.5], "1 scores for 2 pictures"), ([0.5, float("nan")], "NaN")])
+def test_scores_that_do_not_fit(nodes, scores, words):
+    with pytest.raises(ValueError, match=words):
+        nodes.pick([torch.zeros(2, 8, 8, 3)], scores)
+
+
+# ---------------------------------------------------------------- Glyph Reference
+
+def test_the_reference_says_its_words(nodes):
+    image, quoted = nodes.reference("NIGHT\u200b MARKET\nPier 7")
+    assert nodes.check(image, "NIGHT MARKET\nPier 7", match_case=True)[3]
+    assert quoted == '"NIGHT MARKET", "Pier 7"'
+    assert max(image.shape[1:3]) <= 4 * min(image.shape[1:3])
+
+
+def test_vertical_text_is_a_column(nodes):
+    tall, _ = nodes.reference("OPEN", direction="vertical")
+    wide, _ = nodes.reference("OPEN")
+    dark = [(image[0, ..., 0] < 0.5).nonzero() for image in (tall, wide)]
+    height, width = (dark[0].amax(0) - dark[0].amin(0)).tolist()
+    assert height > 3 * width
+    height, width = (dark[1].amax(0) - dark[1].amin(0)).tolist()
+    assert width > 2 * height
+
+
+@pytest.mark.parametrize("text, words", [
+    ("SALE 海", "no glyphs for 海 \\(U\\+6D77\\)"), ("\u200b\n ", "There is no text to set"),
+    ("W" * 1000, "do not fit on one page"),
+])
+def test_texts_that_are_refused(nodes, text, words):
+    with pytest.raises(ValueError, match=words):
+        nodes.reference(text)
+
+
+def test_fonts_of_the_user_are_offered_first(comfyui, monkeypatch, tmp_path):
+    import folder_paths
+
+    from qwen_image_2.nodes.bridge import fonts
+    (tmp_path / "fonts").mkdir()
+    (tmp_path / "fonts" / "mine.ttf").write_bytes(b"no font at all")
+    (tmp_path / "fonts" / "readme.txt").write_text("no font either")
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", {})
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    offered = list(fonts.choices())
+    assert offered[:2] == ["mine.ttf", glyphs.BUILT_IN] and "readme.txt" not in offered
+    with pytest.raises(ValueError, match=r"The font mine\.ttf cannot be read"):
+        glyphs.render(["A"], fonts.resolve("mine.ttf"), "mine.ttf", 96, False)
+    with pytest.raises(ValueError, match=r"gone\.ttf is no longer there"):
+        fonts.resolve("gone.ttf")
+
+
+def test_collections_are_offered_face_by_face(tmp_path):
+    collection = next((path for folder in glyphs.system_folders() for path in glyphs.font_files(folder)
+                       if path.suffix == ".ttc"), None)
+    if collection is None:
+        pytest.skip("this system has no font collection")
+    named = glyphs.named_faces(collection, collection.name)
+    assert len(named) > 1 and {index for _, index in named.values()} == set(range(len(named)))
+    broken = tmp_path / "broken.ttc"
+    broken.write_bytes(collection.read_bytes()[:2000])
+    assert glyphs.faces(broken) == []
+
+
+def test_chinese_on_a_vertical_page(nodes):
+    from qwen_image_2.nodes.bridge import fonts
+    name = next((name for name in fonts.choices() if "CJK SC" in name), None)
+    if name is None:
+        pytest.skip("this system has no Chinese font")
+    image, _ = nodes.reference("海港夜市\n免费入场", font=name, direction="vertical")
+    assert nodes.check(image, "海港夜市\n免费入场")[3]
