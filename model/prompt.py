@@ -3,6 +3,8 @@
 Source: diffusers 0.42.1, pipeline_qwenimage21.py. There is no think block, and the text goes to the tokenizer as
 it is, special tokens included.
 """
+import re
+
 SYSTEM_PROMPT = "Comprehend and analyze the provided prompt."
 IMAGE_SLOT = "<|vision_start|><|image_pad|><|vision_end|>"
 
@@ -11,6 +13,16 @@ PAD_TOKEN = 151643
 
 # Tokens of the system turn, which the transformer never sees.
 SYSTEM_TOKENS = 14
+
+
+# What stands between straight or curly double quotes, on one line.
+QUOTED = re.compile(r'"([^"\n]+)"|“([^“”\n]+)”')
+
+
+def quoted(prompt: str) -> list[str]:
+    """The words that a prompt wants to see in the picture, in its order, each once."""
+    found = ((straight or curly).strip() for straight, curly in QUOTED.findall(prompt))
+    return list(dict.fromkeys(words for words in found if words))
 
 
 def render(prompt: str, images: int = 0) -> str:

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ..model import sizes
 from ..model.spec import VAESpec
+from .frontend import marks, size_table
 
 CUSTOM = "custom"
 
@@ -26,6 +27,7 @@ class QwenImage2EmptyLatent(io.ComfyNode):
             search_aliases=["empty latent image", "resolution", "aspect ratio", "size picker", "qwen image size"],
             inputs=[
                 io.Combo.Input("aspect_ratio", [*sizes.RATIOS, CUSTOM], default="1:1",
+                               extra_dict=marks(sizes=size_table(CUSTOM)),
                                tooltip="Width to height. custom: the two numbers below."),
                 io.Combo.Input("size", [str(size) for size in sizes.CLASSES], default="1024",
                                tooltip="Side of the square with the same area, in pixels. 2048 is the model's native "

@@ -3,6 +3,7 @@
 The transformer reads the last decoder layer's output before the final norm, without the 14 tokens of the system
 turn. Core's prompt weights and textual inversions do not apply: the text goes to the tokenizer as it is.
 """
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -143,9 +144,15 @@ def check_clip(clip) -> None:
         raise ValueError("This CLIP is not the text encoder of Qwen-Image 2: load it with QwenImage2LoadTextEncoder.")
 
 
-def prompt_tokens(clip, text: str) -> int:
+def count_tokens(tokenizer: Tokenizer, text: str) -> int:
     """How many tokens the bare prompt has, by the model's own tokenizer."""
-    return len(clip.tokenizer.hugging_face(text)["input_ids"])
+    return len(tokenizer.hugging_face(text)["input_ids"])
+
+
+@functools.cache
+def own_tokenizer() -> Tokenizer:
+    """The tokenizer without a text encoder: its files come with ComfyUI. Reading them takes a moment."""
+    return Tokenizer()
 
 
 # ---------------------------------------------------------------- loading

@@ -34,8 +34,8 @@ def test_prompt_states_equal_the_reference(clip, reference, prompt):
 
 
 def test_the_long_prompt_is_long(clip):
-    from qwen_image_2.nodes.bridge.text_encoder import prompt_tokens
-    assert 1500 <= prompt_tokens(clip, LONG) < 2000
+    from qwen_image_2.nodes.bridge.text_encoder import count_tokens
+    assert 1500 <= count_tokens(clip.tokenizer, LONG) < 2000
 
 
 def pictures(sizes, mode):
