@@ -1,8 +1,8 @@
 /**
- * What a node has said (nodes/messages.py), kept on it until it runs again.
+ * What a node has said (nodes/messages.py), kept on it until it has run again.
  *
  * ComfyUI's page shows the same sentences in a box of its own while the node works, but drops from them what looks
- * like a tag (<image1>), keeps the box when the next run has nothing to say, and shows nothing for cached nodes.
+ * like a tag (<image1>), and keeps the box when the next run has nothing to say: this takes its place.
  */
 import { addPanel, chain, element, widgetOf } from "./panel.js";
 
@@ -14,9 +14,6 @@ const PAGES_OWN = "$$node-text-preview";
 export function showMessages(nodeType) {
   chain(nodeType.prototype, "onExecuted", function (output) {
     if (Array.isArray(output?.[KEY])) show(this, output[KEY].map(String));
-  });
-  chain(nodeType.prototype, "onExecutionStart", function () {
-    remove(this, NAME);
   });
 }
 
