@@ -48,10 +48,10 @@ def test_paths_lead_nowhere(opened, server):
         return (await fetch(picture.src)).status;
     }""")
     assert refused in (400, 403, 404)
-    before = {path for path in server.output.rglob("*")}
+    before = set(server.output.rglob("*"))
     opened.page.evaluate("app.queuePrompt(0)")
     opened.page.wait_for_timeout(2000)
-    assert {path for path in server.output.rglob("*")} == before
+    assert set(server.output.rglob("*")) == before
     assert not list(server.folder.parent.glob("qwen-image-2-was-here*"))
     opened.errors.clear()  # the page reports the refusals
     opened.page.keyboard.press("Escape")
