@@ -9,6 +9,11 @@ import pytest
 from qwen_image_2.tools import browser, tiny
 from qwen_image_2.tools.server import Server
 
+try:
+    from playwright.sync_api import expect, sync_playwright
+except ImportError:
+    expect = sync_playwright = None
+
 ROOT = Path(__file__).resolve().parents[2]
 # Errors that ComfyUI's page has without any pack, on a new user's first visit.
 OWN_ERRORS = ("/user.css", "/api/userdata", "ComfyApp graph accessed before initialization")
@@ -17,8 +22,9 @@ READY = "window.app && window.app.graph && window.app.canvas && window.app.exten
 
 @pytest.fixture(scope="session")
 def chromium():
-    sync_api = pytest.importorskip("playwright.sync_api", reason=_left_out("playwright is not installed"))
-    with sync_api.sync_playwright() as playwright:
+    if sync_playwright is None:
+        _without("Playwright is not installed")
+    with sync_playwright() as playwright:
         found = browser.launch(playwright)
         if found is None:
             _without("there is no Chromium (install your system's, or name one in CHROMIUM)")
@@ -26,13 +32,10 @@ def chromium():
         found.close()
 
 
-def _left_out(why: str) -> str:
-    return f"the tests of the page in tests/browser did not run: {why}"
-
-
 def _without(why: str) -> None:
     """A person may go on without these tests; where CI is set, nobody would read that they were left out."""
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(_left_out(why))
+    leave = pytest.fail if os.environ.get("CI") else pytest.skip
+    leave(f"The tests of the page, tests/browser, did not run: {why}.")
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,8 @@
 import json
 
 import pytest
-from playwright.sync_api import expect
 
-from .conftest import ROOT
+from .conftest import ROOT, expect
 
 MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 

@@ -3,11 +3,10 @@ import json
 import re
 
 import pytest
-from playwright.sync_api import expect
 
 from qwen_image_2.model import sizes
 
-from .conftest import ROOT, Page
+from .conftest import ROOT, Page, expect
 
 LATENT, TEXT, EDIT = "QwenImage2EmptyLatent", "QwenImage2TextEncode", "QwenImage2EditEncode"
 
