@@ -11,6 +11,7 @@ from qwen_image_2.tools.server import Server
 
 try:
     from playwright.sync_api import expect, sync_playwright
+    expect.set_options(timeout=15_000)  # a loaded machine is slow, not wrong
 except ImportError:
     expect = sync_playwright = None
 
@@ -54,11 +55,11 @@ class Page:
 
     def __init__(self, page, server, renderer: str, theme: str = "dark"):
         self.page, self.vue, self.errors = page, renderer == "vue", []
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(server.url)
-        page.wait_for_function(READY, timeout=60_000)
+        page.wait_for_function(READY)
         page.evaluate("""async ([vue, theme]) => {
             await app.extensionManager.setting.set("Comfy.VueNodes.Enabled", vue);
             await app.extensionManager.setting.set("Comfy.ColorPalette", theme);
