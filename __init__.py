@@ -7,6 +7,9 @@ import logging
 
 log = logging.getLogger(__name__)
 
+# The browser extension; ComfyUI serves the folder and imports every .js file in it.
+WEB_DIRECTORY = "./js"
+
 
 async def comfy_entrypoint():
     try:

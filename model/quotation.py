@@ -8,7 +8,8 @@ import re
 STRAIGHT, CURLY, CORNER, WHITE_CORNER = '""', "“”", "「」", "『』"
 
 # „...“ and „...” are only read: people write them, the pack does not.
-QUOTED = re.compile('"([^"]*)"|“([^”]*)”|„([^“”]*)[“”]|「([^」]*)」|『([^』]*)』')
+# No opening mark stands inside: text after one that is never closed would be searched again and again.
+QUOTED = re.compile('"([^"]*)"|“([^“”]*)”|„([^„“”]*)[“”]|「([^「」]*)」|『([^『』]*)』')
 OPENING = re.compile('["“„「『]')
 
 

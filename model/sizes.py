@@ -39,6 +39,11 @@ def chosen_size(aspect_ratio: str, size_class: int, width: int, height: int) -> 
     return width, height
 
 
+def is_native(width: int, height: int) -> bool:
+    """Whether the model was trained on this very size at 2K."""
+    return {(width, height), (height, width)} & set(NATIVE_2K.values()) != set()
+
+
 def check_size(width: int, height: int) -> None:
     """Refuse a size the model cannot make, and name the nearest that it can."""
     nearest = tuple(min(LARGEST, max(SMALLEST, round(side / MULTIPLE) * MULTIPLE)) for side in (width, height))

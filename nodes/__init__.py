@@ -7,6 +7,7 @@ from .glyphs import QwenImage2GlyphReference
 from .latent import QwenImage2EmptyLatent
 from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
 from .region import QwenImage2CropForEdit, QwenImage2ExtendCanvas, QwenImage2StitchEdit
+from .routes import add_routes
 from .sampler import QwenImage2Sampler, QwenImage2Sigmas
 from .save import QwenImage2SaveQuantized
 from .text import QwenImage2TextEncode
@@ -40,5 +41,8 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class QwenImage2Extension(ComfyExtension):
+    async def on_load(self) -> None:
+        add_routes()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ..model import editing, sizes
 from .bridge.text_encoder import check_clip
+from .frontend import marks
 from .latent import empty_latent
 from .messages import tell
 from .vae import check_vae
@@ -60,6 +61,7 @@ class QwenImage2EditEncode(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder of Qwen-Image 2 (Qwen3-VL)."),
                 io.Vae.Input("vae", tooltip="Needed: the transformer sees references through it."),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True,
+                                extra_dict=marks(meter=True, references="images"),
                                 tooltip="What to change. With several references name them: <image1>, <image2>, ..."),
                 io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True, default="",
                                 tooltip="What to avoid. Only used when the sampler's cfg is above 1."),

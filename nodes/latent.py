@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ..model import sizes
 from ..model.spec import VAESpec
+from .frontend import marks, size_table
 
 
 def empty_latent(width: int, height: int, batch_size: int) -> dict:
@@ -17,6 +18,7 @@ def canvas_inputs(aspect_ratio: str, size: str) -> list[io.Input]:
     """The inputs that choose a canvas, with their defaults."""
     return [
         io.Combo.Input("aspect_ratio", [*sizes.RATIOS, sizes.CUSTOM], default=aspect_ratio,
+                       extra_dict=marks(sizes=size_table()),
                        tooltip="Width to height. custom: the two numbers below."),
         io.Combo.Input("size", [str(side) for side in sizes.CLASSES], default=size,
                        tooltip="Side of the square with the same area, in pixels. 2048 is the model's native "

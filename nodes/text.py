@@ -1,7 +1,8 @@
 """Prompts -> CONDITIONING."""
 from comfy_api.latest import io
 
-from .bridge.text_encoder import check_clip, prompt_tokens
+from .bridge.text_encoder import check_clip, count_tokens
+from .frontend import marks
 from .messages import tell
 
 # The model card's figure for what the model was trained to follow; longer prompts are encoded whole.
@@ -19,7 +20,7 @@ class QwenImage2TextEncode(io.ComfyNode):
             search_aliases=["clip text encode", "prompt", "qwen image prompt", "positive negative"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of Qwen-Image 2 (Qwen3-VL)."),
-                io.String.Input("prompt", multiline=True, dynamic_prompts=True,
+                io.String.Input("prompt", multiline=True, dynamic_prompts=True, extra_dict=marks(meter=True),
                                 tooltip="What to draw. Put words that must appear in the picture in double quotes. "
                                         "Up to about 1,000 tokens; nothing is cut off. Prompt weights like (word:1.2) "
                                         "have no effect: the text is read as it is."),
@@ -39,7 +40,7 @@ class QwenImage2TextEncode(io.ComfyNode):
         check_clip(clip)
         positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text))
                               for text in (prompt, negative_prompt))
-        tokens = prompt_tokens(clip, prompt)
+        tokens = count_tokens(prompt)
         note = f"{tokens} tokens" if tokens <= TRAINED_TOKENS else (
             f"{tokens} tokens, more than the {TRAINED_TOKENS} the model was trained for: encoded whole, but the end "
             f"may be ignored")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import models, output, process, workflow
+from . import browser, models, output, process, workflow
 from .client import Client, Result, SavedFile
 from .console import Progress, say, table
 from .environment import ROOT, cache_folder
@@ -93,6 +93,8 @@ def test(place: Place, arguments: list[str]) -> int:
     """Run pytest in the repository; its exit code is the answer."""
     if importlib.util.find_spec("pytest") is None:
         raise UserError(f"{sys.executable} has no pytest; its pip installs it with -r tools/requirements.txt.")
+    if not arguments or any("browser" in argument for argument in arguments):
+        browser.provide()
     return _python(place, "-m", "pytest", *arguments)
 
 

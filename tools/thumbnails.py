@@ -14,7 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from . import tiny
+from . import browser, tiny
+from .errors import UserError
 from .output import write_whole
 from .pack import ROOT
 from .server import Server
@@ -50,16 +51,16 @@ def bounding_box(graph: dict) -> tuple[float, float, float, float]:
 def screenshots(url: str, graphs: dict[str, dict]) -> dict[str, bytes]:
     """PNG of each graph, fitted into the window."""
     from playwright.sync_api import sync_playwright
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=[
-            "--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"])
-        page = browser.new_page(viewport=WINDOW)
+        chromium = browser.launch(playwright)
+        if chromium is None:
+            raise UserError("There is no Chromium: install your system's package, or name one in CHROMIUM.")
+        page = chromium.new_page(viewport=WINDOW)
         page.goto(url)
         page.wait_for_function("window.app && window.app.graph && window.app.canvas", timeout=60_000)
         page.wait_for_timeout(3000)
         out = {name: _screenshot(page, graph) for name, graph in graphs.items()}
-        browser.close()
+        chromium.close()
     return out
 
 

@@ -39,20 +39,20 @@ def text_to_image(diffusion_model: str, preset: str, prompt: str, aspect_ratio: 
     """Loader, prompt, canvas, sampler, decoder, picture, and a note on files and what to change."""
     return Workflow(
         nodes={
-            "note": Node("MarkdownNote", (-80, 60), (460, 620), title="Read me", text=note),
+            "note": Node("MarkdownNote", (-80, 60), (460, 670), title="Read me", text=note),
             "loader": Node("QwenImage2Loader", (440, 60), (400, 220), {
                 "diffusion_model": diffusion_model, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
                 "weight_format": "as stored"}),
-            "canvas": Node("QwenImage2EmptyLatent", (440, 420), (400, 260), {
+            "canvas": Node("QwenImage2EmptyLatent", (440, 380), (400, 350), {
                 "aspect_ratio": aspect_ratio, "size": size, "width": 1024, "height": 1024, "batch_size": 1}),
-            "prompt": Node("QwenImage2TextEncode", (900, 60), (480, 620), {
+            "prompt": Node("QwenImage2TextEncode", (900, 60), (480, 670), {
                 "clip": ("loader", 1), "prompt": prompt, "negative_prompt": ""}),
             "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 320), {
                 "model": ("loader", 0), "positive": ("prompt", 0), "negative": ("prompt", 1), "latent": ("canvas", 0),
                 "seed": SEED, "preset": preset, "steps": 40, "cfg": 1.0, "denoise": 1.0}),
-            "decode": Node("QwenImage2VAEDecode", (1440, 440), (340, 240), {
+            "decode": Node("QwenImage2VAEDecode", (1440, 440), (340, 290), {
                 "samples": ("sampler", 0), "vae": ("loader", 2)}),
-            "save": Node("SaveImage", (1840, 60), (480, 620), {
+            "save": Node("SaveImage", (1840, 60), (480, 670), {
                 "images": ("decode", 0), "filename_prefix": prefix}),
         },
         groups=(Group("1  Files", ("loader",)), Group("2  Canvas", ("canvas",)), Group("3  Prompt", ("prompt",)),

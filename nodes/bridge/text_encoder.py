@@ -152,18 +152,13 @@ def text_network(clip) -> Network:
                    layouts.text_encoder_from_comfy, language_model(clip).origin, clip.patcher.model_size())
 
 
-def prompt_tokens(clip, text: str) -> int:
-    """How many tokens the bare prompt has, by the model's own tokenizer."""
-    return len(clip.tokenizer.hugging_face(text)["input_ids"])
-
-
 @functools.cache
 def _tokenizer() -> Tokenizer:
     return Tokenizer()
 
 
 def count_tokens(text: str) -> int:
-    """The same without a text encoder: every one of Qwen-Image 2 has this tokenizer, which comes with ComfyUI."""
+    """How many tokens a bare prompt has. Every text encoder of Qwen-Image 2 has this tokenizer; ComfyUI brings it."""
     return len(_tokenizer().hugging_face(text)["input_ids"])
 
 

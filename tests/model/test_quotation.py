@@ -1,5 +1,6 @@
 """Quoted literals can be read back, whatever they hold."""
 import itertools
+import time
 
 import pytest
 
@@ -40,3 +41,10 @@ def test_what_people_write_is_read():
 def test_a_quotation_without_end_is_seen(prompt):
     assert not closed(prompt)
     assert literals(prompt) == []
+
+
+def test_quotations_without_end_take_no_time():
+    begin = time.monotonic()
+    for mark in "“「『„":
+        assert literals(mark * 60_000) == []
+    assert time.monotonic() - begin < 1

@@ -8,6 +8,7 @@ from qwen_image_2.model import sizes
     ("2:3", (1696, 2528)), ("16:9", (2752, 1536)), ("9:16", (1536, 2752))])
 def test_native_2k_table(ratio, expected):
     assert sizes.size_for(ratio, 2048) == expected
+    assert sizes.is_native(*expected) and not sizes.is_native(*sizes.size_for(ratio, 1536))
 
 
 @pytest.mark.parametrize("ratio", sizes.RATIOS)

@@ -43,13 +43,13 @@ def told(nodes, monkeypatch):
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_prompt_canvas_and_expected_text(told, clip, name):
-    from qwen_image_2.nodes.bridge.text_encoder import prompt_tokens
+def test_prompt_canvas_and_expected_text(told, comfyui, name):
+    from qwen_image_2.nodes.bridge.text_encoder import count_tokens
     (prompt, width, height, expected), said = told(name)
     assert expected == EXPECTED[name] == "\n".join(literals(prompt))
     assert (width, height) == (1792, 2400)
     lines = expected.count("\n") + 1
-    assert said == [f"{prompt_tokens(clip, prompt)} tokens, {lines} line{'s' * (lines > 1)} of text."]
+    assert said == [f"{count_tokens(prompt)} tokens, {lines} line{'s' * (lines > 1)} of text."]
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -1,0 +1,39 @@
+/**
+ * The browser part of Qwen-Image 2. A node's definition says what its inputs get here (nodes/frontend.py): this file
+ * reads that and adds the widgets.
+ */
+import { app } from "../../scripts/app.js";
+import { showMessages } from "./messages.js";
+import { element } from "./panel.js";
+import { addReferences } from "./references.js";
+import { addSizePicker } from "./size_picker.js";
+import { addTokenMeter } from "./token_meter.js";
+
+const PREFIX = "QwenImage2";
+const KEY = "qwen_image_2";
+
+/** What the inputs of each node class get: class -> [[input name, marks], ...] */
+const marks = new Map();
+
+app.registerExtension({
+  name: "QwenImage2",
+
+  init() {
+    document.head.append(element("link", { rel: "stylesheet", href: new URL("style.css", import.meta.url).href }));
+  },
+
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    if (!nodeData.name.startsWith(PREFIX)) return;
+    const inputs = Object.entries({ ...nodeData.input?.required, ...nodeData.input?.optional });
+    marks.set(nodeData.name, inputs.flatMap(([name, [, options]]) => (options?.[KEY] ? [[name, options[KEY]]] : [])));
+    showMessages(nodeType);
+  },
+
+  nodeCreated(node) {
+    for (const [name, { sizes, meter, references }] of marks.get(node.comfyClass) ?? []) {
+      if (sizes) addSizePicker(node, name, sizes);
+      if (meter) addTokenMeter(node, name);
+      if (references) addReferences(node, name, references);
+    }
+  },
+});

@@ -1,0 +1,37 @@
+/**
+ * What a node has said (nodes/messages.py), kept on it until it has run again.
+ *
+ * ComfyUI's page shows the same sentences in a box of its own while the node works, but drops from them what looks
+ * like a tag (<image1>), and keeps the box when the next run has nothing to say: this takes its place.
+ */
+import { addPanel, chain, element, widgetOf } from "./panel.js";
+
+const KEY = "qwen_image_2_messages";
+const NAME = "qwen_image_2_messages";
+const PAGES_OWN = "$$node-text-preview";
+
+/** @param {function} nodeType a node class of the pack */
+export function showMessages(nodeType) {
+  chain(nodeType.prototype, "onExecuted", function (output) {
+    if (Array.isArray(output?.[KEY])) show(this, output[KEY].map(String));
+  });
+}
+
+/**
+ * @param {LGraphNode} node
+ * @param {string[]} sentences
+ */
+function show(node, sentences) {
+  remove(node, PAGES_OWN);
+  remove(node, NAME);
+  if (sentences.length) {
+    const items = sentences.map((sentence) => element("li", { textContent: sentence }));
+    addPanel(node, NAME, element("ul", { className: "messages", role: "status" }, ...items), 24 * items.length);
+  }
+  node.setDirtyCanvas(true, true);
+}
+
+function remove(node, name) {
+  const widget = widgetOf(node, name);
+  if (widget) node.removeWidget(widget);
+}

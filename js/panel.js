@@ -1,0 +1,109 @@
+/**
+ * What all widgets of the pack share: making elements, putting them on a node, and hearing of changes.
+ *
+ * A panel is a DOM widget, which both of ComfyUI's renderers show. It keeps no state: everything is read from the
+ * node's own widgets and links, so that a workflow is the same with and without this extension.
+ */
+import { api } from "../../scripts/api.js";
+
+/** Pixels of a DOM widget that lie above and below its element on the classic canvas. */
+const MARGINS = 16;
+
+/**
+ * A new element. Text is only ever set as text: prompts and file names may hold anything.
+ *
+ * @param {string} tag
+ * @param {Object<string, *>} [properties] `className`, `textContent`, listeners (`onclick`), `aria-...` attributes
+ * @param {...(Node|string)} children
+ * @returns {HTMLElement}
+ */
+export function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in made) made[name] = value;
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+/**
+ * Put an element at the end of a node's widgets. The end matters: the values of a workflow file are counted off
+ * against the widgets before it.
+ *
+ * @param {LGraphNode} node
+ * @param {string} name unique on the node
+ * @param {HTMLElement} content takes the height it needs
+ * @param {number} guess its height in pixels before it is first shown
+ * @returns {Object} the widget
+ */
+export function addPanel(node, name, content, guess) {
+  const root = element("div", { className: "qwen-image-2" }, content);
+  const widget = node.addDOMWidget(name, "qwen_image_2_panel", root, { serialize: false, hideInPanel: true });
+  widget.serialize = false; // the one above is for the prompt, this one for the workflow file
+  let height = guess;
+  // A fixed height instead of a share of the node's: the room belongs to the prompt's text box.
+  widget.computeLayoutSize = undefined;
+  widget.computeSize = (width) => [width ?? 0, height + MARGINS];
+  const observer = new ResizeObserver(() => {
+    if (!content.offsetHeight || content.offsetHeight === height) return; // 0: hidden, zoomed out
+    height = content.offsetHeight;
+    node.setDirtyCanvas(true, true);
+  });
+  observer.observe(content);
+  chain(widget, "onRemove", () => observer.disconnect());
+  // Keys that mean something here must not also move or delete the node.
+  root.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
+  });
+  return widget;
+}
+
+/** Call `more` after the method `name` of `object`, whatever that was before. */
+export function chain(object, name, more) {
+  const before = object[name];
+  object[name] = function (...values) {
+    const result = before?.apply(this, values);
+    more.apply(this, values);
+    return result;
+  };
+}
+
+/**
+ * Call `update` whenever what a panel shows may have changed: a value typed, a workflow opened, an edit undone, a
+ * picture chosen upstream. It must be cheap when nothing has.
+ *
+ * @param {LGraphNode} node
+ * @param {string[]} names of the widgets it reads
+ * @param {function(): void} update
+ */
+export function onChange(node, names, update) {
+  for (const name of names) {
+    const widget = widgetOf(node, name);
+    if (widget) chain(widget, "callback", update);
+  }
+  chain(node, "onConfigure", update);
+  chain(node, "onConnectionsChange", () => queueMicrotask(update)); // the link is not yet there
+  api.addEventListener("graphChanged", update);
+  chain(node, "onRemoved", () => api.removeEventListener("graphChanged", update));
+  queueMicrotask(update);
+}
+
+/** @returns {Object|undefined} the node's widget of that name */
+export function widgetOf(node, name) {
+  return node.widgets?.find((widget) => widget.name === name);
+}
+
+/** Whether the value comes through a link, and so is not known before the workflow runs. */
+export function isLinked(node, name) {
+  return node.inputs?.some((input) => input.name === name && input.link != null) ?? false;
+}
+
+/** Set a widget's value as if a person had. */
+export function setValue(node, name, value) {
+  const widget = widgetOf(node, name);
+  if (!widget || widget.value === value) return;
+  widget.value = value;
+  widget.callback?.(value);
+  node.setDirtyCanvas(true, true);
+}

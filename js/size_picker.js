@@ -1,0 +1,82 @@
+/**
+ * The size picker: every ratio drawn to scale, the size classes, and what the choice means in pixels and tokens.
+ *
+ * The choice is the node's own combo widgets; the table comes with the node's definition (nodes/frontend.py).
+ */
+import { addPanel, element, isLinked, onChange, setValue, widgetOf } from "./panel.js";
+
+/** Side in pixels of the square whose area all drawn ratios have. */
+const DRAWN = 22;
+
+/** Radio buttons belong together by name, on the whole page. */
+let pickers = 0;
+
+/**
+ * @typedef {{width: number, height: number, native: boolean}} Size
+ * @typedef {{custom: string, token_side: number, table: Object<string, Object<string, Size>>}} SizeTable
+ */
+
+/**
+ * @param {LGraphNode} node
+ * @param {string} ratioName the combo with the ratios
+ * @param {SizeTable} sizes
+ */
+export function addSizePicker(node, ratioName, sizes) {
+  const number = ++pickers;
+  const classes = Object.keys(Object.values(sizes.table)[0]);
+  const ratios = [...Object.keys(sizes.table), sizes.custom].map((ratio) => choice(`ratio-${number}`, ratio, {
+    onpick: () => setValue(node, ratioName, ratio), picture: element("span", { className: "shape" }) }));
+  const steps = classes.map((size) => choice(`size-${number}`, size, { onpick: () => setValue(node, "size", size) }));
+  const summary = element("output", { className: "summary" });
+  const content = element("div", { className: "size-picker" },
+    element("div", { className: "ratios", role: "radiogroup", "aria-label": "Aspect ratio" }, ...ratios),
+    element("div", { className: "classes", role: "radiogroup", "aria-label": "Size class" }, ...steps),
+    summary);
+  addPanel(node, "qwen_image_2_size_picker", content, 116);
+
+  onChange(node, [ratioName, "size", "width", "height"], () => {
+    const [ratio, size, width, height] = [ratioName, "size", "width", "height"].map((n) => widgetOf(node, n)?.value);
+    const custom = ratio === sizes.custom;
+    const native = Object.values(sizes.table).flatMap(Object.values).filter((entry) => entry.native);
+    const own = { width, height, native: native.some((it) => it.width === width && it.height === height) };
+    const chosen = custom ? own : sizes.table[ratio]?.[size];
+    for (const tile of ratios) {
+      const entry = tile.value === sizes.custom ? own : sizes.table[tile.value][size];
+      show(tile, tile.value === ratio, isLinked(node, ratioName));
+      tile.classList.toggle("native", Boolean(entry?.native));
+      if (entry) draw(tile.querySelector(".shape"), entry);
+    }
+    for (const tile of steps) {
+      show(tile, tile.value === size && !custom, custom || isLinked(node, "size"));
+      tile.classList.toggle("native", Boolean(sizes.table[ratio]?.[tile.value]?.native));
+    }
+    const unknown = [ratioName, ...(custom ? ["width", "height"] : ["size"])].some((name) => isLinked(node, name));
+    summary.textContent = unknown || !chosen ? "Set by another node" : describe(chosen, sizes.token_side);
+  });
+}
+
+/** A radio button that looks like a tile: the browser brings the arrow keys and what screen readers need. */
+function choice(group, value, { onpick, picture = "" }) {
+  const input = element("input", { type: "radio", name: `qwen-image-2-${group}`, value, onchange: onpick });
+  const tile = element("label", { className: "tile" }, input, picture, element("span", { textContent: value }));
+  tile.value = value;
+  return tile;
+}
+
+function show(tile, checked, disabled) {
+  Object.assign(tile.querySelector("input"), { checked, disabled });
+}
+
+/** The shape of a size; its title says the pixels. */
+function draw(shape, { width, height }) {
+  const scale = DRAWN / Math.sqrt(width * height);
+  shape.style.width = `${Math.min(44, Math.max(4, width * scale))}px`;
+  shape.style.height = `${Math.min(36, Math.max(4, height * scale))}px`;
+  shape.parentElement.title = `${width} × ${height}`;
+}
+
+/** @param {Size} size */
+function describe({ width, height, native }, side) {
+  const tokens = Math.floor(width / side) * Math.floor(height / side);
+  return `${width} × ${height} px · ${tokens.toLocaleString("en")} tokens${native ? " · ◆ native 2K" : ""}`;
+}

@@ -1,0 +1,23 @@
+"""What a node's definition tells the browser extension (js/): an option of an input, under one key.
+
+Without the extension the page ignores it. What Python knows, the page reads from here; it has no rules of its own.
+"""
+from ..model import sizes
+from ..model.spec import VAESpec
+
+KEY = "qwen_image_2"
+
+
+def marks(**what) -> dict:
+    """The `extra_dict` of an input. meter: count its tokens; references: the input that holds them; sizes: below."""
+    return {KEY: what}
+
+
+def size_table() -> dict:
+    """Every size the picker offers, by ratio and class, in pixels, and how many pixels a token is wide."""
+    def entry(ratio: str, size_class: int) -> dict:
+        width, height = sizes.size_for(ratio, size_class)
+        return {"width": width, "height": height, "native": sizes.is_native(width, height)}
+
+    table = {ratio: {str(size): entry(ratio, size) for size in sizes.CLASSES} for ratio in sizes.RATIOS}
+    return {"custom": sizes.CUSTOM, "token_side": VAESpec().scale, "table": table}

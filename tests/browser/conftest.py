@@ -1,0 +1,148 @@
+"""The real page of a real server in a real Chromium, in both of its renderers."""
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from qwen_image_2.tools import browser, tiny
+from qwen_image_2.tools.server import Server
+
+try:
+    from playwright.sync_api import expect, sync_playwright
+    expect.set_options(timeout=15_000)  # a loaded machine is slow, not wrong
+except ImportError:
+    expect = sync_playwright = None
+
+ROOT = Path(__file__).resolve().parents[2]
+# Errors that ComfyUI's page has without any pack, on a new user's first visit.
+OWN_ERRORS = ("/user.css", "/api/userdata", "ComfyApp graph accessed before initialization")
+READY = "window.app && window.app.graph && window.app.canvas && window.app.extensionManager && window.app.vueAppReady"
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    if sync_playwright is None:
+        _without("Playwright is not installed")
+    with sync_playwright() as playwright:
+        found = browser.launch(playwright)
+        if found is None:
+            _without("there is no Chromium (install your system's, or name one in CHROMIUM)")
+        yield found
+        found.close()
+
+
+def _without(why: str) -> None:
+    """A person may go on without these tests; where CI is set, nobody would read that they were left out."""
+    leave = pytest.fail if os.environ.get("CI") else pytest.skip
+    leave(f"The tests of the page, tests/browser, did not run: {why}.")
+
+
+@pytest.fixture(scope="session")
+def server(comfyui_path, tmp_path_factory):
+    """Tiny weights under the official names, so that the page finds nothing missing, and the example picture."""
+    folder = tmp_path_factory.mktemp("browser")
+    tiny.write(folder / "models")
+    (folder / "input").mkdir()
+    shutil.copy(comfyui_path / "input" / "example.png", folder / "input")
+    with Server(comfyui_path, models=folder / "models", input=folder / "input", cpu=True) as server:
+        yield server
+
+
+class Page:
+    """The page of one person: opens workflows, finds nodes, and keeps what the console said."""
+
+    def __init__(self, page, server, renderer: str, theme: str = "dark"):
+        self.page, self.vue, self.errors = page, renderer == "vue", []
+        page.set_default_timeout(60_000)
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.goto(server.url)
+        page.wait_for_function(READY)
+        page.evaluate("""async ([vue, theme]) => {
+            await app.extensionManager.setting.set("Comfy.VueNodes.Enabled", vue);
+            await app.extensionManager.setting.set("Comfy.ColorPalette", theme);
+        }""", [self.vue, theme])
+        page.wait_for_timeout(1000)
+        page.keyboard.press("Escape")  # the templates, which a new user is shown
+        page.get_by_role("dialog").wait_for(state="hidden")
+
+    def _on_console(self, message) -> None:
+        text = f"{message.text} {message.location.get('url', '')}"
+        if message.type == "error" and not any(known in text for known in OWN_ERRORS):
+            self.errors.append(text)
+
+    def drop(self, name: str, text: str) -> None:
+        """Drop a file on the canvas, as a person does, and wait until its graph is there."""
+        graph = json.loads(text)
+        transfer = self.page.evaluate_handle("""([name, text]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([text], name, {type: "application/json"}));
+            return transfer;
+        }""", [name, text])
+        before = self.page.evaluate_handle("app.graph.nodes[0]")
+        self.page.dispatch_event("#graph-canvas", "drop", {"dataTransfer": transfer, "clientX": 400, "clientY": 400})
+        self.page.wait_for_function("""([before, types]) => !app.graph.nodes.includes(before)
+            && JSON.stringify(app.graph.nodes.map(node => node.type).sort()) === types""",
+            arg=[before, json.dumps(sorted(node["type"] for node in graph["nodes"]), separators=(",", ":"))])
+        self.page.wait_for_timeout(300)  # what the page does after a graph is there
+
+    def open(self, name: str) -> None:
+        self.drop(f"{name}.json", (ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+    def show(self, kind: str) -> None:
+        """Bring the first node of a class into view at full size."""
+        self.page.evaluate("""kind => {
+            const node = app.graph.nodes.find(node => node.type === kind), ds = app.canvas.ds;
+            ds.scale = 1;
+            ds.offset = [-node.pos[0] + 150, -node.pos[1] + 120];
+            app.canvas.setDirty(true, true);
+        }""", kind)
+        self.page.wait_for_timeout(300)
+
+    def panel(self, name: str):
+        """The pack's panel of a class, on whatever node is in view."""
+        return self.page.locator(f".qwen-image-2 .{name} >> visible=true").first
+
+    def value(self, kind: str, name: str):
+        """A widget's value on the first node of a class."""
+        return self.page.evaluate("""([kind, name]) => app.graph.nodes.find(node => node.type === kind)
+            .widgets.find(widget => widget.name === name).value""", [kind, name])
+
+    def set(self, kind: str, **values) -> None:
+        """Set widgets of the first node of a class, not by hand."""
+        self.page.evaluate("""([kind, values]) => {
+            const node = app.graph.nodes.find(node => node.type === kind);
+            for (const [name, value] of Object.entries(values)) {
+                const widget = node.widgets.find(widget => widget.name === name);
+                widget.value = value;
+                widget.callback?.(value);
+            }
+        }""", [kind, values])
+
+    def prompt_box(self):
+        """The text box of the prompt, the first one on the shown node."""
+        selector = "[data-testid=node-widget] textarea" if self.vue else "textarea.comfy-multiline-input"
+        return self.page.locator(f"{selector} >> visible=true").first
+
+    def exported(self) -> dict:
+        """The prompt as the page would queue it: node id -> class and inputs."""
+        graph = self.page.evaluate("async () => (await app.graphToPrompt()).output")
+        return {key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in graph.items()}
+
+
+@pytest.fixture(scope="session", params=["classic", "vue"])
+def person(chromium, server, request):
+    """One page for all tests of a renderer: loading it takes longer than most of them."""
+    page = chromium.new_page(viewport={"width": 1900, "height": 1200})
+    yield Page(page, server, request.param)
+    page.close()
+
+
+@pytest.fixture
+def page(person):
+    """The same page; a test fails on any console error during it."""
+    person.errors.clear()
+    yield person
+    assert person.errors == []

@@ -1,0 +1,56 @@
+"""A workflow file from a stranger: nothing in it runs in the page, and nothing is read or written where it must not."""
+import json
+
+import pytest
+
+from .conftest import ROOT, expect
+
+MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
+
+
+@pytest.fixture
+def opened(page):
+    """The edit with markup in every text, a path in the file name, and numbers beyond every range."""
+    graph = json.loads((ROOT / "workflows" / "edit_instruct.json").read_text(encoding="utf-8"))
+    for node in graph["nodes"]:
+        node["title"] = MARKUP
+        values = node.get("widgets_values", [])
+        for place, value in enumerate(values):
+            if value == "example.png":
+                values[place] = "../../../../etc/passwd"
+            elif isinstance(value, str) and node["type"] in ("QwenImage2EditEncode", "MarkdownNote") and " " in value:
+                values[place] = f'{MARKUP} "{MARKUP}"'
+            elif isinstance(value, str) and value.startswith("qwen-image-2"):
+                values[place] = "../../../../tmp/qwen-image-2-was-here"
+            elif isinstance(value, int) and not isinstance(value, bool):
+                values[place] = 10**30
+    page.drop("hostile.json", json.dumps(graph))
+    page.show("QwenImage2EditEncode")
+    return page
+
+
+def test_markup_stays_text(opened):
+    words = opened.panel("token-meter").locator("li")
+    expect(words.first).to_contain_text("window.hacked=1")
+    tile = opened.panel("references").get_by_role("button").first
+    assert MARKUP in tile.get_attribute("title")
+    opened.page.wait_for_timeout(500)
+    assert opened.page.evaluate("window.hacked") is None
+    assert opened.page.locator(".qwen-image-2 script, .qwen-image-2 [onerror]").count() == 0
+    opened.errors.clear()  # the picture that there is none of
+
+
+def test_paths_lead_nowhere(opened, server):
+    """The thumbnail asks ComfyUI's own route, which refuses; the run is refused before anything is written."""
+    refused = opened.page.evaluate("""async () => {
+        const picture = document.querySelector(".qwen-image-2 .references img");
+        return (await fetch(picture.src)).status;
+    }""")
+    assert refused in (400, 403, 404)
+    before = set(server.output.rglob("*"))
+    opened.page.evaluate("app.queuePrompt(0)")
+    opened.page.wait_for_timeout(2000)
+    assert set(server.output.rglob("*")) == before
+    assert not list(server.folder.parent.glob("qwen-image-2-was-here*"))
+    opened.errors.clear()  # the page reports the refusals
+    opened.page.keyboard.press("Escape")

@@ -1,0 +1,186 @@
+"""The pack's panels, used by mouse and keyboard."""
+import json
+import re
+
+import pytest
+
+from qwen_image_2.model import sizes
+
+from .conftest import ROOT, Page, expect
+
+LATENT, TEXT, EDIT = "QwenImage2EmptyLatent", "QwenImage2TextEncode", "QwenImage2EditEncode"
+
+
+def summary(width, height, native=False):
+    return f"{width} × {height} px · {width // 16 * (height // 16):,} tokens" + (" · ◆ native 2K" if native else "")
+
+
+@pytest.fixture
+def picker(page):
+    page.open("text_to_image")
+    page.show(LATENT)
+    return page.panel("size-picker")
+
+
+def test_size_by_mouse(page, picker):
+    for ratio in sizes.RATIOS:
+        picker.get_by_role("radio", name=ratio, exact=True).click()
+        for size in sizes.CLASSES:
+            picker.get_by_role("radio", name=str(size), exact=True).click()
+            expect(picker.locator(".summary")).to_have_text(summary(*sizes.size_for(ratio, size), size == 2048))
+            assert (page.value(LATENT, "aspect_ratio"), page.value(LATENT, "size")) == (ratio, str(size))
+    assert page.exported()["3"]["inputs"] | {"aspect_ratio": "9:16", "size": "2048"} == page.exported()["3"]["inputs"]
+
+
+def test_size_by_keyboard(page, picker):
+    picker.get_by_role("radio", name="1:1", exact=True).click()
+    place = page.page.evaluate("app.graph.nodes.map(node => [...node.pos])")
+    page.page.keyboard.press("ArrowRight")
+    expect(picker.get_by_role("radio", name="4:3", exact=True)).to_be_focused()
+    assert page.value(LATENT, "aspect_ratio") == "4:3"
+    page.page.keyboard.press("ArrowLeft")
+    page.page.keyboard.press("ArrowLeft")  # round the end
+    assert page.value(LATENT, "aspect_ratio") == "custom"
+    page.page.keyboard.press("ArrowRight")
+    page.page.keyboard.press("Tab")
+    page.page.keyboard.press("ArrowRight")
+    assert (page.value(LATENT, "aspect_ratio"), page.value(LATENT, "size")) == ("1:1", "1280")
+    page.page.keyboard.press("Delete")  # of the page: would delete a selected node
+    assert page.page.evaluate("app.graph.nodes.map(node => [...node.pos])") == place
+
+
+def test_shapes_are_to_scale(page, picker):
+    boxes = {tile.inner_text().split()[0]: tile.locator(".shape").bounding_box() for tile in
+             picker.locator(".ratios .tile").all()}
+    for ratio, (across, down) in sizes.RATIOS.items():
+        assert boxes[ratio]["width"] / boxes[ratio]["height"] == pytest.approx(across / down, rel=0.06)
+
+
+def test_picker_follows_the_node(page, picker):
+    page.set(LATENT, aspect_ratio="16:9", size="2048")
+    expect(picker.get_by_role("radio", name="16:9")).to_be_checked()
+    expect(picker.locator(".summary")).to_have_text(summary(2752, 1536, True))
+    page.set(LATENT, aspect_ratio="custom", width=96, height=160)
+    expect(picker.locator(".summary")).to_have_text(summary(96, 160))
+    expect(picker.get_by_role("radio", name="1024")).to_be_disabled()
+    page.page.evaluate("""() => {
+        const number = LiteGraph.createNode("PrimitiveInt");
+        app.graph.add(number);
+        const node = app.graph.nodes.find(node => node.type === "QwenImage2EmptyLatent");
+        number.connect(0, node, node.inputs.findIndex(input => input.name === "width"));
+    }""")
+    expect(picker.locator(".summary")).to_have_text("Set by another node")
+
+
+@pytest.fixture
+def meter(page):
+    page.open("text_to_image")
+    page.show(TEXT)
+    return page.panel("token-meter")
+
+
+def test_meter_counts_what_is_typed(page, meter, server):
+    page.prompt_box().fill('A poster that says "HELLO" and “咖啡”')
+    expect(meter.locator(".count")).to_have_text(re.compile(r"^1\d of 1,000 tokens$"))
+    expect(meter.locator("li")).to_have_text(["HELLO", "咖啡"])
+    page.prompt_box().fill("word " * 1100)
+    expect(meter.locator(".count")).to_have_text(re.compile(r"^1,10\d of 1,000 tokens: the end may be ignored$"))
+    expect(meter.get_by_role("meter")).to_have_attribute("aria-valuenow", "1000")
+    page.prompt_box().fill("")
+    expect(meter.locator(".count")).to_have_text("0 of 1,000 tokens")
+
+
+def test_meter_asks_once_for_many_keys(page, meter):
+    asked = []
+    page.page.on("request", lambda request: asked.append(request.url) if "qwen_image_2" in request.url else None)
+    page.page.wait_for_timeout(500)
+    asked.clear()
+    page.prompt_box().fill("")
+    page.prompt_box().press_sequentially("A quick brown fox", delay=20)
+    expect(meter.locator(".count")).to_have_text("4 of 1,000 tokens")
+    assert len(asked) == 1
+
+
+def test_meter_shows_markup_as_text(page, meter):
+    hostile = '<img src=x onerror="window.hacked=1"> "<script>window.hacked=1</script>"'
+    page.prompt_box().fill(hostile)
+    expect(meter.locator("li")).to_have_text(["window.hacked=1", "<script>window.hacked=1</script>"])
+    assert page.page.evaluate("window.hacked") is None and meter.locator("img, script").count() == 0
+
+
+def test_meter_says_when_it_cannot_count(page, meter):
+    page.prompt_box().fill("a" * 70_000)
+    expect(meter.locator(".count")).to_have_text(re.compile("too long to be counted here"))
+    page.errors.clear()  # the console names the refused request
+    page.page.evaluate("""() => {
+        const text = LiteGraph.createNode("PrimitiveStringMultiline");
+        app.graph.add(text);
+        const node = app.graph.nodes.find(node => node.type === "QwenImage2TextEncode");
+        text.connect(0, node, node.inputs.findIndex(input => input.name === "prompt"));
+    }""")
+    expect(meter.locator(".count")).to_have_text(re.compile("from another node"))
+
+
+@pytest.fixture
+def references(page):
+    page.open("edit_multi_reference")
+    page.show(EDIT)
+    return page.panel("references")
+
+
+def test_reference_by_click(page, references):
+    expect(references.get_by_role("button")).to_have_text(["<image1>", "<image2>", "<image3>"])
+    for picture in references.locator("img").all():
+        expect(picture).to_have_js_property("naturalWidth", 768)
+    box = page.prompt_box()
+    box.fill("Put here.")
+    box.evaluate("box => box.setSelectionRange(4, 4)")
+    references.get_by_role("button", name="<image2>").click()
+    assert page.value(EDIT, "prompt") == box.input_value() == "Put <image2>here."
+    page.page.keyboard.type(" right ")  # the cursor stands behind it
+    assert page.value(EDIT, "prompt") == "Put <image2> right here."
+    assert page.exported()["6"]["inputs"]["prompt"] == "Put <image2> right here."
+
+
+def test_references_follow_the_links(page, references):
+    page.page.evaluate("""() => {
+        const node = app.graph.nodes.find(node => node.type === "QwenImage2EditEncode");
+        node.disconnectInput(node.inputs.findIndex(input => input.name === "images.image_2"));
+    }""")
+    expect(references.get_by_role("button")).to_have_count(2)
+
+
+def test_nodes_keep_what_python_says(page, references):
+    """A real run on tiny weights; the advice names <image1>, which the page's own box would take for a tag."""
+    page.set(EDIT, prompt=f"Mix them{'.' * (1 + page.vue)}", resolution="128")  # not the other page's, cached
+    page.set("QwenImage2Sampler", preset="Custom", steps=1)
+    page.page.evaluate("app.queuePrompt(0)")
+    messages = page.page.locator(".qwen-image-2 .messages").filter(has_text="None of the 3 references")
+    expect(messages).to_contain_text("say which is which with <image1>, <image2>, ...", timeout=60_000)
+    page.page.evaluate("app.queuePrompt(0)")  # from ComfyUI's cache: the advice still stands
+    page.page.wait_for_timeout(3000)
+    expect(messages).to_have_count(1)
+    assert "None of" not in json.dumps(page.page.evaluate("app.graph.serialize()"))
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_text_is_readable_in_both_themes(page, picker, theme):
+    page.page.evaluate("theme => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+    page.page.wait_for_timeout(300)
+    colour = picker.locator(".summary").evaluate("node => getComputedStyle(node).color")
+    red, green, blue = map(float, re.findall(r"[\d.]+", colour)[:3])
+    assert (red + green + blue > 450) if theme == "dark" else (red + green + blue < 250)
+    page.page.evaluate("app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+
+
+@pytest.mark.parametrize("renderer", ["classic", "vue"])
+def test_graphs_do_not_need_the_extension(chromium, server, renderer):
+    tab = chromium.new_page()
+    tab.route("**/extensions/qwen-image-2/**", lambda route: route.abort())
+    page = Page(tab, server, renderer)
+    page.open("edit_multi_reference")
+    api = json.loads((ROOT / "workflows" / "api" / "edit_multi_reference.json").read_text(encoding="utf-8"))
+    assert page.exported() == {key: {"class_type": node["class_type"], "inputs": node["inputs"]}
+                               for key, node in api.items()}
+    assert tab.locator(".qwen-image-2").count() == 0
+    tab.close()
