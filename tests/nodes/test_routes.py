@@ -34,7 +34,7 @@ def test_an_error_says_nothing_of_this_machine(routes, monkeypatch, caplog):
 
 
 def test_takes_a_bounded_time(routes, monkeypatch):
-    monkeypatch.setattr(routes, "_count", lambda text: time.sleep(0.3) or 1)
+    monkeypatch.setattr(routes, "count_tokens", lambda text: time.sleep(0.3) or 1)
     monkeypatch.setattr(routes, "SECONDS", 0.5)
     begin = time.monotonic()
     answers = ask(routes, "a", "b", "c", "d")
@@ -51,6 +51,6 @@ def test_counts_one_at_a_time(routes, monkeypatch):
         time.sleep(0.05)
         running.remove(text)
         return 1
-    monkeypatch.setattr(routes, "_count", count)
+    monkeypatch.setattr(routes, "count_tokens", count)
     assert {status for status, _ in ask(routes, *"abcdef")} == {200}
     assert max(most) == 1
