@@ -182,9 +182,9 @@ def test_three_hundred_lines(split):
     lines = [" ".join("".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(4)) for _ in range(300)]
     pieces = [at(word, left=110 * column, top=30 * row) for row, line in enumerate(reversed(lines))
               for column, word in enumerate(line.split() if split else [line])]
-    begin = time.monotonic()
+    begin = time.process_time()
     assert compare(lines, pieces, LOOSE).score > 0.99
-    assert time.monotonic() - begin < 60
+    assert time.process_time() - begin < 60
 
 
 # ---------------------------------------------------------------- what is made of it
