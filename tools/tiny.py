@@ -6,6 +6,7 @@ File names are the official ones, so that every shipped workflow runs on them.
 """
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -77,6 +78,34 @@ def to_wan_vae(state: State) -> State:
         causal = value.ndim == 4 and "resample.1" not in name and "attentions" not in name
         out[layouts.vae_to_wan(name)] = value.unsqueeze(2) if causal and name.endswith("weight") else value
     return out
+
+
+def quantised(chosen: Callable[[str], bool], state: State, algorithm: str, settings: dict,
+              arguments: dict) -> tuple[State, State]:
+    """A state with its chosen matrices as ComfyUI's tools store them, and the same with them dequantised.
+
+    algorithm: ComfyUI's name of the format; settings: what its mark says beside that; arguments: of its quantiser.
+    """
+    from comfy import quant_ops
+    layout = quant_ops.QUANT_ALGOS[algorithm]["comfy_tensor_layout"]
+    stored, rounded = dict(state), dict(state)
+    for key, value in state.items():
+        if chosen(key) and value.ndim == 2:
+            made = quant_ops.QuantizedTensor.from_float(value.float(), layout, **arguments)
+            del stored[key]
+            stored |= made.state_dict(key)
+            stored[key.removesuffix("weight") + "comfy_quant"] = mark(format=algorithm, **settings)
+            rounded[key] = made.dequantize()
+    return stored, rounded
+
+
+def mark(**settings) -> torch.Tensor:
+    """What stands beside a quantised matrix."""
+    return torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
+
+
+def save_as_they_are(state: State, path: Path, metadata: dict[str, str] | None = None) -> None:
+    save_file({name: value.contiguous() for name, value in state.items()}, path, metadata)
 
 
 def text_encoder_state() -> State:

@@ -3,7 +3,6 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from qwen_image_2.model.files import CheckpointError
 from qwen_image_2.model.prefix import Condition
@@ -36,22 +35,7 @@ def plain():
 def quantise(state: dict, name: str) -> tuple[dict, dict]:
     """The block linears of a file with fused MLPs in one format, and the same weights dequantised."""
     fused = tiny.to_comfy_transformer(state)
-    return quantised_where(lambda key: "transformer_blocks" in key, fused, *FORMATS[name][:3])
-
-
-def quantised_where(chosen, state: dict, algorithm: str, settings: dict, arguments: dict) -> tuple[dict, dict]:
-    """A state with its chosen matrices as ComfyUI's tools store them, and the same with them dequantised."""
-    from comfy import quant_ops
-    layout = quant_ops.QUANT_ALGOS[algorithm]["comfy_tensor_layout"]
-    stored, rounded = dict(state), dict(state)
-    for key, value in state.items():
-        if chosen(key) and value.ndim == 2:
-            quantised = quant_ops.QuantizedTensor.from_float(value.float(), layout, **arguments)
-            del stored[key]
-            stored |= quantised.state_dict(key)
-            stored[key.removesuffix("weight") + "comfy_quant"] = mark(format=algorithm, **settings)
-            rounded[key] = quantised.dequantize()
-    return stored, rounded
+    return tiny.quantised(lambda key: "transformer_blocks" in key, fused, *FORMATS[name][:3])
 
 
 def velocity(model: torch.nn.Module) -> torch.Tensor:
@@ -81,7 +65,7 @@ def load(path, **options):
 
 
 def write(state: dict, path, metadata=None):
-    save_file({key: value.contiguous() for key, value in state.items()}, path, metadata)
+    tiny.save_as_they_are(state, path, metadata)
     return path
 
 
@@ -109,16 +93,12 @@ def test_settings_may_stand_in_the_metadata(comfyui, plain, tmp_path):
 LAYER = "transformer_blocks.1.attn.to_v"
 
 
-def mark(**settings) -> torch.Tensor:
-    return torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
-
-
 @pytest.mark.parametrize("change, words", [
-    ({"comfy_quant": mark(format="int3_magic")}, rf"the layer {LAYER} is quantised as 'int3_magic', which"),
+    ({"comfy_quant": tiny.mark(format="int3_magic")}, rf"the layer {LAYER} is quantised as 'int3_magic', which"),
     ({"comfy_quant": torch.tensor([123, 44], dtype=torch.uint8)}, "says that it is quantised, but not how"),
     ({"weight_scale": None}, f"the layer {LAYER} is quantised, but its weight_scale is missing"),
     ({"weight_scale": torch.ones(7, 1)}, r"weight_scale has the shape \[7, 1\], but the matrix has 256 rows"),
-    ({"comfy_quant": mark(format="nvfp4")}, r"should be a matrix of U8 \(nvfp4\), but is \[256, 256\] of I8"),
+    ({"comfy_quant": tiny.mark(format="nvfp4")}, r"should be a matrix of U8 \(nvfp4\), but is \[256, 256\] of I8"),
     ({"comfy_quant": None}, "is quantised .* choose the bf16 file"),
     ({"weight": None}, f"incomplete: the tensor {LAYER}.weight is missing"),
 ])
@@ -172,6 +152,6 @@ def test_scales_in_tiles_are_not_cut(comfyui, tmp_path):
     """Halves of 96 rows share a tile of 128: their scales cannot be told apart."""
     spec = TransformerSpec(layers=1, dim=128, heads=2, head_dim=64, mlp_dim=96, context_dim=64, rope_axes=(8, 28, 28))
     state = tiny.to_comfy_transformer(tiny.randomise(tiny.shapes(Transformer(spec)), 5))
-    stored, _ = quantised_where(lambda key: "gate_up" in key, state, *FORMATS["mxfp8"][:3])
+    stored, _ = tiny.quantised(lambda key: "gate_up" in key, state, *FORMATS["mxfp8"][:3])
     with pytest.raises(CheckpointError, match="whose halves of 96 rows share one: quantise gate and projection apart"):
         load(write(stored, tmp_path / "tiles.safetensors"))

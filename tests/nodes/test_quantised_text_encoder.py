@@ -4,7 +4,6 @@ import json
 import pytest
 import torch
 
-from qwen_image_2.tests.nodes.test_quantised import quantised_where
 from qwen_image_2.tests.reference import error
 from qwen_image_2.tools import tiny
 
@@ -20,13 +19,12 @@ PROMPT = "a red circle, 红色的圆"
 
 def quantise(state: dict, name: str) -> tuple[dict, dict]:
     """Every matrix of the language model, embedding and head included, and the same weights dequantised."""
-    return quantised_where(lambda key: "language_model" in key or "lm_head" in key, state, *FORMATS[name][:3])
+    return tiny.quantised(lambda key: "language_model" in key or "lm_head" in key, state, *FORMATS[name][:3])
 
 
 def write(state: dict, path):
-    from safetensors.torch import save_file
-    config = {"text_config": tiny.TEXT_CONFIG, "vision_config": tiny.VISION_CONFIG}
-    save_file({key: value.contiguous() for key, value in state.items()}, path, {"config": json.dumps(config)})
+    tiny.save_as_they_are(state, path, {"config": json.dumps({"text_config": tiny.TEXT_CONFIG,
+                                                              "vision_config": tiny.VISION_CONFIG})})
     return path
 
 

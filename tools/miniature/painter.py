@@ -32,7 +32,7 @@ class Painter:
         sources = sources or [scenes.draw(scene) for scene in example.references]
         inputs = {"preset": "Quality 40", "steps": 40, "cfg": 1.0, "denoise": 1.0, **sampling}
         return {
-            "loader": node("QwenImage2Loader", variant="auto", weight_format="as stored", **self.models),
+            "loader": node("QwenImage2Loader", **{"variant": "auto", "weight_format": "as stored", **self.models}),
             **(self._edit(example.prompt, sources) if sources else self._prompt(example)),
             "sampler": node("QwenImage2Sampler", model=["loader", 0], positive=["encode", 0], seed=seed,
                             latent=["encode", 2] if sources else ["canvas", 0], **inputs),
