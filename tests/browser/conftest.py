@@ -59,7 +59,7 @@ class Page:
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(server.url)
-        page.wait_for_function(READY)
+        page.wait_for_function(READY, timeout=180_000)
         page.evaluate("""async ([vue, theme]) => {
             await app.extensionManager.setting.set("Comfy.VueNodes.Enabled", vue);
             await app.extensionManager.setting.set("Comfy.ColorPalette", theme);
