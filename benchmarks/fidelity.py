@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
     chosen = parser.parse_args()
     host = report.host()
+    sys.path.remove(str(bootstrap.ROOT))  # its `nodes` would hide ComfyUI's
     sys.path.append(os.environ["COMFYUI_PATH"])
     from comfy.cli_args import args
     args.cpu = not torch.cuda.is_available()
