@@ -60,6 +60,16 @@ def test_nothing_that_is_imported_is_left_out(archive):
             assert f"js/{name}" in archive
 
 
+def test_what_only_some_users_need_is_imported_when_it_is_needed(archive):
+    """ComfyUI starts with every pack's imports: these take seconds, or are not installed."""
+    rare = {"cv2", "gguf", "onnxruntime", "rapidocr"}
+    for path in (path for path in archive if path.endswith(".py")):
+        for statement in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
+            if isinstance(statement, (ast.Import, ast.ImportFrom)):
+                names = {a.name for a in statement.names} | {getattr(statement, "module", None) or ""}
+                assert not {name.split(".")[0] for name in names} & rare, path
+
+
 def test_an_unpacked_archive_works_under_another_name(archive, comfyui, tmp_path):
     folder = tmp_path / "qwen image-2 (copy)"
     for path in archive:
