@@ -93,7 +93,7 @@ CORE_IN_CHINESE = {"加载图像", "保存图像", "预览图像", "合并图像
 def named_files(text: str) -> set[str]:
     """Paths that a text links to or names in code, as far as they lie in this repository."""
     links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
-    code = re.findall(r"`([^`\s]+/[^`\s]+\.(?:py|md|json|js))`", text)
+    code = re.findall(r"`([^`\s<]+/[^`\s<]+\.(?:py|md|json|js))`", text)
     commands = re.findall(r"python ((?:tools|benchmarks)/\S+\.py)", text)
     return links | set(code) | set(commands)
 
