@@ -1,6 +1,7 @@
 """An outline -> one slide brief after the other; the pictures of all slides -> a PowerPoint file and a PDF."""
 from pathlib import Path, PureWindowsPath
 
+import folder_paths
 from comfy_api.latest import io
 
 from ..model import briefs, deck, outline, wording, writer
@@ -150,7 +151,8 @@ class QwenImage2SaveDeck(io.ComfyNode):
         ratio = deck.PAGES.get(page[0]) or deck.page_ratio(sheets[0].picture)
         paths = save(sheets, prefix, suffixes, ratio)
         names = " and ".join(path.name for path in paths)
-        return io.NodeOutput(ui=tell(cls, f"Saved {names}: {deck.counted(len(sheets), 'page')}.", *unlike))
+        return io.NodeOutput(ui={"files": [saved(path) for path in paths]} | tell(
+            cls, f"Saved {names}: {deck.counted(len(sheets), 'page')}.", *unlike))
 
 
 def check_name(prefix: str | None) -> None:
@@ -197,3 +199,9 @@ def save(sheets: list[deck.Sheet], prefix: str, suffixes: tuple[str, ...], ratio
         writer.write_by(path, lambda file, write=deck.WRITERS[path.suffix], title=path.stem: write(
             file, watched(), ratio, title))
     return paths
+
+
+def saved(path: Path) -> dict[str, str]:
+    """As core's savers name what they wrote, for programs that fetch it."""
+    below = path.parent.relative_to(folder_paths.get_output_directory())
+    return {"filename": path.name, "subfolder": "" if below == Path() else below.as_posix(), "type": "output"}

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PdfParser
 from pptx import Presentation
 from pptx.util import Inches
 
@@ -25,7 +25,7 @@ def decks(comfyui):
 @pytest.fixture
 def said(decks, monkeypatch):
     sentences = []
-    monkeypatch.setattr(decks, "tell", lambda node, *told: sentences.extend(told))
+    monkeypatch.setattr(decks, "tell", lambda node, *told: sentences.extend(told) or {})
     return sentences
 
 
@@ -47,7 +47,7 @@ def validate(node, **values):
 
 
 def save(decks, images, name="deck", files="PDF", page="as the pictures", **texts):
-    decks.QwenImage2SaveDeck.execute(images, [name], [files], [page], **texts)
+    return decks.QwenImage2SaveDeck.execute(images, [name], [files], [page], **texts).ui["files"]
 
 
 def pictures(count, height=36, width=64, channels=3):
@@ -56,9 +56,9 @@ def pictures(count, height=36, width=64, channels=3):
 
 
 def page_sizes(path):
-    """Width and height in points of every page, from the file's own words."""
-    boxes = re.findall(rb"/MediaBox \[ ?([\d. ]+)\]", path.read_bytes())
-    return [tuple(float(number) for number in box.split()[2:]) for box in boxes]
+    """Width and height in points of every page."""
+    with PdfParser.PdfParser(str(path)) as pdf:
+        return [tuple(map(float, pdf.read_indirect(page)[b"MediaBox"][2:])) for page in pdf.pages]
 
 
 # ---------------------------------------------------------------- outline
@@ -101,7 +101,9 @@ def test_lists_and_schema(decks):
 
 def test_ten_slides_open_again(decks, folder, said):
     _, _, _, texts, notes, _ = written(decks, TEN)
-    save(decks, pictures(10), "talks/harbour", "PPTX and PDF", texts=texts, notes=notes)
+    files = save(decks, pictures(10), "talks/harbour", "PPTX and PDF", texts=texts, notes=notes)
+    assert files == [{"filename": f"harbour_00001_.{kind}", "subfolder": "talks", "type": "output"}
+                     for kind in ("pptx", "pdf")]
     assert sorted(path.name for path in (folder / "talks").iterdir()) == ["harbour_00001_.pdf", "harbour_00001_.pptx"]
     deck = Presentation(folder / "talks" / "harbour_00001_.pptx")
     assert (deck.slide_width, deck.slide_height) == (12192000, 6858000) and len(deck.slides) == 10
