@@ -1,7 +1,9 @@
 """The deck nodes: one brief per slide, and files that open again."""
 import inspect
 import io
+import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image, PdfParser
 from pptx import Presentation
 from pptx.util import Inches
 
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = {"picture": "", "language": "English", "style": "minimalist", "type_character": "bold sans serif",
         "palette": "black, white", "transparent": False, "aspect_ratio": "16:9", "size": "2048", "width": 1024,
         "height": 1024}
@@ -89,6 +92,12 @@ def test_outlines_are_refused_before_anything_runs(decks):
 
 def test_the_default_outline_can_be_written(decks, said):
     assert written(decks, decks.OUTLINE)[-1] == 2
+
+
+def test_nothing_of_the_shipped_deck_is_shortened(decks, said):
+    graph = json.loads((ROOT / "workflows" / "api" / "slides_deck.json").read_text(encoding="utf-8"))
+    fields, = (entry["inputs"] for entry in graph.values() if entry["class_type"] == "QwenImage2DeckOutline")
+    assert written(decks, **fields)[-1] == 10 and len(said) == 1
 
 
 def test_lists_and_schema(decks):
