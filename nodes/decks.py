@@ -168,6 +168,9 @@ def check_name(prefix: str | None) -> None:
 
 
 def require(files: str | None) -> None:
+    """Raises ValueError for files that cannot be written here; ComfyUI leaves out its own check of the choice."""
+    if files not in (None, *FILES):
+        raise ValueError(f"There are no files {files!r}: choose {', '.join(FILES)}.")
     if ".pptx" in FILES.get(files, ()):
         deck.require()
 

@@ -202,6 +202,11 @@ def test_hostile_names_are_refused_and_write_nothing(decks, folder, name):
     assert list(folder.parent.rglob("*")) == []
 
 
+def test_an_unknown_kind_of_file_is_refused(decks):
+    sentence = validate(decks.QwenImage2SaveDeck, filename_prefix=["deck"], files=["DOCX"])
+    assert sentence == "There are no files 'DOCX': choose PPTX and PDF, PPTX, PDF."
+
+
 def test_names_in_any_script_and_below_folders(decks, folder):
     save(decks, pictures(1), "港口/夜..景.v2")
     assert [path.name for path in (folder / "港口").iterdir()] == ["夜..景.v2_00001_.pdf"]
