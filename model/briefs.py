@@ -27,7 +27,7 @@ INVISIBLE = re.compile("[\u00ad\u200b\u2060-\u2064\ufeff\u202a-\u202e\u2066-\u20
 LIST_MARKER = re.compile(r"[-*•·‣–]\s+")
 SPEECH = re.compile(r'([^:："“”„「」『』]{1,40}?)\s*[:：]\s*(.+)')
 CAPTIONS, SOUNDS = ("caption", "旁白"), ("sound", "音效")
-COLOUR_SEPARATOR = re.compile(r"[,;，、；\n]")
+SEPARATOR = re.compile(r"[,;，、；\n]")
 LONGEST_COLOUR, MOST_COLOURS = 40, 8
 
 
@@ -74,7 +74,7 @@ class Page:
     @property
     def colours(self) -> list[str]:
         """The palette one by one: background, lettering, accent, others."""
-        colours = [colour.strip() for colour in COLOUR_SEPARATOR.split(self.palette) if visible(colour)]
+        colours = [colour.strip() for colour in SEPARATOR.split(self.palette) if visible(colour)]
         if len(colours) > MOST_COLOURS:
             raise ValueError(f"The palette has {len(colours)} colours: name at most {MOST_COLOURS}.")
         for colour in colours:

@@ -1,4 +1,4 @@
-"""Writes a safetensors file tensor by tensor, whole or not at all.
+"""Writes files whole or not at all; a safetensors file tensor by tensor.
 
 The safetensors package wants all tensors in memory at once, which for these models is most of a machine's. The format
 (8 bytes of length, a JSON header, the values) allows spaces after the header, so room for it is left free and filled
@@ -9,8 +9,9 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -52,6 +53,12 @@ def write(path: Path, names: Iterable[str], tensors: Iterable[tuple[str, Tensor]
             file.write(room.to_bytes(LENGTH_BYTES, "little") + encoded)
 
 
+def write_by(path: Path, save: Callable[[BinaryIO], object]) -> None:
+    """Whatever `save` writes into the open file, which it may also read. Raises WriteError and what `save` raises."""
+    with _unfinished(path) as file, _words_for(path):
+        save(file)
+
+
 @contextlib.contextmanager
 def _unfinished(path: Path) -> Iterator:
     """A file beside `path` that takes its place when the block ends well, and goes when it does not."""
@@ -59,7 +66,7 @@ def _unfinished(path: Path) -> Iterator:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
     try:
-        with open(descriptor, "wb") as file:
+        with open(descriptor, "w+b") as file:
             yield file
             with _words_for(path):
                 file.flush()

@@ -2,6 +2,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .briefs import QwenImage2ComicBrief, QwenImage2InfographicBrief, QwenImage2PosterBrief, QwenImage2SlideBrief
+from .decks import QwenImage2DeckOutline, QwenImage2SaveDeck
 from .edit import QwenImage2EditEncode
 from .glyphs import QwenImage2GlyphReference
 from .latent import QwenImage2EmptyLatent
@@ -25,6 +26,7 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2SlideBrief,
     QwenImage2InfographicBrief,
     QwenImage2ComicBrief,
+    QwenImage2DeckOutline,
     QwenImage2EmptyLatent,
     QwenImage2Sampler,
     QwenImage2Sigmas,
@@ -37,6 +39,7 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2TextCheck,
     QwenImage2PickBest,
     QwenImage2GlyphReference,
+    QwenImage2SaveDeck,
 ]
 
 

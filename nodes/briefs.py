@@ -10,6 +10,7 @@ from .messages import tell
 from .text import TRAINED_TOKENS
 
 CATEGORY = "Qwen-Image 2/briefs"
+PICTURE = "What is drawn besides the texts, in as many words as you like. Words in double quotes are drawn too."
 VERBATIM = "Drawn exactly as written, in any script; each line on a line of its own."
 
 
@@ -25,11 +26,10 @@ def columns_input(default: int, tooltip: str) -> io.Input:
     return io.Int.Input("columns", default=default, min=1, max=briefs.MOST_COLUMNS, tooltip=tooltip)
 
 
-def page_inputs(style: str, type_character: str, aspect_ratio: str) -> list[io.Input]:
+def page_inputs(style: str, type_character: str, aspect_ratio: str, picture: str = PICTURE) -> list[io.Input]:
     """What all briefs share: the fields of a Page."""
     return [
-        text_input("picture", "What is drawn besides the texts, in as many words as you like. Words in double quotes "
-                              "are drawn too."),
+        text_input("picture", picture),
         io.Combo.Input("language", list(LANGUAGES), default="English",
                        tooltip="Language of the prompt's own sentences. The texts may be in any."),
         io.Combo.Input("style", list(ENGLISH.styles), default=style,
@@ -64,14 +64,19 @@ def written(node, brief: Brief) -> io.NodeOutput:
                          ui=tell(node, f"{result.tokens} tokens, {texts}.", *result.notes))
 
 
-def refusal(make, texts: tuple, picture, palette, aspect_ratio, width, height) -> bool | str:
-    """Before anything runs: what is wrong with the canvas and the texts. What is linked is None and not yet known."""
+def refusal(make, texts: tuple, *page) -> bool | str:
+    """Before anything runs: what is wrong with the canvas and the texts of a brief."""
+    return refused(lambda *made_of: wording.write(make(*made_of)), texts, *page)
+
+
+def refused(write, texts: tuple, picture, palette, aspect_ratio, width, height) -> bool | str:
+    """What write(page, *texts) refuses, and the canvas. What is linked is None and not yet known."""
     canvas = check_canvas(aspect_ratio, width, height)
     if canvas is not True or None in (*texts, picture, palette, aspect_ratio, width, height):
         return canvas
     try:
         page = Page(picture=picture, palette=palette, aspect_ratio=aspect_ratio, width=width, height=height)
-        wording.write(make(page, *texts))
+        write(page, *texts)
     except ValueError as error:
         return str(error)
     return True

@@ -46,7 +46,7 @@ class QwenImage2SaveQuantized(io.ComfyNode):
         if clip is not None:
             check_clip(clip)
             networks["clip"] = text_network(clip)
-        paths = {kind: new_path(FOLDERS[kind], filename_prefix) for kind in networks}
+        paths = {kind: new_path(f"{FOLDERS[kind]}/{filename_prefix}", ".safetensors") for kind in networks}
         for kind, network in networks.items():
             require_room(paths[kind], network.size)
         for kind, network in networks.items():
@@ -54,11 +54,10 @@ class QwenImage2SaveQuantized(io.ComfyNode):
         return io.NodeOutput(ui=tell(cls, *(in_words(kind, path) for kind, path in paths.items())))
 
 
-def new_path(folder: str, prefix: str) -> Path:
+def new_path(prefix: str, suffix: str) -> Path:
     """An unused name below the output folder, as core's savers choose it. Raises where it would be outside."""
-    place, name, number, _, _ = folder_paths.get_save_image_path(f"{folder}/{prefix}",
-                                                                 folder_paths.get_output_directory())
-    return Path(place) / f"{name}_{number:05}_.safetensors"
+    place, name, number, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    return Path(place) / f"{name}_{number:05}_{suffix}"
 
 
 def require_room(path: Path, size: int) -> None:

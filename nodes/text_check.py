@@ -15,7 +15,7 @@ CATEGORY = "Qwen-Image 2/text"
 def eight_bits(image: torch.Tensor) -> np.ndarray:
     """IMAGE (B, H, W, 3 or 4) -> 8 bits. Raises ValueError for what is no picture."""
     if image.ndim != 4 or image.shape[-1] not in (3, 4):
-        raise ValueError(f"The picture has the shape {list(image.shape)}: the text check reads RGB and RGBA pictures.")
+        raise ValueError(f"The picture has the shape {list(image.shape)}: this node reads RGB and RGBA pictures.")
     if 0 in image.shape:
         raise ValueError(f"The picture is empty: its shape is {list(image.shape)}.")
     if not torch.isfinite(image).all():

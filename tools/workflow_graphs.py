@@ -87,6 +87,20 @@ def brief(kind: str, fields: dict, prefix: str) -> Workflow:
                 Group("5  Result", ("save",))))
 
 
+def deck(fields: dict, prefix: str) -> Workflow:
+    """A brief for each slide of an outline, and one file of all pictures."""
+    base = brief("QwenImage2DeckOutline", fields, prefix)
+    base.nodes["note"].text = pages.DECK_NOTE
+    nodes = base.nodes | {
+        # PDF: it needs nothing that has to be installed.
+        "deck": Node("QwenImage2SaveDeck", (2340, 780), (480, 200), {
+            "images": ("decode", 0), "filename_prefix": prefix, "files": "PDF", "page": "as the pictures",
+            "texts": ("brief", 3), "notes": ("brief", 4)}),
+    }
+    return Workflow(nodes, (*(Group("2  Outline", ("brief",)) if "brief" in group.members else group
+                              for group in base.groups[:-1]), Group("5  Result", ("save", "deck"))))
+
+
 def edit(prompt: str, note: str, prefix: str, references: int = 1, canvas: str = "last reference",
          output: int = 0) -> Workflow:
     """Loader, pictures, instruction, sampler, decoder, result. output: of the decoder, 1 is RGBA."""
@@ -247,6 +261,7 @@ WORKFLOWS = {
     "infographic": brief("QwenImage2InfographicBrief", pages.INFOGRAPHIC, "qwen-image-2-infographic"),
     "rpg_character_sheet": brief("QwenImage2InfographicBrief", pages.CHARACTER, "qwen-image-2-character"),
     "comic": brief("QwenImage2ComicBrief", pages.COMIC, "qwen-image-2-comic"),
+    "slides_deck": deck(pages.DECK, "qwen-image-2-deck"),
     "ui_mockup": text_to_image(TRANSFORMER, "Quality 40", pages.UI_MOCKUP, "9:16", "2048", "qwen-image-2-ui",
                                pages.PLAIN_NOTE),
     "fantasy_map": text_to_image(TRANSFORMER, "Quality 40", pages.FANTASY_MAP, "3:2", "2048", "qwen-image-2-map",

@@ -169,3 +169,85 @@ FANTASY_MAP = (
     "bars frames the whole map. All names are legible and correctly spelled, each appears once, and nothing else is "
     "written anywhere."
 )
+
+DECK_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
+## What to change
+
+- **outline**: `#` opens the deck, `##` each further slide; below it `-` bullet points, `>` what the speaker says, \
+`Picture:` what is drawn, `Layout:` such as *title top, picture left, 2 columns*. Texts are drawn exactly as written.
+- One **style**, **type_character** and **palette** for all slides. What is connected runs once for each slide.
+- **Save Deck** writes a PDF. For PowerPoint run `python -m pip install python-pptx` with ComfyUI's Python, restart \
+and set **files** to *PPTX and PDF*: the words are then also the alternative text and in the notes.
+- A slide that came out wrong: change it in the outline, or try another seed for all.
+"""
+
+DECK = {
+    "outline": """# The night market
+How a street becomes a kitchen
+Picture: A long street of food stalls at dusk, paper lanterns above it, steam rising between the people.
+> Welcome. Ten slides, fifteen minutes.
+
+## Four in the afternoon
+Picture: Empty street, folded tables on handcarts, long shadows.
+- The carts arrive
+- Water and power first
+- One stall, three metres
+> Nobody parks here after three.
+
+## Who comes
+Picture: A queue seen from above: office clothes, school bags, a stroller.
+Layout: picture left
+- Families at six
+- Offices at seven
+- Night shifts after ten
+
+## What it takes
+Picture: Fine line drawing of a stall in parts: burner, wok, awning, lamp.
+- One burner, 12 kW
+- Forty litres of water
+- Two people who never sit
+> The burner is the loud part.
+
+## 一天的菜单
+Picture: A bamboo steamer, a bowl of noodles and a skewer, seen from above.
+Layout: picture left
+- 猪肉水饺
+- 葱油拌面
+- 烤茄子
+> The menu stays in Chinese.
+
+## The rules
+Picture: A small brass bell on a wooden counter.
+Layout: title top, picture behind the text, 2 columns
+- No plastic
+- Prices in sight
+- Music until ten
+- Swept by one
+
+## What it earns
+Picture: A tin box with coins and folded notes under a lamp.
+- 38 stalls
+- 2,400 plates a night
+- €9 for a full meal
+Footer: Counted on 12 evenings in May
+
+## What goes wrong
+Picture: Rain on an awning, a puddle with the reflection of a lantern.
+Layout: picture left
+- Rain at seven
+- One fuse for six stalls
+- The last bus at 0:40
+
+## Next spring
+Picture: The same street with trees in blossom and a second row of stalls.
+- A second row
+- Shared dishwashing
+- A map at both ends
+
+# Come hungry
+Every Friday from five
+Picture: The market from a roof at night, a bright line between dark houses.
+> Thank you. Questions, then dumplings.
+""",
+    "footer": "", "title_position": "top left", "picture_position": "right",
+} | PAGE | {"style": "flat graphic", "aspect_ratio": "16:9", "palette": "midnight blue, cream white, lantern orange"}

@@ -1,0 +1,210 @@
+"""An outline -> one slide brief after the other; the pictures of all slides -> a PowerPoint file and a PDF."""
+from pathlib import Path, PureWindowsPath
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..model import briefs, deck, outline, wording, writer
+from ..model.briefs import Page
+from .bridge.progress import loading_progress
+from .bridge.text_encoder import count_tokens
+from .briefs import line_input, page_inputs, refused
+from .messages import tell
+from .save import new_path
+from .text import TRAINED_TOKENS
+from .text_check import eight_bits
+
+CATEGORY = "Qwen-Image 2/decks"
+FILES = {"PPTX and PDF": (".pptx", ".pdf"), "PPTX": (".pptx",), "PDF": (".pdf",)}
+BY_PICTURES = "as the pictures"
+OUTLINE = """# The harbour at night
+A short tour
+Picture: a harbour at night, seen from the water
+> Welcome everyone.
+
+## Who works here
+Picture: a tug boat under a crane
+- Pilots
+- Tug crews
+- Crane drivers
+> About four hundred people in each shift.
+"""
+
+
+class QwenImage2DeckOutline(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2DeckOutline",
+            display_name="Deck Outline (Qwen-Image 2)",
+            category=CATEGORY,
+            description="The prompts of a whole presentation from an outline in Markdown, with one style for all "
+                        "slides. What is connected runs once for each slide.",
+            search_aliases=["slides", "presentation", "powerpoint", "deck", "markdown", "outline", "keynote"],
+            inputs=[
+                io.String.Input("outline", multiline=True, default=OUTLINE,
+                                tooltip="# opens the deck, ## each further slide. Below it: - bullet points, > speaker "
+                                        "notes, Picture: what is drawn, Layout: such as title top, picture left, 2 "
+                                        "columns, Footer: its own footer; a plain line before the bullet points is "
+                                        "the subtitle. Texts are drawn exactly as written."),
+                line_input("footer", "Small, along the lower edge of every slide without a Footer: line. Drawn exactly "
+                                     "as written."),
+                io.Combo.Input("title_position", list(briefs.SLIDE_TITLES), default="top left",
+                               tooltip="Where the titles stand, unless a Layout: line says otherwise. A # slide's "
+                                       "title stands in the centre."),
+                io.Combo.Input("picture_position", list(briefs.PICTURE_POSITIONS), default="right",
+                               tooltip="Where the pictures are drawn, unless a Layout: line says otherwise. A # "
+                                       "slide's picture is behind the text."),
+                *page_inputs("minimalist", "bold sans serif", "16:9",
+                             picture="What is drawn on every slide without a Picture: line, besides the texts. Words "
+                                     "in double quotes are drawn too."),
+            ],
+            outputs=[
+                io.String.Output(display_name="prompt", is_output_list=True, tooltip="One for each slide."),
+                io.Int.Output(display_name="width", is_output_list=True),
+                io.Int.Output(display_name="height", is_output_list=True),
+                io.String.Output(display_name="expected_text", is_output_list=True,
+                                 tooltip="Every literal text of each slide, line by line, as Text Check and Save Deck "
+                                         "take them."),
+                io.String.Output(display_name="notes", is_output_list=True,
+                                 tooltip="What the speaker says, for Save Deck; empty where there is none."),
+                io.Int.Output(display_name="slides", tooltip="How many there are."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, outline, footer, picture, palette, aspect_ratio, width, height):
+        return refused(refuse, (outline, footer), picture, palette, aspect_ratio, width, height)
+
+    @classmethod
+    def execute(cls, outline, footer, title_position, picture_position, **page):
+        slides, written = fitted(outline, Page(**page), footer, title_position=title_position,
+                                 picture_position=picture_position)
+        longest = max(result.tokens for result in written)
+        notes = [f"{slide.name}: {note}" for slide, result in zip(slides, written) for note in result.notes]
+        width, height = Page(**page).pixels
+        return io.NodeOutput(
+            [result.prompt for result in written], [width] * len(slides), [height] * len(slides),
+            ["\n".join(result.texts) for result in written], ["\n".join(slide.notes) for slide in slides], len(slides),
+            ui=tell(cls, f"{deck.counted(len(slides), 'slide')}, the longest prompt has {longest} tokens.", *notes))
+
+
+def refuse(page: Page, text: str, footer: str) -> None:
+    """Raises ValueError for an outline of which not every slide can be written."""
+    outline.of_each(outline.read(text), lambda slide: wording.write(outline.brief(slide, page, footer)))
+
+
+def fitted(text: str, page: Page, footer: str, **layout) -> tuple[list[outline.Slide], list[wording.Written]]:
+    slides = outline.read(text)
+    return slides, outline.of_each(slides, lambda slide: wording.fitted(
+        outline.brief(slide, page, footer, **layout), count_tokens, TRAINED_TOKENS))
+
+
+class QwenImage2SaveDeck(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2SaveDeck",
+            display_name="Save Deck (Qwen-Image 2)",
+            category=CATEGORY,
+            description="All pictures as one presentation: PowerPoint (python-pptx), with the words as alternative "
+                        "text and in the notes, or PDF.",
+            search_aliases=["pptx", "powerpoint", "pdf", "presentation", "slides", "export"],
+            is_input_list=True,  # all slides at once
+            inputs=[
+                io.Image.Input("images", tooltip="A list, a batch, or a list of batches; one page for each picture."),
+                io.String.Input("filename_prefix", default="qwen_image_2_deck",
+                                tooltip="Name of the files below ComfyUI's output folder; folders before it are made, "
+                                        "a number is added."),
+                io.Combo.Input("files", list(FILES), default="PPTX and PDF",
+                               tooltip="PPTX needs python-pptx, see the README. In a PDF the words are only pictures, "
+                                       "and transparent parts are white."),
+                io.Combo.Input("page", [BY_PICTURES, *deck.PAGES], default=BY_PICTURES,
+                               tooltip="Width to height of the pages. as the pictures: 16:9 or 4:3 where the first one "
+                                       "is close to it, else its own. Other pictures are shown whole, on white."),
+                io.String.Input("texts", optional=True, force_input=True,
+                                tooltip="The words in the pictures: expected_text of Deck Outline."),
+                io.String.Input("notes", optional=True, force_input=True,
+                                tooltip="What the speaker says: notes of Deck Outline."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix, files):
+        try:
+            # Lists of one, as in execute; None is linked and not yet known.
+            check_name(filename_prefix[0])
+            require(files[0])
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, images, filename_prefix, files, page, texts=(), notes=()):
+        prefix, suffixes = filename_prefix[0], FILES[files[0]]
+        check_name(prefix)
+        require(files[0])
+        sheets, unlike = sheets_of(images, texts, notes)
+        ratio = deck.PAGES.get(page[0]) or deck.page_ratio(sheets[0].picture)
+        paths = save(sheets, prefix, suffixes, ratio)
+        names = " and ".join(path.name for path in paths)
+        return io.NodeOutput(ui={"files": [saved(path) for path in paths]} | tell(
+            cls, f"Saved {names}: {deck.counted(len(sheets), 'page')}.", *unlike))
+
+
+def check_name(prefix: str | None) -> None:
+    """Raises ValueError for a name that is none, or that would leave ComfyUI's output folder on any system."""
+    if prefix is None:
+        return
+    path = PureWindowsPath(prefix)  # knows both kinds of slashes
+    if path.anchor or ".." in path.parts:
+        raise ValueError(f"The name {prefix[:80]!r} leaves ComfyUI's output folder: choose a name, or folders below it "
+                         f"and a name.")
+    if not path.name.strip(". ") or prefix.endswith(("/", "\\")) or not prefix.isprintable():
+        raise ValueError(f"{prefix[:80]!r} is not a name for files: choose one such as talk, or talks/harbour.")
+
+
+def require(files: str | None) -> None:
+    """Raises ValueError for files that cannot be written here; ComfyUI leaves out its own check of the choice."""
+    if files not in (None, *FILES):
+        raise ValueError(f"There are no files {files!r}: choose {', '.join(FILES)}.")
+    if ".pptx" in FILES.get(files, ()):
+        deck.require()
+
+
+def sheets_of(images: list, texts, notes) -> tuple[list[deck.Sheet], list[str]]:
+    """Every picture of a list of batches with its text and notes, and sentences about what does not match."""
+    batches = [len(batch) for batch in images]
+    if not sum(batches):
+        raise ValueError("There is no picture to save.")
+    texts, *unlike = deck.shared_out("text", texts, batches)
+    notes, *more = deck.shared_out("note", notes, batches)
+    pictures = (eight_bits(picture.unsqueeze(0))[0] for batch in images for picture in batch)
+    return [deck.Sheet(*sheet) for sheet in zip(pictures, texts, notes)], [*unlike, *more]
+
+
+def save(sheets: list[deck.Sheet], prefix: str, suffixes: tuple[str, ...], ratio: float) -> list[Path]:
+    """One file of each kind, all with the same unused number; each is whole or not there."""
+    progress, done = loading_progress(len(sheets) * len(suffixes)), 0
+
+    def watched():
+        nonlocal done
+        for sheet in sheets:
+            progress(done, len(sheets) * len(suffixes))
+            yield sheet
+            done += 1
+
+    paths = [new_path(prefix, suffix) for suffix in suffixes]
+    for path in paths:
+        writer.write_by(path, lambda file, write=deck.WRITERS[path.suffix], title=path.stem: write(
+            file, watched(), ratio, title))
+    return paths
+
+
+def saved(path: Path) -> dict[str, str]:
+    """As core's savers name what they wrote, for programs that fetch it."""
+    below = path.parent.relative_to(folder_paths.get_output_directory())
+    return {"filename": path.name, "subfolder": "" if below == Path() else below.as_posix(), "type": "output"}

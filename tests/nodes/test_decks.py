@@ -1,0 +1,243 @@
+"""The deck nodes: one brief per slide, and files that open again."""
+import inspect
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, PdfParser
+from pptx import Presentation
+from pptx.util import Inches
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = {"picture": "", "language": "English", "style": "minimalist", "type_character": "bold sans serif",
+        "palette": "black, white", "transparent": False, "aspect_ratio": "16:9", "size": "2048", "width": 1024,
+        "height": 1024}
+TEN = "# Talk\n> Hello\n" + "".join(f"## Slide {number}\n- Point {number}\n- 第{number}点\n> Say {number}\n"
+                                    for number in range(2, 11))
+
+
+@pytest.fixture(scope="module")
+def decks(comfyui):
+    from qwen_image_2.nodes import decks
+    return decks
+
+
+@pytest.fixture
+def said(decks, monkeypatch):
+    sentences = []
+    monkeypatch.setattr(decks, "tell", lambda node, *told: sentences.extend(told) or {})
+    return sentences
+
+
+@pytest.fixture
+def folder(decks, said, monkeypatch, tmp_path):
+    import folder_paths
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    return tmp_path / "output"
+
+
+def written(decks, outline, **changes):
+    return decks.QwenImage2DeckOutline.execute(**{
+        "outline": outline, "footer": "", "title_position": "top left", "picture_position": "right"} | PAGE | changes
+    ).result
+
+
+def validate(node, **values):
+    return node.validate_inputs(**{name: values[name] for name in inspect.signature(node.validate_inputs).parameters})
+
+
+def save(decks, images, name="deck", files="PDF", page="as the pictures", **texts):
+    return decks.QwenImage2SaveDeck.execute(images, [name], [files], [page], **texts).ui["files"]
+
+
+def pictures(count, height=36, width=64, channels=3):
+    """Slides of one colour each."""
+    return [torch.full((1, height, width, channels), number / 10) for number in range(count)]
+
+
+def page_sizes(path):
+    """Width and height in points of every page."""
+    with PdfParser.PdfParser(str(path)) as pdf:
+        return [tuple(map(float, pdf.read_indirect(page)[b"MediaBox"][2:])) for page in pdf.pages]
+
+
+# ---------------------------------------------------------------- outline
+
+def test_ten_slides_are_ten_briefs(decks, said):
+    prompts, widths, heights, texts, notes, count = written(decks, TEN)
+    assert count == len(prompts) == 10 and widths == [2752] * 10 and heights == [1536] * 10
+    assert texts[0] == "Talk" and texts[9] == "Slide 10\nPoint 10\n第10点"
+    assert notes == ["Hello", *(f"Say {number}" for number in range(2, 11))]
+    assert re.fullmatch(r"10 slides, the longest prompt has \d+ tokens\.", said[0]) and len(said) == 1
+
+
+def test_what_is_shortened_names_its_slide(decks, said):
+    written(decks, "## Short\n## Long\nPicture: " + "A boat passes the pier. " * 300)
+    assert said[1].startswith("Slide 2 (Long): Cut after a sentence")
+
+
+def test_outlines_are_refused_before_anything_runs(decks):
+    node = decks.QwenImage2DeckOutline
+    values = PAGE | {"outline": TEN, "footer": ""}
+    assert validate(node, **values) is True
+    assert validate(node, **values | {"outline": None}) is True
+    assert "no slides" in validate(node, **values | {"outline": ""})
+    assert "300 slides" in validate(node, **values | {"outline": "## A\n" * 300})
+    assert "Slide 2 (B): No quotation marks" in validate(node, **values | {"outline": "## A\n## B\n- a\"b“c「d『"})
+    assert "multiples of 32" in validate(node, **values | {"aspect_ratio": "custom", "width": 1000})
+
+
+def test_the_default_outline_can_be_written(decks, said):
+    assert written(decks, decks.OUTLINE)[-1] == 2
+
+
+def test_nothing_of_the_shipped_deck_is_shortened(decks, said):
+    graph = json.loads((ROOT / "workflows" / "api" / "slides_deck.json").read_text(encoding="utf-8"))
+    fields, = (entry["inputs"] for entry in graph.values() if entry["class_type"] == "QwenImage2DeckOutline")
+    assert written(decks, **fields)[-1] == 10 and len(said) == 1
+
+
+def test_lists_and_schema(decks):
+    schema = decks.QwenImage2DeckOutline.define_schema()
+    assert [output.is_output_list for output in schema.outputs] == [True] * 5 + [False]
+    assert decks.QwenImage2SaveDeck.define_schema().is_input_list
+
+
+# ---------------------------------------------------------------- files
+
+def test_ten_slides_open_again(decks, folder, said):
+    _, _, _, texts, notes, _ = written(decks, TEN)
+    files = save(decks, pictures(10), "talks/harbour", "PPTX and PDF", texts=texts, notes=notes)
+    assert files == [{"filename": f"harbour_00001_.{kind}", "subfolder": "talks", "type": "output"}
+                     for kind in ("pptx", "pdf")]
+    assert sorted(path.name for path in (folder / "talks").iterdir()) == ["harbour_00001_.pdf", "harbour_00001_.pptx"]
+    deck = Presentation(folder / "talks" / "harbour_00001_.pptx")
+    assert (deck.slide_width, deck.slide_height) == (12192000, 6858000) and len(deck.slides) == 10
+    assert deck.core_properties.title == "harbour_00001_" and deck.core_properties.author == ""
+    for number, slide in enumerate(deck.slides):
+        shape, = slide.shapes
+        assert (shape.left, shape.top, shape.width, shape.height) == (0, 0, deck.slide_width, deck.slide_height)
+        assert shape._element._nvXxPr.cNvPr.get("descr") == texts[number]
+        assert slide.notes_slide.notes_text_frame.text == f"{notes[number]}\n\nText of the slide:\n{texts[number]}"
+        assert Image.open(io.BytesIO(shape.image.blob)).getpixel((0, 0)) == (round(number * 25.5),) * 3
+    assert page_sizes(folder / "talks" / "harbour_00001_.pdf") == [(960, 540)] * 10
+    assert said[-1] == "Saved harbour_00001_.pptx and harbour_00001_.pdf: 10 pages."
+
+
+def test_numbers_are_shared_and_nothing_is_replaced(decks, folder):
+    for files in ("PDF", "PPTX and PDF", "PPTX"):
+        save(decks, pictures(1), files=files)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "deck_00001_.pdf", "deck_00002_.pdf", "deck_00002_.pptx", "deck_00003_.pptx"]
+
+
+@pytest.mark.parametrize(("height", "width", "inches"), [
+    (1536, 2752, (13.333, 7.5)), (1792, 2400, (10, 7.5)), (64, 64, (13.333, 13.333)), (2400, 1792, (9.956, 13.333)),
+    (8, 800, (13.333, 1.333))])
+def test_pages_follow_the_first_picture(decks, height, width, inches):
+    from qwen_image_2.model import deck
+    found = deck.page_inches(deck.page_ratio(torch.zeros(height, width, 3).numpy()))
+    assert found == pytest.approx(inches, abs=1e-3)
+
+
+def test_the_models_own_wide_picture_fills_its_page(decks, folder):
+    save(decks, pictures(1, 1536 // 8, 2752 // 8), files="PPTX")
+    shape, = Presentation(folder / "deck_00001_.pptx").slides[0].shapes
+    assert (shape.width, shape.height) == (12192000, 6858000)
+    assert 0 < shape.crop_left == shape.crop_right < 0.005 and shape.crop_top == 0
+
+
+def test_other_pictures_are_shown_whole(decks, folder):
+    """A square and a tall one on 4:3 pages, RGBA and RGB."""
+    save(decks, [*pictures(1, 40, 40, 4), *pictures(1, 80, 40)], files="PPTX and PDF", page="4:3")
+    deck = Presentation(folder / "deck_00001_.pptx")
+    square, tall = (slide.shapes[0] for slide in deck.slides)
+    assert (square.width, square.height, square.left) == (Inches(7.5), Inches(7.5), Inches(1.25))
+    assert (tall.width, tall.height) == (Inches(3.75), Inches(7.5))
+    assert not any(getattr(shape, f"crop_{side}") for shape in (square, tall) for side in ("left", "top"))
+    assert Image.open(io.BytesIO(square.image.blob)).mode == "RGBA"
+    sizes = page_sizes(folder / "deck_00001_.pdf")
+    assert len(sizes) == 2 and all(size == pytest.approx((720, 540), rel=0.02) for size in sizes)
+
+
+def test_transparent_parts_are_white_in_a_pdf(decks):
+    from qwen_image_2.model import deck
+    picture = torch.zeros(36, 64, 4, dtype=torch.uint8)
+    picture[:, 32:, 3] = 255
+    page = deck._page(picture.numpy(), 16 / 9)
+    assert page.getpixel((0, 0)) == (255, 255, 255) and page.getpixel((63, 0)) == (0, 0, 0)
+
+
+def alternative_texts(path):
+    return [slide.shapes[0]._element._nvXxPr.cNvPr.get("descr") for slide in Presentation(path).slides]
+
+
+@pytest.mark.parametrize(("images", "texts", "expected", "told"), [
+    ([torch.zeros(3, 36, 64, 3)], ["a", "b", "c"], ["a", "b", "c"], None),  # one batch, a text for each
+    (2 * [torch.zeros(2, 36, 64, 3)], ["a", "b"], ["a", "a", "b", "b"], None),  # two batches, a text for each
+    ([torch.zeros(2, 36, 64, 3)], ["a"], ["a", "a"], None),
+    (3 * [torch.zeros(1, 36, 64, 3)], ["a", None], ["a", "", ""],
+     "There are 2 texts for 3 pictures: the last pictures have none."),
+    (2 * [torch.zeros(1, 36, 64, 3)], ["a", "b", "c"], ["a", "b"],
+     "There are 3 texts for 2 pictures: the last ones were not used."),
+    ([torch.zeros(2, 36, 64, 3)], [], ["", ""], None),
+    ([torch.zeros(1, 36, 64, 3)], ["a\x07b\ud800\n<&\""], ["a\ufffdb\ufffd\n<&\""], None),
+])
+def test_texts_and_pictures(decks, folder, said, images, texts, expected, told):
+    save(decks, images, files="PPTX", texts=texts, notes=texts)
+    assert alternative_texts(folder / "deck_00001_.pptx") == expected
+    assert (told in said) if told else len(said) == 1
+
+
+@pytest.mark.parametrize("name", ["../deck", "a/../../deck", "..\\deck", "/tmp/deck", "C:\\deck", "C:deck",
+                                  "\\\\host\\share\\deck", "..", "", " ", ".", "talks/", "a\nb", "a\x00b"])
+def test_hostile_names_are_refused_and_write_nothing(decks, folder, name):
+    sentence = validate(decks.QwenImage2SaveDeck, filename_prefix=[name], files=["PDF"])
+    assert "leaves ComfyUI's output folder" in sentence or "is not a name for files" in sentence
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        save(decks, pictures(1), name)
+    assert list(folder.parent.rglob("*")) == []
+
+
+def test_an_unknown_kind_of_file_is_refused(decks):
+    sentence = validate(decks.QwenImage2SaveDeck, filename_prefix=["deck"], files=["DOCX"])
+    assert sentence == "There are no files 'DOCX': choose PPTX and PDF, PPTX, PDF."
+
+
+def test_names_in_any_script_and_below_folders(decks, folder):
+    save(decks, pictures(1), "港口/夜..景.v2")
+    assert [path.name for path in (folder / "港口").iterdir()] == ["夜..景.v2_00001_.pdf"]
+    assert validate(decks.QwenImage2SaveDeck, filename_prefix=[None], files=["PPTX"]) is True
+
+
+@pytest.mark.parametrize("files", ["PPTX", "PDF"])
+def test_an_error_leaves_nothing(decks, folder, monkeypatch, files):
+    from qwen_image_2.model import deck
+    from qwen_image_2.model.writer import WriteError
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(deck, {"PPTX": "_png", "PDF": "_page"}[files], full)
+    with pytest.raises(WriteError, match="the disk is full"):
+        save(decks, pictures(2), files=files)
+    assert list(folder.iterdir()) == []
+
+
+def test_no_pictures_or_broken_ones(decks, folder):
+    with pytest.raises(ValueError, match="no picture"):
+        save(decks, [torch.zeros(0, 36, 64, 3)])
+    with pytest.raises(ValueError, match="NaN"):
+        save(decks, [torch.full((1, 36, 64, 3), torch.nan)])
+
+
+def test_without_python_pptx_one_sentence_before_anything_runs(decks, folder, monkeypatch):
+    from qwen_image_2.model import deck
+    monkeypatch.setattr(deck, "find_spec", lambda name: None)
+    sentence = validate(decks.QwenImage2SaveDeck, filename_prefix=["deck"], files=["PPTX and PDF"])
+    assert "python -m pip install python-pptx" in sentence and "\n" not in sentence
+    assert validate(decks.QwenImage2SaveDeck, filename_prefix=["deck"], files=["PDF"]) is True
+    save(decks, pictures(1))
+    assert [path.suffix for path in folder.iterdir()] == [".pdf"]
