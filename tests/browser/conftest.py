@@ -21,6 +21,11 @@ OWN_ERRORS = ("/user.css", "/api/userdata", "ComfyApp graph accessed before init
 READY = "window.app && window.app.graph && window.app.canvas && window.app.extensionManager && window.app.vueAppReady"
 
 
+def pytest_collection_modifyitems(items):
+    """These tests come last: Playwright keeps an event loop running in this thread, and no other can start beside."""
+    items.sort(key=lambda item: Path(__file__).parent in item.path.parents)
+
+
 @pytest.fixture(scope="session")
 def chromium():
     if sync_playwright is None:
