@@ -115,16 +115,15 @@ def held_out(count: int) -> list[examples.Example]:
     return found
 
 
-def pictures(count: int, folder: Path) -> dict[str, list[ndarray]]:
+def pictures(asked: list[examples.Example], folder: Path) -> dict[str, list[ndarray]]:
     """The same prompts and seeds in every format that the loader offers."""
-    asked, drawn = held_out(count), {}
+    drawn = {}
     with Server(Path(os.environ["COMFYUI_PATH"])) as server:
         for name in ("as stored", *OFFERED):
             painter = Painter(Client(server.url), folder, BUILT_IN | {"weight_format": name})
             drawn[name] = [painter.paint(example, seed, preset="Custom", steps=STEPS)
                            for seed, example in enumerate(asked)]
-            print(f"{name}: {count} pictures", flush=True)
-    drawn["targets"] = asked
+            print(f"{name}: {len(asked)} pictures", flush=True)
     return drawn
 
 
@@ -140,8 +139,9 @@ def main() -> None:
     args.cpu = not torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as folder:
         errors = step_errors(Path(folder))
-        drawn = pictures(chosen.pictures, Path(folder))
-    asked, plain = drawn.pop("targets"), drawn["as stored"]
+        asked = held_out(chosen.pictures)
+        drawn = pictures(asked, Path(folder))
+    plain = drawn["as stored"]
     data, rows = {}, [("format", "error of a step", "PSNR (dB)", "SSIM", "everything right")]
     for name in dict.fromkeys(("as stored", *FORMATS)):
         entry = {"error": errors.get(name)}
