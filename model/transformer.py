@@ -17,6 +17,7 @@ from .kernels import TORCH, Kernels
 from .prefix import Condition, PrefixCache, Segment
 from .rope import image_positions, rotations, text_positions
 from .spec import TransformerSpec
+from .streaming import Streamer
 
 TIME_CHANNELS = 256
 
@@ -166,6 +167,7 @@ class Transformer(nn.Module):
         self.img_in = ops.Linear(spec.channels, spec.dim, bias=False, **factory)
         self.modulation = nn.Sequential(nn.SiLU(), ops.Linear(spec.dim, 4 * spec.dim, bias=False, **factory))
         self.transformer_blocks = nn.ModuleList(Block(spec, ops, kernels, **factory) for _ in range(spec.layers))
+        self.streamer: Streamer | None = None  # where not all blocks stay on the device
         self.norm_out = OutputNorm(spec, ops, kernels, **factory)
         self.proj_out = ops.Linear(spec.dim, spec.channels, bias=False, **factory)
 
@@ -201,12 +203,13 @@ class Transformer(nn.Module):
                 for s in segments
             ], dim=1)
 
-        *blocks, last = self.transformer_blocks
-        for block in blocks:
-            x = block(x, modulation, rope, attend)
-            yield kept.pop()
-        # Nothing reads the prefix after the last block's keys and values.
-        yield last.attn.project(self.kernels.scaled_layer_norm(x, modulation[0], self.spec.eps), rope)[1:]
+        last = self.transformer_blocks[-1]
+        for block in self._blocks_in_turn():
+            if block is last:  # nothing reads the prefix after its keys and values
+                yield block.attn.project(self.kernels.scaled_layer_norm(x, modulation[0], self.spec.eps), rope)[1:]
+            else:
+                x = block(x, modulation, rope, attend)
+                yield kept.pop()
 
     def forward(self, x: Tensor, sigma: Tensor, cache: PrefixCache,
                 attention: Callable[..., Tensor] | None = None) -> Tensor:
@@ -218,10 +221,13 @@ class Transformer(nn.Module):
         modulation = self._modulation(time)
         rope = cache.target_rope((height, width), lambda: self._rope(
             image_positions(cache.position, height, width), x.device))
-        for layer, block in enumerate(self.transformer_blocks):
+        for layer, block in enumerate(self._blocks_in_turn()):
             tokens = block(tokens, modulation, rope, _attend_to_all(cache, layer, attention))
         velocity = self.proj_out(self.norm_out(tokens, time))  # (B, N, 64)
         return velocity.transpose(1, 2).unflatten(2, (height, width))
+
+    def _blocks_in_turn(self) -> Iterator[Block]:
+        return iter(self.transformer_blocks) if self.streamer is None else self.streamer.in_turn()
 
     def _modulation(self, time: Tensor) -> tuple[Tensor, ...]:
         """Time embedding (B, D) -> scale, tanh(gate), scale, tanh(gate), each (B, 1, D), the same for all blocks."""

@@ -7,6 +7,7 @@ from .edit import QwenImage2EditEncode
 from .glyphs import QwenImage2GlyphReference
 from .latent import QwenImage2EmptyLatent
 from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
+from .memory import QwenImage2Memory
 from .region import QwenImage2CropForEdit, QwenImage2ExtendCanvas, QwenImage2StitchEdit
 from .routes import add_routes
 from .sampler import QwenImage2Sampler, QwenImage2Sigmas
@@ -20,6 +21,7 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2LoadModel,
     QwenImage2LoadTextEncoder,
     QwenImage2LoadVAE,
+    QwenImage2Memory,
     QwenImage2TextEncode,
     QwenImage2EditEncode,
     QwenImage2PosterBrief,

@@ -5,6 +5,7 @@ the first call fills it with the prefix's keys and values, later ones reuse them
 run, so a new prompt, reference, size or LoRA strength cannot meet old keys.
 """
 import logging
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import comfy.patcher_extension
 import comfy.supported_models_base
 import comfy.utils
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...model import checkpoint, latents, quantised, schedule
@@ -27,11 +28,13 @@ from ...model.files import CheckpointError, CheckpointFiles, open_checkpoint
 from ...model.kernels import Kernels
 from ...model.prefix import Condition, PrefixCache
 from ...model.spec import TransformerSpec
+from ...model.streaming import Plan
 from ...model.transformer import Transformer, prefix_end
-from . import placement
+from . import memory, placement
 from .blocks import with_blocks
 from .dtypes import DTYPES, conversion
 from .kernels import comfy_attention, kernels_for
+from .placement import Place
 from .progress import loading_progress
 from .quantise import Network, Origin, patches_below
 
@@ -41,6 +44,8 @@ log = logging.getLogger(__name__)
 SLOTS_KEY = "qwen_image_2_slots"
 # The entry of transformer_options that takes sentences about a run: a function of one string.
 REPORT_KEY = "qwen_image_2_report"
+# The entry that says which place for keys and values is tried first.
+PLACE_KEY = "qwen_image_2_prefix_place"
 
 # Values alive per token at a block's peak, in units of the width: residual stream, its norm, and the MLP's gate,
 # projection and product of three widths each make 11; the rest is room for the allocator.
@@ -121,8 +126,11 @@ class DiffusionModel(Transformer):
             self._velocity, self, comfy.patcher_extension.get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         ).execute(x, timestep, context, control, options, **kwargs)
 
-    def _velocity(self, x, timestep, context, control, transformer_options, prefix: PromptPrefix, weights_key=None):
+    def _velocity(self, x, timestep, context, control, transformer_options, prefix: PromptPrefix, weights_key=None,
+                  first_place: Place = Place.DEVICE):
         attention = comfy_attention(transformer_options)
+        if self.streamer is not None:
+            self.streamer.expect(weights_key)
         # Without causal_condition the prefix changes with the timestep.
         time_key = None if self.spec.causal_condition else tuple(timestep.tolist())
 
@@ -133,10 +141,10 @@ class DiffusionModel(Transformer):
             needed = kept_bytes(self.spec, tokens, x.element_size())
             cache, place = placement.keep(
                 lambda: self.prefix_layers(condition, sigma, x.dtype, attention), prefix_end(condition), needed,
-                working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device)
+                working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device, first_place)
             transformer_options.get(REPORT_KEY, log.info)(
                 f"{tokens:,} tokens of prompt and references: their keys and values ({needed / 2**20:,.1f} MiB) are "
-                f"{place.value}.")
+                f"{placement.in_words(place, first_place)}.")
             return cache
 
         cache = prefix.cache((weights_key, x.device, x.dtype, time_key), compute)
@@ -170,14 +178,18 @@ class QwenImage2(comfy.model_base.QwenImage):
         self.label = label
         self.weights = ""  # how they are stored, for people
         self.origin: Origin | None = None
+        self.plan: Plan | None = None  # see memory.py
+        self.prefixes: weakref.WeakSet[PromptPrefix] = weakref.WeakSet()  # of the run at hand
+        self.crowded = False           # whether the run at hand has been out of memory
 
     @property
     def spec(self) -> TransformerSpec:
         return self.diffusion_model.spec
 
     def extra_conds(self, **kwargs):
-        condition = condition_from(kwargs, self.spec, self.process_latent_in)
-        return {"prefix": PrefixCond(PromptPrefix(condition))}
+        prefix = PromptPrefix(condition_from(kwargs, self.spec, self.process_latent_in))
+        self.prefixes.add(prefix)
+        return {"prefix": PrefixCond(prefix)}
 
     def extra_conds_shapes(self, **kwargs):
         condition = condition_from(kwargs, self.spec, self.process_latent_in)
@@ -190,10 +202,32 @@ class QwenImage2(comfy.model_base.QwenImage):
         prefix = sum(shape[-1] for shape in (cond_shapes or {}).get("prefix", ()))
         return working_bytes(self.spec, target + prefix, element) + kept_bytes(self.spec, prefix, element)
 
-    def _apply_model(self, x, t, *args, prefix=None, **kwargs):
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, prefix=None,
+                     **kwargs):
         if prefix is None:
             raise ValueError("Qwen-Image 2 needs a prompt: connect QwenImage2TextEncode to the sampler.")
-        return super()._apply_model(x, t, *args, prefix=prefix, weights_key=self._weights_key(), **kwargs)
+        options = transformer_options or {}
+
+        def step():
+            first_place = Place.RAM if self.crowded else options.get(PLACE_KEY, Place.DEVICE)
+            return super(QwenImage2, self)._apply_model(x, t, c_concat, c_crossattn, control, options, prefix=prefix,
+                                                        weights_key=self._weights_key(), first_place=first_place,
+                                                        **kwargs)
+
+        return memory.with_relief(self, step, options.get(REPORT_KEY, log.info))
+
+    def begin_run(self) -> None:
+        self.crowded = False
+
+    def end_run(self) -> None:
+        """Free what a run has allocated. A guider that outlives a cancelled run would keep it, out of reach of
+        ComfyUI's memory management."""
+        self.clear_prefixes()
+        memory.rest(self)
+
+    def clear_prefixes(self) -> None:
+        for prefix in self.prefixes:
+            prefix.clear()
 
     def _weights_key(self):
         """Changes whenever a LoRA or a hook changes the weights, even in the middle of a run."""
@@ -243,6 +277,7 @@ def load_model(path: Path, label: str, variant: str, weight_format: str = "as st
     # ComfyUI loads a second copy through this for other devices.
     patcher.cached_patcher_init = (load_model, (path, label, variant, weight_format))
     patcher.add_wrapper(WrappersMP.OUTER_SAMPLE, check_run)
+    patcher.add_callback(CallbacksMP.ON_LOAD, memory.on_load)
     return patcher
 
 
@@ -252,7 +287,7 @@ def diffusion_network(patcher) -> Network:
     if not isinstance(model, QwenImage2):
         raise ValueError("This MODEL is not a Qwen-Image 2 transformer of this pack: load it with QwenImage2LoadModel.")
     return Network(model.diffusion_model, patches_below("diffusion_model.", patcher), str, model.origin,
-                   patcher.model_size())
+                   comfy.model_management.module_size(model))
 
 
 def open_model(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
@@ -309,13 +344,13 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
             if len(text) not in (1, len(noise)):
                 raise ValueError(f"The conditioning holds {len(text)} prompts for {len(noise)} pictures: it must be "
                                  f"one for all, or one for each.")
+    model.begin_run()
     try:
         return executor(noise, latent_image, *args, **kwargs)
     finally:
-        # A guider that outlives a cancelled run would keep them, out of reach of ComfyUI's memory management.
-        for cond in (cond for conds in guider.conds.values() for cond in conds):
-            if "prefix" in cond["model_conds"]:
-                cond["model_conds"]["prefix"].cond.clear()
+        if model.plan is not None and model.plan.streamed:
+            guider.model_options["transformer_options"].get(REPORT_KEY, log.info)(memory.in_words(model.plan))
+        model.end_run()
 
 
 def check_lora_shapes(patcher) -> None:

@@ -23,23 +23,32 @@ class Place(Enum):
     """The value is what the user reads."""
 
     DEVICE = "kept beside the model"
-    RAM = "kept in RAM, because video memory has no room for them"
-    NOWHERE = "computed anew in every step, because neither video memory nor RAM has room for them"
+    RAM = "kept in RAM"
+    NOWHERE = "computed anew in every step"
 
 
-def keep(layers: Layers, position: int, needed: int, working: int, device: torch.device) -> tuple[PrefixCache, Place]:
-    """Run a pass over the prefix and keep its keys and values in the fastest place that holds them.
+WHY = {Place.RAM: "video memory has no room for them", Place.NOWHERE: "neither video memory nor RAM has room for them"}
+
+
+def in_words(place: Place, first: Place) -> str:
+    return place.value + (f", because {WHY[place]}" if place in WHY and place is not first else "")
+
+
+def keep(layers: Layers, position: int, needed: int, working: int, device: torch.device,
+         first: Place = Place.DEVICE) -> tuple[PrefixCache, Place]:
+    """Run a pass over the prefix and keep its keys and values in the fastest place that holds them, from `first` on.
 
     layers() starts the pass; position: the rotary counter after the prefix; needed: bytes of all keys and values;
     working: bytes that a pass needs beside them.
     """
-    if _may_fit(needed + working, device):
+    beside = first is Place.DEVICE or (first is Place.RAM and device.type == "cpu")  # the same place
+    if beside and _may_fit(needed + working, device):
         try:
             return PrefixCache(position, _collect(layers(), device)), Place.DEVICE
         except comfy.model_management.OOM_EXCEPTION as error:
             log.info("The keys and values of the prefix did not fit beside the model: %s", error)
         comfy.model_management.soft_empty_cache()
-    if device.type != "cpu" and needed + RAM_MARGIN <= _free_ram():
+    if first is not Place.NOWHERE and device.type != "cpu" and needed + RAM_MARGIN <= _free_ram():
         return PrefixCache(position, _collect(layers(), torch.device("cpu"))), Place.RAM
     return RecomputedPrefix(position, compute=lambda: _cancellable(layers())), Place.NOWHERE
 

@@ -1,0 +1,313 @@
+"""Blocks whose weights stay in RAM and visit the device in turn.
+
+While one block computes, the next one's weights are under way: into one of two buffers on the device, by way of
+pinned memory and a stream of their own. The blocks that stay on the device lie evenly between those that do not, so a
+pass takes as long as the longer of computing and copying.
+"""
+import time
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+BUFFERS = 2
+ALIGNMENT = 256  # bytes: what CUDA's own allocations keep
+
+
+# ---------------------------------------------------------------- what stays and what streams
+
+@dataclass(frozen=True)
+class Plan:
+    """fixed: bytes that never leave the device; sizes: of each block; streamed: the numbers of those that visit it."""
+
+    fixed: int
+    sizes: tuple[int, ...]
+    streamed: frozenset[int]
+
+    @property
+    def buffers(self) -> int:
+        return BUFFERS * max((self.sizes[number] for number in self.streamed), default=0)
+
+    @property
+    def resident(self) -> int:
+        """Bytes of the weights that stay."""
+        return self.fixed + sum(self.sizes) - self.moved
+
+    @property
+    def moved(self) -> int:
+        """Bytes that every pass brings to the device."""
+        return sum(self.sizes[number] for number in self.streamed)
+
+    @property
+    def on_device(self) -> int:
+        return self.resident + self.buffers
+
+    def keeping(self, count: int) -> "Plan":
+        """The same model with `count` of its blocks on the device."""
+        streamed = len(self.sizes) - count
+        return Plan(self.fixed, self.sizes, frozenset(_spread(streamed, len(self.sizes))))
+
+
+def plan(fixed: int, sizes: Sequence[int], budget: float) -> Plan:
+    """Keep as many blocks as the budget (bytes, buffers included) has room for: none, where it is too small."""
+    nothing_moves = Plan(fixed, tuple(sizes), frozenset())
+    plans = map(nothing_moves.keeping, range(len(sizes), 0, -1))
+    return next((each for each in plans if each.on_device <= budget), nothing_moves.keeping(0))
+
+
+def _spread(count: int, places: int) -> Iterable[int]:
+    """`count` of the numbers below `places`, evenly."""
+    return ((2 * number + 1) * places // (2 * count) for number in range(count))
+
+
+# ---------------------------------------------------------------- a block's weights as bytes
+
+class Entry(NamedTuple):
+    module: nn.Module
+    name: str
+    parameter: nn.Parameter
+
+
+def entries(block: nn.Module) -> list[Entry]:
+    return [Entry(module, name, parameter) for module in block.modules()
+            for name, parameter in module.named_parameters(recurse=False)]
+
+
+def size_of(entry: Entry) -> int:
+    """Bytes in a buffer."""
+    return sum(map(_aligned, _parts(entry.parameter)))
+
+
+def _aligned(part: Tensor) -> int:
+    return -(-part.nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _parts(tensor: Tensor) -> list[Tensor]:
+    """The plain tensors that a quantised tensor consists of, or the tensor itself."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor.detach()]
+    return [part for name in tensor.__tensor_flatten__()[0] for part in _parts(getattr(tensor, name))]
+
+
+def _rebuilt(tensor: Tensor, parts: Iterator[Tensor]) -> Tensor:
+    """The tensor with these parts instead of its own."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return next(parts)
+    names, context = tensor.__tensor_flatten__()
+    inner = {name: _rebuilt(getattr(tensor, name), parts) for name in names}
+    return type(tensor).__tensor_unflatten__(inner, context, tensor.shape, tensor.stride())
+
+
+def _views(buffer: Tensor, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Where in the buffer's bytes each part has its place."""
+    start = 0
+    for part in parts:
+        yield buffer[start:start + part.nbytes].view(part.dtype).view(part.shape)
+        start += _aligned(part)
+
+
+# ---------------------------------------------------------------- the way to the device
+
+class Lane:
+    """Copies into buffers of a device that has no streams of its own: done when the call returns."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def event(self):
+        return None
+
+    def staging(self, size: int) -> Tensor | None:
+        return None
+
+    def copy(self, parts: list[Tensor], slot: "Slot") -> None:
+        for view, part in zip(_views(slot.buffer, parts), parts, strict=True):
+            view.copy_(part)
+
+    def before_use(self, slot: "Slot") -> None:
+        pass
+
+    def after_use(self, slot: "Slot") -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+class StreamLane(Lane):
+    """Copies on a stream of their own, from pinned memory: the weights' own, or the slot's where they have none."""
+
+    def __init__(self, device: torch.device):
+        super().__init__(device)
+        self.backend = torch.get_device_module(device)
+        self.stream = self.backend.Stream(device)
+
+    def event(self):
+        return self.backend.Event()
+
+    def staging(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+    def copy(self, parts: list[Tensor], slot: "Slot") -> None:
+        with self.backend.stream(self.stream):
+            self.stream.wait_event(slot.used)
+            if all(part.is_pinned() for part in parts):
+                for view, part in zip(_views(slot.buffer, parts), parts, strict=True):
+                    view.copy_(part, non_blocking=True)
+            else:
+                slot.filled.synchronize()  # the last copy out of the pinned bytes
+                for view, part in zip(_views(slot.staging, parts), parts, strict=True):
+                    view.copy_(part)
+                slot.buffer.copy_(slot.staging, non_blocking=True)
+            slot.filled.record(self.stream)
+
+    def before_use(self, slot: "Slot") -> None:
+        self.backend.current_stream(self.device).wait_event(slot.filled)
+
+    def after_use(self, slot: "Slot") -> None:
+        slot.used.record(self.backend.current_stream(self.device))
+
+    def finish(self) -> None:
+        self.stream.synchronize()
+
+
+def lane_for(device: torch.device) -> Lane:
+    return StreamLane(device) if device.type in ("cuda", "xpu") else Lane(device)
+
+
+class Slot:
+    """A buffer on the device, and the block that is in it or on its way there."""
+
+    def __init__(self, size: int, lane: Lane):
+        self.buffer = torch.empty(size, dtype=torch.uint8, device=lane.device)
+        self.staging = lane.staging(size)
+        self.filled, self.used = lane.event(), lane.event()
+        self.block: int | None = None
+        self.arrival: Future | None = None
+        self.holders = 0  # passes that compute with the block
+        self.originals: list[Entry] = []
+
+
+# ---------------------------------------------------------------- a pass
+
+@dataclass
+class Streamer:
+    """Gives out the blocks in their order, with the weights of those that stream on the device.
+
+        for block in streamer.in_turn(): ...
+
+    Two passes may take turns, as when a prefix is computed anew within every block of its target.
+    """
+
+    blocks: Sequence[nn.Module]
+    plan: Plan
+    lane: Lane
+    slots: list[Slot] = field(default_factory=list)
+    _worker: ThreadPoolExecutor | None = None
+    _weights: Hashable = None
+
+    def in_turn(self) -> Iterator[nn.Module]:
+        for number, block in enumerate(self.blocks):
+            if number not in self.plan.streamed:
+                yield block
+                continue
+            slot = self._enter(number)
+            try:
+                yield block
+            finally:
+                self._leave(slot)
+
+    def expect(self, weights: Hashable) -> None:
+        """Before a pass: what is already under way is of no use if the weights have changed since."""
+        if weights != self._weights:
+            self._forget()
+            self._weights = weights
+
+    def release(self) -> None:
+        """Give the buffers back and leave every block with its own weights: after a run, however it ended."""
+        self._forget()
+        self.slots = []
+        if self._worker is not None:
+            self._worker.shutdown()
+            self._worker = None
+
+    def _enter(self, number: int) -> Slot:
+        slot = next((slot for slot in self.slots if slot.block == number), None) or self._bring(number)
+        slot.holders += 1
+        if slot.holders == 1:
+            slot.arrival.result()
+            self.lane.before_use(slot)
+            self._bind(slot)
+        self._bring_next(number)
+        return slot
+
+    def _leave(self, slot: Slot) -> None:
+        if slot not in self.slots:
+            return  # an abandoned pass, closed after the release
+        slot.holders -= 1
+        if not slot.holders:
+            self._unbind(slot)
+            self.lane.after_use(slot)
+            self._bring_next(max((each.block for each in self.slots if each.holders), default=slot.block))
+
+    def _bring_next(self, number: int) -> None:
+        """Start the copy of the block that comes after this one, if a buffer is free."""
+        order = sorted(self.plan.streamed)
+        following = order[(order.index(number) + 1) % len(order)]
+        if all(slot.block != following for slot in self.slots) and any(not slot.holders for slot in self.slots):
+            self._bring(following)
+
+    def _bring(self, number: int) -> Slot:
+        if not self.slots:
+            size = self.plan.buffers // BUFFERS
+            self.slots = [Slot(size, self.lane) for _ in range(BUFFERS)]
+            for slot in self.slots:
+                self.lane.after_use(slot)  # what had this memory before may still be computing
+            self._worker = ThreadPoolExecutor(1, "weights")
+        slot = next(slot for slot in self.slots if not slot.holders)
+        slot.block = number
+        parts = [part for entry in entries(self.blocks[number]) for part in _parts(entry.parameter)]
+        slot.arrival = self._worker.submit(self._copy, parts, slot)
+        return slot
+
+    @torch.inference_mode()  # it belongs to a thread; a buffer made in it can be written in it alone
+    def _copy(self, parts: list[Tensor], slot: Slot) -> None:
+        self.lane.copy(parts, slot)
+
+    def _bind(self, slot: Slot) -> None:
+        slot.originals = entries(self.blocks[slot.block])
+        views = _views(slot.buffer, [part for entry in slot.originals for part in _parts(entry.parameter)])
+        for module, name, parameter in slot.originals:
+            setattr(module, name, nn.Parameter(_rebuilt(parameter, views), requires_grad=False))
+
+    def _unbind(self, slot: Slot) -> None:
+        for module, name, parameter in slot.originals:
+            setattr(module, name, parameter)
+        slot.originals = []
+
+    def _forget(self) -> None:
+        wait([slot.arrival for slot in self.slots if slot.arrival is not None])
+        self.lane.finish()
+        for slot in self.slots:
+            self._unbind(slot)
+            slot.block, slot.arrival, slot.holders = None, None, 0
+
+
+# ---------------------------------------------------------------- how fast
+
+def copy_rate(lane: Lane, size: int = 2**26, repeats: int = 3) -> float:
+    """Bytes per second into the device's memory, the best of some copies of `size` bytes: out of pinned memory where
+    the device has streams."""
+    slot = Slot(size, lane)
+    source = lane.staging(size)
+    parts = [torch.zeros(size, dtype=torch.uint8) if source is None else source]
+    seconds = []
+    for _ in range(repeats + 1):  # the first one warms up
+        begin = time.perf_counter()
+        lane.copy(parts, slot)
+        lane.finish()
+        seconds.append(time.perf_counter() - begin)
+    return size / min(seconds[1:])

@@ -1,0 +1,99 @@
+"""How much memory a model may take, and what that costs."""
+import math
+
+import comfy.model_management
+from comfy_api.latest import io
+
+from ..model import streaming
+from .bridge import memory
+from .bridge.diffusion import PLACE_KEY, QwenImage2
+from .bridge.memory import BudgetPatcher, gib
+from .bridge.placement import Place
+from .messages import tell
+from .vae import check_vae
+
+PLACES = {"automatic": Place.DEVICE, "RAM": Place.RAM, "recompute": Place.NOWHERE}
+
+
+class QwenImage2Memory(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2Memory",
+            display_name="Memory Budget (Qwen-Image 2)",
+            category="Qwen-Image 2/loaders",
+            description="Sets how much video memory the weights may take. What does not fit streams from RAM, block "
+                        "by block, while the block before it computes. Says what stays, what streams, and what it "
+                        "costs.",
+            search_aliases=["vram", "offload", "low vram", "block swap", "memory", "budget", "out of memory", "oom"],
+            inputs=[
+                io.Model.Input("model", tooltip="From QwenImage2Loader, before or after LoRAs."),
+                io.Float.Input("vram_for_weights", default=0.0, min=0.0, max=1024.0, step=0.1,
+                               tooltip="GiB of video memory for the transformer's weights, the two buffers for what "
+                                       "streams included. 0: as much as there is room for at the start of a run."),
+                io.Combo.Input("prefix", list(PLACES), default="automatic",
+                               tooltip="Where keys and values of prompt and references are kept for all steps (512 "
+                                       "KiB a token in bf16). automatic: beside the model where they fit, else in "
+                                       "RAM, else nowhere. recompute: nowhere, the least memory and the most work."),
+                io.Float.Input("vae_peak", default=0.0, min=0.0, max=1024.0, step=0.1,
+                               tooltip="GiB that decoding or encoding a picture may take beside the VAE's weights. 0: "
+                                       "the standard rows (under 2 GiB at 2048 x 2048). The picture is the same."),
+                io.Vae.Input("vae", optional=True, tooltip="The VAE that vae_peak is for."),
+            ],
+            outputs=[
+                io.Model.Output(),
+                io.Vae.Output(tooltip="The VAE with its peak; nothing where none is connected."),
+                io.String.Output(display_name="report"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, vram_for_weights, prefix, vae_peak, vae=None):
+        if not isinstance(model.model, QwenImage2):
+            raise ValueError("This MODEL is not a Qwen-Image 2 transformer: load it with QwenImage2Loader.")
+        if vae is None and vae_peak:
+            raise ValueError("vae_peak is set, but no VAE is connected: connect it, and use this node's VAE from there "
+                             "on.")
+        budgeted = BudgetPatcher.of(model, vram_for_weights * 2**30 or math.inf)
+        check_budget(budgeted)
+        budgeted.model_options["transformer_options"][PLACE_KEY] = PLACES[prefix]
+        lines = report(budgeted)
+        if vae is not None:
+            check_vae(vae)
+            vae = vae.with_peak(int(vae_peak * 2**30) or None)
+            lines.append(vae_in_words(vae))
+        return io.NodeOutput(budgeted, vae, "\n".join(lines), ui=tell(cls, *lines))
+
+
+def check_budget(model: BudgetPatcher) -> None:
+    least = model.plan_for(0).on_device
+    if model.budget < least:
+        raise ValueError(f"vram_for_weights is {gib(model.budget)}, but this model needs at least {gib(least)} on the "
+                         f"device: two blocks that stream, and what is in no block. Set it to "
+                         f"{math.ceil(least / 2**30 * 100) / 100} or more, or to 0 (automatic).")
+
+
+def report(model: BudgetPatcher) -> list[str]:
+    """What a run with the memory that is free now would keep, move and wait for."""
+    device, lines = model.load_device, []
+    room = math.inf
+    if device.type == "cpu":
+        lines.append("This machine computes on the CPU: weights are in RAM in any case, a budget saves nothing.")
+    else:
+        management = comfy.model_management
+        room = management.get_free_memory(device) + model.loaded_size() - management.minimum_inference_memory()
+    plan = model.plan_for(room)
+    lines.append(memory.in_words(plan))
+    if plan.streamed:
+        rate = streaming.copy_rate(streaming.lane_for(device))
+        lines.append(f"At the {rate / 1e9:.1f} GB/s measured just now that takes at least "
+                     f"{plan.moved / rate * 1e3:,.0f} ms a pass; where computing takes longer, it costs nothing.")
+    return lines
+
+
+def vae_in_words(vae) -> str:
+    if vae.peak is None:
+        return "VAE: standard rows."
+    return (f"VAE: at most {gib(vae.peak)} beside its weights, enough for {vae.largest_side} x {vae.largest_side} "
+            f"pixels.")

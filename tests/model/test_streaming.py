@@ -1,0 +1,176 @@
+"""Blocks that visit the device in turn: what stays, the order of the copies, and the very same result."""
+import random
+import threading
+
+import pytest
+import torch
+
+from qwen_image_2.model import streaming
+from qwen_image_2.model.prefix import Condition, RecomputedPrefix
+from qwen_image_2.model.spec import TransformerSpec
+from qwen_image_2.model.streaming import BUFFERS, Lane, Plan, Streamer
+from qwen_image_2.model.transformer import Transformer, prefix_end
+
+SPEC = TransformerSpec(layers=6, dim=32, heads=2, head_dim=16, mlp_dim=48, context_dim=24, rope_axes=(4, 6, 6))
+
+
+# ---------------------------------------------------------------- plans
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_budget_holds_and_nothing_more_would_fit(seed):
+    rng = random.Random(seed)
+    sizes, fixed = [rng.randint(50, 100) for _ in range(rng.randint(3, 40))], rng.randint(1, 300)
+    least = streaming.plan(fixed, sizes, 0)
+    assert least.streamed == frozenset(range(len(sizes)))
+    for budget in range(least.on_device, fixed + sum(sizes) + 100, 37):
+        plan = streaming.plan(fixed, sizes, budget)
+        assert plan.on_device <= budget
+        assert plan.resident + plan.moved == fixed + sum(sizes)
+        kept = len(sizes) - len(plan.streamed)
+        assert kept == len(sizes) or plan.keeping(kept + 1).on_device > budget
+
+
+def test_blocks_that_stay_lie_evenly_between_those_that_stream():
+    assert Plan(0, (1,) * 8, frozenset()).keeping(4).streamed == {1, 3, 5, 7}
+    assert Plan(0, (1,) * 9, frozenset()).keeping(6).streamed == {1, 4, 7}
+
+
+def test_all_fits():
+    plan = streaming.plan(10, [5, 5], 20)
+    assert (plan.streamed, plan.buffers, plan.on_device, plan.moved) == (frozenset(), 0, 20, 0)
+
+
+# ---------------------------------------------------------------- passes
+
+class Recorder(Lane):
+    """Writes down what happens, in order."""
+
+    def __init__(self):
+        super().__init__(torch.device("cpu"))
+        self.events: list[tuple[str, int]] = []
+
+    def copy(self, parts, slot):
+        self.events.append(("copy", slot.block))
+        super().copy(parts, slot)
+
+
+@pytest.fixture
+def transformer():
+    torch.manual_seed(0)
+    made = Transformer(SPEC).requires_grad_(False)
+    for name, parameter in made.named_parameters():
+        if name.endswith("text_norm.weight"):
+            torch.nn.init.zeros_(parameter)
+    return made
+
+
+@pytest.fixture
+def condition():
+    return Condition(torch.randn(1, 7, SPEC.context_dim, generator=torch.Generator().manual_seed(1)))
+
+
+def stream(transformer: Transformer, kept: int, lane: Lane | None = None) -> Streamer:
+    sizes = [sum(map(streaming.size_of, streaming.entries(block))) for block in transformer.transformer_blocks]
+    plan = Plan(0, tuple(sizes), frozenset()).keeping(kept)
+    transformer.streamer = Streamer(transformer.transformer_blocks, plan, lane or Lane(torch.device("cpu")))
+    return transformer.streamer
+
+
+@torch.inference_mode()
+def velocity(transformer: Transformer, condition: Condition, recomputed: bool = False) -> torch.Tensor:
+    x = torch.randn(1, 64, 4, 6, generator=torch.Generator().manual_seed(2))
+    cache = (RecomputedPrefix(prefix_end(condition), compute=lambda: transformer.prefix_layers(condition))
+             if recomputed else transformer.encode_prefix(condition))
+    return torch.stack([transformer(x, torch.tensor([sigma]), cache) for sigma in (0.9, 0.4)])
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("kept", [0, 1, 3, 4, 5])
+def test_the_result_is_that_of_the_resident_model(transformer, condition, kept, recomputed):
+    expected = velocity(transformer, condition)
+    streamer = stream(transformer, kept)
+    own = [entry.parameter for entry in streaming.entries(transformer)]
+    assert torch.equal(velocity(transformer, condition, recomputed), expected)
+    streamer.release()
+    assert all(entry.parameter is parameter
+               for entry, parameter in zip(streaming.entries(transformer), own, strict=True))
+
+
+def test_every_block_is_copied_once_a_pass_and_in_order(transformer, condition):
+    lane = Recorder()
+    streamer = stream(transformer, 2, lane)
+    order = sorted(streamer.plan.streamed)
+    velocity(transformer, condition)
+    streamer.release()
+    copied = [block for _, block in lane.events]
+    # Three passes, and the first block of a fourth that was already on its way.
+    assert copied == (order * 3 + order)[:len(copied)] and len(copied) == 3 * len(order) + 1
+
+
+def test_the_next_block_is_on_its_way_while_one_computes(transformer, condition):
+    """The copy of a block can end while the block before it is held: nothing waits for the pass to move on."""
+    streamer = stream(transformer, 0)
+    passing = streamer.in_turn()
+    next(passing)
+    following = next(slot for slot in streamer.slots if slot.block == 1)
+    assert following.arrival.result(timeout=10) is None and following.holders == 0
+    passing.close()
+    streamer.release()
+
+
+def test_there_are_two_buffers_of_one_block(transformer, condition):
+    streamer = stream(transformer, 0)
+    pieces = set()
+    for block in streamer.in_turn():
+        pieces |= {entry.parameter.untyped_storage().data_ptr() for entry in streaming.entries(block)}
+        assert len(streamer.slots) == BUFFERS
+        assert sum(slot.buffer.nbytes for slot in streamer.slots) == streamer.plan.buffers
+    assert len(pieces) == BUFFERS
+    streamer.release()
+    assert not streamer.slots
+
+
+def test_a_pass_that_breaks_off_leaves_every_block_with_its_own_weights(transformer, condition):
+    expected = velocity(transformer, condition)
+    streamer = stream(transformer, 0)
+    own = [entry.parameter for entry in streaming.entries(transformer)]
+
+    def cancelled(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), torch.inference_mode():
+        transformer(torch.zeros(1, 64, 4, 6), torch.tensor([0.5]), transformer.encode_prefix(condition), cancelled)
+    abandoned = streamer.in_turn()
+    next(abandoned)
+    streamer.release()
+    abandoned.close()
+    assert [entry.parameter for entry in streaming.entries(transformer)] == own
+    assert not any(thread.name.startswith("weights") for thread in threading.enumerate())
+    assert torch.equal(velocity(transformer, condition), expected)
+
+
+def test_weights_that_change_between_passes_are_copied_anew(transformer, condition):
+    streamer = stream(transformer, 0)
+    velocity(transformer, condition)
+    with torch.no_grad():
+        transformer.transformer_blocks[0].attn.to_q.weight.mul_(3)
+    streamer.expect("changed")
+    found = velocity(transformer, condition)
+    streamer.release()
+    transformer.streamer = None
+    assert torch.equal(found, velocity(transformer, condition))
+
+
+def test_a_copy_that_fails_is_not_lost(transformer, condition):
+    class Broken(Lane):
+        def copy(self, parts, slot):
+            raise MemoryError("no room")
+
+    streamer = stream(transformer, 0, Broken(torch.device("cpu")))
+    with pytest.raises(MemoryError, match="no room"):
+        velocity(transformer, condition)
+    streamer.release()
+
+
+def test_copies_are_timed():
+    assert streaming.copy_rate(Lane(torch.device("cpu")), size=2**20) > 1e6

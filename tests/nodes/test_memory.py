@@ -1,0 +1,244 @@
+"""A budget for the weights: the very same pictures, whatever streams; LoRAs, quantised weights, other patchers."""
+import math
+
+import pytest
+import torch
+
+from qwen_image_2.model import streaming
+
+
+@pytest.fixture(scope="module")
+def memory(comfyui):
+    from qwen_image_2.nodes.bridge import memory
+    return memory
+
+
+@pytest.fixture(params=["as stored", "fp8", "int8", "4-bit"])
+def weight_format(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def load(comfyui):
+    """Loads the miniature: eight blocks."""
+    from qwen_image_2.nodes.bridge import diffusion, folders, miniature
+
+    def of_format(weight_format: str = "as stored"):
+        path = folders.resolve(folders.TRANSFORMER, miniature.NAME)
+        return diffusion.load_model(path, miniature.NAME, "base", weight_format)
+    return of_format
+
+
+def with_lora(model, *names: str):
+    """A LoRA of rank 4 on some matrices; drawn with a seed."""
+    from comfy.weight_adapter import LoRAAdapter
+    generator, patches = torch.Generator().manual_seed(3), {}
+    for name in names:
+        rows, columns = model.model.diffusion_model.get_submodule(name.removesuffix(".weight")).weight.shape
+        up, down = (torch.randn(*shape, generator=generator) * 0.05 for shape in ((rows, 4), (4, columns)))
+        patches[f"diffusion_model.{name}"] = LoRAAdapter(set(), (up, down, None, None, None, None))
+    clone = model.clone()
+    clone.add_patches(patches)
+    return clone
+
+
+LORA = ("img_in.weight", "transformer_blocks.0.attn.to_q.weight", "transformer_blocks.3.img_mlp.out.weight",
+        "transformer_blocks.6.attn.to_v.weight")
+
+
+def sample(model, steps: int = 2):
+    """What a core sampler makes of it."""
+    import comfy.sample
+    import comfy.samplers
+    width = model.model.spec.context_dim
+    text = torch.randn(1, 12, width, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1, 64, 4, 6, generator=torch.Generator().manual_seed(1))
+    sigmas = torch.linspace(1, 0, steps + 1)
+    with torch.inference_mode():
+        return comfy.sample.sample_custom(model, noise, 1.0, comfy.samplers.sampler_object("euler"), sigmas,
+                                          [[text, {}]], [[text, {}]], torch.zeros_like(noise), seed=0)
+
+
+def budget_for(model, kept: int) -> int:
+    """Bytes that are just enough for so many blocks."""
+    from qwen_image_2.nodes.bridge.memory import BudgetPatcher
+    return BudgetPatcher.of(model, math.inf).plan_for(math.inf).keeping(kept).on_device
+
+
+def unload():
+    import comfy.model_management
+    comfy.model_management.unload_all_models()
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_a_streamed_model_draws_what_the_resident_one_draws(memory, load, weight_format, kept):
+    model = load(weight_format)
+    expected = sample(model)
+    budgeted = memory.BudgetPatcher.of(model, budget_for(model, kept))
+    assert torch.equal(sample(budgeted), expected)
+    assert len(model.model.plan.streamed) == 8 - kept
+    unload()
+    assert model.model.plan is None and model.model.diffusion_model.streamer is None
+    assert torch.equal(sample(model), expected)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["LoRA before the budget", "LoRA after it"])
+def test_loras_work_on_what_stays_and_on_what_streams(memory, load, before):
+    model = load("fp32")
+    plain, expected = sample(model), sample(with_lora(model, *LORA))
+    assert not torch.allclose(plain, expected, atol=1e-2)
+    budget = budget_for(model, 4)
+    budgeted = (memory.BudgetPatcher.of(with_lora(model, *LORA), budget) if before
+                else with_lora(memory.BudgetPatcher.of(model, budget), *LORA))
+    found = sample(budgeted)
+    assert {0, 3, 6} & model.model.plan.streamed and {0, 3, 6} - model.model.plan.streamed
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.equal(sample(memory.BudgetPatcher.of(model, budget)), plain)  # and leave again
+    assert torch.equal(sample(model), plain)
+
+
+def test_a_lora_on_a_quantised_block_that_streams(memory, load):
+    """It is merged without rounding there, and with on a block that stays."""
+    model = load("int8")
+    plain, expected = sample(model), sample(with_lora(model, *LORA))
+    found = sample(with_lora(memory.BudgetPatcher.of(model, budget_for(model, 0)), *LORA))
+    difference = (plain - expected).norm()
+    assert (found - expected).norm() < difference / 4
+
+
+def test_the_budget_holds_whatever_comfyui_offers(memory, load):
+    model = load()
+    budget = budget_for(model, 3)
+    budgeted = memory.BudgetPatcher.of(model, budget)
+    sample(budgeted)
+    assert budgeted.plan.on_device <= budget
+    assert _settled(model) == budgeted.plan.resident == budgeted.loaded_size()
+    assert budgeted.model_size() == budget
+    unload()
+
+
+def _settled(model) -> int:
+    """Bytes of the layers that ComfyUI's own flag says are on the device."""
+    return sum(streaming.size_of(entry) for entry in streaming.entries(model.model)
+               if getattr(entry.module, "comfy_patched_weights", False))
+
+
+def test_comfyui_can_have_some_of_it_back(memory, load):
+    """As when the VAE needs room: blocks leave, and come back when there is room again."""
+    model = load()
+    expected = sample(model)
+    budgeted = memory.BudgetPatcher.of(model, math.inf)
+    sample(budgeted)
+    assert not budgeted.plan.streamed
+    size = budgeted.plan.sizes[0]
+    freed = budgeted.partially_unload(budgeted.offload_device, 3 * size)
+    assert freed >= 3 * size and len(budgeted.plan.streamed) >= 5  # two of them for the buffers
+    assert _settled(model) == budgeted.plan.resident == budgeted.loaded_size()
+    budgeted.partially_load(budgeted.load_device, size)
+    assert torch.equal(sample(budgeted), expected)
+    assert not budgeted.plan.streamed
+
+
+def test_a_block_more_or_less_is_not_worth_a_move(memory, load):
+    model = load()
+    budgeted = memory.BudgetPatcher.of(model, math.inf)
+    plan = budgeted.plan_for(math.inf)
+    budgeted.partially_load(budgeted.load_device, plan.keeping(3).on_device)
+    before = budgeted.plan
+    assert len(before.streamed) == 5
+    for room, same in ((plan.keeping(4).on_device, True), (plan.keeping(6).on_device, False)):
+        budgeted.load(budgeted.load_device, room)
+        assert (budgeted.plan == before) is same
+    unload()
+    budgeted.detach()
+
+
+def test_buffers_are_given_back_after_a_run_and_after_a_cancel(memory, load):
+    import comfy.model_management
+    model = load()
+    budgeted = memory.BudgetPatcher.of(model, budget_for(model, 0))
+    sample(budgeted)
+    assert not model.model.diffusion_model.streamer.slots
+    layer = model.model.diffusion_model.transformer_blocks[5].img_mlp
+
+    def cancel(*args):
+        comfy.model_management.interrupt_current_processing()
+
+    handle = layer.register_forward_hook(cancel)
+    own = [entry.parameter for entry in streaming.entries(model.model)]
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(budgeted)
+    handle.remove()
+    assert not model.model.diffusion_model.streamer.slots
+    assert all(now.parameter is before for now, before in zip(streaming.entries(model.model), own, strict=True))
+    assert not any(prefix._cache for prefix in model.model.prefixes)
+    unload()
+
+
+# ---------------------------------------------------------------- out of memory
+
+@pytest.fixture
+def short_of_memory(monkeypatch):
+    """Makes the third block of a model run out of memory, as often as told."""
+    def happen(model, times: int):
+        layer = model.model.diffusion_model.transformer_blocks[2].img_mlp
+        forward, left = layer.forward, [times]
+
+        def failing(x):
+            if left[0]:
+                left[0] -= 1
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            return forward(x)
+
+        monkeypatch.setattr(layer, "forward", failing)
+    return happen
+
+
+def test_a_step_that_runs_out_of_memory_is_repeated_with_less(memory, load, short_of_memory):
+    from qwen_image_2.nodes.bridge.diffusion import reporting_to
+    model = load()
+    expected = sample(model)
+    told = []
+    budgeted = reporting_to(told.append, memory.BudgetPatcher.of(model, budget_for(model, 4)))
+    short_of_memory(model, 1)
+    assert torch.equal(sample(budgeted), expected)
+    assert len(model.model.plan.streamed) == 6
+    relief = next(sentence for sentence in told if sentence.startswith("Out of memory"))
+    assert "2 blocks instead of 4" in relief and "keys and values" in relief
+    assert sum("tokens of prompt" in sentence for sentence in told) == 2  # computed, freed, and computed again
+    unload()
+
+
+def test_a_model_without_a_budget_gets_a_second_try_too(load, short_of_memory):
+    model = load()
+    expected = sample(model)
+    short_of_memory(model, 1)
+    assert torch.equal(sample(model), expected)
+
+
+@pytest.mark.parametrize("budgeted", [True, False])
+def test_the_second_time_a_sentence_names_the_setting(memory, load, short_of_memory, budgeted):
+    model = load()
+    if budgeted:
+        model = memory.BudgetPatcher.of(model, budget_for(model, 4))
+    short_of_memory(model, 2)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="vram_for_weights") as raised:
+        sample(model)
+    assert ("lower" in str(raised.value)) is budgeted and len(str(raised.value)) < 400
+    sample(model)  # which starts afresh
+    unload()
+
+
+# ---------------------------------------------------------------- where keys and values are kept
+
+@pytest.mark.parametrize(("choice", "words"), [("automatic", "kept beside the model."), ("RAM", "kept beside"),
+                                               ("recompute", "computed anew in every step.")])
+def test_the_place_of_keys_and_values_is_the_users_choice(load, choice, words):
+    from qwen_image_2.nodes.bridge.diffusion import PLACE_KEY, reporting_to
+    from qwen_image_2.nodes.memory import PLACES
+    model, told = load(), []
+    expected = sample(model)
+    chosen = reporting_to(told.append, model)
+    chosen.model_options["transformer_options"][PLACE_KEY] = PLACES[choice]
+    assert torch.equal(sample(chosen), expected)
+    assert words in told[0]
