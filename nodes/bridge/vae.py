@@ -1,7 +1,6 @@
 """The RGBA autoencoder as ComfyUI's VAE. Core's VAEDecode, VAEEncode and their tiled forms work on it."""
 import copy
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,25 +12,19 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...model import checkpoint, latents
+from ...model import checkpoint, latents, vae_memory
 from ...model.checkpoint import Detected
 from ...model.files import CheckpointFiles, open_checkpoint
-from ...model.vae import CHUNK_BYTES, VAE
+from ...model.vae import VAE
 from .progress import loading_progress
 
 log = logging.getLogger(__name__)
-
-# Counted in tests/model/test_vae_memory.py: a picture that fits into one chunk of rows takes up to 1730 values per
-# pixel; a larger one takes about twenty chunks, and per pixel what the mid-block and the picture itself need.
-SMALL_VALUES_PER_PIXEL, LARGE_VALUES_PER_PIXEL, CHUNKS = 1730, 50, 24
-# However small a chunk is wished, it has some rows: what they take at the least, per column of pixels.
-VALUES_PER_COLUMN = 130_000
 
 
 class AutoEncoder(VAE):
     """Latents leave and enter on the published scale, whatever scale this checkpoint was trained with."""
 
-    peak: int | None = None  # bytes that a picture may take, see chunk_for
+    peak: int | None = None  # bytes that a picture may take, see vae_memory.py
 
     def encode(self, pixels: Tensor) -> Tensor:
         latent = self._each(super().encode, pixels, *pixels.shape[-2:])
@@ -49,7 +42,7 @@ class AutoEncoder(VAE):
         """Under a peak one picture after the other, in chunks of rows that keep to it."""
         if self.peak is None:
             return work(batch)
-        chunk = chunk_for(self.peak, height, width, batch.dtype)
+        chunk = vae_memory.chunk_for(self.peak, height, width, batch.element_size())
         return torch.cat([work(one, chunk) for one in batch.split(1)])
 
     def decode_tiled(self, latent: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16, **_) -> Tensor:
@@ -96,10 +89,13 @@ class QwenImage2VAE(comfy.sd.VAE):
         return limited
 
     def _expect(self, peak: int | None) -> None:
+        def needed(pixels: int, dtype: torch.dtype) -> int:
+            return peak or vae_memory.expected(pixels, comfy.model_management.dtype_size(dtype))
+
         scale = self.upscale_ratio
         self.peak = peak
-        self.memory_used_decode = lambda shape, dtype: peak or memory_used(shape[2] * shape[3] * scale ** 2, dtype)
-        self.memory_used_encode = lambda shape, dtype: peak or memory_used(shape[2] * shape[3], dtype)
+        self.memory_used_decode = lambda shape, dtype: needed(shape[2] * shape[3] * scale ** 2, dtype)
+        self.memory_used_encode = lambda shape, dtype: needed(shape[2] * shape[3], dtype)
 
     def decode(self, *args, **kwargs):
         self.first_stage_model.peak = self.peak  # which VAEs of one file share
@@ -112,28 +108,8 @@ class QwenImage2VAE(comfy.sd.VAE):
     @property
     def largest_side(self) -> int:
         """Pixels of the largest square picture that keeps to the peak."""
-        values = self.peak / comfy.model_management.dtype_size(self.vae_dtype)
-        row = VALUES_PER_COLUMN / LARGE_VALUES_PER_PIXEL
-        side = math.sqrt(row ** 2 / 4 + values / LARGE_VALUES_PER_PIXEL) - row / 2
+        side = vae_memory.largest_side(self.peak, comfy.model_management.dtype_size(self.vae_dtype))
         return int(side) // self.upscale_ratio * self.upscale_ratio
-
-
-def memory_used(pixels: int, dtype: torch.dtype) -> int:
-    """Bytes beside the weights to decode a picture of so many pixels; encoding takes less."""
-    element = comfy.model_management.dtype_size(dtype)
-    return min(pixels * SMALL_VALUES_PER_PIXEL * element,
-               pixels * LARGE_VALUES_PER_PIXEL * element + CHUNKS * CHUNK_BYTES)
-
-
-def chunk_for(peak: int, height: int, width: int, dtype: torch.dtype) -> int:
-    """Bytes of a chunk of rows with which a picture takes at most `peak` bytes. Raises ValueError where none does."""
-    element = comfy.model_management.dtype_size(dtype)
-    picture = height * width * LARGE_VALUES_PER_PIXEL * element
-    least = picture + width * VALUES_PER_COLUMN * element
-    if peak < least:
-        raise ValueError(f"A picture of {width} x {height} pixels takes the VAE at least {least / 2**30:.2f} GiB, but "
-                         f"vae_peak of QwenImage2Memory is {peak / 2**30:.2f} GiB: raise it, or set it to 0.")
-    return (peak - picture) // CHUNKS
 
 
 def working_dtype(device: torch.device, working_dtypes: list[torch.dtype]) -> torch.dtype:

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from qwen_image_2.model import vae_memory
 from qwen_image_2.model.spec import VAESpec
 from qwen_image_2.model.vae import VAE
 
@@ -52,6 +53,18 @@ def test_memory(vae, direction, height, width):
     with PeakMemory() as memory:
         getattr(vae, direction)(given)
     assert memory.peak < (2 if height * width < 2**23 else 3) * GIB
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+@pytest.mark.parametrize("height, width, room", [(512, 512, 1), (1024, 1024, 1), (1024, 1024, 2), (1536, 2752, 1.3)])
+def test_a_peak_holds(vae, direction, height, width, room):
+    """From the least on that is not refused."""
+    peak = int(room * (height * width * vae_memory.VALUES_PER_PIXEL + width * vae_memory.VALUES_PER_COLUMN) * 2)
+    given = inputs(direction, height, width)
+    with PeakMemory() as memory:
+        getattr(vae, direction)(given, vae_memory.chunk_for(peak, height, width, 2))
+    assert memory.peak <= peak
 
 
 def test_the_count_sees_what_the_whole_would_take(vae):

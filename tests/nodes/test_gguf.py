@@ -109,6 +109,20 @@ def test_loras_reach_packed_matrices(comfyui, plain, tmp_path):
     assert error(files.velocity(model.model.diffusion_model), files.expected(rounded(state, "Q4_K"))) < 1e-4
 
 
+def test_packed_blocks_stream(comfyui, plain, tmp_path):
+    from qwen_image_2.nodes.bridge.diffusion import load_model
+    from qwen_image_2.nodes.bridge.memory import BudgetPatcher
+    model = load_model(write(tmp_path / "m.gguf", tiny.to_comfy_transformer(plain), "Q4_K"), "m.gguf", "base")
+    network = model.model.diffusion_model
+    expected = files.velocity(network)
+    budgeted = BudgetPatcher.of(model, float("inf"))
+    budgeted.partially_load(budgeted.load_device, 1e32)
+    while len(budgeted.plan.streamed) < len(network.transformer_blocks):
+        budgeted.halve()
+    assert torch.equal(files.velocity(network), expected)
+    budgeted.detach()
+
+
 def test_a_file_of_another_architecture_is_refused(comfyui, tmp_path):
     path = write(tmp_path / "flux.gguf", {"double_blocks.0.img_attn.qkv.weight": torch.zeros(4, 32)}, "Q8_0")
     with pytest.raises(CheckpointError, match=r"flux.gguf is a Flux model, not a transformer for Qwen-Image 2"):

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from qwen_image_2.model import latents
+from qwen_image_2.model import latents, vae_memory
 from qwen_image_2.tests.reference import error
 
 
@@ -35,6 +35,25 @@ def test_memory_that_is_asked_for(vae):
     assert 1.6 * 2**30 < ask((1, 64, 128, 128), torch.bfloat16) < 2.5 * 2**30
     assert 2.4 * 2**30 < ask((1, 64, 256, 256), torch.bfloat16) < 4 * 2**30
     assert ask((1, 64, 16, 16), torch.bfloat16) < 2**28
+
+
+def test_a_peak_is_asked_for_and_kept_to(vae, monkeypatch):
+    from qwen_image_2.model.vae import VAE
+    chunks = []
+    decode = VAE.decode
+    monkeypatch.setattr(VAE, "decode", lambda self, latent, chunk_bytes=0: chunks.append(chunk_bytes)
+                        or decode(self, latent))
+    limited = vae.with_peak(2**28)
+    latent = torch.randn(2, 64, 4, 6, generator=torch.Generator().manual_seed(0))
+    assert limited.memory_used_decode((2, 64, 4, 6), torch.float32) == 2**28
+    assert error(limited.decode(latent), vae.decode(latent)) < 1e-5
+    assert chunks == [(2**28 - 64 * 96 * 50 * 4) // 24] * 2 + [0]  # each picture alone, then both with the standard
+    with pytest.raises(ValueError, match="96 x 64 pixels takes the VAE at least 0.06 GiB, but vae_peak .* is 0.01 GiB"):
+        vae.with_peak(2**23).decode(latent)
+    side = limited.largest_side
+    vae_memory.chunk_for(2**28, side, side, 4)
+    with pytest.raises(ValueError, match="vae_peak"):
+        vae_memory.chunk_for(2**28, side + 16, side + 16, 4)
 
 
 def test_fp16_is_not_used(comfyui, monkeypatch, caplog):
