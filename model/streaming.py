@@ -158,6 +158,8 @@ class StreamLane(Lane):
                 for view, part in zip(_views(slot.buffer, parts), parts, strict=True):
                     view.copy_(part, non_blocking=True)
             else:
+                if slot.staging is None:
+                    slot.staging = self.staging(len(slot.buffer))
                 slot.filled.synchronize()  # the last copy out of the pinned bytes
                 for view, part in zip(_views(slot.staging, parts), parts, strict=True):
                     view.copy_(part)
@@ -183,7 +185,7 @@ class Slot:
 
     def __init__(self, size: int, lane: Lane):
         self.buffer = torch.empty(size, dtype=torch.uint8, device=lane.device)
-        self.staging = lane.staging(size)
+        self.staging: Tensor | None = None  # pinned, where the weights are not
         self.filled, self.used = lane.event(), lane.event()
         self.block: int | None = None
         self.arrival: Future | None = None

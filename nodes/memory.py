@@ -84,7 +84,7 @@ def report(model: BudgetPatcher) -> list[str]:
         management = comfy.model_management
         room = management.get_free_memory(device) + model.loaded_size() - management.minimum_inference_memory()
     plan = model.plan_for(room)
-    lines.append(memory.in_words(plan))
+    lines.append(("" if model.budget < math.inf else "With the memory that is free now: ") + memory.in_words(plan))
     if plan.streamed:
         rate = streaming.copy_rate(streaming.lane_for(device))
         lines.append(f"At the {rate / 1e9:.1f} GB/s measured just now that takes at least "

@@ -346,10 +346,11 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
                                  f"one for all, or one for each.")
     model.begin_run()
     try:
-        return executor(noise, latent_image, *args, **kwargs)
-    finally:
+        result = executor(noise, latent_image, *args, **kwargs)
         if model.plan is not None and model.plan.streamed:
             guider.model_options["transformer_options"].get(REPORT_KEY, log.info)(memory.in_words(model.plan))
+        return result
+    finally:
         model.end_run()
 
 

@@ -1,6 +1,7 @@
 """Blocks that visit the device in turn: what stays, the order of the copies, and the very same result."""
 import random
 import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -144,7 +145,8 @@ def test_a_pass_that_breaks_off_leaves_every_block_with_its_own_weights(transfor
     next(abandoned)
     streamer.release()
     abandoned.close()
-    assert [entry.parameter for entry in streaming.entries(transformer)] == own
+    assert all(entry.parameter is parameter
+               for entry, parameter in zip(streaming.entries(transformer), own, strict=True))
     assert not any(thread.name.startswith("weights") for thread in threading.enumerate())
     assert torch.equal(velocity(transformer, condition), expected)
 
@@ -169,6 +171,78 @@ def test_a_copy_that_fails_is_not_lost(transformer, condition):
     streamer = stream(transformer, 0, Broken(torch.device("cpu")))
     with pytest.raises(MemoryError, match="no room"):
         velocity(transformer, condition)
+    streamer.release()
+
+
+# ---------------------------------------------------------------- streams, without a card
+
+class Backend:
+    """Stands for torch.cuda: writes down what a device with streams would be asked to do, in order."""
+
+    def __init__(self):
+        self.log: list[tuple] = []
+        backend = self
+
+        class Event:
+            def record(self, stream):
+                backend.log.append(("record", id(self), stream))
+
+            def synchronize(self):
+                backend.log.append(("synchronize", id(self)))
+
+        class Stream:
+            def wait_event(self, event):
+                backend.log.append(("wait", id(event), self))
+
+            def synchronize(self):
+                backend.log.append(("finish", self))
+
+        self.Event, self.main, self.copies = Event, Stream(), Stream()
+        self.Stream = lambda device: self.copies
+
+    def current_stream(self, device):
+        return self.main
+
+    @contextmanager
+    def stream(self, stream):
+        self.log.append(("into", stream))
+        yield
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    backend = Backend()
+    monkeypatch.setattr(torch, "get_device_module", lambda device: backend)
+    return backend
+
+
+class Pinnable(streaming.StreamLane):
+    def staging(self, size):
+        return torch.empty(size, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_copies_and_computing_wait_for_each_other(transformer, condition, backend, monkeypatch, pinned):
+    """Into a buffer is copied when the block before has been computed, out of it computed when it has been filled."""
+    expected = velocity(transformer, condition)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda self: pinned)
+    streamer = stream(transformer, 0, Pinnable(torch.device("cpu")))
+    passing = streamer.in_turn()
+    next(passing)
+    slots = list(streamer.slots)
+    for slot in slots:
+        slot.arrival.result()
+    passing.close()
+    events = [[entry[0] for entry in backend.log if len(entry) > 1 and id(event) in entry]
+              for event in (slots[0].used, slots[0].filled)]
+    staged = [] if pinned else ["synchronize"]
+    assert events[0][:2] == ["record", "wait"]                     # free from the start; the copy waits for it
+    assert events[1][:2 + len(staged)] == [*staged, "record", "wait"]  # filled, and the computing waits for it
+    waits = {(entry[1], entry[2]) for entry in backend.log if entry[0] == "wait"}
+    assert (id(slots[0].used), backend.copies) in waits and (id(slots[0].filled), backend.main) in waits
+    streamer.release()
+    assert backend.log[-1] == ("finish", backend.copies)
+    assert torch.equal(velocity(transformer, condition), expected)
     streamer.release()
 
 

@@ -146,6 +146,28 @@ def test_comfyui_can_have_some_of_it_back(memory, load):
     assert not budgeted.plan.streamed
 
 
+def test_comfyuis_dynamic_patcher_hands_over_a_copy(memory, load):
+    """Its models place their own weights; the budget gets the plain stand-in that ComfyUI makes of the same file."""
+    from comfy.model_patcher import ModelPatcher, ModelPatcherDynamic
+
+    class Dynamic(ModelPatcher):
+        non_dynamic_delegate_model = None
+        get_non_dynamic_delegate = ModelPatcherDynamic.get_non_dynamic_delegate
+
+        def is_dynamic(self):
+            return True
+
+    model = with_lora(load("fp32"), *LORA)
+    expected = sample(model)
+    budget = budget_for(model, 3)
+    model.__class__ = Dynamic
+    budgeted = memory.BudgetPatcher.of(model, budget)
+    assert budgeted.model is not model.model and not budgeted.is_dynamic()
+    assert torch.allclose(sample(budgeted), expected, atol=1e-5)
+    assert len(budgeted.plan.streamed) == 5 and model.model.plan is None
+    unload()
+
+
 def test_a_block_more_or_less_is_not_worth_a_move(memory, load):
     model = load()
     budgeted = memory.BudgetPatcher.of(model, math.inf)
