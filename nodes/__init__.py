@@ -7,6 +7,7 @@ from .edit import QwenImage2EditEncode
 from .glyphs import QwenImage2GlyphReference
 from .latent import QwenImage2EmptyLatent
 from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
+from .loras import QwenImage2LoadLoRA
 from .memory import QwenImage2Memory
 from .region import QwenImage2CropForEdit, QwenImage2ExtendCanvas, QwenImage2StitchEdit
 from .routes import add_routes
@@ -21,6 +22,7 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2LoadModel,
     QwenImage2LoadTextEncoder,
     QwenImage2LoadVAE,
+    QwenImage2LoadLoRA,
     QwenImage2Memory,
     QwenImage2TextEncode,
     QwenImage2EditEncode,

@@ -6,10 +6,11 @@ from comfy_api.latest import io
 
 from ..model import streaming
 from .bridge import memory
-from .bridge.diffusion import PLACE_KEY, QwenImage2
+from .bridge.diffusion import PLACE_KEY
 from .bridge.memory import BudgetPatcher, gib
 from .bridge.placement import Place
 from .messages import tell
+from .sampler import check_model
 from .vae import check_vae
 
 PLACES = {"automatic": Place.DEVICE, "RAM": Place.RAM, "recompute": Place.NOWHERE}
@@ -50,8 +51,7 @@ class QwenImage2Memory(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, vram_for_weights, prefix, vae_peak, vae=None):
-        if not isinstance(model.model, QwenImage2):
-            raise ValueError("This MODEL is not a Qwen-Image 2 transformer: load it with QwenImage2Loader.")
+        check_model(model)
         if vae is None and vae_peak:
             raise ValueError("vae_peak is set, but no VAE is connected: connect it, and use this node's VAE from there "
                              "on.")

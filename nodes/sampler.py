@@ -51,10 +51,14 @@ def variant_warning(model, preset: str) -> str | None:
     return None
 
 
-def check_latent(model, latent: dict) -> torch.Tensor:
-    """The latent's samples, or one sentence why they cannot be sampled."""
+def check_model(model) -> None:
     if not isinstance(model.model, QwenImage2):
         raise ValueError("This MODEL is not a Qwen-Image 2 transformer: load it with QwenImage2Loader.")
+
+
+def check_latent(model, latent: dict) -> torch.Tensor:
+    """The latent's samples, or one sentence why they cannot be sampled."""
+    check_model(model)
     samples = latent["samples"]
     if samples.ndim != 4 or samples.shape[1] != model.model.spec.channels:
         raise ValueError(f"The latent has the shape {list(samples.shape)}, Qwen-Image 2 works on [batch, 64, "

@@ -9,6 +9,7 @@ CONTRACT = {
     "QwenImage2LoadModel": (["diffusion_model", "variant", "weight_format"], ["MODEL"]),
     "QwenImage2LoadTextEncoder": (["text_encoder", "weight_format"], ["CLIP"]),
     "QwenImage2LoadVAE": (["vae"], ["VAE"]),
+    "QwenImage2LoadLoRA": (["model", "lora", "strength"], ["MODEL"]),
     "QwenImage2Memory": (["model", "vram_for_weights", "prefix", "vae_peak", "vae"], ["MODEL", "VAE", "STRING"]),
     "QwenImage2TextEncode": (["clip", "prompt", "negative_prompt"], ["CONDITIONING", "CONDITIONING", "INT"]),
     "QwenImage2EditEncode": (["clip", "vae", "prompt", "negative_prompt", "images", "resolution", "canvas"],

@@ -174,6 +174,26 @@ def test_unmatched_lora_keys_are_reported(client, server, models):
     assert f"lora key not loaded: {key}" in server.log_text()
 
 
+def test_the_packs_own_loader_takes_the_fused_mlp_as_well(client, models, plain):
+    """The same LoRA, its halves in one matrix as trainers on Comfy-Org's files write it."""
+    state = safetensors.torch.load_file(models / "loras" / lora(models, "halves.safetensors", 256))
+    for block in range(2):
+        down, up = ({half: state.pop(f"transformer.transformer_blocks.{block}.img_mlp.{half}.{part}.weight")
+                     for half in ("gate_layer", "proj")} for part in ("lora_A", "lora_B"))
+        fused = f"diffusion_model.transformer_blocks.{block}.img_mlp.gate_up"
+        state[f"{fused}.lora_A.weight"] = torch.cat([*down.values()])
+        state[f"{fused}.lora_B.weight"] = torch.block_diag(*up.values())
+    safetensors.torch.save_file(state, models / "loras" / "fused.safetensors")
+    nodes = with_lora("halves.safetensors", 1.0)
+    expected = here.latent(client, run(client, nodes))
+    nodes["lora"] = node("QwenImage2LoadLoRA", model=["loader", 0], lora="fused.safetensors", strength=1.0)
+    result = run(client, nodes)
+    assert torch.allclose(here.latent(client, result), expected, atol=1e-4)
+    assert result.messages["lora"] == ["fused.safetensors changes 6 matrices."]
+    nodes["lora"]["inputs"]["strength"] = 0.0
+    assert torch.equal(here.latent(client, run(client, nodes)), plain[0])
+
+
 # ---------------------------------------------------------------- sampling
 
 def test_images_of_a_batch_equal_single_images(client):

@@ -1,0 +1,50 @@
+"""LoRAs in every form that circulates for Qwen-Image 2."""
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from .bridge.lora import Applied, apply
+from .messages import tell
+from .sampler import check_model
+
+FOLDER = "loras"
+
+
+class QwenImage2LoadLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2LoadLoRA",
+            display_name="Load LoRA (Qwen-Image 2)",
+            category="Qwen-Image 2/loaders",
+            description="Applies a LoRA. Unlike core's loader it also takes files that adapt the MLP's two matrices as "
+                        "one, or that keep their scale in the metadata; it refuses a LoRA of another model at once.",
+            search_aliases=["lora", "lora loader", "lycoris", "lokr", "style", "lightning"],
+            inputs=[
+                io.Model.Input("model", tooltip="From QwenImage2Loader, or after another LoRA."),
+                io.Combo.Input("lora", [name for name in folder_paths.get_filename_list(FOLDER)
+                                        if name.lower().endswith(".safetensors")],
+                               tooltip="A .safetensors file in models/loras."),
+                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05,
+                               tooltip="1 is what it was trained for, 0 leaves the model as it is."),
+            ],
+            outputs=[io.Model.Output()],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, lora, strength):
+        check_model(model)
+        if strength == 0:
+            return io.NodeOutput(model, ui=tell(cls, f"{lora} has strength 0: it is not loaded."))
+        applied = apply(model, Path(folder_paths.get_full_path_or_raise(FOLDER, lora)), lora, strength)
+        return io.NodeOutput(applied.model, ui=tell(cls, *in_words(lora, applied)))
+
+
+def in_words(name: str, applied: Applied) -> list[str]:
+    sentences = [f"{name} changes {applied.matrices} matrices."]
+    if applied.unused:
+        shown = ", ".join(applied.unused[:3]) + (", ..." if len(applied.unused) > 3 else "")
+        sentences.append(f"{len(applied.unused)} of its tensors mean nothing to this model and are not used: {shown}.")
+    return sentences
