@@ -13,6 +13,7 @@ from torch import nn
 
 from . import ggml, layouts, quantised
 from .files import CheckpointError, CheckpointFiles, TensorInfo
+from .prompt import IMAGE_PAD_TOKEN
 from .spec import TextEncoderSpec, TransformerSpec, VAESpec, VisionSpec
 from .transformer import Transformer
 from .vae import VAE
@@ -26,6 +27,10 @@ ADVICE = {
     "vae": "choose the VAE of Qwen-Image 2.x, for example qwen_image_2.1_vae_bf16.safetensors",
     "text encoder": "choose Qwen3-VL-8B-Instruct, for example qwen3vl_8b_bf16.safetensors",
 }
+
+VISION_MARK = "model.visual.deepstack_merger_list.0.linear_fc1.weight"
+# The family's other sizes, by the width of their hidden states.
+OTHER_WIDTHS = {2048: "Qwen3-VL-2B", 2560: "Qwen3-VL-4B", 5120: "Qwen3-VL-32B"}
 
 
 class Source(NamedTuple):
@@ -68,6 +73,8 @@ KNOWN_FILES: tuple[tuple[str, Callable[[Tensors], bool]], ...] = (
     ("a Qwen2.5-VL text encoder, which belongs to Qwen-Image 1.x", _has("visual.blocks.0.mlp.gate_proj")),
     ("a Qwen3-VL text encoder", is_text_encoder),
     ("a text-only language model without a vision tower", _text_only),
+    ("the vision projector of a language model", _has("v.patch_embd.weight")),
+    ("a language model in llama.cpp's form", _has("token_embd.weight", "blk.0.attn_norm.weight")),
     ("a Flux model", _has("double_blocks.0.img_attn")),
     ("a Stable Diffusion or SDXL checkpoint", _has("input_blocks.0.0.weight")),
     ("a Stable Diffusion or SDXL model in diffusers form", _has("down_blocks.0.attentions", "time_embedding")),
@@ -258,8 +265,9 @@ def detect_text_encoder(stored: Tensors, config: Mapping, label: str,
     tensors, companions = quantised.unpacked(stored, settings, label)
     named = {layouts.text_encoder_from_comfy(name): name for name in tensors}
     infos = {name: tensors[theirs] for name, theirs in named.items()}
-    vision = "model.visual.deepstack_merger_list.0.linear_fc1.weight"
-    if "model.language_model.layers.0.self_attn.q_norm.weight" not in infos or vision not in infos:
+    # Without a vision tower other language models have the same names: the configuration must tell.
+    known = VISION_MARK in infos or config.get("model_type") == "qwen3_vl"
+    if "model.language_model.layers.0.self_attn.q_norm.weight" not in infos or not known:
         raise _refuse("text encoder", tensors, label)
     _refuse_unmarked(tensors, settings, label)
     table = {name: Source(theirs) for name, theirs in named.items()}
@@ -277,6 +285,12 @@ def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEnc
     layer = "model.language_model.layers.0."
     head_dim, = shape(layer + "self_attn.q_norm.weight")
     vocabulary, dim = shape("model.language_model.embed_tokens.weight")
+    if dim in OTHER_WIDTHS:
+        raise CheckpointError(f"{label} is {OTHER_WIDTHS[dim]} (width {dim}), Qwen-Image 2 reads Qwen3-VL-8B's width "
+                              f"{TextEncoderSpec.dim}: {ADVICE['text encoder']}.")
+    if vocabulary <= IMAGE_PAD_TOKEN:
+        raise CheckpointError(f"{label} has a vocabulary of {vocabulary:,} tokens, Qwen3-VL one of "
+                              f"{TextEncoderSpec.vocabulary:,}: {ADVICE['text encoder']}.")
     return TextEncoderSpec(
         layers=_count(tensors, "model.language_model.layers.{}.self_attn.q_norm.weight"),
         dim=dim,
@@ -288,7 +302,7 @@ def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEnc
         rope_theta=rope.get("rope_theta") or text.get("rope_theta") or TextEncoderSpec.rope_theta,
         mrope_section=tuple(rope.get("mrope_section") or _mrope_section(head_dim, label)),
         lm_head="lm_head.weight" in tensors,
-        vision=_vision_spec(tensors, config.get("vision_config", {}), label),
+        vision=_vision_spec(tensors, config.get("vision_config", {}), label) if VISION_MARK in tensors else None,
     )
 
 
