@@ -140,17 +140,17 @@ def layer_of(name: str) -> str:
     return name.removesuffix(".weight")
 
 
-def _companion_sources(table: Mapping[str, Source], companions: Mapping[str, list[str]], stored: Tensors,
+def _companion_sources(table: Mapping[str, Source], companions: Mapping[str, Mapping], stored: Tensors,
                        label: str) -> dict[str, Source]:
     """Scales of each quantised parameter: the rows that its weight has of a fused one, or the one for all rows."""
     found = {}
     for name, source in table.items():
         rows = stored[source.name].shape[:1]
-        for companion in companions.get(source.name, ()):
-            theirs = f"{layer_of(source.name)}.{companion}"
+        for companion, theirs in companions.get(source.name, {}).items():
             own = stored[theirs].shape[:1] == rows and len(rows) and companion != "pre_quant_scale"
             # Scales of one byte are those of blocks, in tiles that cannot be cut.
-            if source.rows != slice(None) and rows[0] // 2 % quantised.TILE_ROWS and stored[theirs].dtype[:2] == "F8":
+            tiles = stored[theirs].dtype[:2] in ("F8", "U8")
+            if source.rows != slice(None) and rows[0] // 2 % quantised.TILE_ROWS and tiles:
                 raise CheckpointError(f"{label} has scales for blocks of {source.name}, whose halves of {rows[0] // 2} "
                                       f"rows share one: quantise gate and projection apart.")
             found[f"{layer_of(name)}.{companion}"] = Source(theirs, source.rows if own else slice(None))

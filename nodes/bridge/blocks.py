@@ -88,6 +88,9 @@ def with_blocks(core, dtype: torch.dtype | None = None):
         class Embedding(core.Embedding):
             """Looks packed rows up and decodes those."""
 
+            # Core's embeddings have neither, and a LoRA on a quantised one would have no effect.
+            convert_weight, set_weight = core.Linear.convert_weight, core.Linear.set_weight
+
             def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, *lists):
                 shape = (self.num_embeddings, self.embedding_dim)
                 if load_packed(self, state_dict, prefix, shape, core._compute_dtype) is None:

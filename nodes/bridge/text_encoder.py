@@ -59,7 +59,7 @@ class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
         nn.Module.__init__(self)
         self.spec = spec
         self.origin: Origin | None = None
-        self.weights = ""  # how they are stored, for people
+        self.label, self.weights = "", ""  # the files, and how their weights are stored, for people
         self.num_layers = spec.layers
         self.dtype = dtype
         self.model = comfy.text_encoders.llama.Llama2_(language_config(spec), device=device, dtype=dtype,
@@ -178,13 +178,14 @@ def load_text_encoder(path: Path, label: str, weight_format: str = "as stored", 
                       disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """A Qwen3-VL checkpoint, one file, shards or a folder -> CLIP. projector: see open_text_encoder."""
     files, detected = open_text_encoder(path, label, projector)
-    detected, to_do = conversion(detected, weight_format, label)
+    detected, to_do = conversion(detected, weight_format, files.label)
     dtype = DTYPES.get(weight_format) or checkpoint.stored_dtype(files.tensors)
     layers = detected.quantised | to_do.layers
     clip = _empty_clip(detected.spec, bool(layers), dtype, disable_dynamic)
     model = language_model(clip)
     checkpoint.load(model, detected, files, dtype, loading_progress(len(detected.table)), to_do)
     model.origin, model.weights = Origin(files.config, dtype), weights_in_words(layers, dtype)
+    model.label = files.label
     comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
     # ComfyUI loads a second copy through this, for hooks and for other devices.
     clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (path, label, weight_format, projector))
@@ -194,6 +195,13 @@ def load_text_encoder(path: Path, label: str, weight_format: str = "as stored", 
 def load_text_encoder_patcher(path: Path, label: str, weight_format: str, projector: Path | str | None,
                               disable_dynamic: bool = False):
     return load_text_encoder(path, label, weight_format, projector, disable_dynamic).patcher
+
+
+def text_encoder_summary(clip: comfy.sd.CLIP) -> str:
+    model = language_model(clip)
+    blind = "" if model.spec.vision else " It has no vision projector: prompts work, references need one."
+    return (f"{model.label}: {model.spec.layers} layers of width {model.spec.dim}, "
+            f"{clip.patcher.model_size() / 2**30:.2f} GiB, {model.weights}.{blind}")
 
 
 def weights_in_words(settings: quantised.Settings, dtype: torch.dtype) -> str:
@@ -216,8 +224,8 @@ def open_text_encoder(path: Path, label: str,
         files = llama_cpp.text_encoder(files, _projector(path, files, projector))
     elif isinstance(projector, Path):
         raise CheckpointError(f"{label} has its vision tower inside: set vision_projector to {AUTO}.")
-    detected = checkpoint.detect_text_encoder(files.tensors, files.config, label, quantised.settings_of(files))
-    return files, _for_comfy(detected, label)
+    detected = checkpoint.detect_text_encoder(files.tensors, files.config, files.label, quantised.settings_of(files))
+    return files, _for_comfy(detected, files.label)
 
 
 def _projector(path: Path, language: GGUFFile, choice: Path | str | None) -> GGUFFile | None:

@@ -5,8 +5,10 @@ Names come from the gguf package's own tables, metadata from what llama.cpp's co
 import gguf
 import pytest
 import torch
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from qwen_image_2.model import ggml
+from qwen_image_2.model.files import CheckpointError
 from qwen_image_2.tests.nodes import test_quantised_text_encoder as text_files
 from qwen_image_2.tests.nodes.test_gguf import pack
 from qwen_image_2.tests.reference import error
@@ -120,14 +122,11 @@ def write_projector(path, state: dict, kind: str = "F32", projector: str = "qwen
 
 
 def rounded(state: dict, kind_of) -> dict:
-    """What such files hold of the weights, fp32."""
+    """What packed files hold of the weights, fp32."""
     out = dict(state)
     for name, value in state.items():
-        kind = kind_of(name)
-        if kind in ggml.BLOCKS and value.ndim == 2 and "pos_embed" not in name:
-            out[name] = ggml.dequantise(torch.from_numpy(pack(value, kind)), kind)
-        elif kind in ggml.PLAIN and value.ndim > 1:
-            out[name] = value.to(ggml.PLAIN[kind]).float()
+        if kind_of(name) in ggml.BLOCKS and value.ndim == 2 and "pos_embed" not in name:
+            out[name] = ggml.dequantise(torch.from_numpy(pack(value, kind_of(name))), kind_of(name))
     return out
 
 
@@ -144,7 +143,9 @@ def states(clip, picture: bool = True) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def state(reference):
-    return reference.text_encoder.state_dict()
+    """Published norms and biases are bf16's values, which llama.cpp writes as F32."""
+    return {name: value.bfloat16().float() if value.ndim == 1 else value
+            for name, value in reference.text_encoder.state_dict().items()}
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,166 @@ def test_every_tensor_of_both_files_has_a_name(state):
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0"])
 def test_both_files_say_what_the_safetensors_file_says(comfyui, state, plain, tmp_path, kind):
-    clip = load(both(tmp_path, state, kind))
-    expected = load(text_files.write(rounded(state, lambda name: kind), tmp_path / "rounded.safetensors"))
-    assert error(states(clip), states(expected)) < 2e-3 if kind == "F16" else 1e-5
-    assert (error(states(expected), states(plain)) > 1e-4) == (kind != "F32")
+    dtype = ggml.PLAIN.get(kind, torch.float32)
+    same = {name: value.to(dtype) for name, value in rounded(state, lambda name: kind).items()}
+    expected = states(load(text_files.write(same, tmp_path / "same.safetensors")))
+    assert error(states(load(both(tmp_path, state, kind))), expected) < 1e-5
+    assert (error(expected, states(plain)) > 1e-4) == (kind != "F32")
+
+
+WIDE = TEXT | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 16}
+
+
+def mixed(name: str) -> str:
+    """As Q4_K_M mixes them: better types for the table of tokens, the head and some of the matrices."""
+    if "embed_tokens" in name or "v_proj" in name:
+        return "Q6_K"
+    if "lm_head" in name or "down_proj" in name:
+        return "Q5_K"
+    return "Q4_K"
+
+
+def test_a_mixed_file_stays_packed_and_its_token_rows_are_looked_up(comfyui, tmp_path):
+    import comfy.model_management
+    with torch.device("meta"):
+        config = Qwen3VLConfig(text_config=WIDE, vision_config=VISION | {"out_hidden_size": 256})
+        names = Qwen3VLForConditionalGeneration(config).state_dict()
+    state = {name: value for name, value in tiny.randomise(names, 4).items() if "visual" not in name}
+    clip = load(write_language(tmp_path / "Qwen3VL-8B-Instruct-Q4_K_M.gguf", state, mixed, text=WIDE))
+    network = clip.cond_stage_model.qwen3vl_8b.transformer
+    packed = [name for name, value in network.named_parameters() if type(value.data).__name__ == "QuantizedTensor"]
+    matrices = [name for name, value in state.items() if value.ndim == 2]
+    assert len(packed) == len(matrices) and "model.embed_tokens.weight" in packed
+    assert comfy.model_management.module_size(network) < sum(value.numel() for value in state.values())  # a byte each
+    assert network.weights == "GGUF Q6_K and GGUF Q4_K and GGUF Q5_K, dequantised layer by layer into fp32"
+    found = states(clip, picture=False)
+    wide = tmp_path / "fp32"
+    wide.mkdir()
+    same = load(write_language(wide / "Qwen3VL-8B-Instruct-F32.gguf", rounded(state, mixed), lambda name: "F32",
+                               text=WIDE))
+    assert error(found, states(same, picture=False)) < 1e-5
+
+
+def test_a_gguf_file_can_become_another_format(comfyui, state, tmp_path):
+    path = both(tmp_path, state, "Q8_0")
+    expected = states(load(path))
+    assert error(states(load(path, "fp32")), expected) < 1e-5
+    int8 = load(path, "int8 (ConvRot)")
+    assert 1e-4 < error(states(int8), expected) < 0.03
+    assert int8.cond_stage_model.qwen3vl_8b.transformer.weights == "int8 with rotation"
+
+
+def test_loras_reach_packed_matrices_and_the_table(comfyui, state, tmp_path):
+    import comfy.model_management
+    clip = load(both(tmp_path, state, "Q8_0"))
+    generator = torch.Generator().manual_seed(8)
+    changed = dict(state)
+    changes = {"model.layers.1.self_attn.q_proj.weight": "model.language_model.layers.1.self_attn.q_proj.weight",
+               "visual.blocks.0.mlp.linear_fc1.weight": "model.visual.blocks.0.mlp.linear_fc1.weight",
+               "model.embed_tokens.weight": "model.language_model.embed_tokens.weight"}
+    before = states(clip)
+    patched = clip.clone()
+    for ours, theirs in changes.items():
+        change = torch.randn(state[theirs].shape, generator=generator) * 0.1
+        changed[theirs] = state[theirs] + change
+        patched.patcher.add_patches({f"qwen3vl_8b.transformer.{ours}": ("diff", (change,))}, 1.0)
+    expected = states(load(text_files.write(changed, tmp_path / "changed.safetensors")))
+    assert error(states(patched), expected) < 0.02 < error(before, expected)
+    comfy.model_management.unload_all_models()
+    assert torch.equal(states(clip), before)
+
+
+# ---------------------------------------------------------------- with and without a projector
+
+def test_without_a_projector_prompts_work_and_references_are_refused(comfyui, state, plain, tmp_path):
+    from qwen_image_2.nodes.bridge.text_encoder import check_clip
+    clip = load(write_language(tmp_path / "Qwen3VL-8B-Instruct.gguf", state, lambda name: "F32"))
+    assert error(states(clip, picture=False), states(plain, picture=False)) < 1e-5
+    check_clip(clip)
+    words = "loaded without its vision projector, .* mmproj-Qwen3VL-8B-Instruct-F16.gguf"
+    with pytest.raises(ValueError, match=words):
+        check_clip(clip, reads_pictures=True)
+    with pytest.raises(ValueError, match=words):
+        states(clip)
+
+
+def test_the_projector_beside_the_file_that_fits_is_taken(comfyui, state, plain, tmp_path):
+    """Of several the largest. Those of other models lie in the same folder."""
+    path = write_language(tmp_path / "Qwen3VL-8B-Instruct.gguf", state, lambda name: "F32")
+    write_projector(tmp_path / "Qwen2.5-VL-7B-Instruct.mmproj-F32.gguf", state, projector="qwen2.5vl_merger")
+    write_projector(tmp_path / "mmproj-Qwen3VL-4B-Instruct-F32.gguf", state, out=32)
+    assert load(path).cond_stage_model.qwen3vl_8b.transformer.visual is None
+    write_projector(tmp_path / "Qwen3-VL-8B-Instruct.mmproj-Q8_0.gguf", state, "Q8_0")
+    write_projector(tmp_path / "mmproj-F32.gguf", state)
+    assert error(states(load(path)), states(plain)) < 1e-5
+    assert load(path, projector=None).cond_stage_model.qwen3vl_8b.transformer.visual is None
+    chosen = states(load(path, projector=tmp_path / "Qwen3-VL-8B-Instruct.mmproj-Q8_0.gguf"))
+    assert 1e-4 < error(chosen, states(plain)) < 0.05
+
+
+def test_a_projector_of_another_model_is_refused(comfyui, state, tmp_path):
+    path = write_language(tmp_path / "lm.gguf", state, lambda name: "F32")
+    with pytest.raises(CheckpointError, match=r"^old.gguf is of the type qwen2.5vl_merger, not the vision projector of "
+                                              r"Qwen3-VL \(qwen3vl_merger\): choose the mmproj file of Qwen3-VL-8B"):
+        load(path, projector=write_projector(tmp_path / "old.gguf", state, projector="qwen2.5vl_merger"))
+    with pytest.raises(CheckpointError, match="^4b.gguf belongs to a language model of width 32, lm.gguf has width 64"):
+        load(path, projector=write_projector(tmp_path / "4b.gguf", state, out=32))
+    with pytest.raises(CheckpointError, match="^lm.gguf is of the architecture qwen3vl, not the vision projector"):
+        load(path, projector=path)
+    other = text_files.write(state, tmp_path / "whole.safetensors")
+    with pytest.raises(CheckpointError, match="whole.safetensors has its vision tower inside: set vision_projector to"):
+        load(other, projector=path)
+
+
+# ---------------------------------------------------------------- refused
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2vl", "qwen3", "qwen3vlmoe"])
+def test_other_architectures_are_refused_by_name(comfyui, state, tmp_path, architecture):
+    path = write_language(tmp_path / "other.gguf", state, lambda name: "F32", architecture)
+    with pytest.raises(CheckpointError, match=rf"^other.gguf is a language model of the architecture {architecture}, "
+                                              r"not a text encoder for Qwen-Image 2 \(qwen3vl\): choose a GGUF file"):
+        load(path)
+
+
+def test_a_projector_is_no_text_encoder(comfyui, state, tmp_path):
+    with pytest.raises(CheckpointError, match="^x.gguf is the vision projector of a language model.* vision_projector"):
+        load(write_projector(tmp_path / "x.gguf", state))
+
+
+def test_another_size_is_refused_by_name(comfyui, tmp_path):
+    small = TEXT | {"hidden_size": 2560, "num_hidden_layers": 1, "vocab_size": 96}
+    with torch.device("meta"):
+        names = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=small, vision_config=VISION)).state_dict()
+    state = {name: torch.zeros(value.shape) for name, value in names.items() if "visual" not in name}
+    path = write_language(tmp_path / "Qwen3VL-4B-Instruct-F16.gguf", state, lambda name: "F16", text=small)
+    with pytest.raises(CheckpointError, match=r"^Qwen3VL-4B-Instruct-F16.gguf is Qwen3-VL-4B \(width 2560\), Qwen-"
+                                              r"Image 2 reads Qwen3-VL-8B's width 4096: choose Qwen3-VL-8B-Instruct"):
+        load(path)
+
+
+def test_another_vocabulary_is_refused(comfyui, state, tmp_path):
+    path = write_language(tmp_path / "words.gguf", state, lambda name: "F32", words=["a", "b"])
+    with pytest.raises(CheckpointError, match=r"^words.gguf has another vocabulary than Qwen3-VL \(2 words"):
+        load(path)
+    name = "model.language_model.embed_tokens.weight"
+    path = write_language(tmp_path / "cut.gguf", {**state, name: state[name][:150_000]}, lambda name: "F32")
+    with pytest.raises(CheckpointError, match=r"^cut.gguf has a vocabulary of 150,000 tokens, Qwen3-VL one of 151,936"):
+        load(path)
+
+
+@pytest.mark.parametrize("part", [0.2, 0.999])
+def test_a_truncated_file_is_said(comfyui, state, tmp_path, part):
+    path = write_language(tmp_path / "lm.gguf", state, lambda name: "F16")
+    path.write_bytes(path.read_bytes()[:int(path.stat().st_size * part)])
+    with pytest.raises(CheckpointError, match=r"^lm.gguf \([\d,]+ bytes\) is truncated, damaged or no GGUF file"):
+        load(path)
+
+
+def test_a_tensor_too_few_is_named(comfyui, state, tmp_path):
+    less = {name: value for name, value in state.items() if name != "model.language_model.layers.1.mlp.up_proj.weight"}
+    with pytest.raises(CheckpointError, match="lm.gguf is incomplete: the tensor model.language_model.layers.1.mlp.up"):
+        load(write_language(tmp_path / "lm.gguf", less, lambda name: "F32"))
+    vision = {name: value for name, value in state.items() if name != "model.visual.patch_embed.proj.weight"}
+    path = write_language(tmp_path / "lm.gguf", state, lambda name: "F32")
+    with pytest.raises(CheckpointError, match="lm.gguf with v.gguf is incomplete: .* model.visual.patch_embed.proj"):
+        load(path, projector=write_projector(tmp_path / "v.gguf", vision))

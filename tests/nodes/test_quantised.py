@@ -119,6 +119,60 @@ def test_quantised_files_keep_their_format(comfyui, plain, tmp_path):
         load(path, weight_format="bf16")
 
 
+def old_names(stored: dict, marker: torch.Tensor, prefix: str = "") -> dict:
+    """The same file as ComfyUI's older tools wrote it."""
+    old = {prefix + name.replace("weight_scale", "scale_weight").replace("input_scale", "scale_input"): value
+           for name, value in stored.items() if not name.endswith("comfy_quant")}
+    return old | {prefix + "scaled_fp8": marker}
+
+
+@pytest.mark.parametrize("name, marker, prefix", [
+    ("fp8 e4m3", torch.zeros(1).to(torch.float8_e4m3fn), ""), ("fp8 e4m3", torch.zeros(0), "model.diffusion_model."),
+    ("fp8 e5m2", torch.zeros(0).to(torch.float8_e5m2), "")])
+def test_older_scaled_fp8_files_are_read(comfyui, plain, tmp_path, name, marker, prefix):
+    stored, _ = quantise(plain, name)
+    expected = velocity(load(write(stored, tmp_path / "new.safetensors")))
+    found = load(write(old_names(stored, marker, prefix), tmp_path / "old.safetensors"))
+    assert torch.equal(velocity(found), expected)
+    layer = found.get_submodule(LAYER)
+    assert layer.quant_format == FORMATS[name][0] and not layer._full_precision_mm_config
+
+
+def test_two_values_in_an_older_mark_ask_for_full_precision(comfyui, plain, tmp_path):
+    stored, _ = quantise(plain, "fp8 e4m3")
+    model = load(write(old_names(stored, torch.zeros(2)), tmp_path / "old.safetensors"))
+    assert model.get_submodule(LAYER)._full_precision_mm_config
+
+
+def test_an_older_files_measured_input_scales_are_kept(comfyui, plain, tmp_path):
+    """1.0 was written where none was measured."""
+    stored, _ = quantise(plain, "fp8 e4m3")
+    other = LAYER.replace("to_v", "to_q")
+    scales = {f"{LAYER}.input_scale": torch.tensor(0.25), f"{other}.input_scale": torch.tensor(1.0)}
+    model = load(write(old_names(stored | scales, torch.zeros(1)), tmp_path / "old.safetensors"))
+    assert model.get_submodule(LAYER).input_scale == 0.25
+    assert not hasattr(model.get_submodule(other), "input_scale")
+
+
+def test_an_older_file_without_a_scale_is_refused(comfyui, plain, tmp_path):
+    old = old_names(quantise(plain, "fp8 e4m3")[0], torch.zeros(1))
+    del old[f"{LAYER}.scale_weight"]
+    with pytest.raises(CheckpointError, match=f"the layer {LAYER} is quantised, but its weight_scale is missing"):
+        load(write(old, tmp_path / "old.safetensors"))
+
+
+@pytest.mark.parametrize("name, shape", [
+    ("int8 ConvRot", (256, 2)), ("int8 per row", (128,)), ("fp8 e4m3", (2,)), ("mxfp8", (256, 1)), ("mxfp8", (256,)),
+    ("nvfp4", (128, 16)), ("nvfp4", (256, 12)), ("4-bit ConvRot", (256, 4))])
+def test_scales_of_another_shape_are_refused(comfyui, plain, tmp_path, name, shape):
+    stored, _ = quantise(plain, name)
+    scale = f"{LAYER}.weight_scale"
+    stored[scale] = torch.zeros(shape).to(stored[scale].dtype)
+    with pytest.raises(CheckpointError, match=rf"{scale} has the shape \[{', '.join(map(str, shape))}\], but the matrix "
+                                              r"has 256 rows and 256 columns"):
+        load(write(stored, tmp_path / "broken.safetensors"))
+
+
 @pytest.mark.parametrize("name, words", [
     ("int8 ConvRot", "int8 with rotation"), ("nvfp4", "nvfp4, dequantised layer by layer because this device has no")])
 def test_the_loader_says_how_the_weights_are_stored(comfyui, plain, tmp_path, name, words):

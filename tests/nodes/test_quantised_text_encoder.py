@@ -44,3 +44,15 @@ def test_every_format_says_what_its_weights_say(comfyui, reference, tmp_path, na
     assert error(found, expected) < FORMATS[name][3]
     # And the weights themselves are rounded: the plain file says something else.
     assert error(expected, states(write(reference.text_encoder.state_dict(), tmp_path / "plain.safetensors"))) > 5e-3
+
+
+def test_an_older_scaled_fp8_file_says_the_same(comfyui, reference, tmp_path):
+    """As ComfyUI's tools made them: matrices of the layers, two values in the mark, no scale for inputs."""
+    stored, _ = tiny.quantised(lambda key: "language_model.layers" in key, reference.text_encoder.state_dict(),
+                               *FORMATS["fp8"][:3])
+    old = {name.replace("weight_scale", "scale_weight").replace("model.language_model.", "model."): value
+           for name, value in stored.items() if not name.endswith("comfy_quant")}
+    old["scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
+    assert len([name for name in old if name.endswith("scale_weight")]) == 7 * 3
+    found = states(write(old, tmp_path / "old.safetensors"))
+    assert torch.equal(found, states(write(stored, tmp_path / "new.safetensors")))
