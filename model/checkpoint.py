@@ -97,6 +97,12 @@ def _refuse(kind: str, tensors: Tensors, label: str) -> CheckpointError:
     return CheckpointError(f"{label} is {describe(tensors)}, not a {kind} for Qwen-Image 2: {ADVICE[kind]}.")
 
 
+def _refuse_other_tools(tensors: Tensors, config: Mapping, label: str) -> None:
+    if tool := quantised.other_tool(tensors, config):
+        raise CheckpointError(f"{label} was quantised by {tool}, a layout that only its own software reads: choose the "
+                              f"bf16 file, one that ComfyUI's tools have quantised, or a GGUF file.")
+
+
 def _refuse_unmarked(tensors: Tensors, settings: quantised.Settings, label: str) -> None:
     """Layers that are quantised in a way that nothing explains."""
     _refuse_quantised({name: info for name, info in tensors.items() if layer_of(name) not in settings}, label)
@@ -123,6 +129,7 @@ def detect_transformer(tensors: Tensors, config: Mapping, label: str,
     prefix = _prefix(tensors, "txt_in.text_norm.weight")
     if prefix is None:
         raise _refuse("transformer", tensors, label)
+    _refuse_other_tools(tensors, config, label)
     stored = _below(prefix, tensors)
     settings = {layer.removeprefix(prefix): one for layer, one in (settings or {}).items()}
     tensors, companions = quantised.unpacked(stored, settings, label)
@@ -262,6 +269,7 @@ def detect_text_encoder(stored: Tensors, config: Mapping, label: str,
     """Spec and key table (Hugging Face name -> tensor) of Qwen3-VL; Hugging Face or ComfyUI names; plain or
     quantised."""
     settings = settings or {}
+    _refuse_other_tools(stored, config, label)
     tensors, companions = quantised.unpacked(stored, settings, label)
     named = {layouts.text_encoder_from_comfy(name): name for name in tensors}
     infos = {name: tensors[theirs] for name, theirs in named.items()}

@@ -45,6 +45,18 @@ OLD_COMPANIONS = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
 # In a mark: the input's scale counts for nothing. For ComfyUI as well, an old file's 1.0 means that none was measured.
 NO_INPUT_SCALE = "no_input_scale"
 
+# What other tools leave beside or instead of a weight, by the end of the name. ComfyUI computes with none of it.
+OTHER_TOOLS = {
+    "bitsandbytes": (".absmax", ".quant_map", ".SCB", "quant_state.bitsandbytes__nf4",
+                     "quant_state.bitsandbytes__fp4"),
+    "nunchaku (SVDQuant)": (".smooth_factor", ".wscales", ".wtscale", ".wcscales"),
+    "compressed-tensors": (".weight_packed", ".weight_shape", ".weight_zero_point"),
+    "torchao": ("._weight_qdata", ".weight:qdata", ".weight:int_data"),
+    "quanto": (".weight._data", ".weight._scale"),
+    "GPTQ or AWQ": (".qweight", ".qzeros"),
+    "Qwen as fp8 in blocks": (".weight_scale_inv",),
+}
+
 Settings = dict[str, dict]  # layer -> the JSON of its mark
 
 # What a plain file can be made into.
@@ -124,6 +136,16 @@ def beside(layer: str, stored: Mapping[str, TensorInfo]) -> dict[str, str]:
     """What stands beside a quantised weight: its last name -> the tensor, which older files call otherwise."""
     names = {last: (f"{layer}.{last}", f"{layer}.{OLD_COMPANIONS.get(last, last)}") for last in COMPANIONS}
     return {last: name for last, both in names.items() for name in both if name in stored}
+
+
+def other_tool(tensors: Iterable[str], config: Mapping) -> str | None:
+    """Who quantised a file in a way that only its own software reads, and what shows it; None for other files."""
+    for name in tensors:
+        for tool, ends in OTHER_TOOLS.items():
+            if name.endswith(ends):
+                return f"{tool} ({name})"
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    return f"{method} (quantization_config)" if method else None
 
 
 def unpacked(stored: Mapping[str, TensorInfo], settings: Settings,
