@@ -279,11 +279,20 @@ def detect_text_encoder(stored: Tensors, config: Mapping, label: str,
         raise _refuse("text encoder", tensors, label)
     _refuse_unmarked(tensors, settings, label)
     table = {name: Source(theirs) for name, theirs in named.items()}
+    _refuse_packed_table(named.get("model.language_model.embed_tokens.weight"), settings, label)
     layers = {layer_of(name): settings[layer_of(theirs)] for name, theirs in named.items()
               if layer_of(theirs) in settings}
     return Detected(_checked(label, _text_encoder_spec, infos, config, label),
                     table | _companion_sources(table, companions, stored, label),
                     {name: info.shape for name, info in infos.items()}, layers)
+
+
+def _refuse_packed_table(name: str | None, settings: quantised.Settings, label: str) -> None:
+    """Words are looked up row by row, which blocks and rotated 4 bits do not allow in ComfyUI's embeddings."""
+    found = settings.get(layer_of(name or ""), {}).get("format")
+    if found is not None and found not in quantised.ROWS:
+        raise CheckpointError(f"In {label} the vocabulary ({name}) is quantised as {found}, of which no row can be "
+                              f"looked up ({', '.join(quantised.ROWS)}): {ADVICE['text encoder']}.")
 
 
 def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEncoderSpec:

@@ -39,6 +39,7 @@ FORMATS = {
     "convrot_w4a4": Format("4-bit ConvRot", ("I8", "U8"), ("weight_scale",), packed=2),
     "gguf": Format("GGUF", tuple(ggml.BLOCKS), ()),  # the pack's own: blocks with their scales inside
 }
+ROWS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "gguf")  # whose rows can be looked up one by one
 # What may stand beside a quantised weight.
 COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
 OLD_COMPANIONS = {"weight_scale": "scale_weight", "input_scale": "scale_input"}

@@ -7,7 +7,13 @@ from comfy_execution.graph_utils import GraphBuilder
 from .bridge import folders, miniature
 from .bridge.diffusion import load_model, open_model
 from .bridge.dtypes import WEIGHT_FORMATS
-from .bridge.text_encoder import AUTO, load_text_encoder, open_text_encoder, text_encoder_summary
+from .bridge.text_encoder import (
+    AUTO,
+    load_text_encoder,
+    open_text_encoder,
+    projectors_beside,
+    text_encoder_summary,
+)
 from .bridge.vae import load_vae, open_vae
 from .messages import tell
 
@@ -62,6 +68,12 @@ def projector_path(choice: str) -> Path | str | None:
     return None if choice == NONE else folders.resolve(folders.TEXT_ENCODER, choice)
 
 
+def projectors_found(text_encoder: str, choice: str) -> list[str]:
+    """What auto can choose from: a projector that is put there later makes ComfyUI load the text encoder anew."""
+    beside = projectors_beside(folders.resolve(folders.TEXT_ENCODER, text_encoder)) if choice == AUTO else []
+    return [path.name for path in beside]
+
+
 def variant_of(name: str, variant: str) -> str:
     """base or turbo, from the user's choice or from the name of the file or folder."""
     if variant != "auto":
@@ -112,6 +124,10 @@ class QwenImage2LoadTextEncoder(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, text_encoder, vision_projector=AUTO, **others):
+        return projectors_found(text_encoder, vision_projector)
+
+    @classmethod
     def execute(cls, text_encoder, weight_format, vision_projector=AUTO):
         clip = load_text_encoder(folders.resolve(folders.TEXT_ENCODER, text_encoder), text_encoder, weight_format,
                                  projector_path(vision_projector))
@@ -152,6 +168,10 @@ class QwenImage2Loader(io.ComfyNode):
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
             enable_expand=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, text_encoder, vision_projector=AUTO, **others):
+        return projectors_found(text_encoder, vision_projector)
 
     @classmethod
     def execute(cls, diffusion_model, text_encoder, vae, variant, weight_format, vision_projector=AUTO):

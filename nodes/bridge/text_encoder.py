@@ -228,15 +228,22 @@ def open_text_encoder(path: Path, label: str,
     return files, _for_comfy(detected, files.label)
 
 
+def projectors_beside(path: Path) -> list[Path]:
+    """Vision projectors in the folder of a GGUF file, of any model, the largest first."""
+    if path.suffix.lower() != ".gguf":
+        return []
+    found = [file for file in path.parent.glob("*.gguf") if llama_cpp.is_projector_name(file.name)]
+    return sorted(found, key=lambda file: file.stat().st_size, reverse=True)
+
+
 def _projector(path: Path, language: GGUFFile, choice: Path | str | None) -> GGUFFile | None:
     """The chosen projector; AUTO: of those beside the language model that fit, the largest, which is the most exact."""
     llama_cpp.check_language(language)
     if isinstance(choice, Path):
         return open_checkpoint(choice)
-    beside = [file for file in path.parent.glob("*.gguf") if llama_cpp.is_projector_name(file.name)]
-    if choice is None or not beside:
+    if choice is None:
         return None
-    found = (open_checkpoint(file) for file in sorted(beside, key=lambda file: -file.stat().st_size))
+    found = (open_checkpoint(file) for file in projectors_beside(path))
     return next((file for file in found if llama_cpp.unfit(file, language) is None), None)
 
 

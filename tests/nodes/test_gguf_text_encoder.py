@@ -171,7 +171,8 @@ def test_both_files_say_what_the_safetensors_file_says(comfyui, state, plain, tm
     same = {name: value.to(dtype) for name, value in rounded(state, lambda name: kind).items()}
     expected = states(load(text_files.write(same, tmp_path / "same.safetensors")))
     assert error(states(load(both(tmp_path, state, kind))), expected) < 1e-5
-    assert (error(expected, states(plain)) > 1e-4) == (kind != "F32")
+    lost = error(expected, states(plain))
+    assert lost == 0 if kind == "F32" else 1e-4 < lost < 0.3
 
 
 WIDE = TEXT | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 16}
@@ -231,9 +232,22 @@ def test_loras_reach_packed_matrices_and_the_table(comfyui, state, tmp_path):
         changed[theirs] = state[theirs] + change
         patched.patcher.add_patches({f"qwen3vl_8b.transformer.{ours}": ("diff", (change,))}, 1.0)
     expected = states(load(text_files.write(changed, tmp_path / "changed.safetensors")))
-    assert error(states(patched), expected) < 0.02 < error(before, expected)
+    assert error(states(patched), expected) < 0.05 < 0.3 < error(before, expected)
     comfy.model_management.unload_all_models()
     assert torch.equal(states(clip), before)
+
+
+def test_a_text_encoder_without_eyes_can_be_saved_and_is_known_again(comfyui, state, tmp_path):
+    from qwen_image_2.nodes.bridge import quantise
+    from qwen_image_2.nodes.bridge.text_encoder import text_network
+    path = write_language(tmp_path / "lm.gguf", state, lambda name: "Q8_0")
+    with pytest.raises(ValueError, match="^x.safetensors cannot be written .* its matrices are GGUF's: choose another"):
+        quantise.save(tmp_path / "x.safetensors", text_network(load(path)), lambda done, total: None)
+    clip = load(path, "int8 (ConvRot)")
+    quantise.save(tmp_path / "saved.safetensors", text_network(clip), lambda done, total: None)
+    again = load(tmp_path / "saved.safetensors")
+    assert again.cond_stage_model.qwen3vl_8b.transformer.visual is None
+    assert torch.equal(states(again, picture=False), states(clip, picture=False))
 
 
 # ---------------------------------------------------------------- with and without a projector

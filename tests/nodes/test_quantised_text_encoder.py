@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from qwen_image_2.model.files import CheckpointError
 from qwen_image_2.tests.reference import error
 from qwen_image_2.tools import tiny
 
@@ -34,6 +35,29 @@ def states(path) -> torch.Tensor:
     image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     (text, _), = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT, images=[image]))
     return text
+
+
+# Those whose rows cannot be looked up leave the vocabulary as it is. comfy-kitchen rounds activations to 4 bits.
+INNER = {
+    "mxfp8": ("mxfp8", {}, {}, 1e-3),
+    "nvfp4": ("nvfp4", {}, {}, 1e-3),
+    "4-bit ConvRot": ("convrot_w4a4", {"convrot_groupsize": 64}, {"convrot_groupsize": 64}, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_formats_of_blocks_in_the_layers(comfyui, reference, tmp_path, name):
+    stored, rounded = tiny.quantised(lambda key: "language_model.layers" in key, reference.text_encoder.state_dict(),
+                                     *INNER[name][:3])
+    expected = states(write(rounded, tmp_path / "rounded.safetensors"))
+    assert error(states(write(stored, tmp_path / "quantised.safetensors")), expected) < INNER[name][3]
+
+
+def test_a_vocabulary_in_blocks_is_refused(comfyui, reference, tmp_path):
+    stored, _ = tiny.quantised(lambda key: "embed_tokens" in key, reference.text_encoder.state_dict(),
+                               *INNER["mxfp8"][:3])
+    with pytest.raises(CheckpointError, match=r"the vocabulary \(.*embed_tokens.weight\) is quantised as mxfp8, of"):
+        states(write(stored, tmp_path / "blocks.safetensors"))
 
 
 @pytest.mark.parametrize("name", FORMATS)
