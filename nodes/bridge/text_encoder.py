@@ -21,7 +21,7 @@ from ...model.checkpoint import Detected
 from ...model.files import CheckpointError, CheckpointFiles, GGUFFile, TensorInfo, open_checkpoint
 from ...model.spec import TextEncoderSpec, VisionSpec
 from .blocks import with_blocks
-from .diffusion import SLOTS_KEY
+from .diffusion import INTEGERS, SLOTS_KEY
 from .dtypes import DTYPES, conversion
 from .progress import loading_progress
 from .quantise import Network, Origin, patches_below
@@ -205,12 +205,12 @@ def text_encoder_summary(clip: comfy.sd.CLIP) -> str:
 
 
 def weights_in_words(settings: quantised.Settings, dtype: torch.dtype) -> str:
-    """How the weights are stored, and that they are dequantised: ComfyUI computes text encoders in fp32."""
+    """How the weights are stored, and what is made of them: ComfyUI computes text encoders in fp32."""
     if not settings:
         return str(dtype).removeprefix("torch.")
     # Integers are only multiplied as such where the rest of the file is fp32 as well, as in no official file.
-    integers = dtype == torch.float32 and {one["format"] for one in settings.values()} <= {"int8_tensorwise"}
-    return quantised.in_words(settings) + ("" if integers else ", dequantised layer by layer into fp32")
+    integers = dtype == torch.float32 and {one["format"] for one in settings.values()} <= INTEGERS
+    return f"{quantised.in_words(settings)}, {'computed in integers' if integers else 'dequantised layer by layer'}"
 
 
 def open_text_encoder(path: Path, label: str,

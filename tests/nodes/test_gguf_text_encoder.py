@@ -199,7 +199,7 @@ def test_a_mixed_file_stays_packed_and_its_token_rows_are_looked_up(comfyui, tmp
     matrices = [name for name, value in state.items() if value.ndim == 2]
     assert len(packed) == len(matrices) and "model.embed_tokens.weight" in packed
     assert comfy.model_management.module_size(network) < sum(value.numel() for value in state.values())  # a byte each
-    assert network.weights == "GGUF Q6_K and GGUF Q4_K and GGUF Q5_K, dequantised layer by layer into fp32"
+    assert network.weights == "GGUF Q6_K and GGUF Q4_K and GGUF Q5_K, dequantised layer by layer"
     found = states(clip, picture=False)
     wide = tmp_path / "fp32"
     wide.mkdir()
@@ -214,7 +214,7 @@ def test_a_gguf_file_can_become_another_format(comfyui, state, tmp_path):
     assert error(states(load(path, "fp32")), expected) < 1e-5
     int8 = load(path, "int8 (ConvRot)")
     assert 1e-4 < error(states(int8), expected) < 0.03
-    assert int8.cond_stage_model.qwen3vl_8b.transformer.weights == "int8 with rotation"
+    assert int8.cond_stage_model.qwen3vl_8b.transformer.weights == "int8 with rotation, computed in integers"
 
 
 def test_loras_reach_packed_matrices_and_the_table(comfyui, state, tmp_path):

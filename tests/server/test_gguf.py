@@ -57,7 +57,7 @@ def test_packed_files_draw_and_the_loader_says_how(client, tmp_path):
     assert 1e-5 < error(here.latent(client, result), plain) < 0.1
     said = " ".join(line for lines in result.messages.values() for line in lines)
     assert f"{PACKED} with mmproj-Qwen3VL-8B-Instruct-F32.gguf: 3 layers of width 64" in said
-    assert "GGUF Q8_0, dequantised layer by layer into fp32." in said
+    assert "GGUF Q8_0, dequantised layer by layer." in said
     assert f"{here.FUSED}: base model" in said
 
 
