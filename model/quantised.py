@@ -46,7 +46,8 @@ OLD_COMPANIONS = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
 # In a mark: the input's scale counts for nothing. For ComfyUI as well, an old file's 1.0 means that none was measured.
 NO_INPUT_SCALE = "no_input_scale"
 
-# What other tools leave beside or instead of a weight, by the end of the name. ComfyUI computes with none of it.
+# What other tools leave beside or instead of a weight, by the end of the name, the unmistakable ends first. ComfyUI
+# computes with none of it.
 OTHER_TOOLS = {
     "bitsandbytes": (".absmax", ".quant_map", ".SCB", "quant_state.bitsandbytes__nf4",
                      "quant_state.bitsandbytes__fp4"),
@@ -141,8 +142,8 @@ def beside(layer: str, stored: Mapping[str, TensorInfo]) -> dict[str, str]:
 
 def other_tool(tensors: Iterable[str], config: Mapping) -> str | None:
     """Who quantised a file in a way that only its own software reads, and what shows it; None for other files."""
-    for name in tensors:
-        for tool, ends in OTHER_TOOLS.items():
+    for tool, ends in OTHER_TOOLS.items():
+        for name in tensors:
             if name.endswith(ends):
                 return f"{tool} ({name})"
     method = (config.get("quantization_config") or {}).get("quant_method")

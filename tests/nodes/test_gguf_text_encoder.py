@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from qwen_image_2.model import ggml
-from qwen_image_2.model.files import CheckpointError
+from qwen_image_2.model import checkpoint, ggml, llama_cpp, quantised
+from qwen_image_2.model.files import CheckpointError, GGUFFile, TensorInfo
+from qwen_image_2.model.spec import TextEncoderSpec
 from qwen_image_2.tests.nodes import test_quantised_text_encoder as text_files
 from qwen_image_2.tests.nodes.test_gguf import pack
 from qwen_image_2.tests.reference import error
@@ -27,7 +28,7 @@ def language_name(name: str, layers: int) -> str | None:
         name.replace("language_model.", ""), (".weight", ".bias"))
 
 
-def projector_name(name: str) -> str | None:
+def projector_name(name: str, vision: dict = VISION) -> str | None:
     """llama.cpp's name of a tensor of the vision tower, as its converter chooses it."""
     if "visual" not in name:
         return None
@@ -35,12 +36,12 @@ def projector_name(name: str) -> str | None:
     if "deepstack" in short:
         _, _, number, part = short.split(".")
         kind = {"norm": TENSOR.V_DS_NORM, "linear_fc1": TENSOR.V_DS_FC1, "linear_fc2": TENSOR.V_DS_FC2}[part]
-        base = gguf.TENSOR_NAMES[kind].format(bid=VISION["deepstack_visual_indexes"][int(number)])
+        base = gguf.TENSOR_NAMES[kind].format(bid=vision["deepstack_visual_indexes"][int(number)])
     elif "merger" in short:
         base = {"norm": gguf.TENSOR_NAMES[TENSOR.V_POST_NORM], "linear_fc1": "mm.0", "linear_fc2": "mm.2"}[
             short.rpartition(".")[2]]
     else:
-        base = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, VISION["depth"]).get_name(short)
+        base = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, vision["depth"]).get_name(short)
     return f"{base}.{last}"
 
 
@@ -163,6 +164,41 @@ def both(folder, state, kind: str):
 def test_every_tensor_of_both_files_has_a_name(state):
     for name in state:
         assert language_name(name, TEXT["num_hidden_layers"]) or projector_name(name), name
+
+
+def test_published_sizes_are_read_from_the_published_files(comfyui):
+    """Names, shapes and types of Qwen3VL-8B-Instruct-Q8_0.gguf and its mmproj; only the patches' values are there."""
+    from qwen_image_2.nodes.bridge.text_encoder import _for_comfy
+    text = dict(vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36,
+                num_attention_heads=32, num_key_value_heads=8, head_dim=128)
+    vision = dict(depth=27, hidden_size=1152, intermediate_size=4304, num_heads=16, out_hidden_size=4096,
+                  deepstack_visual_indexes=[8, 16, 24])
+    with torch.device("meta"):
+        names = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision)).state_dict()
+    language, projector = {}, {}
+    for name, value in names.items():
+        shape = tuple(value.shape)
+        # Rows of 4304 do not divide into blocks of 32.
+        kind = "F32" if value.ndim != 2 else "F16" if shape[1] % 32 or "pos_embed" in name else "Q8_0"
+        if theirs := language_name(name, 36):
+            language[theirs] = ggml.Stored(shape, kind, torch.empty(0))
+        elif "patch_embed.proj.weight" in name:
+            for frame in ("v.patch_embd.weight", "v.patch_embd.weight.1"):
+                projector[frame] = ggml.Stored(shape[:2] + shape[3:], "F32", torch.zeros(shape[:2] + shape[3:]))
+        else:
+            projector[projector_name(name, vision)] = ggml.Stored(shape, kind, torch.empty(0))
+    assert (len(language), len(projector)) == (399, 352)
+    header = {"general.architecture": "qwen3vl", "qwen3vl.rope.freq_base": 5e6,
+              "qwen3vl.rope.dimension_sections": [24, 20, 20, 0]}
+    clip = {"general.architecture": "clip", "clip.projector_type": "qwen3vl_merger",
+            "clip.vision.attention.head_count": 16}
+    files = llama_cpp.text_encoder(*(
+        GGUFFile(label, {name: TensorInfo(*one[:2]) for name, one in stored.items()}, {}, {}, {}, stored, keys)
+        for label, stored, keys in (("lm", language, header), ("mmproj", projector, clip))))
+    settings = quantised.settings_of(files)
+    detected = checkpoint.detect_text_encoder(files.tensors, files.config, files.label, settings)
+    assert detected.spec == TextEncoderSpec()
+    assert _for_comfy(detected, files.label).shapes["visual.blocks.26.mlp.linear_fc2.weight"] == (1152, 4304)
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0"])
