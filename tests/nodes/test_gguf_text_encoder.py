@@ -201,6 +201,14 @@ def test_published_sizes_are_read_from_the_published_files(comfyui):
     assert _for_comfy(detected, files.label).shapes["visual.blocks.26.mlp.linear_fc2.weight"] == (1152, 4304)
 
 
+def test_every_weight_comes_to_its_place(comfyui, state, plain, tmp_path):
+    """Both frames of the patches too, which a still picture cannot tell apart."""
+    ours, theirs = (clip.cond_stage_model.qwen3vl_8b.transformer.state_dict()
+                    for clip in (load(both(tmp_path, state, "F32")), plain))
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0"])
 def test_both_files_say_what_the_safetensors_file_says(comfyui, state, plain, tmp_path, kind):
     dtype = ggml.PLAIN.get(kind, torch.float32)
