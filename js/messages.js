@@ -7,13 +7,18 @@
 import { addPanel, chain, element, widgetOf } from "./panel.js";
 
 const KEY = "qwen_image_2_messages";
+const SPEAKER = "qwen_image_2_speaker";
 const NAME = "qwen_image_2_messages";
 const PAGES_OWN = "$$node-text-preview";
 
 /** @param {function} nodeType a node class of the pack */
 export function showMessages(nodeType) {
   chain(nodeType.prototype, "onExecuted", function (output) {
-    if (Array.isArray(output?.[KEY])) show(this, output[KEY].map(String));
+    if (!Array.isArray(output?.[KEY])) return;
+    // The parts of an expanded loader speak through the node on the page: each replaces only what it said before.
+    this.qwenImage2Said ??= new Map();
+    this.qwenImage2Said.set(String(output[SPEAKER]), output[KEY].map(String));
+    show(this, [...this.qwenImage2Said.values()].flat());
   });
 }
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from . import ggml, layouts, quantised
 from .files import CheckpointError, CheckpointFiles, TensorInfo
+from .prompt import IMAGE_PAD_TOKEN
 from .spec import TextEncoderSpec, TransformerSpec, VAESpec, VisionSpec
 from .transformer import Transformer
 from .vae import VAE
@@ -26,6 +27,10 @@ ADVICE = {
     "vae": "choose the VAE of Qwen-Image 2.x, for example qwen_image_2.1_vae_bf16.safetensors",
     "text encoder": "choose Qwen3-VL-8B-Instruct, for example qwen3vl_8b_bf16.safetensors",
 }
+
+VISION_MARK = "model.visual.deepstack_merger_list.0.linear_fc1.weight"
+# The family's other sizes, by the width of their hidden states.
+OTHER_WIDTHS = {2048: "Qwen3-VL-2B", 2560: "Qwen3-VL-4B", 5120: "Qwen3-VL-32B"}
 
 
 class Source(NamedTuple):
@@ -68,6 +73,8 @@ KNOWN_FILES: tuple[tuple[str, Callable[[Tensors], bool]], ...] = (
     ("a Qwen2.5-VL text encoder, which belongs to Qwen-Image 1.x", _has("visual.blocks.0.mlp.gate_proj")),
     ("a Qwen3-VL text encoder", is_text_encoder),
     ("a text-only language model without a vision tower", _text_only),
+    ("the vision projector of a language model", _has("v.patch_embd.weight")),
+    ("a language model in llama.cpp's form", _has("token_embd.weight", "blk.0.attn_norm.weight")),
     ("a Flux model", _has("double_blocks.0.img_attn")),
     ("a Stable Diffusion or SDXL checkpoint", _has("input_blocks.0.0.weight")),
     ("a Stable Diffusion or SDXL model in diffusers form", _has("down_blocks.0.attentions", "time_embedding")),
@@ -88,6 +95,12 @@ def describe(tensors: Tensors) -> str:
 
 def _refuse(kind: str, tensors: Tensors, label: str) -> CheckpointError:
     return CheckpointError(f"{label} is {describe(tensors)}, not a {kind} for Qwen-Image 2: {ADVICE[kind]}.")
+
+
+def _refuse_other_tools(tensors: Tensors, config: Mapping, label: str) -> None:
+    if tool := quantised.other_tool(tensors, config):
+        raise CheckpointError(f"{label} was quantised by {tool}, a layout that only its own software reads: choose the "
+                              f"bf16 file, one that ComfyUI's tools have quantised, or a GGUF file.")
 
 
 def _refuse_unmarked(tensors: Tensors, settings: quantised.Settings, label: str) -> None:
@@ -116,6 +129,7 @@ def detect_transformer(tensors: Tensors, config: Mapping, label: str,
     prefix = _prefix(tensors, "txt_in.text_norm.weight")
     if prefix is None:
         raise _refuse("transformer", tensors, label)
+    _refuse_other_tools(tensors, config, label)
     stored = _below(prefix, tensors)
     settings = {layer.removeprefix(prefix): one for layer, one in (settings or {}).items()}
     tensors, companions = quantised.unpacked(stored, settings, label)
@@ -133,17 +147,17 @@ def layer_of(name: str) -> str:
     return name.removesuffix(".weight")
 
 
-def _companion_sources(table: Mapping[str, Source], companions: Mapping[str, list[str]], stored: Tensors,
+def _companion_sources(table: Mapping[str, Source], companions: Mapping[str, Mapping], stored: Tensors,
                        label: str) -> dict[str, Source]:
     """Scales of each quantised parameter: the rows that its weight has of a fused one, or the one for all rows."""
     found = {}
     for name, source in table.items():
         rows = stored[source.name].shape[:1]
-        for companion in companions.get(source.name, ()):
-            theirs = f"{layer_of(source.name)}.{companion}"
+        for companion, theirs in companions.get(source.name, {}).items():
             own = stored[theirs].shape[:1] == rows and len(rows) and companion != "pre_quant_scale"
             # Scales of one byte are those of blocks, in tiles that cannot be cut.
-            if source.rows != slice(None) and rows[0] // 2 % quantised.TILE_ROWS and stored[theirs].dtype[:2] == "F8":
+            tiles = stored[theirs].dtype[:2] in ("F8", "U8")
+            if source.rows != slice(None) and rows[0] // 2 % quantised.TILE_ROWS and tiles:
                 raise CheckpointError(f"{label} has scales for blocks of {source.name}, whose halves of {rows[0] // 2} "
                                       f"rows share one: quantise gate and projection apart.")
             found[f"{layer_of(name)}.{companion}"] = Source(theirs, source.rows if own else slice(None))
@@ -255,19 +269,30 @@ def detect_text_encoder(stored: Tensors, config: Mapping, label: str,
     """Spec and key table (Hugging Face name -> tensor) of Qwen3-VL; Hugging Face or ComfyUI names; plain or
     quantised."""
     settings = settings or {}
+    _refuse_other_tools(stored, config, label)
     tensors, companions = quantised.unpacked(stored, settings, label)
     named = {layouts.text_encoder_from_comfy(name): name for name in tensors}
     infos = {name: tensors[theirs] for name, theirs in named.items()}
-    vision = "model.visual.deepstack_merger_list.0.linear_fc1.weight"
-    if "model.language_model.layers.0.self_attn.q_norm.weight" not in infos or vision not in infos:
+    # Without a vision tower other language models have the same names: the configuration must tell.
+    known = VISION_MARK in infos or config.get("model_type") == "qwen3_vl"
+    if "model.language_model.layers.0.self_attn.q_norm.weight" not in infos or not known:
         raise _refuse("text encoder", tensors, label)
     _refuse_unmarked(tensors, settings, label)
     table = {name: Source(theirs) for name, theirs in named.items()}
+    _refuse_packed_table(named.get("model.language_model.embed_tokens.weight"), settings, label)
     layers = {layer_of(name): settings[layer_of(theirs)] for name, theirs in named.items()
               if layer_of(theirs) in settings}
     return Detected(_checked(label, _text_encoder_spec, infos, config, label),
                     table | _companion_sources(table, companions, stored, label),
                     {name: info.shape for name, info in infos.items()}, layers)
+
+
+def _refuse_packed_table(name: str | None, settings: quantised.Settings, label: str) -> None:
+    """Words are looked up row by row, which blocks and rotated 4 bits do not allow in ComfyUI's embeddings."""
+    found = settings.get(layer_of(name or ""), {}).get("format")
+    if found is not None and found not in quantised.ROWS:
+        raise CheckpointError(f"In {label} the vocabulary ({name}) is quantised as {found}, of which no row can be "
+                              f"looked up ({', '.join(quantised.ROWS)}): {ADVICE['text encoder']}.")
 
 
 def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEncoderSpec:
@@ -277,6 +302,12 @@ def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEnc
     layer = "model.language_model.layers.0."
     head_dim, = shape(layer + "self_attn.q_norm.weight")
     vocabulary, dim = shape("model.language_model.embed_tokens.weight")
+    if dim in OTHER_WIDTHS:
+        raise CheckpointError(f"{label} is {OTHER_WIDTHS[dim]} (width {dim}), Qwen-Image 2 reads Qwen3-VL-8B's width "
+                              f"{TextEncoderSpec.dim}: {ADVICE['text encoder']}.")
+    if vocabulary <= IMAGE_PAD_TOKEN:
+        raise CheckpointError(f"{label} has a vocabulary of {vocabulary:,} tokens, Qwen3-VL one of "
+                              f"{TextEncoderSpec.vocabulary:,}: {ADVICE['text encoder']}.")
     return TextEncoderSpec(
         layers=_count(tensors, "model.language_model.layers.{}.self_attn.q_norm.weight"),
         dim=dim,
@@ -288,7 +319,7 @@ def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEnc
         rope_theta=rope.get("rope_theta") or text.get("rope_theta") or TextEncoderSpec.rope_theta,
         mrope_section=tuple(rope.get("mrope_section") or _mrope_section(head_dim, label)),
         lm_head="lm_head.weight" in tensors,
-        vision=_vision_spec(tensors, config.get("vision_config", {}), label),
+        vision=_vision_spec(tensors, config.get("vision_config", {}), label) if VISION_MARK in tensors else None,
     )
 
 

@@ -54,9 +54,13 @@ class CheckpointFiles:
 
 @dataclass(frozen=True)
 class GGUFFile(CheckpointFiles):
-    """A GGUF file. A packed matrix has the shape of what it stands for; it is read as rows of bytes."""
+    """A GGUF file. A packed matrix has the shape of what it stands for; it is read as rows of bytes.
+
+    header: its metadata, which publishers of diffusion models often leave out.
+    """
 
     stored: dict[str, ggml.Stored] = field(default_factory=dict)
+    header: dict[str, object] = field(default_factory=dict)
 
     def read(self, name: str) -> Tensor:
         return self.stored[name].data
@@ -151,17 +155,17 @@ def _safe_open(path: Path):
 
 def _open_gguf(path: Path, label: str) -> GGUFFile:
     try:
-        stored = ggml.read(path)
+        header, stored = ggml.read(path)
     except ImportError as error:
         raise CheckpointError(f"{label} is a GGUF file, which needs the gguf package: run  pip install gguf  in "
                               f"ComfyUI's Python.") from error
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} does not exist.") from None
-    except (ValueError, IndexError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{path.name} ({path.stat().st_size:,} bytes) is truncated, damaged or no GGUF file, "
                               f"download it again ({error}).") from error
     tensors = {name: TensorInfo(one.shape, one.kind) for name, one in stored.items()}
-    return GGUFFile(label, tensors, dict.fromkeys(stored, path), {}, {}, stored)
+    return GGUFFile(label, tensors, dict.fromkeys(stored, path), {}, {}, stored, header)
 
 
 def _config_of_metadata(metadata: dict[str, str], label: str) -> dict:

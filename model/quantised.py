@@ -1,10 +1,12 @@
 """Quantised linear layers in checkpoint files: which layers, in which format, with which scales.
 
-Two ways are in circulation, both ComfyUI's (0.30, comfy/ops.py and comfy/quant_ops.py): a tensor `{layer}.comfy_quant`
-that holds JSON as bytes, or all of it in the file's metadata `_quantization_metadata`. ComfyUI's own operations compute
-with them; here names and shapes are checked, and layers chosen that a plain file can have quantised.
+Three ways are in circulation, all ComfyUI's (0.30, comfy/ops.py, comfy/quant_ops.py, comfy/utils.py): a tensor
+`{layer}.comfy_quant` that holds JSON as bytes, all of it in the file's metadata `_quantization_metadata`, and in older
+files a tensor `scaled_fp8` and `{layer}.scale_weight`. ComfyUI's own operations compute with them; here names and
+shapes are checked, and layers chosen that a plain file can have quantised.
 """
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ from .files import CheckpointError, CheckpointFiles, GGUFFile, TensorInfo
 
 MARK = ".comfy_quant"
 METADATA = "_quantization_metadata"
+OLD_MARK = "scaled_fp8"
 
 
 @dataclass(frozen=True)
@@ -24,20 +27,37 @@ class Format:
     dtypes: tuple[str, ...]     # of the stored weight, as safetensors names them
     scales: tuple[str, ...]     # that must stand beside the weight
     packed: int = 1             # columns of the matrix in one stored value
-    tiled: bool = False         # scales of blocks, in tiles
+    block: int = 0              # columns that share a scale with no other row's; such scales lie in tiles
 
 
 FORMATS = {
     "float8_e4m3fn": Format("fp8 (e4m3)", ("F8_E4M3",), ("weight_scale",)),
     "float8_e5m2": Format("fp8 (e5m2)", ("F8_E5M2",), ("weight_scale",)),
-    "mxfp8": Format("mxfp8", ("F8_E4M3",), ("weight_scale",), tiled=True),
-    "nvfp4": Format("nvfp4", ("U8",), ("weight_scale", "weight_scale_2"), packed=2, tiled=True),
+    "mxfp8": Format("mxfp8", ("F8_E4M3",), ("weight_scale",), block=32),
+    "nvfp4": Format("nvfp4", ("U8",), ("weight_scale", "weight_scale_2"), packed=2, block=16),
     "int8_tensorwise": Format("int8", ("I8",), ("weight_scale",)),
     "convrot_w4a4": Format("4-bit ConvRot", ("I8", "U8"), ("weight_scale",), packed=2),
     "gguf": Format("GGUF", tuple(ggml.BLOCKS), ()),  # the pack's own: blocks with their scales inside
 }
+ROWS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "gguf")  # whose rows can be looked up one by one
 # What may stand beside a quantised weight.
 COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
+OLD_COMPANIONS = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
+# In a mark: the input's scale counts for nothing. For ComfyUI as well, an old file's 1.0 means that none was measured.
+NO_INPUT_SCALE = "no_input_scale"
+
+# What other tools leave beside or instead of a weight, by the end of the name, the unmistakable ends first. ComfyUI
+# computes with none of it.
+OTHER_TOOLS = {
+    "bitsandbytes": (".absmax", ".quant_map", ".SCB", "quant_state.bitsandbytes__nf4",
+                     "quant_state.bitsandbytes__fp4"),
+    "nunchaku (SVDQuant)": (".smooth_factor", ".wscales", ".wtscale", ".wcscales"),
+    "compressed-tensors": (".weight_packed", ".weight_shape", ".weight_zero_point"),
+    "torchao": ("._weight_qdata", ".weight:qdata", ".weight:int_data"),
+    "quanto": (".weight._data", ".weight._scale"),
+    "GPTQ or AWQ": (".qweight", ".qzeros"),
+    "Qwen as fp8 in blocks": (".weight_scale_inv",),
+}
 
 Settings = dict[str, dict]  # layer -> the JSON of its mark
 
@@ -51,8 +71,8 @@ TARGETS = {
 INNER_LAYERS = ("transformer_blocks.", "model.layers.")
 VOCABULARY = ("model.embed_tokens", "model.lm_head")
 ROTATIONS = (256, 64, 16)  # inputs that ConvRot mixes: powers of four
-# Scales of blocks are stored in tiles: for so many rows of the matrix, and (nvfp4) so many of its columns.
-TILE_ROWS, TILE_COLUMNS = 128, 64
+# Scales of blocks are stored in tiles of so many rows and blocks.
+TILE_ROWS, TILE_BLOCKS = 128, 4
 
 
 def targets(shapes: Mapping[str, tuple[int, ...]], target: str) -> Settings:
@@ -72,7 +92,7 @@ def targets(shapes: Mapping[str, tuple[int, ...]], target: str) -> Settings:
 def _mark(target: Mapping, shape: tuple[int, int]) -> dict | None:
     """The mark of a matrix in this format; None where it does not fill the tiles of its scales."""
     rows, columns = shape
-    if target["format"] == "nvfp4" and (rows % TILE_ROWS or columns % TILE_COLUMNS):
+    if target["format"] == "nvfp4" and (rows % TILE_ROWS or columns % (TILE_BLOCKS * FORMATS["nvfp4"].block)):
         return None
     if not target.get("convrot"):
         return dict(target)
@@ -85,6 +105,7 @@ def settings_of(files: CheckpointFiles) -> Settings:
     found = {name.removesuffix(".weight"): {"format": "gguf", "type": info.dtype}
              for name, info in files.tensors.items() if isinstance(files, GGUFFile) and info.dtype not in ggml.PLAIN}
     try:
+        found |= _old_settings(files)
         if METADATA in files.metadata:
             found |= json.loads(files.metadata[METADATA])["layers"]
         for name in files.tensors:
@@ -96,14 +117,49 @@ def settings_of(files: CheckpointFiles) -> Settings:
     return found
 
 
+def _old_settings(files: CheckpointFiles) -> Settings:
+    """The layers of a file with the mark `scaled_fp8`; two values in it ask for products in full precision."""
+    mark = next((name for name in files.tensors if name.rpartition(".")[2] == OLD_MARK), None)
+    if mark is None:
+        return {}
+    formats = {dtype: name for name, one in FORMATS.items() if one.words.startswith("fp8") for dtype in one.dtypes}
+    full = {"full_precision_matrix_mult": True} if files.tensors[mark].shape == (2,) else {}
+    found = {layer.removesuffix(".weight"): {"format": formats[info.dtype], **full}
+             for layer, info in files.tensors.items() if layer.endswith(".weight") and info.dtype in formats}
+    with files.mapped() as read:
+        for layer, settings in found.items():
+            name = f"{layer}.{OLD_COMPANIONS['input_scale']}"
+            if name in files.tensors and read(name).item() == 1.0:
+                settings[NO_INPUT_SCALE] = True
+    return found
+
+
+def beside(layer: str, stored: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """What stands beside a quantised weight: its last name -> the tensor, which older files call otherwise."""
+    names = {last: (f"{layer}.{last}", f"{layer}.{OLD_COMPANIONS.get(last, last)}") for last in COMPANIONS}
+    return {last: name for last, both in names.items() for name in both if name in stored}
+
+
+def other_tool(tensors: Iterable[str], config: Mapping) -> str | None:
+    """Who quantised a file in a way that only its own software reads, and what shows it; None for other files."""
+    for tool, ends in OTHER_TOOLS.items():
+        for name in tensors:
+            if name.endswith(ends):
+                return f"{tool} ({name})"
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    return f"{method} (quantization_config)" if method else None
+
+
 def unpacked(stored: Mapping[str, TensorInfo], settings: Settings,
-             label: str) -> tuple[dict[str, TensorInfo], dict[str, list[str]]]:
-    """The tensors as if no layer were quantised, and for each quantised weight the names of what stands beside it."""
-    companions = {f"{layer}.weight": [name for name in COMPANIONS if f"{layer}.{name}" in stored]
-                  for layer in settings}
-    beside = {f"{layer}.{name}" for layer in settings for name in COMPANIONS}
-    plain = {name: info for name, info in stored.items() if name not in beside and not name.endswith(MARK)}
+             label: str) -> tuple[dict[str, TensorInfo], dict[str, dict[str, str]]]:
+    """The tensors as if no layer were quantised, and for each quantised weight what stands beside it, see `beside`."""
+    companions = {f"{layer}.weight": beside(layer, stored) for layer in settings}
+    taken = {OLD_MARK, *(name for one in companions.values() for name in one.values())} if settings else set()
+    plain = {name: info for name, info in stored.items() if name not in taken and not name.endswith(MARK)}
     plain |= {f"{layer}.weight": check(layer, one, stored, label) for layer, one in settings.items()}
+    for layer, one in settings.items():
+        if one.get(NO_INPUT_SCALE):
+            del companions[f"{layer}.weight"]["input_scale"]
     return plain, companions
 
 
@@ -124,16 +180,24 @@ def check(layer: str, settings: Mapping, tensors: Mapping[str, TensorInfo], labe
                               f"({kind.words}), but is {list(weight.shape)} of {weight.dtype}.")
     if not kind.scales:
         return weight
+    scales = beside(layer, tensors)
     for scale in kind.scales:
-        if f"{layer}.{scale}" not in tensors:
+        if scale not in scales:
             raise CheckpointError(f"{label} is incomplete: the layer {layer} is quantised, but its {scale} is "
                                   f"missing.")
-    rows, shape = weight.shape[0], tensors[f"{layer}.weight_scale"].shape
-    expected = rows + (-rows % TILE_ROWS if kind.tiled else 0)
-    if shape not in ((), (1,)) and shape[0] not in (rows, expected):
-        raise CheckpointError(f"In {label} the tensor {layer}.weight_scale has the shape {list(shape)}, but the matrix "
-                              f"has {rows} rows.")
-    return TensorInfo((rows, weight.shape[1] * kind.packed), weight.dtype)
+    (rows, stored_columns), shape = weight.shape, tensors[scales["weight_scale"]].shape
+    columns = stored_columns * kind.packed
+    if not _scales_fit(kind, shape, rows, columns):
+        raise CheckpointError(f"In {label} the tensor {scales['weight_scale']} has the shape {list(shape)}, but the "
+                              f"matrix has {rows} rows and {columns} columns ({kind.words}).")
+    return TensorInfo((rows, columns), weight.dtype)
+
+
+def _scales_fit(kind: Format, shape: tuple[int, ...], rows: int, columns: int) -> bool:
+    if not kind.block:
+        return math.prod(shape) == 1 or shape in ((rows,), (rows, 1))
+    blocks = -(-columns // kind.block)
+    return shape in ((rows, blocks), (rows + -rows % TILE_ROWS, blocks + -blocks % TILE_BLOCKS))
 
 
 def in_words(settings: Settings) -> str:

@@ -92,7 +92,7 @@ class QwenImage2EditEncode(io.ComfyNode):
     @classmethod
     def execute(cls, clip, vae, prompt, negative_prompt, images, resolution, canvas, width, height, grid_guard,
                 batch_size):
-        check_clip(clip)
+        check_clip(clip, reads_pictures=True)
         check_vae(vae)
         references = listed(images)
         named = editing.named_references(prompt, len(references))

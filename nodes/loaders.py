@@ -1,5 +1,5 @@
 """Loaders: checkpoint files -> MODEL, CLIP, VAE."""
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
@@ -7,25 +7,32 @@ from comfy_execution.graph_utils import GraphBuilder
 from .bridge import folders, miniature
 from .bridge.diffusion import load_model, open_model
 from .bridge.dtypes import WEIGHT_FORMATS
-from .bridge.text_encoder import load_text_encoder, open_text_encoder
+from .bridge.text_encoder import (
+    AUTO,
+    load_text_encoder,
+    open_text_encoder,
+    projectors_beside,
+    text_encoder_summary,
+)
 from .bridge.vae import load_vae, open_vae
 from .messages import tell
 
 CATEGORY = "Qwen-Image 2/loaders"
 VARIANTS = ["auto", "base", "turbo"]
+NONE = "none"
 
 
 def diffusion_model_input() -> io.Combo.Input:
     return io.Combo.Input(
         "diffusion_model", folders.choices(folders.TRANSFORMER),
-        tooltip="The Qwen-Image 2.x transformer: a .safetensors file in models/diffusion_models, or a diffusers "
-                "folder below it (its name ends in a slash).")
+        tooltip="The Qwen-Image 2.x transformer: a .safetensors or .gguf file in models/diffusion_models, or a "
+                "diffusers folder below it (its name ends in a slash).")
 
 
 def text_encoder_input() -> io.Combo.Input:
     return io.Combo.Input(
         "text_encoder", folders.choices(folders.TEXT_ENCODER),
-        tooltip="Qwen3-VL-8B-Instruct: a file in models/text_encoders, or a folder below it.")
+        tooltip="Qwen3-VL-8B-Instruct: a .safetensors or .gguf file in models/text_encoders, or a folder below it.")
 
 
 def vae_input() -> io.Combo.Input:
@@ -45,6 +52,26 @@ def weight_format_input() -> io.Combo.Input:
         "weight_format", list(WEIGHT_FORMATS), default="as stored", advanced=True,
         tooltip="as stored keeps the file's own dtype and maps it into memory without a copy; the others convert or "
                 "quantise while loading. Save Quantized (Qwen-Image 2) keeps the result, so that it is done once.")
+
+
+def vision_projector_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "vision_projector", [AUTO, NONE, *folders.projectors()], default=AUTO, optional=True, advanced=True,
+        tooltip="Only for a .gguf text encoder, whose eyes are a second file with 'mmproj' in its name. auto: the one "
+                "beside it that fits. Prompts work without; edits with references need it.")
+
+
+def projector_path(choice: str) -> Path | str | None:
+    """auto as it is, None for none, or the chosen file."""
+    if choice == AUTO:
+        return AUTO
+    return None if choice == NONE else folders.resolve(folders.TEXT_ENCODER, choice)
+
+
+def projectors_found(text_encoder: str, choice: str) -> list[str]:
+    """What auto can choose from: a projector that is put there later makes ComfyUI load the text encoder anew."""
+    beside = projectors_beside(folders.resolve(folders.TEXT_ENCODER, text_encoder)) if choice == AUTO else []
+    return [path.name for path in beside]
 
 
 def variant_of(name: str, variant: str) -> str:
@@ -91,15 +118,20 @@ class QwenImage2LoadTextEncoder(io.ComfyNode):
             category=CATEGORY,
             description="Loads Qwen3-VL-8B with Qwen-Image 2's prompt template.",
             search_aliases=["qwen3-vl", "clip loader", "text encoder", "qwen image clip"],
-            inputs=[text_encoder_input(), weight_format_input()],
+            inputs=[text_encoder_input(), weight_format_input(), vision_projector_input()],
             outputs=[io.Clip.Output()],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, text_encoder, weight_format):
-        path = folders.resolve(folders.TEXT_ENCODER, text_encoder)
-        return io.NodeOutput(load_text_encoder(path, text_encoder, weight_format))
+    def fingerprint_inputs(cls, text_encoder, vision_projector=AUTO, **others):
+        return projectors_found(text_encoder, vision_projector)
+
+    @classmethod
+    def execute(cls, text_encoder, weight_format, vision_projector=AUTO):
+        clip = load_text_encoder(folders.resolve(folders.TEXT_ENCODER, text_encoder), text_encoder, weight_format,
+                                 projector_path(vision_projector))
+        return io.NodeOutput(clip, ui=tell(cls, text_encoder_summary(clip)))
 
 
 class QwenImage2LoadVAE(io.ComfyNode):
@@ -132,20 +164,26 @@ class QwenImage2Loader(io.ComfyNode):
             description="Loads transformer, text encoder and VAE. Changing one choice reloads that part only.",
             search_aliases=["qwen image loader", "checkpoint loader", "qwen-image 2.1", "load qwen"],
             inputs=[diffusion_model_input(), text_encoder_input(), vae_input(), variant_input(),
-                    weight_format_input()],
+                    weight_format_input(), vision_projector_input()],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
             enable_expand=True,
         )
 
     @classmethod
-    def execute(cls, diffusion_model, text_encoder, vae, variant, weight_format):
+    def fingerprint_inputs(cls, text_encoder, vision_projector=AUTO, **others):
+        return projectors_found(text_encoder, vision_projector)
+
+    @classmethod
+    def execute(cls, diffusion_model, text_encoder, vae, variant, weight_format, vision_projector=AUTO):
         # A wrong file is refused before the first of three large ones is read.
         open_model(folders.resolve(folders.TRANSFORMER, diffusion_model), diffusion_model)
-        open_text_encoder(folders.resolve(folders.TEXT_ENCODER, text_encoder), text_encoder)
+        open_text_encoder(folders.resolve(folders.TEXT_ENCODER, text_encoder), text_encoder,
+                          projector_path(vision_projector))
         open_vae(folders.resolve(folders.VAE, vae), vae)
         graph = GraphBuilder()
         model = graph.node("QwenImage2LoadModel", diffusion_model=diffusion_model, variant=variant,
                            weight_format=weight_format)
-        clip = graph.node("QwenImage2LoadTextEncoder", text_encoder=text_encoder, weight_format=weight_format)
+        clip = graph.node("QwenImage2LoadTextEncoder", text_encoder=text_encoder, weight_format=weight_format,
+                          vision_projector=vision_projector)
         decoder = graph.node("QwenImage2LoadVAE", vae=vae)
         return io.NodeOutput(model.out(0), clip.out(0), decoder.out(0), expand=graph.finalize())

@@ -7,6 +7,8 @@ log = logging.getLogger(__name__)
 
 # The key of messages in a node's `ui` output: a list of sentences.
 KEY = "qwen_image_2_messages"
+# Whose they are: an expanded loader's parts speak through one node of the page.
+SPEAKER = "qwen_image_2_speaker"
 
 
 def show(node, *sentences: str | None) -> list[str]:
@@ -23,4 +25,4 @@ def tell(node, *sentences: str | None) -> dict:
     sentences = show(node, *sentences)
     for sentence in sentences:
         log.info("Node %s: %s", node.hidden.unique_id, sentence)
-    return {KEY: sentences}
+    return {KEY: sentences, SPEAKER: [str(node.hidden.unique_id)]}

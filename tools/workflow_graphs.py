@@ -42,7 +42,7 @@ def text_to_image(diffusion_model: str, preset: str, prompt: str, aspect_ratio: 
             "note": Node("MarkdownNote", (-80, 60), (460, 670), title="Read me", text=note),
             "loader": Node("QwenImage2Loader", (440, 60), (400, 220), {
                 "diffusion_model": diffusion_model, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
-                "weight_format": "as stored"}),
+                "weight_format": "as stored", "vision_projector": "auto"}),
             "canvas": Node("QwenImage2EmptyLatent", (440, 380), (400, 350), {
                 "aspect_ratio": aspect_ratio, "size": size, "width": 1024, "height": 1024, "batch_size": 1}),
             "prompt": Node("QwenImage2TextEncode", (900, 60), (480, 670), {
@@ -60,7 +60,7 @@ def text_to_image(diffusion_model: str, preset: str, prompt: str, aspect_ratio: 
 
 
 LOADER = {"diffusion_model": TRANSFORMER, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
-          "weight_format": "as stored"}
+          "weight_format": "as stored", "vision_projector": "auto"}
 
 
 def brief(kind: str, fields: dict, prefix: str) -> Workflow:

@@ -2,6 +2,7 @@
 import json
 from dataclasses import dataclass
 
+import comfy.ops
 import torch
 from comfy.quant_ops import QuantizedLayout, QuantizedTensor, register_layout_class
 from torch import Tensor, nn
@@ -53,21 +54,59 @@ class BlockLayout(QuantizedLayout):
 register_layout_class(LAYOUT, BlockLayout)
 
 
-def with_blocks(core):
-    """ComfyUI's mixed-precision operations, whose linear layers take packed matrices as well."""
+def with_blocks(core, dtype: torch.dtype | None = None):
+    """ComfyUI's mixed-precision operations, whose linear layers and embeddings take packed matrices as well.
+
+    dtype: what a matrix is decoded to, else what the layer computes in.
+    """
+
+    def load_packed(layer: nn.Module, state_dict: dict, prefix: str, shape: tuple[int, int], decoded: torch.dtype):
+        """Take the packed weight of a layer, if it has one, and give its name."""
+        mark = state_dict.get(prefix + quantised.MARK.removeprefix("."))
+        how = json.loads(mark.numpy().tobytes()) if mark is not None else {}
+        if how.get("format") != "gguf":
+            return None
+        del state_dict[prefix + quantised.MARK.removeprefix(".")]
+        params = BlockLayout.Params(dtype or decoded, shape, how["type"])
+        layer.quant_format, layer.layout_type = "gguf", LAYOUT
+        layer.weight = nn.Parameter(QuantizedTensor(state_dict.pop(prefix + "weight"), LAYOUT, params),
+                                    requires_grad=False)
+        return prefix + "weight"
 
     class Operations(core):
         class Linear(core.Linear):
-            def _load_from_state_dict(self, state_dict, prefix, *args):
-                mark = state_dict.get(prefix + quantised.MARK.removeprefix("."))
-                how = json.loads(mark.numpy().tobytes()) if mark is not None else {}
-                if how.get("format") != "gguf":
-                    super()._load_from_state_dict(state_dict, prefix, *args)
+            def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, *lists):
+                name = load_packed(self, state_dict, prefix, self._orig_shape, self.factory_kwargs["dtype"])
+                if name is None:
+                    super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *lists)
                     return
-                del state_dict[prefix + quantised.MARK.removeprefix(".")]
-                params = BlockLayout.Params(self.factory_kwargs["dtype"], self._orig_shape, how["type"])
-                self.quant_format, self.layout_type, self._full_precision_mm = "gguf", LAYOUT, True
-                self.weight = nn.Parameter(QuantizedTensor(state_dict.pop(prefix + "weight"), LAYOUT, params),
-                                           requires_grad=False)
+                self._full_precision_mm = True
+                # The bias, as torch loads it.
+                nn.Module._load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, *lists)
+                missing.remove(name)
+
+        class Embedding(core.Embedding):
+            """Looks packed rows up and decodes those."""
+
+            # Core's embeddings have neither, and a LoRA on a quantised one would have no effect.
+            convert_weight, set_weight = core.Linear.convert_weight, core.Linear.set_weight
+
+            def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, *lists):
+                shape = (self.num_embeddings, self.embedding_dim)
+                if load_packed(self, state_dict, prefix, shape, core._compute_dtype) is None:
+                    super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *lists)
+
+            def forward_comfy_cast_weights(self, input, out_dtype=None):
+                # With a LoRA the whole table is decoded, by core.
+                if getattr(self, "quant_format", None) != "gguf" or self.weight_function:
+                    return super().forward_comfy_cast_weights(input, out_dtype)
+                dtype = self.weight.dtype
+                weight, _, stream = comfy.ops.cast_bias_weight(self, device=input.device, dtype=dtype, offloadable=True)
+                if isinstance(weight, QuantizedTensor):
+                    values = ggml.dequantise(weight._qdata[input.flatten()], weight._params.kind)
+                else:
+                    values = weight[input.flatten()]
+                comfy.ops.uncast_bias_weight(self, weight, None, stream)
+                return values.view(*input.shape, self.embedding_dim).to(out_dtype or dtype)
 
     return Operations

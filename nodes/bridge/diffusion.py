@@ -7,6 +7,7 @@ run, so a new prompt, reference, size or LoRA strength cannot meet old keys.
 import logging
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.conds
@@ -46,6 +47,10 @@ SLOTS_KEY = "qwen_image_2_slots"
 REPORT_KEY = "qwen_image_2_report"
 # The entry that says which place for keys and values is tried first.
 PLACE_KEY = "qwen_image_2_prefix_place"
+
+# Formats that are dequantised on every device: torch multiplies no two e5m2 matrices. And those of whole numbers.
+NEVER_NATIVE = {"gguf", "float8_e5m2"}
+INTEGERS = {"int8_tensorwise", "convrot_w4a4"}
 
 # Values alive per token at a block's peak, in units of the width: residual stream, its norm, and the MLP's gate,
 # projection and product of three widths each make 11; the rest is room for the allocator.
@@ -263,7 +268,7 @@ def reporting_to(report: Callable[[str], None], model: comfy.model_patcher.Model
 def load_model(path: Path, label: str, variant: str, weight_format: str = "as stored", disable_dynamic: bool = False):
     """A checkpoint file or folder -> MODEL (ComfyUI's ModelPatcher). variant: base or turbo."""
     files, detected = open_model(path, label)
-    detected, to_do = conversion(detected, weight_format, label)
+    detected, to_do = conversion(in_full_precision(detected), weight_format, label)
     dtype = DTYPES.get(weight_format) or checkpoint.stored_dtype(files.tensors)
     device = comfy.model_management.get_torch_device()
     layers = detected.quantised | to_do.layers
@@ -302,11 +307,23 @@ def weights_in_words(settings: quantised.Settings, dtype: torch.dtype, device) -
         return str(dtype).removeprefix("torch.")
     management = comfy.model_management
     native = {"nvfp4": management.supports_nvfp4_compute, "mxfp8": management.supports_mxfp8_compute,
-              "float8_e4m3fn": management.supports_fp8_compute, "float8_e5m2": management.supports_fp8_compute}
+              "float8_e4m3fn": management.supports_fp8_compute}
     formats = {one["format"] for one in settings.values()}
-    slow = any(name in native and not native[name](device) for name in formats)
-    why = "because this device has no" if slow else "as no device has" if "gguf" in formats else None
-    return quantised.in_words(settings) + (f", dequantised layer by layer {why} such arithmetic" if why else "")
+    words = quantised.in_words(settings)
+    if formats & NEVER_NATIVE:
+        return f"{words}, dequantised layer by layer as no device has such arithmetic"
+    if any(name in native and not native[name](device) for name in formats):
+        return f"{words}, dequantised layer by layer because this device has no such arithmetic"
+    if any(one.get("full_precision_matrix_mult") for one in settings.values()):
+        return f"{words}, dequantised layer by layer because the file asks for it"
+    return f"{words}, computed in {'integers' if formats <= INTEGERS else 'that format'}"
+
+
+def in_full_precision(detected: Detected) -> Detected:
+    """The same, with ComfyUI told to dequantise what no device multiplies: it would round the activations first."""
+    layers = {layer: {**one, "full_precision_matrix_mult": True} if one["format"] in NEVER_NATIVE - {"gguf"} else one
+              for layer, one in detected.quantised.items()}
+    return replace(detected, quantised=layers)
 
 
 def _model_config(spec: TransformerSpec, layers: quantised.Settings, dtype: torch.dtype, device) -> ModelConfig:

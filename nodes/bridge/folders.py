@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import folder_paths
 
+from ...model import llama_cpp
 from ...model.files import INDEX, SHARD
 from . import miniature
 
@@ -28,6 +29,7 @@ _SUBFOLDERS = {part.subfolder for part in _PARTS}
 
 # ComfyUI lists no .gguf files; entries of our own list them in the same folders. Their set of endings is not shared.
 GGUF = "qwen_image_2_gguf_"
+GGUF_PARTS = (TRANSFORMER, TEXT_ENCODER)
 
 
 def _gguf_names(part: Part) -> list[str]:
@@ -47,8 +49,13 @@ def choices(part: Part) -> list[str]:
     files = [name for name in folder_paths.get_filename_list(part.folder)
              if name.lower().endswith(".safetensors") and not SHARD.match(PurePath(name).name)]
     files = [name for name in files if not PurePath(name).as_posix().startswith(inside)]
-    gguf = _gguf_names(part) if part == TRANSFORMER else []
+    gguf = [name for name in _gguf_names(part) if not llama_cpp.is_projector_name(name)] if part in GGUF_PARTS else []
     return [*files, *gguf, *sorted(folders), miniature.NAME]
+
+
+def projectors() -> list[str]:
+    """Names of the vision projectors of GGUF text encoders."""
+    return [name for name in _gguf_names(TEXT_ENCODER) if llama_cpp.is_projector_name(name)]
 
 
 def resolve(part: Part, name: str) -> Path:

@@ -63,6 +63,9 @@ def save(path: Path, network: Network, progress: Callable[[int, int], None]) -> 
     comfy.model_management.unload_all_models()
     state = network.module.state_dict()
     groups = list(_groups(state))
+    if any(_format(name, state) == "gguf" for name in state):
+        raise ValueError(f"{path.name} cannot be written in the official layout while its matrices are GGUF's: choose "
+                         f"another weight_format than 'as stored' in the loader.")
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for done, group in enumerate(groups, start=1):
@@ -73,6 +76,11 @@ def save(path: Path, network: Network, progress: Callable[[int, int], None]) -> 
     names = [network.official(each) for name in state for each in (name, layouts.fused_mlp(name))]
     config = {"config": json.dumps(network.origin.config)} if network.origin.config else {}
     writer.write(path, names, tensors(), {"format": "pt"} | config)
+
+
+def _format(name: str, state: Mapping[str, Tensor]) -> str | None:
+    """The format that a mark among the parameters gives its layer."""
+    return json.loads(state[name].numpy().tobytes())["format"] if name.endswith(quantised.MARK) else None
 
 
 def _groups(state: Mapping[str, Tensor]) -> Iterator[tuple[str, ...]]:

@@ -16,16 +16,21 @@ import torch
 from comfy import sd1_clip
 from torch import Tensor, nn
 
-from ...model import checkpoint, layouts, prompt, quantised
+from ...model import checkpoint, layouts, llama_cpp, prompt, quantised
 from ...model.checkpoint import Detected
-from ...model.files import CheckpointError, CheckpointFiles, TensorInfo, open_checkpoint
+from ...model.files import CheckpointError, CheckpointFiles, GGUFFile, TensorInfo, open_checkpoint
 from ...model.spec import TextEncoderSpec, VisionSpec
-from .diffusion import SLOTS_KEY
+from .blocks import with_blocks
+from .diffusion import INTEGERS, SLOTS_KEY
 from .dtypes import DTYPES, conversion
 from .progress import loading_progress
 from .quantise import Network, Origin, patches_below
 
 NAME = "qwen3vl_8b"
+AUTO = "auto"  # the vision projector: whichever lies beside the language model and fits
+NO_VISION = ("This text encoder was loaded without its vision projector, so it cannot read references: put the mmproj "
+             "file of Qwen3-VL-8B-Instruct (for example mmproj-Qwen3VL-8B-Instruct-F16.gguf) beside the GGUF file, or "
+             "choose it as vision_projector in QwenImage2LoadTextEncoder.")
 
 
 def language_config(spec: TextEncoderSpec):
@@ -54,15 +59,18 @@ class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
         nn.Module.__init__(self)
         self.spec = spec
         self.origin: Origin | None = None
+        self.label, self.weights = "", ""  # the files, and how their weights are stored, for people
         self.num_layers = spec.layers
         self.dtype = dtype
         self.model = comfy.text_encoders.llama.Llama2_(language_config(spec), device=device, dtype=dtype,
                                                        ops=operations)
-        self.visual = comfy.text_encoders.qwen3vl.Qwen3VLVisionModel(
+        self.visual = None if spec.vision is None else comfy.text_encoders.qwen3vl.Qwen3VLVisionModel(
             vision_config(spec.vision, spec.dim), device=device, dtype=dtype, ops=operations)
 
     def preprocess_embed(self, embed, device):
         """Core would resize small images here; their size must stay what the VAE encodes."""
+        if self.visual is None:
+            raise ValueError(NO_VISION)
         patches, grid = image_patches(embed["data"], self.spec.vision)
         merged, deepstack = self.visual(patches.to(device), grid.to(device))
         return merged, {"grid": grid, "deepstack": deepstack}
@@ -141,9 +149,11 @@ def _over_white(image: Tensor) -> Tensor:
     return ((colour * alpha + (1 - alpha)) * 255).round() / 255  # in 8 bits, as the reference composes
 
 
-def check_clip(clip) -> None:
+def check_clip(clip, reads_pictures: bool = False) -> None:
     if not isinstance(getattr(clip, "tokenizer", None), Tokenizer):
         raise ValueError("This CLIP is not the text encoder of Qwen-Image 2: load it with QwenImage2LoadTextEncoder.")
+    if reads_pictures and language_model(clip).spec.vision is None:
+        raise ValueError(NO_VISION)
 
 
 def text_network(clip) -> Network:
@@ -164,30 +174,77 @@ def count_tokens(text: str) -> int:
 
 # ---------------------------------------------------------------- loading
 
-def load_text_encoder(path: Path, label: str, weight_format: str = "as stored",
+def load_text_encoder(path: Path, label: str, weight_format: str = "as stored", projector: Path | str | None = AUTO,
                       disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    """A Qwen3-VL checkpoint, one file, shards or a folder -> CLIP."""
-    files, detected = open_text_encoder(path, label)
-    detected, to_do = conversion(detected, weight_format, label)
+    """A Qwen3-VL checkpoint, one file, shards or a folder -> CLIP. projector: see open_text_encoder."""
+    files, detected = open_text_encoder(path, label, projector)
+    detected, to_do = conversion(detected, weight_format, files.label)
     dtype = DTYPES.get(weight_format) or checkpoint.stored_dtype(files.tensors)
-    clip = _empty_clip(detected.spec, bool(detected.quantised or to_do.layers), dtype, disable_dynamic)
-    checkpoint.load(language_model(clip), detected, files, dtype, loading_progress(len(detected.table)), to_do)
-    language_model(clip).origin = Origin(files.config, dtype)
+    layers = detected.quantised | to_do.layers
+    clip = _empty_clip(detected.spec, bool(layers), dtype, disable_dynamic)
+    model = language_model(clip)
+    checkpoint.load(model, detected, files, dtype, loading_progress(len(detected.table)), to_do)
+    model.origin, model.weights = Origin(files.config, dtype), weights_in_words(layers, dtype)
+    model.label = files.label
     comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
     # ComfyUI loads a second copy through this, for hooks and for other devices.
-    clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (path, label, weight_format))
+    clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (path, label, weight_format, projector))
     return clip
 
 
-def load_text_encoder_patcher(path: Path, label: str, weight_format: str, disable_dynamic: bool = False):
-    return load_text_encoder(path, label, weight_format, disable_dynamic).patcher
+def load_text_encoder_patcher(path: Path, label: str, weight_format: str, projector: Path | str | None,
+                              disable_dynamic: bool = False):
+    return load_text_encoder(path, label, weight_format, projector, disable_dynamic).patcher
 
 
-def open_text_encoder(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
-    """What the file is, with the names of core's modules and without reading a tensor."""
+def text_encoder_summary(clip: comfy.sd.CLIP) -> str:
+    model = language_model(clip)
+    blind = "" if model.spec.vision else " It has no vision projector: prompts work, references need one."
+    return (f"{model.label}: {model.spec.layers} layers of width {model.spec.dim}, "
+            f"{clip.patcher.model_size() / 2**30:.2f} GiB, {model.weights}.{blind}")
+
+
+def weights_in_words(settings: quantised.Settings, dtype: torch.dtype) -> str:
+    """How the weights are stored, and what is made of them: ComfyUI computes text encoders in fp32."""
+    if not settings:
+        return str(dtype).removeprefix("torch.")
+    # Integers are only multiplied as such where the rest of the file is fp32 as well, as in no official file.
+    integers = dtype == torch.float32 and {one["format"] for one in settings.values()} <= INTEGERS
+    return f"{quantised.in_words(settings)}, {'computed in integers' if integers else 'dequantised layer by layer'}"
+
+
+def open_text_encoder(path: Path, label: str,
+                      projector: Path | str | None = AUTO) -> tuple[CheckpointFiles, Detected]:
+    """What the file is, with the names of core's modules and without reading a tensor.
+
+    projector: the vision projector of a GGUF file, AUTO, or None for none.
+    """
     files = open_checkpoint(path, label)
-    detected = checkpoint.detect_text_encoder(files.tensors, files.config, label, quantised.settings_of(files))
-    return files, _for_comfy(detected, label)
+    if isinstance(files, GGUFFile) and llama_cpp.is_llama_cpp(files):
+        files = llama_cpp.text_encoder(files, _projector(path, files, projector))
+    elif isinstance(projector, Path):
+        raise CheckpointError(f"{label} has its vision tower inside: set vision_projector to {AUTO}.")
+    detected = checkpoint.detect_text_encoder(files.tensors, files.config, files.label, quantised.settings_of(files))
+    return files, _for_comfy(detected, files.label)
+
+
+def projectors_beside(path: Path) -> list[Path]:
+    """Vision projectors in the folder of a GGUF file, of any model, the largest first."""
+    if path.suffix.lower() != ".gguf":
+        return []
+    found = [file for file in path.parent.glob("*.gguf") if llama_cpp.is_projector_name(file.name)]
+    return sorted(found, key=lambda file: file.stat().st_size, reverse=True)
+
+
+def _projector(path: Path, language: GGUFFile, choice: Path | str | None) -> GGUFFile | None:
+    """The chosen projector; AUTO: of those beside the language model that fit, the largest, which is the most exact."""
+    llama_cpp.check_language(language)
+    if isinstance(choice, Path):
+        return open_checkpoint(choice)
+    if choice is None:
+        return None
+    found = (open_checkpoint(file) for file in projectors_beside(path))
+    return next((file for file in found if llama_cpp.unfit(file, language) is None), None)
 
 
 def language_model(clip: comfy.sd.CLIP) -> Qwen3VL:
@@ -203,7 +260,7 @@ def _empty_clip(spec: TextEncoderSpec, has_quantised: bool, dtype: torch.dtype, 
 
     options = {"dtype": dtype, "initial_device": torch.device("meta")}
     if has_quantised:
-        options["custom_operations"] = quantised_operations(dtype)
+        options["custom_operations"] = with_blocks(quantised_operations(dtype), torch.float32)
     return comfy.sd.CLIP(SimpleNamespace(params={}, clip=model, tokenizer=Tokenizer), model_options=options,
                          disable_dynamic=disable_dynamic)
 

@@ -1,4 +1,5 @@
 """Detection: every circulating layout gives the same network, every other file one clear sentence."""
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,9 @@ WRONG_FILES = {
     "Qwen2.5-VL": (named("visual.blocks.0.mlp.gate_proj.weight"), "Qwen2.5-VL text encoder"),
     "LoRA": (named("transformer_blocks.0.attn.to_q.lora_A.weight"), "a LoRA"),
     "SD VAE": (named("decoder.mid.block_1.norm1.weight"), "Stable Diffusion VAE"),
+    "llama.cpp's language model": (named("token_embd.weight", "blk.0.attn_norm.weight", "blk.0.attn_q.weight"),
+                                   "a language model in llama.cpp's form"),
+    "llama.cpp's projector": (named("v.patch_embd.weight", "mm.0.weight"), "the vision projector of a language model"),
     "nothing": ({}, "empty"),
     "something else": (named("a.weight", "b.weight", "c.weight"), "of an unknown kind \\(3 tensors: a.weight"),
 }
@@ -205,6 +209,43 @@ def test_missing_unknown_and_misshapen_tensors_are_named():
 def test_quantised_layers_without_a_mark_are_refused(extra):
     with pytest.raises(CheckpointError, match="is quantised .* choose the bf16 file"):
         checkpoint.detect_transformer({**infos(transformer_state()), **extra}, {}, "int8.safetensors")
+
+
+LAYER = "transformer_blocks.0.attn.to_q"
+OTHER_TOOLS = {
+    "bitsandbytes, 4 bits": ({f"{LAYER}.weight": ((2048, 1), "U8"), f"{LAYER}.weight.absmax": ((64,), "U8"),
+                              f"{LAYER}.weight.quant_map": ((16,), "F32"),
+                              f"{LAYER}.weight.quant_state.bitsandbytes__nf4": ((90,), "U8")}, "bitsandbytes"),
+    "bitsandbytes, 8 bits": ({f"{LAYER}.weight": ((64, 64), "I8"), f"{LAYER}.SCB": ((64,), "F32")}, "bitsandbytes"),
+    "compressed-tensors": ({f"{LAYER}.weight_packed": ((64, 8), "I32"), f"{LAYER}.weight_scale": ((64, 1), "BF16"),
+                            f"{LAYER}.weight_shape": ((2,), "I64")}, "compressed-tensors"),
+    "torchao": ({f"{LAYER}._weight_qdata": ((64, 64), "I8"), f"{LAYER}._weight_scale": ((64, 1), "F32")}, "torchao"),
+    "nunchaku": ({f"{LAYER}.qweight": ((64, 32), "I8"), f"{LAYER}.wscales": ((1, 64), "BF16"),
+                  f"{LAYER}.smooth_factor": ((64,), "BF16"), f"{LAYER}.proj_down": ((64, 32), "BF16")}, "nunchaku"),
+    "GPTQ": ({f"{LAYER}.qweight": ((8, 64), "I32"), f"{LAYER}.qzeros": ((1, 8), "I32")}, "GPTQ or AWQ"),
+    "quanto": ({f"{LAYER}.weight._data": ((64, 64), "I8"), f"{LAYER}.weight._scale": ((64, 1), "BF16")}, "quanto"),
+    "fp8 in blocks": ({f"{LAYER}.weight": ((64, 64), "F8_E4M3"), f"{LAYER}.weight_scale_inv": ((1, 1), "BF16")},
+                      "Qwen as fp8 in blocks"),
+}
+
+
+@pytest.mark.parametrize("tool", OTHER_TOOLS)
+@pytest.mark.parametrize("kind", ["transformer", "text encoder"])
+def test_layouts_of_other_tools_are_refused_by_name(tool, kind):
+    written, name = OTHER_TOOLS[tool]
+    state, layer = (transformer_state(), LAYER) if kind == "transformer" else (
+        tiny.text_encoder_state(), "model.language_model.layers.0.self_attn.q_proj")
+    tensors = {key: info for key, info in infos(state, "BF16").items() if key != f"{layer}.weight"}
+    tensors |= {key.replace(LAYER, layer): TensorInfo(*info) for key, info in written.items()}
+    with pytest.raises(CheckpointError, match=rf"^it was quantised by {re.escape(name)}.*{re.escape(layer)}.* only its "
+                                              r"own software reads: choose the bf16 file, .*or a GGUF file\.$"):
+        DETECTORS[kind](tensors, {}, "it")
+
+
+def test_a_folder_that_names_another_tool_is_refused_by_it():
+    config = {"quantization_config": {"quant_method": "fbgemm_fp8"}}
+    with pytest.raises(CheckpointError, match="it was quantised by fbgemm_fp8 \\(quantization_config\\), a layout"):
+        checkpoint.detect_transformer(infos(transformer_state()), config, "it")
 
 
 def test_a_file_of_several_dtypes_becomes_one(tmp_path):

@@ -1,4 +1,5 @@
 """The safetensors writer: what the safetensors package reads back, and what is left where writing is cut short."""
+import errno
 import os
 import resource
 import subprocess
@@ -66,6 +67,17 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
             writer.write(tmp_path / "big.safetensors", ["a"], [("a", torch.zeros(1_000_000))], {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_disk_is_said_to_be_full_where_it_is(tmp_path, monkeypatch):
+    """Some systems only notice when the file is flushed."""
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(writer.WriteError, match=r"^a.safetensors could not be written: the disk is full. Nothing is"):
+        writer.write(tmp_path / "a.safetensors", ["a"], [("a", torch.zeros(10))], {})
     assert not list(tmp_path.iterdir())
 
 

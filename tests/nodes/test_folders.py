@@ -47,6 +47,20 @@ def test_files_of_all_folders_are_offered(folders, tmp_path):
     assert folders.resolve(folders.TRANSFORMER, "d.safetensors") == tmp_path / "unet" / "d.safetensors"
 
 
+def test_what_a_killed_save_leaves_is_not_offered(folders, tmp_path):
+    add(tmp_path / "diffusion_models", "int8_00001_.safetensors.k3j2.part", "a.safetensors")
+    assert folders.choices(folders.TRANSFORMER) == ["a.safetensors", "miniature"]
+
+
+def test_gguf_text_encoders_and_their_projectors_are_told_apart(folders, tmp_path):
+    add(tmp_path / "text_encoders", "Qwen3VL-8B-Instruct-Q8_0.gguf", "mmproj-F16.gguf",
+        "sub/Qwen3-VL-8B-Instruct.mmproj-Q8_0.gguf", "mmproj.safetensors")
+    assert folders.choices(folders.TEXT_ENCODER) == ["mmproj.safetensors", "Qwen3VL-8B-Instruct-Q8_0.gguf", "miniature"]
+    assert set(folders.projectors()) == {"mmproj-F16.gguf", "sub/Qwen3-VL-8B-Instruct.mmproj-Q8_0.gguf"}
+    path = folders.resolve(folders.TEXT_ENCODER, "mmproj-F16.gguf")
+    assert path == tmp_path / "text_encoders" / "mmproj-F16.gguf"
+
+
 def test_a_pipeline_below_the_model_folder_is_one_choice(folders, tmp_path):
     pipeline(tmp_path / "diffusion_models" / "Qwen-Image-2.1")
     assert folders.choices(folders.TRANSFORMER) == ["Qwen-Image-2.1/transformer/", "miniature"]

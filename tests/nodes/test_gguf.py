@@ -129,6 +129,15 @@ def test_a_file_of_another_architecture_is_refused(comfyui, tmp_path):
         files.load(path)
 
 
+@pytest.mark.parametrize("name, words", [
+    ("blk.0.attn_norm.weight", "a language model in llama.cpp's form"),
+    ("v.patch_embd.weight", "the vision projector of a language model")])
+def test_llama_cpps_files_are_no_transformers(comfyui, tmp_path, name, words):
+    path = write(tmp_path / "llm.gguf", {"token_embd.weight": torch.zeros(4, 32), name: torch.zeros(32)}, "Q8_0")
+    with pytest.raises(CheckpointError, match=f"^llm.gguf is {words}, not a transformer for Qwen-Image 2: choose the"):
+        files.load(path)
+
+
 def test_types_that_are_not_read_are_named(comfyui, plain, tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "iq.gguf", "qwen_image21")
     for name, value in tiny.to_comfy_transformer(plain).items():

@@ -1,5 +1,6 @@
 """Quantising while loading, and saving in the official layout."""
 import json
+import os
 
 import pytest
 import torch
@@ -131,6 +132,30 @@ def test_text_encoders_are_quantised_and_saved(comfyui, reference, tmp_path, tar
     assert not any("visual" in layer for layer in marks)
     bound = 0.35 if "4-bit" in target else 0.1
     assert 1e-3 < error(text_files.states(target_path), text_files.states(path)) < bound
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(comfyui, path, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from qwen_image_2.nodes import save as node
+    monkeypatch.setattr(node.folder_paths, "get_output_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    with pytest.raises(OSError, match=r"^The disk of ComfyUI's output folder has 0.0 GB free, x_00001_.safetensors"):
+        node.QwenImage2SaveQuantized.execute("x", model=load(path, "fp8"))
+    assert not [each for each in tmp_path.rglob("*") if each.is_file()]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of a process are POSIX")
+def test_a_disk_that_fills_up_while_saving_leaves_nothing(comfyui, path, tmp_path):
+    import resource
+    model, limits = load(path, "fp8"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"^q.safetensors could not be written: .*\. Nothing is left of it\.$"):
+            save(tmp_path / "q.safetensors", model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cancel_while_quantising_leaves_nothing(comfyui, path, tmp_path):

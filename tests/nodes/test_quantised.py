@@ -119,12 +119,113 @@ def test_quantised_files_keep_their_format(comfyui, plain, tmp_path):
         load(path, weight_format="bf16")
 
 
-@pytest.mark.parametrize("name, words", [
-    ("int8 ConvRot", "int8 with rotation"), ("nvfp4", "nvfp4, dequantised layer by layer because this device has no")])
-def test_the_loader_says_how_the_weights_are_stored(comfyui, plain, tmp_path, name, words):
+def old_names(stored: dict, marker: torch.Tensor, prefix: str = "") -> dict:
+    """The same file as ComfyUI's older tools wrote it."""
+    old = {prefix + name.replace("weight_scale", "scale_weight").replace("input_scale", "scale_input"): value
+           for name, value in stored.items() if not name.endswith("comfy_quant")}
+    return old | {prefix + "scaled_fp8": marker}
+
+
+@pytest.mark.parametrize("name, marker, prefix", [
+    ("fp8 e4m3", torch.zeros(1).to(torch.float8_e4m3fn), ""), ("fp8 e4m3", torch.zeros(0), "model.diffusion_model."),
+    ("fp8 e5m2", torch.zeros(0).to(torch.float8_e5m2), "")])
+def test_older_scaled_fp8_files_are_read(comfyui, plain, tmp_path, name, marker, prefix):
+    stored, _ = quantise(plain, name)
+    expected = velocity(load(write(stored, tmp_path / "new.safetensors")))
+    found = load(write(old_names(stored, marker, prefix), tmp_path / "old.safetensors"))
+    assert torch.equal(velocity(found), expected)
+    layer = found.get_submodule(LAYER)
+    assert layer.quant_format == FORMATS[name][0]
+    assert layer._full_precision_mm_config == (name == "fp8 e5m2")  # which no device multiplies
+
+
+def test_two_values_in_an_older_mark_ask_for_full_precision(comfyui, plain, tmp_path):
+    stored, _ = quantise(plain, "fp8 e4m3")
+    model = load(write(old_names(stored, torch.zeros(2)), tmp_path / "old.safetensors"))
+    assert model.get_submodule(LAYER)._full_precision_mm_config
+
+
+def test_an_older_files_measured_input_scales_are_kept(comfyui, plain, tmp_path):
+    """1.0 was written where none was measured."""
+    stored, _ = quantise(plain, "fp8 e4m3")
+    other = LAYER.replace("to_v", "to_q")
+    scales = {f"{LAYER}.input_scale": torch.tensor(0.25), f"{other}.input_scale": torch.tensor(1.0)}
+    model = load(write(old_names(stored | scales, torch.zeros(1)), tmp_path / "old.safetensors"))
+    assert model.get_submodule(LAYER).input_scale == 0.25
+    assert not hasattr(model.get_submodule(other), "input_scale")
+
+
+def test_an_older_file_without_a_scale_is_refused(comfyui, plain, tmp_path):
+    old = old_names(quantise(plain, "fp8 e4m3")[0], torch.zeros(1))
+    del old[f"{LAYER}.scale_weight"]
+    with pytest.raises(CheckpointError, match=f"the layer {LAYER} is quantised, but its weight_scale is missing"):
+        load(write(old, tmp_path / "old.safetensors"))
+
+
+@pytest.mark.parametrize("name, shape", [
+    ("int8 ConvRot", (256, 2)), ("int8 per row", (128,)), ("fp8 e4m3", (2,)), ("mxfp8", (256, 1)), ("mxfp8", (256,)),
+    ("nvfp4", (128, 16)), ("nvfp4", (256, 12)), ("4-bit ConvRot", (256, 4))])
+def test_scales_of_another_shape_are_refused(comfyui, plain, tmp_path, name, shape):
+    stored, _ = quantise(plain, name)
+    scale = f"{LAYER}.weight_scale"
+    stored[scale] = torch.zeros(shape).to(stored[scale].dtype)
+    found = ", ".join(map(str, shape))
+    with pytest.raises(CheckpointError, match=rf"{scale} has the shape \[{found}\], but the matrix has 256 rows and"):
+        load(write(stored, tmp_path / "broken.safetensors"))
+
+
+def test_the_official_int8_file(comfyui, plain, tmp_path):
+    """qwen_image_2.1_int8_convrot: six matrices of each block, the rest bf16, marks in the file and no metadata."""
+    stored, rounded = quantise({name: value.bfloat16().float() for name, value in plain.items()}, "int8 ConvRot")
+    stored = {name: value.bfloat16() if value.dtype == torch.float32 and "scale" not in name else value
+              for name, value in stored.items()}
+    marks = [json.loads(bytes(value.tolist())) for name, value in stored.items() if name.endswith("comfy_quant")]
+    assert marks == [{"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 256}] * 6 * SPEC.layers
+    assert {value.dtype for name, value in stored.items() if name.endswith("weight_scale")} == {torch.float32}
+    assert stored[f"{LAYER}.weight_scale"].shape == (256, 1)
+    model = load(write(stored, tmp_path / "qwen_image_2.1_int8_convrot.safetensors"))
+    assert error(velocity(model), expected(rounded)) < 0.03
+
+
+PATHS = {
+    "int8 ConvRot": ("int8 with rotation", "computed in integers"),
+    "int8 per row": ("int8", "computed in integers"),
+    "4-bit ConvRot": ("4-bit ConvRot", "computed in integers"),
+    "fp8 e4m3": ("fp8 (e4m3)", "computed in that format"),
+    "mxfp8": ("mxfp8", "computed in that format"),
+    "nvfp4": ("nvfp4", "computed in that format"),
+    "fp8 e5m2": ("fp8 (e5m2)", "dequantised layer by layer as no device has such arithmetic"),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("native", [False, True])
+def test_the_loader_says_how_the_weights_are_stored_and_which_way_they_take(comfyui, plain, tmp_path, monkeypatch, name,
+                                                                          native):
+    """On this CPU, and where the card has the arithmetic: what is said is what ComfyUI's layers were told."""
+    import comfy.model_management
+
     from qwen_image_2.nodes.bridge.diffusion import load_model
+    for function in ("supports_nvfp4_compute", "supports_mxfp8_compute", "supports_fp8_compute"):
+        monkeypatch.setattr(comfy.model_management, function, lambda device=None: native)
     path = write(quantise(plain, name)[0], tmp_path / "q.safetensors")
-    assert load_model(path, path.name, "base").model.weights.startswith(words)
+    model = load_model(path, path.name, "base").model
+    stored, way = PATHS[name]
+    if way == "computed in that format" and not native:
+        way = "dequantised layer by layer because this device has no such arithmetic"
+    assert model.weights == f"{stored}, {way}"
+    assert model.diffusion_model.get_submodule(LAYER)._full_precision_mm == way.startswith("dequantised")
+
+
+def test_a_file_that_asks_for_full_precision_is_said_to(comfyui, plain, tmp_path, monkeypatch):
+    import comfy.model_management
+
+    from qwen_image_2.nodes.bridge.diffusion import load_model
+    monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda device=None: True)
+    stored, _ = quantise(plain, "fp8 e4m3")
+    path = write(old_names(stored, torch.zeros(2)), tmp_path / "old.safetensors")
+    assert load_model(path, path.name, "base").model.weights == (
+        "fp8 (e4m3), dequantised layer by layer because the file asks for it")
 
 
 @pytest.mark.parametrize("name", ["int8 ConvRot", "nvfp4"])

@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from qwen_image_2.model.files import CheckpointError
 from qwen_image_2.tests.reference import error
 from qwen_image_2.tools import tiny
 
@@ -36,6 +37,29 @@ def states(path) -> torch.Tensor:
     return text
 
 
+# Those whose rows cannot be looked up leave the vocabulary as it is. comfy-kitchen rounds activations to 4 bits.
+INNER = {
+    "mxfp8": ("mxfp8", {}, {}, 1e-3),
+    "nvfp4": ("nvfp4", {}, {}, 1e-3),
+    "4-bit ConvRot": ("convrot_w4a4", {"convrot_groupsize": 64}, {"convrot_groupsize": 64}, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_formats_of_blocks_in_the_layers(comfyui, reference, tmp_path, name):
+    stored, rounded = tiny.quantised(lambda key: "language_model.layers" in key, reference.text_encoder.state_dict(),
+                                     *INNER[name][:3])
+    expected = states(write(rounded, tmp_path / "rounded.safetensors"))
+    assert error(states(write(stored, tmp_path / "quantised.safetensors")), expected) < INNER[name][3]
+
+
+def test_a_vocabulary_in_blocks_is_refused(comfyui, reference, tmp_path):
+    stored, _ = tiny.quantised(lambda key: "embed_tokens" in key, reference.text_encoder.state_dict(),
+                               *INNER["mxfp8"][:3])
+    with pytest.raises(CheckpointError, match=r"the vocabulary \(.*embed_tokens.weight\) is quantised as mxfp8, of"):
+        states(write(stored, tmp_path / "blocks.safetensors"))
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_says_what_its_weights_say(comfyui, reference, tmp_path, name):
     stored, rounded = quantise(reference.text_encoder.state_dict(), name)
@@ -44,3 +68,15 @@ def test_every_format_says_what_its_weights_say(comfyui, reference, tmp_path, na
     assert error(found, expected) < FORMATS[name][3]
     # And the weights themselves are rounded: the plain file says something else.
     assert error(expected, states(write(reference.text_encoder.state_dict(), tmp_path / "plain.safetensors"))) > 5e-3
+
+
+def test_an_older_scaled_fp8_file_says_the_same(comfyui, reference, tmp_path):
+    """As ComfyUI's tools made them: matrices of the layers, two values in the mark, no scale for inputs."""
+    stored, _ = tiny.quantised(lambda key: "language_model.layers" in key, reference.text_encoder.state_dict(),
+                               *FORMATS["fp8"][:3])
+    old = {name.replace("weight_scale", "scale_weight").replace("model.language_model.", "model."): value
+           for name, value in stored.items() if not name.endswith("comfy_quant")}
+    old["scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
+    assert len([name for name in old if name.endswith("scale_weight")]) == 7 * 3
+    found = states(write(old, tmp_path / "old.safetensors"))
+    assert torch.equal(found, states(write(stored, tmp_path / "new.safetensors")))

@@ -4,10 +4,10 @@ import pytest
 pytestmark = pytest.mark.server
 
 CONTRACT = {
-    "QwenImage2Loader": (["diffusion_model", "text_encoder", "vae", "variant", "weight_format"],
+    "QwenImage2Loader": (["diffusion_model", "text_encoder", "vae", "variant", "weight_format", "vision_projector"],
                          ["MODEL", "CLIP", "VAE"]),
     "QwenImage2LoadModel": (["diffusion_model", "variant", "weight_format"], ["MODEL"]),
-    "QwenImage2LoadTextEncoder": (["text_encoder", "weight_format"], ["CLIP"]),
+    "QwenImage2LoadTextEncoder": (["text_encoder", "weight_format", "vision_projector"], ["CLIP"]),
     "QwenImage2LoadVAE": (["vae"], ["VAE"]),
     "QwenImage2LoadLoRA": (["model", "lora", "strength"], ["MODEL"]),
     "QwenImage2Memory": (["model", "vram_for_weights", "prefix", "vae_peak", "vae"], ["MODEL", "VAE", "STRING"]),
