@@ -110,6 +110,37 @@ class Resample(nn.Module):
         return self.resample(x)
 
 
+class Doubling(nn.Module):
+    """Nearest-neighbour doubling, then a 3x3 convolution: (B, C, H, W) -> (B, C, 2H, 2W).
+
+    The doubled picture is never made. Of the three rows that an output row sees, two are copies of one input row, and
+    so with columns. Each of the four kinds of output pixel (even or odd row, even or odd column) is therefore a 2x2
+    convolution of the input with sums of the 3x3 weights: 4 products instead of 9.
+    """
+
+    def __init__(self, channels: int, ops, **factory):
+        super().__init__()
+        self.resample = nn.ModuleDict({"1": ops.Conv2d(channels, channels, 3, padding=1, **factory)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.resample["1"]
+        weight, bias = conv.weight.to(x.device, torch.float32), conv.bias.to(x.device)
+        height, width = x.shape[-2:]
+        out = x.new_empty(x.shape[0], len(bias), 2 * height, 2 * width)
+        for row in (0, 1):
+            for column in (0, 1):
+                folded = _folded(_folded(weight, 2, row), 3, column).to(x.dtype)
+                padded = F.pad(x, (1 - column, column, 1 - row, row))
+                out[:, :, row::2, column::2] = F.conv2d(padded, folded, bias)
+        return out
+
+
+def _folded(weight: Tensor, axis: int, odd: int) -> Tensor:
+    """Three taps -> two: an even output sees one input and the next twice, an odd one the first twice."""
+    first, middle, last = weight.unbind(axis)
+    return torch.stack([first + middle, last] if odd else [first, middle + last], axis)
+
+
 class DownBlock(nn.Module):
     """One encoder level. video: None for the last level, which does not resize."""
 
@@ -138,8 +169,7 @@ class UpBlock(nn.Module):
         self.channels, self.video = c_out, video
         widths = [c_in] + [c_out] * (res_blocks + 1)
         self.resnets = nn.ModuleList(ResidualBlock(a, b, ops, **factory) for a, b in pairwise(widths))
-        self.upsampler = None if video is None else Resample(
-            nn.Upsample(scale_factor=2, mode="nearest"), ops.Conv2d(c_out, c_out, 3, padding=1, **factory))
+        self.upsampler = None if video is None else Doubling(c_out, ops, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
