@@ -28,10 +28,9 @@ from qwen_image_2.model.spec import TransformerSpec
 GOAL = 1.1  # peak memory to the weights that are kept
 
 
-def in_process(way: str, path: Path, cold: bool) -> dict:
-    command = [sys.executable, load_process.__file__, way, str(path), str(torch.get_num_threads())]
-    return json.loads(subprocess.run([*command, *["--cold"][:cold]], stdout=subprocess.PIPE, text=True,
-                                     check=True).stdout)
+def in_process(way: str, path: Path, *options: str) -> dict:
+    command = [sys.executable, load_process.__file__, way, str(path), str(torch.get_num_threads()), *options]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def require_linux() -> None:
@@ -69,7 +68,7 @@ def measure_formats(names: list[str], spec: TransformerSpec, folder: Path) -> di
             FORMATS[name].write(path, spec)
             written = path
         print(f"Loading {name} ...", flush=True)
-        found[name] = in_process(FORMATS[name].weight_format, path, cold=True) | {"file": path.stat().st_size}
+        found[name] = in_process(FORMATS[name].weight_format, path, "--cold") | {"file": path.stat().st_size}
         print("  " + ", ".join(row(name, found[name])[1:]), flush=True)
     return found
 
@@ -98,8 +97,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
     parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
     chosen = parser.parse_args()
-    if chosen.save and (chosen.small or chosen.only):
-        parser.error("--save keeps whole runs, without --small and --only.")
+    if chosen.save and (chosen.small or chosen.only or chosen.layers != TransformerSpec.layers):
+        parser.error("--save keeps whole runs, without --small, --only and --layers.")
     if chosen.folder and not chosen.folder.is_dir():
         parser.error(f"--folder {chosen.folder} is no folder.")
     require_linux()
@@ -138,10 +137,15 @@ def _rounds(path: Path, budget: Budget) -> list[dict[str, dict]]:
     """Results of each round by "way, state of the cache"."""
     rounds, begin = [], time.perf_counter()
     while budget.allows(len(rounds), time.perf_counter() - begin):
-        rounds.append({name: in_process(name.split(", ")[0], path, "cold" in name) for name in ORDER})
+        rounds.append({name: _one_of_round(name, path) for name in ORDER})
     if len({result["digest"] for results in rounds for result in results.values()}) != 1:
         raise SystemExit("load: the ways loaded different values, so comparing their times would mean nothing.")
     return rounds
+
+
+def _one_of_round(name: str, path: Path) -> dict:
+    way, state = name.split(", ")
+    return in_process(way, path, "--digest", *["--cold"][:state == "cold"])
 
 
 def _comparisons(rounds: list[dict[str, dict]], size: int) -> list[Comparison]:

@@ -1,6 +1,6 @@
 """One process that loads a checkpoint and says what it took, as JSON.
 
-    python benchmarks/load_process.py WAY FILE THREADS [--cold]
+    python benchmarks/load_process.py WAY FILE THREADS [--cold] [--digest]
 
 A process of its own for each measurement: memory that an earlier one has used and given back would hide a peak.
 """
@@ -63,6 +63,8 @@ def by_loader(weight_format: str) -> Callable[[Path], Loaded]:
 
 
 def import_comfyui() -> None:
+    if "COMFYUI_PATH" not in os.environ:
+        raise SystemExit("COMFYUI_PATH must name a ComfyUI tree; `python tools/dev.py bench` sets it.")
     sys.path.remove(str(ROOT))  # its `nodes` would hide ComfyUI's
     sys.path.append(os.environ["COMFYUI_PATH"])
     from comfy.cli_args import args
@@ -98,11 +100,11 @@ class PrivateMemory(threading.Thread):
 
 
 @torch.no_grad()
-def measure(load: Callable[[Path], Loaded], path: Path, cold: bool) -> dict[str, float | str]:
+def measure(load: Callable[[Path], Loaded], path: Path, cold: bool, compare: bool) -> dict[str, float | str]:
     """Seconds and bytes of loading, then of reading every kept byte once, which some loaders leave to the first step.
 
     cold: drop the file from the system's cache, here and not earlier: a virtual machine gives memory that stays free
-    for seconds back to its host, and getting it again would be measured as loading.
+    for seconds back to its host, and getting it again would be measured as loading. compare: add a digest.
     """
     if cold:
         forget(path)
@@ -118,12 +120,12 @@ def measure(load: Callable[[Path], Loaded], path: Path, cold: bool) -> dict[str,
         "private": memory("RssAnon") - private,
         "read": read_from_disk() - read,
     }
-    return found | {
+    found |= {
         "touch_seconds": cost_of(lambda: [touch(value) for value in state.values()]).seconds,
         "kept": sum(value.nbytes for value in state.values()),
         "peak_touched": memory("VmHWM") - before,
-        "digest": digest(state),
     }
+    return found | ({"digest": digest(state)} if compare else {})
 
 
 def memory(field: str) -> int:
@@ -160,10 +162,11 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("threads", type=int)
     parser.add_argument("--cold", action="store_true", help="drop the file from the system's cache first")
+    parser.add_argument("--digest", action="store_true", help="add sums of the values, which must be equal")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     load = PLAIN_WAYS.get(chosen.way) or by_loader(chosen.way)
-    print(json.dumps(measure(load, chosen.file, chosen.cold)))
+    print(json.dumps(measure(load, chosen.file, chosen.cold, chosen.digest)))
 
 
 if __name__ == "__main__":
