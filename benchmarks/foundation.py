@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import autoencoder
-import loading
+import load
 import report
 import steps
 import torch
@@ -28,7 +28,7 @@ CASES = {
     "first-step": Case(steps.first_step, steps.setting(steps.SPEC), Budget(rounds=31, seconds=20, least=15)),
     "batch": Case(steps.batch, steps.setting(steps.BATCH_SPEC), Budget(rounds=7, seconds=40)),
     "edit-batch": Case(steps.edit_batch, steps.setting(steps.BATCH_SPEC, reference=True), Budget(rounds=7, seconds=40)),
-    "load": Case(loading.load, loading.SETTING, Budget(rounds=4, seconds=40)),
+    "load": Case(load.beside_safetensors, load.SETTING, Budget(rounds=4, seconds=40)),
     "decode": Case(autoencoder.decode, autoencoder.SETTING, Budget(rounds=15, seconds=40, least=2)),
     "encode": Case(autoencoder.encode, autoencoder.SETTING, Budget(rounds=15, seconds=15)),
 }

@@ -28,9 +28,16 @@ def host() -> dict[str, str | int | float]:
         "load average before": load_average(),
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
         "Python": platform.python_version(),
-        **{name: metadata.version(name) for name in LIBRARIES},
+        **{name: _version(name) for name in LIBRARIES},
         "commit": _commit(),
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def cores() -> int:
@@ -111,10 +118,12 @@ def save(name: str, host: dict, settings: dict[str, str], comparisons: list[Comp
 
 
 def keep(name: str, host: dict, data: dict, text: str) -> list[Path]:
-    """Write benchmarks/results/NAME-DATE-HOSTKIND.json and .md, whole or not at all."""
+    """Write benchmarks/results/NAME-DATE-HOSTKIND.json and .md, whole or not at all. The host's "kind" is by default
+    its number of processor cores."""
     folder = ROOT / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
-    stem = folder / f"{name}-{host['date'][:10]}-cpu{host['cores']}"
+    kind = host.get("kind", f"cpu{host['cores']}")
+    stem = folder / f"{name}-{host['date'][:10]}-{kind}"
     return [_write(stem.with_suffix(".json"), json.dumps({"host": host, **data}, indent=1) + "\n"),
             _write(stem.with_suffix(".md"), f"# {name}\n\n{listing(host)}\n\n{text}\n")]
 

@@ -1,5 +1,5 @@
 """The transformer against diffusers: one denoising step, the first step with its prefix, several seeds of a prompt."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -57,16 +57,7 @@ class Networks:
         return QwenImage21KVCache(len(self.theirs.transformer_blocks))
 
     def their_velocity(self, x: Tensor, sigma: Tensor, cache: QwenImage21KVCache, mode: str) -> Tensor:
-        """mode: "extract" computes prefix and target and fills the cache, "cached" computes the target alone."""
-        batch, images = len(x), [*self.references, x]
-        tokens = torch.cat([image.expand(batch, -1, -1, -1).flatten(2).transpose(1, 2) for image in images], dim=1)
-        # Its image slots: the reference's before the text, the target's after it.
-        state = torch.arange(self.text.shape[1] + SLOTS)
-        slots = (state < SLOTS * len(self.references)) | (state >= self.text.shape[1])
-        out, = self.theirs(
-            tokens, self.text.expand(batch, -1, -1), sigma, [[(1, SIDE, SIDE)] * len(images)] * batch,
-            slots.expand(batch, -1), kv_cache=cache, kv_cache_mode=mode, return_dict=False)
-        return out[:, -TOKENS:].transpose(1, 2).unflatten(2, (SIDE, SIDE))
+        return their_velocity(self.theirs, self.text, self.references, x, sigma, cache, mode)
 
     def our_pictures(self, noise: Tensor) -> Tensor:
         """Latents of a whole run: prefix once, then all steps."""
@@ -76,6 +67,40 @@ class Networks:
     def their_pictures(self, noise: Tensor) -> Tensor:
         cache, modes = self.new_cache(), iter(["extract"] + ["cached"] * (STEPS - 1))
         return sample(noise, lambda x, sigma: self.their_velocity(x, sigma, cache, next(modes)))
+
+
+def their_network(ours: Transformer) -> QwenImage21Transformer2DModel:
+    """diffusers' transformer with the very weights of ours, not a copy of them."""
+    def empty(layers: int) -> QwenImage21Transformer2DModel:
+        return QwenImage21Transformer2DModel(
+            num_layers=layers, num_attention_heads=ours.spec.heads, attention_head_dim=ours.spec.head_dim,
+            context_in_dim=ours.spec.context_dim, axes_dims_rope=ours.spec.rope_axes)
+
+    with torch.device("meta"):
+        network = empty(ours.spec.layers)
+    made = empty(1)
+    # They hold tables that are no parameters.
+    network.pos_embed, network.time_text_embed = made.pos_embed, made.time_text_embed
+    network.load_state_dict(ours.state_dict(), assign=True)
+    return network.eval()
+
+
+def their_velocity(network: QwenImage21Transformer2DModel, text: Tensor, references: Sequence[Tensor], x: Tensor,
+                   sigma: Tensor, cache: QwenImage21KVCache, mode: str) -> Tensor:
+    """diffusers' velocity of latents x (B, 64, h, w). The references stand before the text and are as large as x.
+
+    mode: "extract" computes prefix and target and fills the cache, "cached" computes the target alone.
+    """
+    batch, images, grid = len(x), [*references, x], tuple(x.shape[-2:])
+    tokens = torch.cat([image.expand(batch, -1, -1, -1).flatten(2).transpose(1, 2) for image in images], dim=1)
+    # Its image slots: the references' before the text, the target's after it.
+    slots = grid[0] * grid[1] // TOKENS_PER_SLOT
+    state = torch.arange(text.shape[1] + slots, device=x.device)
+    is_slot = (state < slots * len(references)) | (state >= text.shape[1])
+    out, = network(
+        tokens, text.expand(batch, -1, -1), sigma, [[(1, *grid)] * len(images)] * batch,
+        is_slot.expand(batch, -1), kv_cache=cache, kv_cache_mode=mode, return_dict=False)
+    return out[:, -grid[0] * grid[1]:].transpose(1, 2).unflatten(2, grid)
 
 
 def sample(x: Tensor, velocity: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -71,16 +71,16 @@ def _remember(rows: Rows, waiting: Waiting) -> Rows:
     return each(put, rows)
 
 
-def convolution(layer: nn.Module, rows: Rows, height: int) -> Rows:
-    """A 3x3 convolution with padding 1 over `height` rows. The rows beside a seam, which it has padded too, are
-    dropped."""
+def convolution(layer: nn.Module, rows: Rows, height: int, factor: int = 1) -> Rows:
+    """A 3x3 convolution with padding 1 over `height` rows, each of which becomes `factor` rows. What it makes of the
+    rows beside a seam, which it has padded too, is dropped."""
     above, done = None, 0
     for chunk in rows:
         done += chunk.shape[2]
         first = 0 if above is None else 1
         x = torch.cat([above, chunk], dim=2) if first else chunk
         above = x[:, :, -2:].clone()  # a view would keep all of x
-        y = [layer(x)[:, :, first:None if done == height else -1]]
+        y = [layer(x)[:, :, factor * first:None if done == height else -factor]]
         del chunk, x
         if y[0].shape[2]:
             yield y.pop()
@@ -140,6 +140,5 @@ def up_block(block: UpBlock, rows: Rows, height: int, size: int) -> Rows:
             doubled.put(duplicate_up(few, block.channels, block.video))
         return doubled.take(count)
 
-    double, layer = block.upsampler.resample
     return each(lambda chunk: chunk + shortcut(chunk.shape[2]),
-                convolution(layer, each(double, chunked(rows, size // 4)), 2 * height))
+                convolution(block.upsampler, chunked(rows, size // 4), height, factor=2))

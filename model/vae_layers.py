@@ -110,6 +110,34 @@ class Resample(nn.Module):
         return self.resample(x)
 
 
+def doubling(ops) -> type[nn.Module]:
+    """A host's Conv2d that doubles its input first, each pixel to 2x2: (B, C, H, W) -> (B, C', 2H, 2W); kernel 3x3.
+
+    The doubled picture is never made. Of the three rows that an output row sees, two are copies of one input row, and
+    so with columns. Each of the four kinds of output pixel (even or odd row, even or odd column) is therefore a 2x2
+    convolution of the input with sums of the 3x3 weights: 4 products instead of 9. `_conv_forward` is where torch's
+    layer gets its weights, and where a host's gets them once they are on the device.
+    """
+    class DoublingConv2d(ops.Conv2d):
+        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            height, width = x.shape[-2:]
+            out = x.new_empty(x.shape[0], len(weight), 2 * height, 2 * width)
+            for row in (0, 1):
+                for column in (0, 1):
+                    taps = _folded(_folded(weight.float(), 2, row), 3, column).to(weight.dtype)
+                    padded = F.pad(x, (1 - column, column, 1 - row, row))
+                    out[:, :, row::2, column::2] = F.conv2d(padded, taps, bias)
+            return out
+
+    return DoublingConv2d
+
+
+def _folded(weight: Tensor, axis: int, odd: int) -> Tensor:
+    """Three taps -> two: an even output sees one input and the next twice, an odd one the first twice."""
+    first, middle, last = weight.unbind(axis)
+    return torch.stack([first + middle, last] if odd else [first, middle + last], axis)
+
+
 class DownBlock(nn.Module):
     """One encoder level. video: None for the last level, which does not resize."""
 
@@ -139,7 +167,7 @@ class UpBlock(nn.Module):
         widths = [c_in] + [c_out] * (res_blocks + 1)
         self.resnets = nn.ModuleList(ResidualBlock(a, b, ops, **factory) for a, b in pairwise(widths))
         self.upsampler = None if video is None else Resample(
-            nn.Upsample(scale_factor=2, mode="nearest"), ops.Conv2d(c_out, c_out, 3, padding=1, **factory))
+            nn.Identity(), doubling(ops)(c_out, c_out, 3, padding=1, **factory))
 
     def forward(self, x: Tensor) -> Tensor:
         y = x

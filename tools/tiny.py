@@ -45,14 +45,15 @@ def randomise(state: State, seed: int) -> State:
     A norm left at its default would hide that nobody loads it.
     """
     generator = torch.Generator().manual_seed(seed)
-    out = {}
-    for name, value in state.items():
-        drawn = torch.randn(value.shape, generator=generator)
-        if value.numel() > max(value.shape, default=1):
-            out[name] = drawn / value[0].numel() ** 0.5
-        else:
-            out[name] = 0.2 * drawn + (0 if name.endswith("bias") or "text_norm" in name else 1)
-    return out
+    return {name: drawn(name, value.shape, generator) for name, value in state.items()}
+
+
+def drawn(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """One of them, on the generator's device."""
+    values = torch.randn(shape, generator=generator, device=generator.device)
+    if values.numel() > max(shape, default=1):
+        return values / values[0].numel() ** 0.5
+    return 0.2 * values + (0 if name.endswith("bias") or "text_norm" in name else 1)
 
 
 def shapes(module: torch.nn.Module) -> State:

@@ -267,20 +267,26 @@ def reporting_to(report: Callable[[str], None], model: comfy.model_patcher.Model
 
 def load_model(path: Path, label: str, variant: str, weight_format: str = "as stored", disable_dynamic: bool = False):
     """A checkpoint file or folder -> MODEL (ComfyUI's ModelPatcher). variant: base or turbo."""
-    files, detected = open_model(path, label)
-    detected, to_do = conversion(in_full_precision(detected), weight_format, label)
+    patcher = model_from(*open_model(path, label), variant, weight_format, disable_dynamic)
+    # ComfyUI loads a second copy through this for other devices.
+    patcher.cached_patcher_init = (load_model, (path, label, variant, weight_format))
+    return patcher
+
+
+def model_from(files: CheckpointFiles, detected: Detected, variant: str, weight_format: str,
+               disable_dynamic: bool = False):
+    """What open_model has found -> MODEL."""
+    detected, to_do = conversion(in_full_precision(detected), weight_format, files.label)
     dtype = DTYPES.get(weight_format) or checkpoint.stored_dtype(files.tensors)
     device = comfy.model_management.get_torch_device()
     layers = detected.quantised | to_do.layers
-    model = QwenImage2(_model_config(detected.spec, layers, dtype, device), variant, label)
+    model = QwenImage2(_model_config(detected.spec, layers, dtype, device), variant, files.label)
     model.weights, model.origin = weights_in_words(layers, dtype, device), Origin(files.config, dtype)
     checkpoint.load(model.diffusion_model, detected, files, dtype, loading_progress(len(detected.table)), to_do)
     comfy.model_management.archive_model_dtypes(model.diffusion_model)
     model.device = comfy.model_management.unet_offload_device()
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = patcher_class(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
-    # ComfyUI loads a second copy through this for other devices.
-    patcher.cached_patcher_init = (load_model, (path, label, variant, weight_format))
     patcher.add_wrapper(WrappersMP.OUTER_SAMPLE, check_run)
     patcher.add_callback(CallbacksMP.ON_LOAD, memory.on_load)
     return patcher

@@ -1,8 +1,10 @@
 """The autoencoder against diffusers."""
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from qwen_image_2.model import latents
+from qwen_image_2.model import latents, vae_layers
 from qwen_image_2.model.spec import VAESpec
 from qwen_image_2.model.vae import VAE
 from qwen_image_2.tests import reference
@@ -69,3 +71,18 @@ def test_latent_scale_is_the_published_one():
     mean, std = (torch.tensor(v).view(1, 64, 1, 1) for v in (config.latents_mean, config.latents_std))
     assert torch.equal(latents.normalise(latent), (latent - mean) / std)
     assert torch.allclose(latents.denormalise(latents.normalise(latent)), latent, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 3)])
+def test_four_small_convolutions_are_doubling_and_a_large_one(size):
+    layer = vae_layers.doubling(torch.nn)(6, 10, 3, padding=1)
+    x = torch.randn(2, 6, *size)
+    expected = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), layer.weight, layer.bias, padding=1)
+    assert error(layer(x), expected) < 1e-5
+
+
+def test_the_decoder_saves_five_ninths_of_its_doublings():
+    layer = vae_layers.doubling(torch.nn)(8, 8, 3, padding=1, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        layer(torch.empty(1, 8, 16, 16, device="meta"))
+    assert counter.get_total_flops() == 2 * 4 * 8 * 8 * 32 * 32

@@ -171,6 +171,23 @@ def test_a_cancel_while_quantising_leaves_nothing(comfyui, path, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_loading_while_quantising_counts_tensors_and_can_be_cancelled(comfyui, plain, path, monkeypatch):
+    import comfy.model_management
+    import comfy.utils
+    shown = []
+
+    def asked() -> None:
+        if len(shown) == 4:
+            raise comfy.model_management.InterruptProcessingException
+
+    monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", asked)
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", lambda bar, done, *more: shown.append(
+        (done, bar.total)))
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        load(path, "int8 (ConvRot)")
+    assert shown == [(done, len(plain)) for done in range(1, 5)]
+
+
 def test_what_does_not_fit_a_block_stays_as_it_is():
     shapes = {"transformer_blocks.0.a.weight": (24, 64), "transformer_blocks.0.b.weight": (128, 192),
               "transformer_blocks.0.norm.weight": (32,), "img_in.weight": (32, 64), "model.embed_tokens.weight": (9, 4)}

@@ -1,6 +1,7 @@
 """The VAE in this process."""
 import pytest
 import torch
+import torch.nn.functional as F
 
 from qwen_image_2.model import latents, vae_memory
 from qwen_image_2.tests.reference import error
@@ -74,3 +75,16 @@ def test_masks_become_alpha(comfyui, mask_size):
     out = with_alpha(image, mask)
     assert out.shape == (2, 64, 48, 4) and torch.equal(out[..., :3], image)
     assert out[:, :24, :, 3].max() < 0.01 and out[:, 40:, :, 3].min() > 0.99
+
+
+def test_doubling_gets_its_weights_from_comfyui(comfyui):
+    """Where ComfyUI keeps weights elsewhere or in another dtype, its layer hands over what it has made ready."""
+    import comfy.ops
+
+    from qwen_image_2.model.vae_layers import doubling
+    layer = doubling(comfy.ops.manual_cast)(4, 6, 3, padding=1, dtype=torch.bfloat16)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(1, 4, 5, 3)
+    expected = F.conv2d(F.interpolate(x, scale_factor=2), layer.weight.float(), layer.bias.float(), padding=1)
+    assert error(layer(x).float(), expected) < 1e-5

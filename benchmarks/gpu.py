@@ -1,0 +1,415 @@
+"""Steps and decodes of the published size on a graphics card, beside diffusers and beside what the card can do.
+
+    python tools/dev.py bench gpu [--seconds N] [--save]     # a CUDA device, 60 GB of it and 40 GB of RAM
+    python tools/dev.py bench gpu --small                    # a miniature size, on a CPU too: does it run
+
+Weights are random and made on the device; there is no file. A floor is the time of the arithmetic alone at the rate of
+a large matrix product, or of moving the bytes alone at the rate of a large copy, whichever is more; both rates are
+measured in the same run. Without diffusers its columns stay empty, and the run says so.
+"""
+import argparse
+import gc
+import statistics
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
+
+import load_process
+import report
+import torch
+from bootstrap import ROOT
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from qwen_image_2.model import checkpoint
+from qwen_image_2.model.files import CheckpointFiles, TensorInfo
+from qwen_image_2.model.prefix import TOKENS_PER_SLOT
+from qwen_image_2.model.spec import TransformerSpec, VAESpec
+from qwen_image_2.model.transformer import Transformer
+from qwen_image_2.model.vae import VAE
+from qwen_image_2.tools import tiny
+
+LIMIT = 540         # seconds of a whole run
+MODEL_SECONDS = 60  # what making a model of the published size may take; below that much time it is not begun
+STEP_SECONDS = 12   # the same of one measurement
+LEAST_ROUNDS, ROUNDS, ROUND_SECONDS = 3, 10, 4.0
+FORMATS = {"bf16": "as stored", "int8 (ConvRot)": "int8 (ConvRot)", "fp8": "fp8"}  # -> weight_format
+SHARES = (1.0, 0.5, 0.0)  # of the weights that may stay on the card
+SIGMA = 0.73
+CPU = torch.device("cpu")
+
+# Goals for an H200, in milliseconds. Of the two 8-bit formats one is enough.
+STEP_GOALS = {("bf16", 1024): 95, ("bf16", 2048): 530, ("int8 (ConvRot)", 1024): 62, ("fp8", 1024): 62}
+VAE_GOAL = 2.5 * 87      # 69 TFLOP at 2048 x 2048 take 87 ms at 790 TFLOP/s
+STREAMING_GOAL = 1.1     # to the longer of the resident step and the transfer
+
+
+class Setup(NamedTuple):
+    spec: TransformerSpec
+    vae: VAESpec
+    sides: tuple[int, ...]  # of the pictures, pixels
+    text_tokens: int
+    product: int            # side of the matrices, and MiB of the copies, that the card's rates are measured with
+
+
+FULL = Setup(TransformerSpec(), VAESpec(), (1024, 2048), 300, 8192)
+SMALL = Setup(TransformerSpec(layers=2, dim=256, heads=4, head_dim=64, mlp_dim=768, context_dim=64,
+                              rope_axes=(8, 28, 28)), VAESpec(base_dim=8, decoder_base_dim=12), (64, 96), 16, 64)
+
+
+@dataclass
+class Clock:
+    """What a run still has time for, and what it had to leave out."""
+
+    end: float
+    left_out: list[str] = field(default_factory=list)
+
+    def allows(self, what: str, seconds: float) -> bool:
+        if time.monotonic() + seconds <= self.end:
+            return True
+        self.left_out.append(f"{what} (no time was left)")
+        return False
+
+    @contextmanager
+    def memory_for(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            self.left_out.append(f"{what} (the card's memory was too small)")
+            torch.cuda.empty_cache()
+
+
+@dataclass
+class Measurement:
+    what: str
+    kind: str
+    side: int
+    references: int
+    share: float             # of the weights that stays on the card
+    milliseconds: float
+    peak: int                # bytes on the card, 0 on a CPU
+    floor: float             # milliseconds
+    transfer: float = 0.0    # milliseconds that copying the streamed weights takes alone
+    theirs: float | None = None  # diffusers' step, milliseconds
+    error: float | None = None   # difference to diffusers' velocity as a share of its norm
+    goal: float | None = None    # milliseconds
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.goal is None else self.milliseconds <= self.goal
+
+
+# ---------------------------------------------------------------- the card
+
+class Card(NamedTuple):
+    name: str
+    products: dict[str, float]  # FLOP/s of a matrix product by format
+    upload: float               # bytes/s from pinned RAM
+    memory: float               # bytes/s read and written
+
+
+def measure_card(device: torch.device, side: int) -> Card:
+    def seconds(way: Callable[[], object]) -> float:
+        return milliseconds(way, device)[0] / 1000
+
+    square = torch.randn(side, side, device=device)
+    half, one = square.bfloat16(), torch.ones((), device=device)
+    ways = {"bf16": lambda: half @ half}
+    if device.type == "cuda":
+        integers = (16 * square).to(torch.int8)
+        ways["int8 (ConvRot)"] = lambda: torch._int_mm(integers, integers.t())
+        if torch.cuda.get_device_capability(device) >= (8, 9):
+            eighth = square.to(torch.float8_e4m3fn)
+            ways["fp8"] = lambda: torch._scaled_mm(eighth, eighth.t(), one, one, out_dtype=torch.bfloat16)
+    products = {name: 2 * side ** 3 / seconds(way) for name, way in ways.items()}
+    size = side * 2**17
+    here = torch.empty(size, dtype=torch.uint8, device=device)
+    there = torch.zeros(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    upload = size / seconds(lambda: here.copy_(there, non_blocking=True))
+    other = torch.empty_like(here)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no graphics card"
+    return Card(name, products, upload, 2 * size / seconds(lambda: other.copy_(here)))
+
+
+def milliseconds(way: Callable[[], object], device: torch.device) -> tuple[float, int]:
+    """Median of some rounds after two that are not timed, and the peak of memory on the card."""
+    for _ in range(2):
+        way()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    costs, begin = [], time.perf_counter()
+    while len(costs) < LEAST_ROUNDS or (len(costs) < ROUNDS and time.perf_counter() - begin < ROUND_SECONDS):
+        start = time.perf_counter()
+        way()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        costs.append(time.perf_counter() - start)
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    return 1000 * statistics.median(costs), peak
+
+
+# ---------------------------------------------------------------- a model without a file
+
+@dataclass(frozen=True)
+class RandomFiles(CheckpointFiles):
+    """A checkpoint whose values are drawn when they are read. Like a file's they are in RAM."""
+
+    device: torch.device = CPU
+
+    def read(self, name: str) -> Tensor:
+        generator = torch.Generator(self.device).manual_seed(zlib.crc32(name.encode()))
+        return tiny.drawn(name, self.tensors[name].shape, generator).bfloat16().cpu()
+
+    @contextmanager
+    def mapped(self) -> Iterator[Callable[[str], Tensor]]:
+        yield self.read
+
+
+def random_model(spec: TransformerSpec, weight_format: str, device: torch.device):
+    """MODEL by the pack's own loader."""
+    from qwen_image_2.nodes.bridge.diffusion import model_from
+    shapes = checkpoint.shapes(Transformer(spec, device="meta"))
+    tensors = {name: TensorInfo(shape, "BF16") for name, shape in shapes.items()}
+    files = RandomFiles("random weights", tensors, {}, {}, {"axes_dims_rope": spec.rope_axes}, device)
+    detected = checkpoint.detect_transformer(tensors, files.config, files.label)
+    return model_from(files, detected, "base", weight_format, disable_dynamic=True)
+
+
+def load_with_budget(patcher, size: int) -> None:
+    """Put at most `size` bytes of weights on the card; the rest is copied for each use. ComfyUI's own way."""
+    patcher.detach()
+    patcher.load(patcher.load_device, lowvram_model_memory=size, full_load=size >= patcher.model_size())
+    patcher.pre_run()
+
+
+# ---------------------------------------------------------------- a step
+
+class Given(NamedTuple):
+    """What a step is asked for, on the device."""
+
+    latent: Tensor
+    sigma: Tensor
+    text: Tensor
+    references: list[Tensor]
+
+    @property
+    def target_tokens(self) -> int:
+        return self.latent[0, 0].numel()
+
+    @property
+    def slots(self) -> int:
+        """Of one reference."""
+        return self.target_tokens // TOKENS_PER_SLOT
+
+    @property
+    def prefix_tokens(self) -> int:
+        count = len(self.references)
+        return self.text.shape[1] - count * self.slots + count * self.target_tokens
+
+
+def given(setup: Setup, side: int, references: int, device: torch.device) -> Given:
+    """The references stand before the text and are as large as the picture."""
+    spec, grid = setup.spec, side // 16
+    generator = torch.Generator(device).manual_seed(1)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device)
+
+    text = random(1, setup.text_tokens + references * grid * grid // TOKENS_PER_SLOT, spec.context_dim)
+    return Given(random(1, spec.channels, grid, grid), torch.full((1,), SIGMA, device=device), text,
+                 [random(1, spec.channels, grid, grid) for _ in range(references)])
+
+
+def our_step(patcher, asked: Given) -> Callable[[], Tensor]:
+    """What a sampler calls, latent to denoised latent. The first call computes the prefix, later ones have it."""
+    from qwen_image_2.nodes.bridge.diffusion import SLOTS_KEY, PromptPrefix, condition_from
+    model = patcher.model
+    slots = ((0, asked.slots),) if asked.references else ()
+    entries = {"cross_attn": asked.text, SLOTS_KEY: slots, "reference_latents": asked.references}
+    prefix = PromptPrefix(condition_from(entries, model.spec, lambda latent: latent))
+    return lambda: model.apply_model(asked.latent, asked.sigma, transformer_options={}, prefix=prefix)
+
+
+def floor(card: Card, setup: Setup, kind: str, asked: Given, weights: int) -> float:
+    """Milliseconds: arithmetic alone, or reading every weight once alone."""
+    spec, tokens = setup.spec, asked.target_tokens
+    inner = spec.heads * spec.head_dim
+    linear = 2 * (4 * spec.dim * inner + 3 * spec.dim * spec.mlp_dim) * spec.layers * tokens
+    attention = 4 * inner * spec.layers * tokens * (tokens + asked.prefix_tokens)
+    # A device without arithmetic in this format dequantises and computes in bf16.
+    rate = card.products.get(kind, card.products["bf16"])
+    return 1000 * max(linear / rate + attention / card.products["bf16"], weights / card.memory)
+
+
+def measure_steps(kind: str, setup: Setup, card: Card, device: torch.device, clock: Clock) -> list[Measurement]:
+    """All sizes of one format, resident first; beside diffusers in bf16."""
+    patcher, found = random_model(setup.spec, FORMATS[kind], device), []
+    resident: dict[tuple[int, int], float] = {}
+    for share in SHARES:
+        load_with_budget(patcher, int(share * patcher.model_size()))
+        streamed = patcher.model_size() - patcher.loaded_size()
+        for side in setup.sides:
+            for references in (0, 1):
+                what = f"{kind}, {side} x {side}, {'an edit' if references else 'no reference'}, {share:.0%} resident"
+                if not clock.allows(what, 0 if setup is SMALL else STEP_SECONDS):
+                    continue
+                with clock.memory_for(what):
+                    asked = given(setup, side, references, device)
+                    step = our_step(patcher, asked)
+                    cost, peak = milliseconds(step, device)
+                    one = Measurement(what, kind, side, references, share, cost, peak,
+                                      floor(card, setup, kind, asked, patcher.model_size()))
+                    if share == 1:
+                        resident[side, references] = cost
+                        one.goal = None if references else goal(card, kind, side)
+                        if kind == "bf16":
+                            velocity = (asked.latent - step()) / asked.sigma
+                            beside_diffusers(one, patcher.model, asked, velocity, device, clock)
+                    else:
+                        one.transfer = 1000 * streamed / card.upload
+                        one.floor = max(one.floor, one.transfer)
+                        if device.type == "cuda" and (side, references) in resident:
+                            one.goal = STREAMING_GOAL * max(resident[side, references], one.transfer)
+                    found.append(one)
+                    print(f"  {what}: {cost:.1f} ms", flush=True)
+    patcher.detach()
+    return found
+
+
+def goal(card: Card, kind: str, side: int) -> float | None:
+    return STEP_GOALS.get((kind, side)) if "H200" in card.name else None
+
+
+def beside_diffusers(one: Measurement, model, asked: Given, velocity: Tensor, device: torch.device,
+                     clock: Clock) -> None:
+    """diffusers' cached step with the very same weights, and how far its velocity is from ours. (The first step, which
+    computes the prefix, is not timed.)"""
+    try:
+        import steps
+    except ImportError as error:
+        clock.left_out.append(f"diffusers beside {one.what} ({error})")
+        return
+    with clock.memory_for(f"diffusers beside {one.what}"):
+        dtype = model.get_dtype_inference()  # that of the weights, but not on a CPU
+        theirs = steps.their_network(model.diffusion_model).to(dtype)
+        cache = steps.QwenImage21KVCache(model.spec.layers)
+        text, latent, *references = (t.to(dtype) for t in (asked.text, asked.latent, *asked.references))
+
+        def step(mode: str = "cached") -> Tensor:
+            return steps.their_velocity(theirs, text, references, latent, asked.sigma, cache, mode)
+
+        step("extract")
+        expected = step().float()
+        one.error = ((velocity - expected).norm() / expected.norm()).item()
+        one.theirs = milliseconds(step, device)[0]
+
+
+# ---------------------------------------------------------------- a decode
+
+def measure_decodes(setup: Setup, card: Card, device: torch.device) -> list[Measurement]:
+    """Ours, and two forms of it that only a card can choose between."""
+    side, vae = setup.sides[-1], VAE(setup.vae, device="meta", dtype=torch.bfloat16)
+    latent = torch.empty(1, setup.vae.latent_channels, side // 16, side // 16, device="meta", dtype=torch.bfloat16)
+    with FlopCounterMode(display=False) as counter:
+        vae.decode(latent)
+    generator = torch.Generator(device).manual_seed(1)
+    vae.load_state_dict({name: tiny.drawn(name, shape, generator).bfloat16()
+                         for name, shape in checkpoint.shapes(vae).items()}, assign=True)
+    latent = 3 * torch.randn(latent.shape, generator=generator, device=device).bfloat16()
+
+    def measured(form: str) -> Measurement:
+        cost, peak = milliseconds(lambda: vae.decode(latent), device)
+        return Measurement(f"VAE decode, {side} x {side}{form}", "bf16", side, 0, 1.0, cost, peak,
+                           1000 * counter.get_total_flops() / card.products["bf16"])
+
+    ours = measured("")
+    ours.goal = VAE_GOAL if "H200" in card.name else None
+    double_plainly(vae)
+    plain = measured(", doublings as nearest and 3x3")
+    vae.to(memory_format=torch.channels_last)
+    return [ours, plain, measured(", the same in channels_last")]
+
+
+def double_plainly(vae: VAE) -> None:
+    """In place of the four 2x2 convolutions."""
+    for block in vae.decoder.up_blocks:
+        if block.upsampler is not None:
+            _, layer = block.upsampler.resample
+            plain = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1, device="meta")
+            plain.weight, plain.bias = layer.weight, layer.bias
+            block.upsampler = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), plain)
+
+
+# ---------------------------------------------------------------- the report
+
+COLUMNS = ("measurement", "ms", "peak on the card", "floor (ms)", "ratio to it", "diffusers (ms)", "ratio to it",
+           "difference", "goal (ms)", "met")
+
+
+def row(one: Measurement) -> tuple[str, ...]:
+    return (
+        one.what, f"{one.milliseconds:.1f}", f"{one.peak / 1e9:.1f} GB" if one.peak else "", f"{one.floor:.1f}",
+        f"{one.milliseconds / one.floor:.2f}",
+        *(("", "", "") if one.theirs is None else
+          (f"{one.theirs:.1f}", f"{one.milliseconds / one.theirs:.2f}", f"{one.error:.1e}")),
+        "" if one.goal is None else f"at most {one.goal:.0f}", {None: "", True: "yes", False: "NO"}[one.met])
+
+
+def in_words(card: Card) -> dict[str, str]:
+    return {"card": card.name} | {
+        f"{name} matrix product": f"{rate / 1e12:.3g} TFLOP/s" for name, rate in card.products.items()} | {
+        "copy to the card": f"{card.upload / 1e9:.1f} GB/s", "memory of the card": f"{card.memory / 1e9:.0f} GB/s"}
+
+
+@torch.inference_mode()
+def measure(setup: Setup, device: torch.device, clock: Clock) -> tuple[Card, list[Measurement]]:
+    card, found = measure_card(device, setup.product), []
+    print(report.listing(in_words(card)), flush=True)
+    for kind in FORMATS:
+        if clock.allows(f"{kind}, all sizes", 0 if setup is SMALL else MODEL_SECONDS):
+            print(f"Making a model in {kind} ...", flush=True)
+            found += measure_steps(kind, setup, card, device, clock)
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    what = f"VAE decode, {setup.sides[-1]} x {setup.sides[-1]}"
+    if clock.allows(what, 0 if setup is SMALL else 3 * STEP_SECONDS):
+        with clock.memory_for(what):
+            found += measure_decodes(setup, card, device)
+    return card, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench gpu", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--small", action="store_true", help="a miniature size, on a CPU where there is no CUDA device")
+    parser.add_argument("--seconds", type=float, default=LIMIT, help="what is not begun by then is left out (540)")
+    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
+    chosen = parser.parse_args()
+    if chosen.small and chosen.save:
+        parser.error("--save keeps runs of the published size.")
+    if not chosen.small and not torch.cuda.is_available():
+        parser.error("PyTorch sees no CUDA device here. --small runs a miniature size on the CPU.")
+    clock = Clock(time.monotonic() + chosen.seconds)
+    load_process.import_comfyui()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    host = report.host()
+    card, found = measure(SMALL if chosen.small else FULL, device, clock)
+    text = f"{report.listing(in_words(card))}\n\n{report.aligned([COLUMNS, *map(row, found)])}"
+    if clock.left_out:
+        text += "\n\nLeft out:\n" + "\n".join(f"- {what}" for what in clock.left_out)
+    print(f"\n{text}")
+    if device.type == "cpu":
+        print("\nThis ran on a CPU: no figure above is one of a graphics card.")
+    if chosen.save:
+        host["kind"] = card.name.lower().replace(" ", "-")
+        data = {"card": card._asdict(), "measurements": [asdict(one) for one in found], "left out": clock.left_out}
+        for path in report.keep("gpu", host, data, text):
+            print(f"Saved {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The benchmarks that need much time, room or a graphics card: at their miniature size they run, and measure what they
+say."""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+QUANTISED = ("int8 (ConvRot)", "fp8")
+
+
+@pytest.fixture
+def run(comfyui_path):
+    """The finished process of one benchmark. Each puts the pack's root on sys.path, so none is imported here."""
+    def start(name: str, *arguments: str) -> subprocess.CompletedProcess:
+        settings = {**os.environ, "COMFYUI_PATH": str(comfyui_path), "OMP_NUM_THREADS": "1"}
+        return subprocess.run([sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments], env=settings,
+                              capture_output=True, text=True, timeout=900)
+    return start
+
+
+def table(text: str) -> dict[str, dict[str, str]]:
+    """The rows of the Markdown table in a text, by their first cell."""
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")]
+                      for line in text.splitlines() if line.startswith("|")]
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_load_measures_every_format_and_leaves_no_file(run, tmp_path):
+    done = run("load", "--small", "--folder", str(tmp_path), "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    found = table(done.stdout)
+    assert list(found) == ["bf16", "int8 while loading", "GGUF Q4_K"]
+    size = {name: {key: float(row[key].removesuffix(" GB")) for key in ("file", "kept", "peak then")}
+            for name, row in found.items()}
+    assert size["bf16"]["file"] == size["bf16"]["kept"] == size["int8 while loading"]["file"]
+    assert size["int8 while loading"]["kept"] < size["bf16"]["kept"]
+    assert all(row["peak then"] >= 0.9 * row["kept"] for row in size.values())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_load_refuses_a_folder_without_room(run, tmp_path):
+    done = run("load", "--only", "bf16", "--layers", str(10**4), "--folder", str(tmp_path))
+    assert done.returncode == 1
+    assert re.search(r"has [\d.]+ GB, but the file takes 43\d\d\.\d GB, .*name a folder with more room", done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+def test_gpu_measures_steps_of_every_format_and_share(run):
+    done = run("gpu", "--small")
+    assert done.returncode == 0, done.stderr
+    found = table(done.stdout)
+    for kind in ("bf16", *QUANTISED):
+        for side in (64, 96):
+            for what in ("no reference", "an edit"):
+                for share in ("100%", "50%", "0%"):
+                    row = found[f"{kind}, {side} x {side}, {what}, {share} resident"]
+                    assert float(row["ms"]) > 0 and float(row["floor (ms)"]) > 0
+                    if (kind, share) == ("bf16", "100%"):
+                        assert 0 < float(row["difference"]) < 1e-4
+                        assert float(row["diffusers (ms)"]) > 0
+    for form in ("", ", doublings as nearest and 3x3", ", the same in channels_last"):
+        assert float(found[f"VAE decode, 96 x 96{form}"]["ms"]) > 0
+    assert "Left out" not in done.stdout
+
+
+def test_gpu_says_what_it_had_no_time_for(run):
+    done = run("gpu", "--small", "--seconds", "0")
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^- (.*) \(no time was left\)$", done.stdout, re.M) == [
+        "bf16, all sizes", "int8 (ConvRot), all sizes", "fp8, all sizes", "VAE decode, 96 x 96"]
+
+
+def test_gpu_does_not_pass_a_cpu_off_as_a_card(run):
+    import torch
+    done = run("gpu", "--small", "--seconds", "0")
+    assert torch.cuda.is_available() != ("no figure above is one of a graphics card" in done.stdout)
+    if not torch.cuda.is_available():
+        refused = run("gpu")
+        assert refused.returncode == 2
+        assert "PyTorch sees no CUDA device here. --small runs a miniature size on the CPU." in refused.stderr
