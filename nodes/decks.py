@@ -60,7 +60,9 @@ class QwenImage2DeckOutline(io.ComfyNode):
                              picture="What is drawn on every slide without a Picture: line, besides the texts. Words "
                                      "in double quotes are drawn too."),
                 # Optional, or programs that run an older workflow would have to give it.
-                io.Int.Input("seed", default=0, min=0, max=outline.SEEDS - 1, control_after_generate=True, optional=True,
+                # Fixed, or a slide could not be drawn anew without the others.
+                io.Int.Input("seed", default=0, min=0, max=outline.SEEDS - 1, optional=True,
+                             control_after_generate=io.ControlAfterGenerate.fixed,
                              tooltip="Of the first slide; each further one has the next, or that of its Seed: line."),
             ],
             outputs=[

@@ -20,6 +20,7 @@ def outline(text, **fields) -> dict:
 def deck(text, name="deck", files="PPTX", **fields) -> dict:
     nodes = Graph(steps=1).nodes() | {"outline": outline(text, **fields)}
     nodes["prompt"]["inputs"]["prompt"] = ["outline", 0]
+    nodes["sampler"]["inputs"]["seed"] = ["outline", 6]
     nodes["canvas"]["inputs"] |= {"aspect_ratio": "custom", "width": ["outline", 1], "height": ["outline", 2]}
     nodes["deck"] = node("QwenImage2SaveDeck", images=["decode", 0], filename_prefix=name, files=files,
                          page="as the pictures", texts=["outline", 3], notes=["outline", 4])
@@ -35,6 +36,27 @@ def test_ten_slides_run_one_by_one_into_one_file(client):
     assert texts[0] == "Talk" and texts[9] == "Slide 10\nPoint 10\n第10点"
     assert slides[9].notes_slide.notes_text_frame.text.startswith("Say 10\n")
     assert len({slide.shapes[0].image.sha1 for slide in slides}) > 1, "each slide has its own picture"
+
+
+def drawn(client, text, **fields) -> list[str]:
+    """One digest for each slide's picture."""
+    result = client.run(deck(text, aspect_ratio="custom", width=128, height=96, **fields), timeout=240)
+    file, = (file for file in result.files if file.node == "deck")
+    return [slide.shapes[0].image.sha1 for slide in Presentation(io.BytesIO(client.view(file))).slides]
+
+
+def test_every_slide_has_its_own_noise_and_one_can_be_drawn_anew(client):
+    alike = "## A\n## A\n## A\nSeed: 9\n"
+    first = drawn(client, alike, seed=9)
+    assert len(set(first)) == 2 and first[0] == first[2], "the seeds are 9, 10 and 9"
+    second = drawn(client, alike.replace("Seed: 9", "Seed: 90"), seed=9)
+    assert second[:2] == first[:2] and second[2] not in first
+
+
+def test_an_older_workflow_without_a_seed_still_runs(client):
+    graph = deck("## A", aspect_ratio="custom", width=128, height=96)
+    assert "seed" not in graph["outline"]["inputs"]
+    assert client.run(graph, timeout=240).files
 
 
 @pytest.mark.parametrize(("change", "words"), [
