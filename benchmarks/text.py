@@ -3,7 +3,7 @@
     python tools/dev.py bench text [--prompts FILE] [--models DIR] [--count N] [--out DIR] [--save]
 
 Without --models the miniature is asked, for its own word prompts. With --models the prompts are those of
-benchmarks/text_prompts.toml: 40, English and Chinese, five layouts, 25 to 1,000 tokens. --prompts names another such
+benchmarks/text_prompts.toml: 40, English and Chinese, five layouts, 22 to 1,000 tokens. --prompts names another such
 file, or text_prompts.jsonl or text_prompts_zh.jsonl of LongText-Bench (github.com/X-Omni-Team/X-Omni).
 
 Scores are those of the node Text Check, by which the pictures are read in the server. They are not LongText-Bench's
