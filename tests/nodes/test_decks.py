@@ -80,6 +80,33 @@ def test_what_is_shortened_names_its_slide(decks, said):
     assert said[1].startswith("Slide 2 (Long): Cut after a sentence")
 
 
+# Emoji with a joiner and a flag, right to left, combining marks, zero-width characters, braces, markup.
+HARD = ["👩‍🚀🇨🇭 OPEN", "שלום \"עולם\"", "e\u0301te\u0301 Zu\u0308rich", "می\u200cخواهم", "क्षत्रिय",
+        "NI\u200bGHT \u202eabc", "{title} %s {0}", "<b>&amp;</b>", "ﬁne ½ ｆｕｌｌ"]
+
+
+def test_texts_of_any_kind_come_through_unchanged(decks, folder, said):
+    """From the outline to the prompt, the alternative text and the notes, without any normalisation."""
+    prompts, _, _, texts, notes, *_ = written(decks, "".join(f"## {text}\n- {text}\n> {text}\n" for text in HARD))
+    for text, prompt, expected, note in zip(HARD, prompts, texts, notes, strict=True):
+        assert expected == f"{text}\n{text}" and note == text and prompt.count(text) == 2
+    save(decks, pictures(len(HARD)), files="PPTX", texts=texts, notes=notes)
+    assert alternative_texts(folder / "deck_00001_.pptx") == texts
+    spoken = [slide.notes_slide.notes_text_frame.text for slide in Presentation(folder / "deck_00001_.pptx").slides]
+    assert spoken == [f"{text}\n\nText of the slide:\n{text}\n{text}" for text in HARD]
+
+
+def test_control_characters_are_refused_with_their_slide(decks):
+    sentence = validate(decks.QwenImage2DeckOutline, **PAGE | {"outline": "## A\n## B\n- one\x07", "footer": ""})
+    assert sentence.startswith("Slide 2 (B): ") and "control character U+0007" in sentence
+
+
+def test_5000_characters_on_a_slide_are_shortened_and_said(decks, said):
+    _, _, _, texts, *_ = written(decks, "## A\n## B\n" + "- The market opens at six in the evening.\n" * 120)
+    assert texts[0] == "A" and texts[1].startswith("B\nThe market opens at six in the evening.")
+    assert said[1].startswith("Slide 2 (B): ") and texts[1].count("\n") < 120
+
+
 def test_outlines_are_refused_before_anything_runs(decks):
     node = decks.QwenImage2DeckOutline
     values = PAGE | {"outline": TEN, "footer": ""}

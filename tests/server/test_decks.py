@@ -1,12 +1,15 @@
-"""A deck of ten slides through a running server, with the miniature: one run per slide, one file of all."""
+"""A deck of ten slides through a running server: one run per slide, one file of all, and what LibreOffice shows."""
 import io
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 from pptx import Presentation
 
 from qwen_image_2.tests.nodes.test_decks import PAGE, TEN
 from qwen_image_2.tests.server.conftest import Graph, node
+from qwen_image_2.tools import render_deck, workflow
 from qwen_image_2.tools.client import WorkflowError
 
 pytestmark = pytest.mark.server
@@ -36,6 +39,27 @@ def test_ten_slides_run_one_by_one_into_one_file(client):
     assert texts[0] == "Talk" and texts[9] == "Slide 10\nPoint 10\n第10点"
     assert slides[9].notes_slide.notes_text_frame.text.startswith("Say 10\n")
     assert len({slide.shapes[0].image.sha1 for slide in slides}) > 1, "each slide has its own picture"
+
+
+@pytest.mark.skipif(render_deck.missing() is not None, reason=str(render_deck.missing()))
+def test_libreoffice_shows_every_slide(client, tmp_path):
+    """Ten slides of the miniature: each page looks like its own picture, and like no other."""
+    graph = deck(TEN, aspect_ratio="custom", width=160, height=96)
+    graph["loader"]["inputs"] |= dict.fromkeys(("diffusion_model", "text_encoder", "vae"), workflow.MINIATURE)
+    graph["sampler"]["inputs"] |= {"preset": "Custom", "steps": 4}
+    file, = (file for file in client.run(graph, timeout=240).files if file.node == "deck")
+    path = tmp_path / "deck.pptx"
+    path.write_bytes(client.view(file))
+    pictures = [small(io.BytesIO(slide.shapes[0].image.blob)) for slide in Presentation(path).slides]
+    pages = [small(page) for page in render_deck.render(path, tmp_path / "pages")]
+    assert len(pages) == len(pictures) == 10
+    errors = np.array([[np.abs(page - picture).mean() for picture in pictures] for page in pages])
+    assert errors.diagonal().max() < 4 and (errors.argmin(1) == range(10)).all()
+
+
+def small(file) -> np.ndarray:
+    """As numbers, small enough that how a program resamples does not matter."""
+    return np.asarray(Image.open(file).convert("RGB").resize((40, 24), Image.Resampling.BOX), np.float32)
 
 
 def drawn(client, text, **fields) -> list[str]:

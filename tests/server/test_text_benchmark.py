@@ -1,0 +1,48 @@
+"""What bench text measures, on the miniature: right prompts reach a floor, and the same questions mixed up do not."""
+from dataclasses import replace
+
+import pytest
+
+from qwen_image_2.tools import text_benchmark, text_prompts
+from qwen_image_2.tools.miniature.painter import BUILT_IN
+from qwen_image_2.tools.text_benchmark import Run, Settings
+
+pytestmark = pytest.mark.server
+
+PICTURES = 8
+FLOOR = 6  # of them; the miniature writes 92 % of its words right
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return text_prompts.of_miniature(PICTURES)
+
+
+def answers(client, folder, prompts) -> list[text_benchmark.Answer]:
+    run = Run(folder, prompts, Settings(BUILT_IN, preset="Custom", steps=8), {})
+    run.draw(client, lambda line: None)
+    assert run.finished
+    return run.answers
+
+
+def test_the_miniature_writes_its_words(client, prompts, tmp_path):
+    found = answers(client, tmp_path, prompts)
+    assert sum(answer.passed for answer in found) >= FLOOR
+    assert sum(answer.word_accuracy for answer in found) >= FLOOR
+    assert all(0 < answer.tokens < 50 for answer in found)
+
+
+def test_prompts_mixed_up_are_noticed(client, prompts, tmp_path):
+    """Each picture should say the next prompt's word."""
+    mixed = [replace(prompt, lines=other.lines) for prompt, other in zip(prompts, prompts[1:] + prompts[:1])]
+    assert all(prompt.lines != other.lines for prompt, other in zip(prompts, mixed))
+    found = answers(client, tmp_path, mixed)
+    assert not any(answer.passed for answer in found)
+    assert sum(answer.word_accuracy for answer in found) == 0
+
+
+def test_a_long_prompt_of_ours_is_counted_and_scored(client, tmp_path):
+    prompt = max(text_prompts.read(text_prompts.OWN), key=lambda prompt: len(prompt.prompt))
+    answer, = answers(client, tmp_path, [prompt])
+    assert 900 < answer.tokens <= 1000 and answer.length == "up to 1,000 tokens"
+    assert len(answer.lines) == len(prompt.lines) and not answer.passed and answer.word_accuracy < 0.1
