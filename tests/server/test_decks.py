@@ -15,6 +15,12 @@ from qwen_image_2.tools.client import WorkflowError
 pytestmark = pytest.mark.server
 
 
+POSTERS = [f"A {colour} poster: a large {other} {shape} {place}."
+           for shape, place in (("circle", "at the top"), ("square", "at the bottom"))
+           for colour, other in (("red", "white"), ("blue", "yellow"), ("white", "black"), ("green", "white"),
+                                 ("yellow", "blue"))]
+
+
 def outline(text, **fields) -> dict:
     return node("QwenImage2DeckOutline", **{"outline": text, "footer": "", "title_position": "top left",
                                             "picture_position": "right"} | PAGE | fields)
@@ -43,10 +49,12 @@ def test_ten_slides_run_one_by_one_into_one_file(client):
 
 @pytest.mark.skipif(render_deck.missing() is not None, reason=str(render_deck.missing()))
 def test_libreoffice_shows_every_slide(client, tmp_path):
-    """Ten slides of the miniature: each page looks like its own picture, and like no other."""
-    graph = deck(TEN, aspect_ratio="custom", width=160, height=96)
+    """Ten slides of the miniature: each page looks like its own picture, and like no other. The titles are the prompts:
+    what a brief makes of them is too long for it."""
+    graph = deck("".join(f"## {title}\n" for title in POSTERS), aspect_ratio="custom", width=160, height=96)
     graph["loader"]["inputs"] |= dict.fromkeys(("diffusion_model", "text_encoder", "vae"), workflow.MINIATURE)
-    graph["sampler"]["inputs"] |= {"preset": "Custom", "steps": 4}
+    graph["prompt"]["inputs"]["prompt"] = ["outline", 3]
+    graph["sampler"]["inputs"] |= {"preset": "Custom", "steps": 8}
     file, = (file for file in client.run(graph, timeout=240).files if file.node == "deck")
     path = tmp_path / "deck.pptx"
     path.write_bytes(client.view(file))
