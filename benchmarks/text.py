@@ -64,6 +64,10 @@ def asked(chosen: argparse.Namespace) -> list[Prompt]:
     return text_prompts.of_miniature(chosen.count or WORDS)
 
 
+def named_files(chosen: argparse.Namespace) -> dict[str, str]:
+    return {name: getattr(chosen, name) for name in FILES if getattr(chosen, name)}
+
+
 def check(chosen: argparse.Namespace) -> None:
     """Find mistakes before anything is started."""
     try:
@@ -72,25 +76,8 @@ def check(chosen: argparse.Namespace) -> None:
         raise UserError(str(error)) from error
     if chosen.models:
         chosen.models = models.given(chosen.models)
-    elif any(getattr(chosen, name) for name in FILES):
+    elif named_files(chosen):
         raise UserError("Model files are named, but not their folder: give it with --models.")
-
-
-def files_of(chosen: argparse.Namespace, client: Client) -> dict[str, str]:
-    """The loader's choices: what is named, else the only file of its kind."""
-    if not chosen.models:
-        return BUILT_IN
-    inputs = client.object_info("QwenImage2Loader")["QwenImage2Loader"]["input"]["required"]
-    found = {}
-    for name in FILES:
-        there = [file for file in inputs[name][0] if file != BUILT_IN[name]]
-        wanted = getattr(chosen, name)
-        if wanted not in there if wanted else len(there) != 1:
-            problem = f"has no {wanted!r}" if wanted else "has several, or none"
-            raise UserError(f"--{name.replace('_', '-')}: {chosen.models} {problem}; choose one of: "
-                            f"{', '.join(there) or 'nothing is there'}.")
-        found[name] = wanted or there[0]
-    return found
 
 
 def main() -> int:
@@ -102,7 +89,8 @@ def main() -> int:
         output.require_writable(folder)
         server = stack.enter_context(Server(Path(os.environ["COMFYUI_PATH"]), models=chosen.models))
         client = Client(server.url)
-        settings = Settings(files_of(chosen, client), chosen.preset, chosen.steps, chosen.seed, chosen.size)
+        files = text_benchmark.loader_files(client, named_files(chosen)) if chosen.models else BUILT_IN
+        settings = Settings(files, chosen.preset, chosen.steps, chosen.seed, chosen.size)
         run = Run(folder, prompts, settings, {"commit": host["commit"]})
         if run.answers:
             print(f"{len(run.answers)} of {len(prompts)} are there already.", flush=True)
@@ -114,13 +102,20 @@ def main() -> int:
     return 0
 
 
+def name_of_prompts(chosen: argparse.Namespace) -> str:
+    if chosen.prompts:
+        return chosen.prompts.name
+    return text_prompts.OWN.name if chosen.models else "the miniature's word prompts"
+
+
 def finish(run: Run, chosen: argparse.Namespace, host: dict) -> None:
     """Table and contact sheet of what there is."""
     partial = "" if run.finished else (f"PARTIAL: {len(run.answers)} of {len(run.prompts)} prompts, the run was "
                                        f"stopped.\n\n")
-    kept = {**run.settings.files, **{name: getattr(run.settings, name) for name in ("preset", "steps", "seed", "size")},
-            "prompts": chosen.prompts.name if chosen.prompts else text_prompts.OWN.name if chosen.models else
-            "the miniature's word prompts"}
+    settings = asdict(run.settings)
+    kept = {**settings.pop("files"), **settings, "prompts": name_of_prompts(chosen)}
+    if not chosen.models:
+        del kept["size"]  # the miniature has its own
     text = f"{partial}{report.listing(kept)}\n\n{report.aligned(text_benchmark.rows(run.answers))}"
     print(text, flush=True)
     sheet = text_benchmark.sheet(run)

@@ -127,7 +127,7 @@ def _is_unknown_mark(character: str, rules: Rules) -> bool:
     names for a thousand of them, and reads hardly any in a picture."""
     if rules.known is None or character.isalnum():
         return False
-    return character not in rules.known or character >= FIRST_ORNAMENT and unicodedata.category(character) in SYMBOLS
+    return character not in rules.known or (character >= FIRST_ORNAMENT and unicodedata.category(character) in SYMBOLS)
 
 
 def _is_ideograph(character: str) -> bool:

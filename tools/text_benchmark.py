@@ -20,7 +20,7 @@ from ..model.text_match import RIGHT, UNREADABLE
 from . import output, workflow
 from .client import Client, Result
 from .errors import UserError
-from .miniature.painter import node
+from .miniature.painter import BUILT_IN, node
 from .text_prompts import Prompt
 from .workflow import MINIATURE, Graph
 
@@ -58,6 +58,21 @@ class Settings:
             "tokens": node("PreviewAny", source=["encode", 2]),
         }
         return workflow.with_miniature(graph) if MINIATURE in self.files.values() else graph
+
+
+def loader_files(client: Client, named: dict[str, str]) -> dict[str, str]:
+    """The loader's choices: what is named, else the only file of its kind. Raises UserError where that is not clear."""
+    inputs = client.object_info("QwenImage2Loader")["QwenImage2Loader"]["input"]["required"]
+    found = {}
+    for name in BUILT_IN:
+        there = [file for file in inputs[name][0] if file != MINIATURE]
+        wanted = named.get(name) or (there[0] if len(there) == 1 else None)
+        if wanted not in there:
+            problem = f"there is no {wanted!r}" if wanted else "there is not just one file"
+            raise UserError(f"--{name.replace('_', '-')}: {problem} in the folder of --models; choose one of: "
+                            f"{', '.join(there) or '(none)'}.")
+        found[name] = wanted
+    return found
 
 
 @dataclass(frozen=True)

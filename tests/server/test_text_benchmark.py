@@ -3,9 +3,12 @@ from dataclasses import replace
 
 import pytest
 
+from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tools import text_benchmark, text_prompts
+from qwen_image_2.tools.errors import UserError
 from qwen_image_2.tools.miniature.painter import BUILT_IN
-from qwen_image_2.tools.text_benchmark import Run, Settings
+from qwen_image_2.tools.text_benchmark import Run, Settings, loader_files
+from qwen_image_2.tools.text_prompts import Prompt
 
 pytestmark = pytest.mark.server
 
@@ -18,8 +21,8 @@ def prompts():
     return text_prompts.of_miniature(PICTURES)
 
 
-def answers(client, folder, prompts) -> list[text_benchmark.Answer]:
-    run = Run(folder, prompts, Settings(BUILT_IN, preset="Custom", steps=8), {})
+def answers(client, folder, prompts, files=BUILT_IN) -> list[text_benchmark.Answer]:
+    run = Run(folder, prompts, Settings(files, preset="Custom", steps=8), {})
     run.draw(client, lambda line: None)
     assert run.finished
     return run.answers
@@ -46,3 +49,24 @@ def test_a_long_prompt_of_ours_is_counted_and_scored(client, tmp_path):
     answer, = answers(client, tmp_path, [prompt])
     assert 900 < answer.tokens <= 1000 and answer.length == "up to 1,000 tokens"
     assert len(answer.lines) == len(prompt.lines) and not answer.passed and answer.word_accuracy < 0.1
+
+
+FILES = {"diffusion_model": here.FUSED, "text_encoder": here.TEXT_ENCODER, "vae": here.WAN_VAE}
+
+
+def test_any_checkpoint_can_be_asked(client, tmp_path):
+    """Random weights write nothing."""
+    prompt = Prompt("noise", 'A sign that says "OPEN".', ("OPEN",), "English", "sign", (96, 64))
+    answer, = answers(client, tmp_path, [prompt], loader_files(client, FILES))
+    assert (answer.passed, answer.word_accuracy) == (False, 0)
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"diffusion_model": ""}, "--diffusion-model: there is not just one file in the folder of --models; choose one of: "
+                              ".*qwen_image_2.1_turbo"),
+    ({"vae": "sdxl.safetensors"}, "--vae: there is no 'sdxl.safetensors' in the folder"),
+    ({"vae": "miniature"}, "--vae: there is no 'miniature'"),
+])
+def test_a_choice_of_files_that_is_not_clear_is_refused(client, changes, words):
+    with pytest.raises(UserError, match=words):
+        loader_files(client, FILES | changes)
