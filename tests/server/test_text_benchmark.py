@@ -12,13 +12,8 @@ from qwen_image_2.tools.text_prompts import Prompt
 
 pytestmark = pytest.mark.server
 
-PICTURES = 8
-FLOOR = 6  # of them; the miniature writes 92 % of its words right
-
-
-@pytest.fixture(scope="module")
-def prompts():
-    return text_prompts.of_miniature(PICTURES)
+PICTURES = 6
+FLOOR = 4  # of them; the miniature writes 83 % of its words right in 40 steps
 
 
 def answers(client, folder, prompts, files=BUILT_IN) -> list[text_benchmark.Answer]:
@@ -28,20 +23,29 @@ def answers(client, folder, prompts, files=BUILT_IN) -> list[text_benchmark.Answ
     return run.answers
 
 
-def test_the_miniature_writes_its_words(client, prompts, tmp_path):
-    found = answers(client, tmp_path, prompts)
-    assert sum(answer.passed for answer in found) >= FLOOR
-    assert sum(answer.word_accuracy for answer in found) >= FLOOR
-    assert all(0 < answer.tokens < 50 for answer in found)
-
-
-def test_prompts_mixed_up_are_noticed(client, prompts, tmp_path):
-    """Each picture should say the next prompt's word."""
+@pytest.fixture(scope="module")
+def asked(client, tmp_path_factory):
+    """Answers to right prompts, and to the same ones that should say the next prompt's word: one after the other,
+    because the server draws the same picture once then."""
+    prompts, folder = text_prompts.of_miniature(PICTURES), tmp_path_factory.mktemp("runs")
     mixed = [replace(prompt, lines=other.lines) for prompt, other in zip(prompts, prompts[1:] + prompts[:1])]
     assert all(prompt.lines != other.lines for prompt, other in zip(prompts, mixed))
-    found = answers(client, tmp_path, mixed)
-    assert not any(answer.passed for answer in found)
-    assert sum(answer.word_accuracy for answer in found) == 0
+    pairs = [(*answers(client, folder / prompt.id / "right", [prompt]),
+              *answers(client, folder / prompt.id / "mixed", [other])) for prompt, other in zip(prompts, mixed)]
+    return list(zip(*pairs))
+
+
+def test_the_miniature_writes_its_words(asked):
+    right, _ = asked
+    assert sum(answer.passed for answer in right) >= FLOOR
+    assert sum(answer.word_accuracy for answer in right) >= FLOOR
+    assert all(0 < answer.tokens < 50 for answer in right)
+
+
+def test_prompts_mixed_up_are_noticed(asked):
+    _, mixed = asked
+    assert not any(answer.passed for answer in mixed)
+    assert sum(answer.word_accuracy for answer in mixed) == 0
 
 
 def test_a_long_prompt_of_ours_is_counted_and_scored(client, tmp_path):
