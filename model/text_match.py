@@ -123,8 +123,8 @@ def unreadable(text: str, rules: Rules) -> list[str]:
 
 
 def _is_unknown_mark(character: str, rules: Rules) -> bool:
-    """Signs that the reader cannot read are left out of the comparison, and so are all emoji and ornaments: it has
-    names for a thousand of them, and reads hardly any in a picture."""
+    """Signs that the reader cannot read are left out of the comparison, and so are all emoji and ornaments, though it
+    knows more than a thousand: they are pictures, and every font draws others."""
     if rules.known is None or character.isalnum():
         return False
     return character not in rules.known or (character >= FIRST_ORNAMENT and unicodedata.category(character) in SYMBOLS)
