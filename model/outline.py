@@ -6,6 +6,7 @@
     Picture: a harbour at dawn       what is drawn; not a text
     Layout: title top, picture left, 2 columns
     Footer: Source: harbour office
+    Seed: 7                        this slide's own, so that it can be drawn anew and the others stay
     - a bullet point
       that goes on here
     > what the speaker says
@@ -24,6 +25,7 @@ from .briefs import Brief, Page
 # Every slide is made before the first is saved: a hundred at 2K are about 13 GB of decoded pictures and masks.
 MOST_SLIDES = 100
 LONGEST_NAME = 40  # characters of a title in a message
+SEEDS = 2**64  # a sampler takes those below
 
 HEADING = re.compile(r"(#(?=\s|$)|#{2,})\s*(.*)")
 CLOSING_MARKS = re.compile(r"(^|\s+)#+$")  # Markdown allows them after a heading
@@ -31,10 +33,11 @@ RULE = re.compile(r"([-*_])(\s*\1){2,}")
 BULLET = re.compile(r"[-*+•·‣–]\s+(.*)")
 NUMBERED = re.compile(r"\d{1,3}[.)]\s+.*")  # the number is drawn
 QUOTE = re.compile(r">\s?(.*)")
+SEED = re.compile("[0-9]{1,20}")
 HINT = re.compile(r"([^\W\d_]+)\s*(?::(?=\s|$)|：)\s*(.*)")
 
-HINTS = {"picture": "picture", "layout": "layout", "footer": "footer", "notes": "notes",
-         "画面": "picture", "布局": "layout", "页脚": "footer", "备注": "notes"}
+HINTS = {"picture": "picture", "layout": "layout", "footer": "footer", "notes": "notes", "seed": "seed",
+         "画面": "picture", "布局": "layout", "页脚": "footer", "备注": "notes", "种子": "seed"}
 LAYOUTS = {
     **{f"title {place}": ("title_position", place) for place in briefs.SLIDE_TITLES},
     **{f"picture {place}": ("picture_position", place) for place in briefs.PICTURE_POSITIONS},
@@ -59,6 +62,7 @@ class Slide:
     footer: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     layout: dict[str, str | int] = field(default_factory=dict)  # title_position, picture_position, columns
+    seed: int | None = None  # its own
     unfinished: bool = False  # whether the next line may belong to the last bullet point
 
     @property
@@ -129,9 +133,11 @@ def _hint(slide: Slide, name: str, value: str) -> None:
     kind = HINTS.get(name.lower())
     if kind is None:
         raise ValueError(f"{slide.name} has the unknown hint {name[:LONGEST_NAME]!r}: there are Picture, Layout, "
-                         f"Footer and Notes; a text that is to be drawn begins with a dash.")
+                         f"Footer, Notes and Seed; a text that is to be drawn begins with a dash.")
     if kind == "layout":
         slide.layout |= dict(_layout(slide, part) for part in briefs.SEPARATOR.split(value) if part.strip())
+    elif kind == "seed":
+        slide.seed = _seed(slide, value)
     elif value:
         getattr(slide, kind).append(value)
 
@@ -142,6 +148,19 @@ def _layout(slide: Slide, part: str) -> tuple[str, str | int]:
         raise ValueError(f"{slide.name} has the unknown layout {part.strip()[:LONGEST_NAME]!r}: there are "
                          f"{', '.join(LAYOUTS)}.")
     return LAYOUTS[wanted]
+
+
+def _seed(slide: Slide, value: str) -> int:
+    if not SEED.fullmatch(value) or int(value) >= SEEDS:
+        raise ValueError(f"{slide.name} has the seed {value[:LONGEST_NAME]!r}: a seed is a whole number from 0 to "
+                         f"{SEEDS - 1}.")
+    return int(value)
+
+
+def seeds(slides: list[Slide], first: int) -> list[int]:
+    """One for each slide: its own, else first + k for slide k counted from 0. What one slide is given changes no
+    other's."""
+    return [(first + place) % SEEDS if slide.seed is None else slide.seed for place, slide in enumerate(slides)]
 
 
 # ---------------------------------------------------------------- briefs

@@ -24,6 +24,7 @@ MOST_TRIED = 8          # lines that a left-over piece is tried in
 
 FOLDED = str.maketrans({**dict.fromkeys("‐‑‒–—―−﹣", "-"), **dict.fromkeys("‘’‚‛′`´", "'"),
                         **dict.fromkeys("“”„‟″«»「」『』", '"'), "。": ".", "、": ",", "・": "·", "•": "·"})
+FIRST_ORNAMENT, SYMBOLS = "\u2300", ("So", "Sk")  # before it: ° © ® ™ and arrows, which do count
 MEANINGFUL = frozenset("%&@#")  # punctuation by its category, but read aloud
 
 
@@ -122,8 +123,11 @@ def unreadable(text: str, rules: Rules) -> list[str]:
 
 
 def _is_unknown_mark(character: str, rules: Rules) -> bool:
-    """Emoji and other signs that the reader cannot read are left out of the comparison."""
-    return rules.known is not None and not character.isalnum() and character not in rules.known
+    """Signs that the reader cannot read are left out of the comparison, and so are all emoji and ornaments, though it
+    knows more than a thousand: they are pictures, and every font draws others."""
+    if rules.known is None or character.isalnum():
+        return False
+    return character not in rules.known or (character >= FIRST_ORNAMENT and unicodedata.category(character) in SYMBOLS)
 
 
 def _is_ideograph(character: str) -> bool:

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..model import briefs, deck, outline, wording, writer
 from ..model.briefs import Page
+from ..model.outline import seeds
 from .bridge.progress import loading_progress
 from .bridge.text_encoder import count_tokens
 from .briefs import line_input, page_inputs, refused
@@ -45,8 +46,8 @@ class QwenImage2DeckOutline(io.ComfyNode):
                 io.String.Input("outline", multiline=True, default=OUTLINE,
                                 tooltip="# opens the deck, ## each further slide. Below it: - bullet points, > speaker "
                                         "notes, Picture: what is drawn, Layout: such as title top, picture left, 2 "
-                                        "columns, Footer: its own footer; a plain line before the bullet points is "
-                                        "the subtitle. Texts are drawn exactly as written."),
+                                        "columns, Footer: its own footer, Seed: its own seed; a plain line before "
+                                        "the bullet points is the subtitle. Texts are drawn exactly as written."),
                 line_input("footer", "Small, along the lower edge of every slide without a Footer: line. Drawn exactly "
                                      "as written."),
                 io.Combo.Input("title_position", list(briefs.SLIDE_TITLES), default="top left",
@@ -58,6 +59,11 @@ class QwenImage2DeckOutline(io.ComfyNode):
                 *page_inputs("minimalist", "bold sans serif", "16:9",
                              picture="What is drawn on every slide without a Picture: line, besides the texts. Words "
                                      "in double quotes are drawn too."),
+                # Optional, or programs that run an older workflow would have to give it.
+                # Fixed, or a slide could not be drawn anew without the others.
+                io.Int.Input("seed", default=0, min=0, max=outline.SEEDS - 1, optional=True,
+                             control_after_generate=io.ControlAfterGenerate.fixed,
+                             tooltip="Of the first slide; each further one has the next, or that of its Seed: line."),
             ],
             outputs=[
                 io.String.Output(display_name="prompt", is_output_list=True, tooltip="One for each slide."),
@@ -69,6 +75,7 @@ class QwenImage2DeckOutline(io.ComfyNode):
                 io.String.Output(display_name="notes", is_output_list=True,
                                  tooltip="What the speaker says, for Save Deck; empty where there is none."),
                 io.Int.Output(display_name="slides", tooltip="How many there are."),
+                io.Int.Output(display_name="seed", is_output_list=True, tooltip="One for each slide, for Sampler."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -78,7 +85,7 @@ class QwenImage2DeckOutline(io.ComfyNode):
         return refused(refuse, (outline, footer), picture, palette, aspect_ratio, width, height)
 
     @classmethod
-    def execute(cls, outline, footer, title_position, picture_position, **page):
+    def execute(cls, outline, footer, title_position, picture_position, seed=0, **page):
         slides, written = fitted(outline, Page(**page), footer, title_position=title_position,
                                  picture_position=picture_position)
         longest = max(result.tokens for result in written)
@@ -87,6 +94,7 @@ class QwenImage2DeckOutline(io.ComfyNode):
         return io.NodeOutput(
             [result.prompt for result in written], [width] * len(slides), [height] * len(slides),
             ["\n".join(result.texts) for result in written], ["\n".join(slide.notes) for slide in slides], len(slides),
+            seeds(slides, seed),
             ui=tell(cls, f"{deck.counted(len(slides), 'slide')}, the longest prompt has {longest} tokens.", *notes))
 
 

@@ -140,8 +140,8 @@ def _widget_values(node: Node, schema: dict) -> list:
             # What is linked keeps its default, which shows when the link is taken away.
             linked = isinstance(node.inputs[name], tuple)
             values.append(options.get("default", "") if linked else node.inputs[name])
-            if options.get("control_after_generate"):
-                values.append("randomize")
+            if control := options.get("control_after_generate"):  # True, or what it starts with
+                values.append("randomize" if control is True else control)
             if options.get("image_upload"):
                 values.append("image")  # the upload button's own value
     return values

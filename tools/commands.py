@@ -95,11 +95,12 @@ def test(place: Place, arguments: list[str]) -> int:
         raise UserError(f"{sys.executable} has no pytest; its pip installs it with -r tools/requirements.txt.")
     if not arguments or any("browser" in argument for argument in arguments):
         browser.provide()
-    return _python(place, "-m", "pytest", *arguments)
+    return _python(place, "-m", "pytest", *arguments, cwd=ROOT)
 
 
 def bench(place: Place, arguments: list[str]) -> int:
-    """Run benchmarks/NAME.py, or benchmarks/foundation.py, with the further arguments."""
+    """Run benchmarks/NAME.py, or benchmarks/foundation.py, with the further arguments; paths in them are seen from
+    where the person is."""
     named = bool(arguments) and not arguments[0].startswith("-")
     name, rest = (arguments[0], arguments[1:]) if named else ("foundation", arguments)
     there = sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py"))
@@ -108,9 +109,9 @@ def bench(place: Place, arguments: list[str]) -> int:
     return _python(place, str(ROOT / "benchmarks" / f"{name}.py"), *rest)
 
 
-def _python(place: Place, *arguments: str) -> int:
+def _python(place: Place, *arguments: str, cwd: Path | None = None) -> int:
     settings = {**os.environ, "COMFYUI_PATH": str(place.comfyui)}
-    return process.run_foreground([sys.executable, *arguments], cwd=ROOT, env=settings)
+    return process.run_foreground([sys.executable, *arguments], cwd=cwd, env=settings)
 
 
 @contextlib.contextmanager

@@ -89,8 +89,9 @@ def brief(kind: str, fields: dict, prefix: str) -> Workflow:
 
 def deck(fields: dict, prefix: str) -> Workflow:
     """A brief for each slide of an outline, and one file of all pictures."""
-    base = brief("QwenImage2DeckOutline", fields, prefix)
+    base = brief("QwenImage2DeckOutline", fields | {"seed": SEED}, prefix)
     base.nodes["note"].text = pages.DECK_NOTE
+    base.nodes["sampler"].inputs["seed"] = ("brief", 6)
     nodes = base.nodes | {
         # PDF: it needs nothing that has to be installed.
         "deck": Node("QwenImage2SaveDeck", (2340, 780), (480, 200), {

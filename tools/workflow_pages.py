@@ -178,7 +178,8 @@ DECK_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
 - One **style**, **type_character** and **palette** for all slides. What is connected runs once for each slide.
 - **Save Deck** writes a PDF. For PowerPoint run `python -m pip install python-pptx` with ComfyUI's Python, restart \
 and set **files** to *PPTX and PDF*: the words are then also the alternative text and in the notes.
-- A slide that came out wrong: change it in the outline, or try another seed for all.
+- A slide that came out wrong: change it in the outline, or give it a line such as `Seed: 7`; the others stay as they \
+are. **seed** is the first slide's, each further one has the next.
 """
 
 DECK = {

@@ -19,6 +19,7 @@ Picture: a tug boat
   under a crane
 Layout: Title Top; picture left, 2 columns
 Footer: Source: harbour office
+Seed: 7
 - Pilots
 - Tug
   crews
@@ -58,6 +59,11 @@ def test_briefs_hold_the_texts_and_only_them():
     assert all("minimalist" not in prompt for prompt in prompts)
 
 
+def test_each_slide_has_a_seed_and_its_own_changes_no_others():
+    assert outline.seeds(read("## A\n## B\n种子：3\n## C\nseed: 0\n## D"), 5) == [5, 3, 0, 8]
+    assert outline.seeds(read("## A\n## B"), 2**64 - 1) == [2**64 - 1, 0]
+
+
 def test_windows_line_ends_and_a_byte_order_mark():
     assert [slide.title for slide in read("\ufeff" + WHOLE.replace("\n", "\r\n"))] == [s.title for s in read(WHOLE)]
 
@@ -75,6 +81,11 @@ def test_a_layout_of_the_slide_goes_before_that_of_the_deck():
     ("#Title", "which is on no slide"),
     ("## A\n### B", "heading with ###"),
     ("## A\nColour: red", r"Slide 1 \(A\) has the unknown hint 'Colour': there are Picture, Layout"),
+    ("## A\nSeed: lucky", r"Slide 1 \(A\) has the seed 'lucky': a seed is a whole number from 0 to 184467"),
+    ("## A\nSeed: -1", "has the seed '-1'"),
+    ("## A\nSeed:", "has the seed ''"),
+    ("## A\nSeed: 18446744073709551616", "has the seed '18446744073709551616'"),
+    ("## A\nSeed: " + "9" * 5000, "has the seed '99999"),
     ("## A\nLayout: title sideways", "unknown layout 'title sideways': there are title top left, title top"),
     ("## A\n- one\n\nmore", "'more' after its bullet points"),
     ("## A\n" * 101, "101 slides: a deck takes at most 100"),

@@ -170,6 +170,13 @@ def test_scripts_that_the_reader_does_not_know():
         compare(["سلام"], rows("SALE"), rules)
 
 
+def test_emoji_and_ornaments_are_passed_over_even_where_the_reader_has_names_for_them():
+    rules = Rules(known=frozenset("SALE18C°🔥★👍"))
+    for expected, seen in (("SALE 🔥", "SALE"), ("SALE", "★ SALE ★"), ("SALE 👍🏽", "SALE 🔥")):
+        assert compare([expected], rows(seen), rules).passed
+    assert not compare(["18 °C"], rows("18 C"), rules).passed
+
+
 @pytest.mark.parametrize("text", ["", " \n\t\n", "\u200b\n\u202e\x07"])
 def test_no_expected_text_is_refused(text):
     with pytest.raises(ValueError, match="No text is expected"):

@@ -67,9 +67,10 @@ def page_sizes(path):
 # ---------------------------------------------------------------- outline
 
 def test_ten_slides_are_ten_briefs(decks, said):
-    prompts, widths, heights, texts, notes, count = written(decks, TEN)
+    prompts, widths, heights, texts, notes, count, seeds = written(decks, TEN, seed=7)
     assert count == len(prompts) == 10 and widths == [2752] * 10 and heights == [1536] * 10
     assert texts[0] == "Talk" and texts[9] == "Slide 10\nPoint 10\n第10点"
+    assert seeds == list(range(7, 17))
     assert notes == ["Hello", *(f"Say {number}" for number in range(2, 11))]
     assert re.fullmatch(r"10 slides, the longest prompt has \d+ tokens\.", said[0]) and len(said) == 1
 
@@ -77,6 +78,33 @@ def test_ten_slides_are_ten_briefs(decks, said):
 def test_what_is_shortened_names_its_slide(decks, said):
     written(decks, "## Short\n## Long\nPicture: " + "A boat passes the pier. " * 300)
     assert said[1].startswith("Slide 2 (Long): Cut after a sentence")
+
+
+# Emoji with a joiner and a flag, right to left, combining marks, zero-width characters, braces, markup.
+HARD = ["👩‍🚀🇨🇭 OPEN", "שלום \"עולם\"", "e\u0301te\u0301 Zu\u0308rich", "می\u200cخواهم", "क्षत्रिय",
+        "NI\u200bGHT \u202eabc", "{title} %s {0}", "<b>&amp;</b>", "ﬁne ½ ｆｕｌｌ"]
+
+
+def test_texts_of_any_kind_come_through_unchanged(decks, folder, said):
+    """From the outline to the prompt, the alternative text and the notes, without any normalisation."""
+    prompts, _, _, texts, notes, *_ = written(decks, "".join(f"## {text}\n- {text}\n> {text}\n" for text in HARD))
+    for text, prompt, expected, note in zip(HARD, prompts, texts, notes, strict=True):
+        assert expected == f"{text}\n{text}" and note == text and prompt.count(text) == 2
+    save(decks, pictures(len(HARD)), files="PPTX", texts=texts, notes=notes)
+    assert alternative_texts(folder / "deck_00001_.pptx") == texts
+    spoken = [slide.notes_slide.notes_text_frame.text for slide in Presentation(folder / "deck_00001_.pptx").slides]
+    assert spoken == [f"{text}\n\nText of the slide:\n{text}\n{text}" for text in HARD]
+
+
+def test_control_characters_are_refused_with_their_slide(decks):
+    sentence = validate(decks.QwenImage2DeckOutline, **PAGE | {"outline": "## A\n## B\n- one\x07", "footer": ""})
+    assert sentence.startswith("Slide 2 (B): ") and "control character U+0007" in sentence
+
+
+def test_5000_characters_on_a_slide_are_shortened_and_said(decks, said):
+    _, _, _, texts, *_ = written(decks, "## A\n## B\n" + "- The market opens at six in the evening.\n" * 120)
+    assert texts[0] == "A" and texts[1].startswith("B\nThe market opens at six in the evening.")
+    assert said[1].startswith("Slide 2 (B): ") and texts[1].count("\n") < 120
 
 
 def test_outlines_are_refused_before_anything_runs(decks):
@@ -91,25 +119,25 @@ def test_outlines_are_refused_before_anything_runs(decks):
 
 
 def test_the_default_outline_can_be_written(decks, said):
-    assert written(decks, decks.OUTLINE)[-1] == 2
+    assert written(decks, decks.OUTLINE)[5] == 2
 
 
 def test_nothing_of_the_shipped_deck_is_shortened(decks, said):
     graph = json.loads((ROOT / "workflows" / "api" / "slides_deck.json").read_text(encoding="utf-8"))
     fields, = (entry["inputs"] for entry in graph.values() if entry["class_type"] == "QwenImage2DeckOutline")
-    assert written(decks, **fields)[-1] == 10 and len(said) == 1
+    assert written(decks, **fields)[5] == 10 and len(said) == 1
 
 
 def test_lists_and_schema(decks):
     schema = decks.QwenImage2DeckOutline.define_schema()
-    assert [output.is_output_list for output in schema.outputs] == [True] * 5 + [False]
+    assert [output.is_output_list for output in schema.outputs] == [True] * 5 + [False, True]
     assert decks.QwenImage2SaveDeck.define_schema().is_input_list
 
 
 # ---------------------------------------------------------------- files
 
 def test_ten_slides_open_again(decks, folder, said):
-    _, _, _, texts, notes, _ = written(decks, TEN)
+    _, _, _, texts, notes, *_ = written(decks, TEN)
     files = save(decks, pictures(10), "talks/harbour", "PPTX and PDF", texts=texts, notes=notes)
     assert files == [{"filename": f"harbour_00001_.{kind}", "subfolder": "talks", "type": "output"}
                      for kind in ("pptx", "pdf")]

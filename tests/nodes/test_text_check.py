@@ -178,11 +178,24 @@ def test_vertical_text_is_a_column(nodes):
 
 @pytest.mark.parametrize("text, words", [
     ("SALE 海", "no glyphs for 海 \\(U\\+6D77\\)"), ("\u200b\n ", "There is no text to set"),
-    ("W" * 1000, "do not fit on one page"),
+    ("W" * 1000, "do not fit on one page"), ("OPEN 😀", "no glyphs for 😀 \\(U\\+1F600\\)"),
+    ("שלום", "no glyphs for ש \\(U\\+05E9\\), ל"),
 ])
 def test_texts_that_are_refused(nodes, text, words):
     with pytest.raises(ValueError, match=words):
         nodes.reference(text)
+
+
+def test_what_prints_nothing_is_not_set_and_accents_are_composed():
+    assert glyphs.clean_lines("Cafe\u0301\x07 \u200b\u202eNoir\n\u200b\n") == ["Café Noir"]
+    assert glyphs.clean_lines("می\u200cخواهم") == ["می\u200cخواهم"], "this joiner changes the letters"
+
+
+def test_right_to_left_is_refused_where_pillow_cannot_set_it(monkeypatch):
+    monkeypatch.setattr(glyphs.features, "check", lambda name: False)
+    monkeypatch.setattr(glyphs, "missing", lambda font, lines: [])
+    with pytest.raises(ValueError, match="without Raqm"):
+        glyphs.check_glyphs(glyphs.load(None, 32, "font"), ["שלום"], "font")
 
 
 def test_fonts_of_the_user_are_offered_first(comfyui, monkeypatch, tmp_path):

@@ -21,7 +21,7 @@ CONTRACT = {
                                    ["STRING", "INT", "INT", "STRING"]),
     "QwenImage2ComicBrief": (["title", "panels"], ["STRING", "INT", "INT", "STRING"]),
     "QwenImage2DeckOutline": (["outline", "footer", "title_position", "picture_position"],
-                              ["STRING", "INT", "INT", "STRING", "STRING", "INT"]),
+                              ["STRING", "INT", "INT", "STRING", "STRING", "INT", "INT"]),
     "QwenImage2SaveDeck": (["images", "filename_prefix", "files", "page", "texts", "notes"], []),
     "QwenImage2EmptyLatent": (["aspect_ratio", "size", "width", "height", "batch_size"], ["LATENT", "INT", "INT"]),
     "QwenImage2Sampler": (["model", "positive", "latent", "seed", "preset", "steps", "cfg", "denoise", "negative"],

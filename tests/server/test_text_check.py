@@ -45,8 +45,10 @@ def saved(client, graph, result) -> np.ndarray:
     return here.images(client, result, key)[0]
 
 
-def test_a_right_picture_is_not_edited(client, sign):
-    graph = repair(sign[0], "Open daily")
+@pytest.mark.parametrize("words", ["Open daily", "ＯＰＥＮ\u200b\u3000ＤＡＩＬＹ", "OPEN\x07\nDAILY 😀"])
+def test_a_right_picture_is_not_edited(client, sign, words):
+    """However the expected words are encoded."""
+    graph = repair(sign[0], words)
     result = client.run(graph)
     assert "QwenImage2Sampler" not in ran(graph, result)
     assert np.array_equal(saved(client, graph, result), sign[1])
