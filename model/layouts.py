@@ -48,6 +48,8 @@ TEXT_ENCODER_PLACES = (
     ("model.language_model.", "model."),
     ("model.visual.", "visual."),
 )
+# A second head of the prompt enhancers' base model, which guesses several tokens at once.
+ENHANCER_UNUSED = ("mtp.",)
 
 
 def _pattern(start: str) -> re.Pattern:

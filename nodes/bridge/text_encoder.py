@@ -99,6 +99,9 @@ class PromptEncoder(sd1_clip.SDClipModel):
         first = prompt.SYSTEM_TOKENS
         return states[:, first:], pooled, {SLOTS_KEY: tuple((start - first, count) for start, count in slots)}
 
+    # Core's writes text with the pictures' positions and features; it needs nothing of its own class.
+    generate = comfy.text_encoders.qwen3vl.Qwen3VLClipModel.generate
+
 
 def image_slots(tokens: list, spec: VisionSpec) -> list[tuple[int, int]]:
     """(first state, number of states) of each image among the encoder's states. An image is one entry of `tokens`."""
@@ -116,9 +119,10 @@ def image_slots(tokens: list, spec: VisionSpec) -> list[tuple[int, int]]:
 class Tokenizer(comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
     """Core's tokenizer files, Qwen-Image 2's template."""
 
-    def tokenize_with_weights(self, text, return_word_ids=False, images=(), **kwargs):
-        """text: the bare prompt. images: references (1, H, W, 3 or 4), sides multiples of 32."""
-        ids = self.hugging_face(prompt.render(text, len(images)))["input_ids"]
+    def tokenize_with_weights(self, text, return_word_ids=False, images=(), skip_template=False, **kwargs):
+        """text: the bare prompt, or without the template a whole conversation.
+        images: references (1, H, W, 3 or 4), sides multiples of 32."""
+        ids = self.hugging_face(text if skip_template else prompt.render(text, len(images)))["input_ids"]
         waiting = iter(_over_white(image) for image in images)
         tokens = [{"type": "image", "data": next(waiting), "original_type": "image"}
                   if token == prompt.IMAGE_PAD_TOKEN else token for token in ids]
@@ -187,7 +191,8 @@ def open_text_encoder(path: Path, label: str) -> tuple[CheckpointFiles, Detected
     """What the file is, with the names of core's modules and without reading a tensor."""
     files = open_checkpoint(path, label)
     detected = checkpoint.detect_text_encoder(files.tensors, files.config, label, quantised.settings_of(files))
-    return files, _for_comfy(detected, label)
+    # Built from torch's own layers: core's may have no weights, and so no shapes, before they are loaded.
+    return files, for_comfy(detected, Qwen3VL(detected.spec, None, torch.device("meta"), nn), label)
 
 
 def language_model(clip: comfy.sd.CLIP) -> Qwen3VL:
@@ -222,13 +227,12 @@ def quantised_operations(dtype: torch.dtype):
     return Operations
 
 
-def _for_comfy(detected: Detected, label: str) -> Detected:
-    """The key table with the names of core's modules, strict in both directions."""
+def for_comfy(detected: Detected, module: nn.Module, label: str) -> Detected:
+    """The key table with the names of core's modules, as this one has them, strict in both directions."""
     named = {layouts.text_encoder_to_comfy(name): source for name, source in detected.table.items()}
     layers = {checkpoint.layer_of(layouts.text_encoder_to_comfy(f"{layer}.weight")): how
               for layer, how in detected.quantised.items()}
-    # Built from torch's own layers: core's may have no weights, and so no shapes, before they are loaded.
-    expected = checkpoint.shapes(Qwen3VL(detected.spec, None, torch.device("meta"), nn))
+    expected = checkpoint.shapes(module)
     missing = sorted(set(expected) - set(named))
     if missing:
         raise CheckpointError(f"{label} is incomplete: the tensor {layouts.text_encoder_from_comfy(missing[0])} is "

@@ -50,7 +50,7 @@ MODEL_ORDER = ("cache", "frozen", "latents", "spec", "layouts", "sizes", "editin
                "text_report", "ocr", "glyphs", "prompt", "quotation", "briefs", "languages", "wording", "enhancement",
                "outline",
                "schedule", "rope", "kernels", "prefix", "transformer", "vae_layers", "bands", "vae", "ggml", "files",
-               "writer", "deck", "quantised", "checkpoint")
+               "writer", "deck", "quantised", "checkpoint", "enhancer_checkpoint")
 
 
 @pytest.mark.parametrize("path", [path for path in files("model") if path.name != "__init__.py"],
