@@ -174,13 +174,16 @@ def _objects(text: str) -> Iterator[dict]:
         yield found
 
 
-def enhanced(prompt: str, generated: Generated, canvas: tuple[int, int], size_class: int,
+def enhanced(prompt: str, generated: Generated, canvas: tuple[int, int], size_class: int | None,
              references: Sequence[tuple[int, int]] = ()) -> Enhanced:
-    """What is drawn instead of `prompt`. canvas: where the answer proposes none; references: their sizes, pixels."""
+    """What is drawn instead of `prompt`. canvas: where the answer proposes none, or without a size class none is
+    wanted; references: their sizes, pixels."""
     answer = parse(generated)
     if answer is None:
         return Enhanced(prompt, canvas, (_why_not(generated), f"Its answer: {_shortened(generated.text)}"))
     text, *notes = restored(prompt, answer.prompt)
+    if size_class is None:
+        return Enhanced(text, canvas, tuple(notes))
     proposed, note = proposed_canvas(answer, size_class, references)
     return Enhanced(text, proposed or canvas, (*notes, note))
 

@@ -1,7 +1,7 @@
 """Frozen sizes of the networks. A spec is all that detection hands to a network.
 
 Defaults are the published Qwen-Image-2.1 values (diffusers 0.42.1: transformer_qwenimage21.py,
-autoencoder_kl_qwenimage21.py; Qwen3-VL-8B-Instruct's config.json; transformers 5, configuration_qwen3_5.py, for the prompt enhancers).
+autoencoder_kl_qwenimage21.py; Qwen3-VL-8B-Instruct's config.json; transformers 5: configuration_qwen3_5.py).
 """
 from dataclasses import dataclass
 

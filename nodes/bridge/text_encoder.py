@@ -123,7 +123,7 @@ class Tokenizer(comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
         """text: the bare prompt, or without the template a whole conversation.
         images: references (1, H, W, 3 or 4), sides multiples of 32."""
         ids = self.hugging_face(text if skip_template else prompt.render(text, len(images)))["input_ids"]
-        waiting = iter(_over_white(image) for image in images)
+        waiting = iter(over_white(image) for image in images)
         tokens = [{"type": "image", "data": next(waiting), "original_type": "image"}
                   if token == prompt.IMAGE_PAD_TOKEN else token for token in ids]
         row = [(token, 1.0, position) if return_word_ids else (token, 1.0) for position, token in enumerate(tokens)]
@@ -134,7 +134,7 @@ class Tokenizer(comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
         return getattr(self, NAME).tokenizer
 
 
-def _over_white(image: Tensor) -> Tensor:
+def over_white(image: Tensor) -> Tensor:
     """The text encoder sees RGB; transparency is composited over white, as in training."""
     if image.shape[1] % 32 or image.shape[2] % 32:
         raise ValueError(f"The text encoder reads references whose sides are multiples of 32 pixels, not "
