@@ -1,5 +1,7 @@
 """A short prompt -> the long one that the model was trained for, by a language model of the user's own."""
 import hashlib
+import time
+from collections.abc import Callable
 
 import torch
 from comfy_api.latest import io
@@ -10,7 +12,7 @@ from .bridge.enhancer import load_enhancer
 from .edit import listed
 from .frontend import marks
 from .latent import canvas_inputs, check_canvas
-from .messages import tell
+from .messages import show, tell
 
 CATEGORY = "Qwen-Image 2/prompt enhancer"
 # Comfy-Org's files of the two official models. Offered even before they are there, so that a workflow can name one.
@@ -103,7 +105,8 @@ class QwenImage2PromptEnhance(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompt, enabled, system_prompt, aspect_ratio, width, height):
+    def validate_inputs(cls, prompt, enabled, system_prompt, aspect_ratio, width, height, images=None):
+        """images: ComfyUI hands inputs that grow to every check that there is."""
         canvas = check_canvas(aspect_ratio, width, height)
         if canvas is not True or not enabled:
             return canvas
@@ -136,7 +139,7 @@ class QwenImage2PromptEnhance(io.ComfyNode):
             return io.NodeOutput(prompt, *canvas, OFF, ui=tell(cls, OFF))
         references = listed(images) if any(image is not None for image in (images or {}).values()) else []
         task = enhancement.EDIT if references else enhancement.TEXT_TO_IMAGE
-        generated = answer(clip, task, prompt, system_prompt, references, seed, max_tokens)
+        generated = answer(clip, task, prompt, system_prompt, references, seed, max_tokens, counter(cls))
         result = enhancement.enhanced(prompt, generated, canvas, int(size) if follow_proposal else None,
                                       [(image.shape[1], image.shape[0]) for image in references])
         notes = [f"Written in {generated.tokens} tokens, as for {task.name}.", *result.notes]
@@ -144,7 +147,7 @@ class QwenImage2PromptEnhance(io.ComfyNode):
 
 
 def answer(clip, task: enhancement.Task, prompt: str, system_prompt: str, references: list[torch.Tensor], seed: int,
-           max_tokens: int) -> enhancement.Generated:
+           max_tokens: int, progress: Callable[[int], None]) -> enhancement.Generated:
     """What the language model writes. Raises ValueError for what it cannot be asked, before it is."""
     if clip is None:
         raise ValueError("No language model is connected: connect a prompt enhancer (QwenImage2LoadEnhancer) as clip, "
@@ -154,4 +157,17 @@ def answer(clip, task: enhancement.Task, prompt: str, system_prompt: str, refere
         editing.named_references(prompt, len(references))
     generation.check_writes(clip, sees=bool(references))
     return generation.generate(clip, system_prompts.read(system_prompt, task), prompt, references, task, seed,
-                               max_tokens or task.most_tokens)
+                               max_tokens or task.most_tokens, progress)
+
+
+def counter(node) -> Callable[[int], None]:
+    """A callback that shows on the node, once a second, how many tokens there are: nobody knows how many it takes."""
+    shown = time.monotonic()
+
+    def progress(tokens: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= 1:
+            shown = time.monotonic()
+            show(node, f"{tokens} tokens so far.")
+
+    return progress

@@ -1,9 +1,8 @@
-"""Text from a CLIP, by ComfyUI's own generation: what core's Generate Text node calls.
+"""Text from a CLIP, by ComfyUI's own generation: what core's Generate Text node calls."""
+import itertools
+from collections.abc import Callable, Sequence
 
-ComfyUI's progress bar counts the tokens, and its cancel button ends the work at the next one.
-"""
-from collections.abc import Sequence
-
+import comfy.model_management
 import comfy.text_encoders.llama
 import comfy.text_encoders.qwen3vl
 import comfy.text_encoders.qwen35
@@ -31,16 +30,33 @@ def check_writes(clip, sees: bool) -> None:
                          "such as the official enhancer for edits.")
 
 
-def generate(clip, instruction: str, prompt: str, images: Sequence[Tensor], task: Task, seed: int,
-             most_tokens: int) -> Generated:
-    """The language model's answer, sampled by the task's settings. images: (H, W, 3 or 4) in [0, 1], of any size."""
+def generate(clip, instruction: str, prompt: str, images: Sequence[Tensor], task: Task, seed: int, most_tokens: int,
+             progress: Callable[[int], None]) -> Generated:
+    """The language model's answer, sampled by the task's settings. images: (H, W, 3 or 4) in [0, 1], of any size.
+
+    progress(tokens) is called for each of them. A cancelled run ends there; core's bar, which moves with every half
+    percent of the most tokens, would look only then.
+    """
     shown = [over_white(editing.resize(image, *enhancement.seen_size(image.shape[1], image.shape[0])))
              for image in images]
-    ids = clip.generate(
-        _tokens(clip, instruction, prompt, shown), do_sample=True, max_length=most_tokens, seed=seed,
-        temperature=enhancement.TEMPERATURE, top_p=enhancement.TOP_P, top_k=enhancement.TOP_K, min_p=0.0,
-        repetition_penalty=1.0, presence_penalty=task.presence_penalty)
+    tokens = _tokens(clip, instruction, prompt, shown)
+    with _for_each_token(clip, progress):
+        ids = clip.generate(
+            tokens, do_sample=True, max_length=most_tokens, seed=seed, temperature=enhancement.TEMPERATURE,
+            top_p=enhancement.TOP_P, top_k=enhancement.TOP_K, min_p=0.0, repetition_penalty=1.0,
+            presence_penalty=task.presence_penalty)
     return Generated(clip.decode(ids), len(ids), len(ids) >= most_tokens and ids[-1] not in _stop_tokens(clip))
+
+
+def _for_each_token(clip, progress: Callable[[int], None]):
+    """A context in which the first layer, which runs once for each token, calls progress."""
+    written = itertools.count()
+
+    def before(*_):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        progress(next(written))
+
+    return _language_model(clip).model.layers[0].register_forward_pre_hook(before)
 
 
 def _tokens(clip, instruction: str, prompt: str, images: list[Tensor]) -> dict:
