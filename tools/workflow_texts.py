@@ -252,8 +252,8 @@ BAKERY = (
 BAKERY_WORDS = "MORNING BREAD\n清晨面包\nOPEN DAILY 6 TO 11\n12 Mill Lane\nFRESH EVERY DAY"
 
 NIGHT_MARKET = (
-    "A poster for a small night market on the river, lanterns and food stalls, warm and lively. Title \"NIGHT MARKET\", "
-    "below it \"河边夜市\" and \"Every Friday in May, 6 pm\"."
+    "A poster for a small night market on the river, lanterns and food stalls, warm and lively. Title "
+    "\"NIGHT MARKET\", below it \"河边夜市\" and \"Every Friday in May, 6 pm\"."
 )
 
 LIGHTHOUSE = (
