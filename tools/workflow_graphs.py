@@ -94,13 +94,10 @@ def enhanced(prompt: str, note: str, prefix: str) -> Workflow:
               "width": 1024, "height": 1024, "follow_proposal": True, "seed": SEED, "max_tokens": 0}
     base = brief("QwenImage2PromptEnhance", fields, prefix)
     base.nodes["note"] = Node("MarkdownNote", (-80, 60), (460, 960), title="Read me", text=note)
-    base.nodes["enhance"] = base.nodes.pop("brief")
-    base.nodes["enhancer"] = Node("QwenImage2LoadEnhancer", (440, 420), (400, 120), {"enhancer": ENHANCER})
-    for node in base.nodes.values():
-        node.inputs = {name: ("enhance", value[1]) if isinstance(value, tuple) and value[0] == "brief" else value
-                       for name, value in node.inputs.items()}
-    return Workflow(base.nodes, (Group("1  Files", ("loader", "enhancer")), Group("2  Enhancer", ("enhance",)),
-                                 *base.groups[2:]))
+    enhancer = Node("QwenImage2LoadEnhancer", (440, 420), (400, 120), {"enhancer": ENHANCER})
+    nodes = {"note": base.nodes.pop("note"), "loader": base.nodes.pop("loader"), "enhancer": enhancer, **base.nodes}
+    return Workflow(nodes, (Group("1  Files", ("loader", "enhancer")), Group("2  Enhancer", ("brief",)),
+                            *base.groups[2:]))
 
 
 def deck(fields: dict, prefix: str) -> Workflow:

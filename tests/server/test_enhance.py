@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph, node
 from qwen_image_2.tests.server.test_bad_input import message
+from qwen_image_2.tests.server.test_workflows import api
 from qwen_image_2.tools import tiny
 from qwen_image_2.tools.client import WorkflowInterrupted
 
@@ -225,3 +226,17 @@ def test_a_picture_from_the_enhanced_prompt(client):
     result = client.run(graph, timeout=120)
     assert here.images(client, result).shape[1:3] == (416, 640)
     assert json.dumps(result.outputs["prompt"]).count("OPEN") == 1
+
+
+def test_the_shipped_workflow_switched_on(client):
+    """As a person does it, with a tiny model in place of the official one, and one step."""
+    graph = api("prompt_enhanced")
+    own = {entry["class_type"]: entry["inputs"] for entry in graph.values()}
+    own["QwenImage2LoadEnhancer"]["enhancer"] = "enhancers/good.safetensors"
+    own["QwenImage2PromptEnhance"] |= {"enabled": True, "system_prompt": PROMPTS, "size": "512"}
+    own["QwenImage2Sampler"] |= {"preset": "Custom", "steps": 1}
+    result = client.run(graph, timeout=120)
+    save, = (key for key, entry in graph.items() if entry["class_type"] == "SaveImage")
+    assert here.images(client, result, save).shape[1:3] == (416, 640)
+    told, = (lines for lines in result.messages.values() if any("as for text-to-image" in line for line in lines))
+    assert sum("was missing and was put in" in line for line in told) == 3
