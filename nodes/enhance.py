@@ -19,6 +19,8 @@ CATEGORY = "Qwen-Image 2/prompt enhancer"
 OFFICIAL = ("qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors",
             "qwen3.5_9b_qwen_image_2.1_pe_i2i.int8_convrot.safetensors")
 OFF = "The enhancer is off: the prompt is as it was written, the canvas as chosen on the node."
+UNTRAINED = ("The official enhancers were trained with their own system_prompt.txt: put it below models/text_encoders "
+             "and choose it as system_prompt.")
 
 
 def enhancer_choices() -> list[str]:
@@ -142,7 +144,9 @@ class QwenImage2PromptEnhance(io.ComfyNode):
         generated = answer(clip, task, prompt, system_prompt, references, seed, max_tokens, counter(cls))
         result = enhancement.enhanced(prompt, generated, canvas, int(size) if follow_proposal else None,
                                       [(image.shape[1], image.shape[0]) for image in references])
-        notes = [f"Written in {generated.tokens} tokens, as for {task.name}.", *result.notes]
+        untrained = UNTRAINED if generation.is_enhancer(clip) and system_prompt == system_prompts.BUILT_IN else None
+        notes = [note for note in (f"Written in {generated.tokens} tokens, as for {task.name}.", untrained,
+                                   *result.notes) if note]
         return io.NodeOutput(result.prompt, *result.canvas, "\n".join(notes), ui=tell(cls, *notes))
 
 

@@ -93,7 +93,7 @@ def enhanced(prompt: str, note: str, prefix: str) -> Workflow:
               "system_prompt": "Qwen-Image-2.1-PE-T2I/system_prompt.txt", "aspect_ratio": "3:4", "size": "2048",
               "width": 1024, "height": 1024, "follow_proposal": True, "seed": SEED, "max_tokens": 0}
     base = brief("QwenImage2PromptEnhance", fields, prefix)
-    base.nodes["note"] = Node("MarkdownNote", (-80, 60), (460, 960), title="Read me", text=note)
+    base.nodes["note"].text, base.nodes["brief"].size = note, (520, 760)
     enhancer = Node("QwenImage2LoadEnhancer", (440, 420), (400, 120), {"enhancer": ENHANCER})
     nodes = {"note": base.nodes.pop("note"), "loader": base.nodes.pop("loader"), "enhancer": enhancer, **base.nodes}
     return Workflow(nodes, (Group("1  Files", ("loader", "enhancer")), Group("2  Enhancer", ("brief",)),

@@ -135,14 +135,10 @@ through the VAE, and no rounding to 8 bits. Copy the row for a third.
 """
 
 ENHANCED_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
-For the enhancer, which is off until you switch it on:
+The enhancer is off until you switch it on. It needs two more files, under the same licence:
 
-| file | folder | size |
-|---|---|---|
-| `qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors` | `text_encoders` | 9.5 GB |
-| `system_prompt.txt` of *Qwen-Image-2.1-PE-T2I* | `text_encoders/Qwen-Image-2.1-PE-T2I` | a few KB |
-
-Both are under the Qwen Research License (non-commercial) too.
+- `qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors` in `text_encoders`, 9.5 GB
+- `system_prompt.txt`, which comes with the original *Qwen-Image-2.1-PE-T2I*, in `text_encoders/Qwen-Image-2.1-PE-T2I`
 
 ## What to change
 

@@ -22,7 +22,7 @@ from ...model.enhancer_checkpoint import detect_enhancer
 from ...model.files import CheckpointFiles, open_checkpoint
 from ...model.spec import EnhancerSpec
 from .progress import loading_progress
-from .text_encoder import for_comfy, image_patches, quantised_operations, vision_config
+from .text_encoder import for_comfy, quantised_operations, vision_config
 
 NAME = "qwen35_9b"
 PAD_TOKEN = 248044
@@ -63,7 +63,9 @@ class Qwen35(comfy.text_encoders.qwen35.Qwen35):
             vision_config(spec.vision, spec.dim), device=device, dtype=dtype, ops=operations)
 
     def preprocess_embed(self, embed, device):
-        patches, grid = image_patches(embed["data"], self.spec.vision)
+        """Any size, which core's Generate Text hands over as it is: sides are rounded to 32 pixels."""
+        patches, grid = comfy.text_encoders.qwen_vl.process_qwen2vl_images(
+            embed["data"], patch_size=self.spec.vision.patch, image_mean=[0.5] * 3, image_std=[0.5] * 3)
         return self.visual(patches.to(device), grid.to(device)), grid
 
     def build_image_inputs(self, embeds, embeds_info):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...model import editing, enhancement
 from ...model.enhancement import Generated, Task
+from . import enhancer
 from .text_encoder import Qwen3VL, over_white
 
 # Their tokenizers take a whole conversation as it is.
@@ -28,6 +29,10 @@ def check_writes(clip, sees: bool) -> None:
     if sees and not hasattr(model, "preprocess_embed"):
         raise ValueError("This language model cannot see pictures: disconnect the images, or connect one that can, "
                          "such as the official enhancer for edits.")
+
+
+def is_enhancer(clip) -> bool:
+    return isinstance(clip.tokenizer, enhancer.Tokenizer)
 
 
 def generate(clip, instruction: str, prompt: str, images: Sequence[Tensor], task: Task, seed: int, most_tokens: int,

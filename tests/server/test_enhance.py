@@ -80,6 +80,21 @@ def test_an_answer_that_cannot_be_read_leaves_the_prompt_and_says_so(client):
     assert "used as it was written" in report and "I would rather not." in report
 
 
+def test_an_enhancer_without_its_own_system_prompt_is_pointed_out(client):
+    report = outputs(client.run(nodes(system_prompt="built-in")))[3]
+    assert "trained with their own system_prompt.txt" in report
+    assert "trained with" not in outputs(client.run(nodes()))[3]
+
+
+def test_core_s_own_node_writes_with_it(client):
+    """Generate Text hands pictures over at any size."""
+    graph = {"model": nodes()["model"], "picture": node("EmptyImage", width=50, height=90, batch_size=1, color=255)}
+    graph["text"] = node("TextGenerate", clip=["model", 0], prompt="a dog", image=["picture", 0], max_length=60,
+                         sampling_mode="off", thinking=True, use_default_template=True)
+    graph["shown"] = node("PreviewAny", source=["text", 0])
+    assert client.run(graph).outputs["shown"]["text"] == [ANSWERS["good"]]
+
+
 def test_an_answer_that_was_cut(client):
     report = outputs(client.run(nodes(max_tokens=8)))[3]
     assert "stopped after 8 tokens without an answer, so raise max_tokens" in report
