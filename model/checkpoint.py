@@ -14,7 +14,7 @@ from torch import nn
 from . import ggml, layouts, quantised
 from .files import CheckpointError, CheckpointFiles, TensorInfo
 from .prompt import IMAGE_PAD_TOKEN
-from .spec import TextEncoderSpec, TransformerSpec, VAESpec, VisionSpec
+from .spec import EnhancerSpec, TextEncoderSpec, TransformerSpec, VAESpec, VisionSpec
 from .transformer import Transformer
 from .vae import VAE
 
@@ -26,6 +26,8 @@ ADVICE = {
     "transformer": "choose the diffusion model of Qwen-Image 2.x, for example qwen_image_2.1_bf16.safetensors",
     "vae": "choose the VAE of Qwen-Image 2.x, for example qwen_image_2.1_vae_bf16.safetensors",
     "text encoder": "choose Qwen3-VL-8B-Instruct, for example qwen3vl_8b_bf16.safetensors",
+    "prompt enhancer": "choose one of the official models (Qwen3.5), for example "
+                       "qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors",
 }
 
 VISION_MARK = "model.visual.deepstack_merger_list.0.linear_fc1.weight"
@@ -44,7 +46,7 @@ class Source(NamedTuple):
 class Detected:
     """A recognised file. Shapes are those of the parameters, which a host's modules may not know before loading."""
 
-    spec: TransformerSpec | VAESpec | TextEncoderSpec
+    spec: TransformerSpec | VAESpec | TextEncoderSpec | EnhancerSpec
     table: dict[str, Source]  # parameter name -> source
     shapes: dict[str, tuple[int, ...]]  # parameter name -> shape
     quantised: dict[str, dict] = field(default_factory=dict)  # layer -> how, see quantised.py
@@ -184,13 +186,13 @@ def _checked(label: str, build: Callable, *args):
 
 
 def _transformer_spec(tensors: Tensors, config: Mapping, label: str) -> TransformerSpec:
-    shape = _shape_reader(tensors, label)
+    shape = shape_reader(tensors, label)
     dim, channels = shape("img_in.weight")
     head_dim, = shape("transformer_blocks.0.attn.norm_q.weight")
     if channels != 64:
         raise CheckpointError(f"{label} works on {channels} latent channels, Qwen-Image 2 on 64.")
     return TransformerSpec(
-        layers=_count(tensors, "transformer_blocks.{}.attn.norm_q.weight"),
+        layers=count(tensors, "transformer_blocks.{}.attn.norm_q.weight"),
         dim=dim,
         heads=shape("transformer_blocks.0.attn.to_q.weight")[0] // head_dim,
         head_dim=head_dim,
@@ -240,7 +242,7 @@ def detect_vae(tensors: Tensors, config: Mapping, label: str) -> Detected:
 
 
 def _vae_spec(tensors: Tensors, config: Mapping, label: str) -> VAESpec:
-    shape = _shape_reader(tensors, label)
+    shape = shape_reader(tensors, label)
     base, pixels = shape("encoder.conv_in.weight")[:2]
     latent = shape("decoder.conv_in.weight")[1]
     if (pixels, latent) != (VAESpec.pixel_channels, VAESpec.latent_channels):
@@ -250,12 +252,12 @@ def _vae_spec(tensors: Tensors, config: Mapping, label: str) -> VAESpec:
     if taps not in ((), (1,)):
         raise CheckpointError(f"{label} is a video VAE ({taps[0]} temporal taps), not the VAE of Qwen-Image 2: "
                               f"{ADVICE['vae']}.")
-    levels = _count(tensors, "encoder.down_blocks.{}.resnets.0.norm1.gamma")
+    levels = count(tensors, "encoder.down_blocks.{}.resnets.0.norm1.gamma")
     return VAESpec(
         base_dim=base,
         decoder_base_dim=shape("decoder.norm_out.gamma")[0],
         dim_mult=tuple(shape(f"encoder.down_blocks.{i}.resnets.0.norm2.gamma")[0] // base for i in range(levels)),
-        res_blocks=_count(tensors, "encoder.down_blocks.0.resnets.{}.norm1.gamma"),
+        res_blocks=count(tensors, "encoder.down_blocks.0.resnets.{}.norm1.gamma"),
         latent_channels=latent,
         pixel_channels=pixels,
         video_levels=tuple(config.get("temperal_downsample", VAESpec.video_levels)),
@@ -268,21 +270,28 @@ def detect_text_encoder(stored: Tensors, config: Mapping, label: str,
                         settings: quantised.Settings | None = None) -> Detected:
     """Spec and key table (Hugging Face name -> tensor) of Qwen3-VL; Hugging Face or ComfyUI names; plain or
     quantised."""
-    settings = settings or {}
+    marks = ("model.language_model.layers.0.self_attn.q_norm.weight", VISION_MARK)
+    if config.get("model_type") == "qwen3_vl":
+        marks = marks[:1]  # it may lack the vision tower, without which other language models have the same names
+    return detect_language_model("text encoder", marks, _text_encoder_spec, stored, config, label, settings or {})
+
+
+def detect_language_model(kind: str, marks: tuple[str, ...], spec_of: Callable, stored: Tensors, config: Mapping,
+                          label: str, settings: quantised.Settings) -> Detected:
+    """Spec and key table of a language model with a vision tower. marks: names, Hugging Face's, that only this
+    architecture has together; spec_of(tensors, config, label): the sizes."""
     _refuse_other_tools(stored, config, label)
     tensors, companions = quantised.unpacked(stored, settings, label)
     named = {layouts.text_encoder_from_comfy(name): name for name in tensors}
     infos = {name: tensors[theirs] for name, theirs in named.items()}
-    # Without a vision tower other language models have the same names: the configuration must tell.
-    known = VISION_MARK in infos or config.get("model_type") == "qwen3_vl"
-    if "model.language_model.layers.0.self_attn.q_norm.weight" not in infos or not known:
-        raise _refuse("text encoder", tensors, label)
+    if not all(mark in infos for mark in marks):
+        raise _refuse(kind, tensors, label)
     _refuse_unmarked(tensors, settings, label)
     table = {name: Source(theirs) for name, theirs in named.items()}
     _refuse_packed_table(named.get("model.language_model.embed_tokens.weight"), settings, label)
     layers = {layer_of(name): settings[layer_of(theirs)] for name, theirs in named.items()
               if layer_of(theirs) in settings}
-    return Detected(_checked(label, _text_encoder_spec, infos, config, label),
+    return Detected(_checked(label, spec_of, infos, config, label),
                     table | _companion_sources(table, companions, stored, label),
                     {name: info.shape for name, info in infos.items()}, layers)
 
@@ -296,7 +305,7 @@ def _refuse_packed_table(name: str | None, settings: quantised.Settings, label: 
 
 
 def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEncoderSpec:
-    shape = _shape_reader(tensors, label)
+    shape = shape_reader(tensors, label)
     text = config.get("text_config", {})
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     layer = "model.language_model.layers.0."
@@ -309,7 +318,7 @@ def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEnc
         raise CheckpointError(f"{label} has a vocabulary of {vocabulary:,} tokens, Qwen3-VL one of "
                               f"{TextEncoderSpec.vocabulary:,}: {ADVICE['text encoder']}.")
     return TextEncoderSpec(
-        layers=_count(tensors, "model.language_model.layers.{}.self_attn.q_norm.weight"),
+        layers=count(tensors, "model.language_model.layers.{}.self_attn.q_norm.weight"),
         dim=dim,
         mlp_dim=shape(layer + "mlp.gate_proj.weight")[0],
         heads=shape(layer + "self_attn.q_proj.weight")[0] // head_dim,
@@ -319,7 +328,8 @@ def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEnc
         rope_theta=rope.get("rope_theta") or text.get("rope_theta") or TextEncoderSpec.rope_theta,
         mrope_section=tuple(rope.get("mrope_section") or _mrope_section(head_dim, label)),
         lm_head="lm_head.weight" in tensors,
-        vision=_vision_spec(tensors, config.get("vision_config", {}), label) if VISION_MARK in tensors else None,
+        vision=(vision_spec(tensors, config.get("vision_config", {}), label, "text encoder")
+                if VISION_MARK in tensors else None),
     )
 
 
@@ -330,13 +340,13 @@ def _mrope_section(head_dim: int, label: str) -> tuple[int, int, int]:
     return TextEncoderSpec.mrope_section
 
 
-def _vision_spec(tensors: Tensors, config: Mapping, label: str) -> VisionSpec:
-    shape = _shape_reader(tensors, label)
-    depth = _count(tensors, "model.visual.blocks.{}.attn.qkv.weight")
+def vision_spec(tensors: Tensors, config: Mapping, label: str, kind: str) -> VisionSpec:
+    shape = shape_reader(tensors, label)
+    depth = count(tensors, "model.visual.blocks.{}.attn.qkv.weight")
     dim = shape("model.visual.blocks.0.norm1.weight")[0]
     if not config and (depth, dim) != (VisionSpec.depth, VisionSpec.dim):
-        raise CheckpointError(f"{label} has a vision tower of depth {depth} and width {dim}, not Qwen3-VL-8B's "
-                              f"{VisionSpec.depth} and {VisionSpec.dim}: {ADVICE['text encoder']}.")
+        raise CheckpointError(f"{label} has a vision tower of depth {depth} and width {dim}, not the published "
+                              f"{VisionSpec.depth} and {VisionSpec.dim}: {ADVICE[kind]}.")
     _, _, temporal_patch, patch, _ = shape("model.visual.patch_embed.proj.weight")
     return VisionSpec(
         depth=depth,
@@ -352,7 +362,7 @@ def _vision_spec(tensors: Tensors, config: Mapping, label: str) -> VisionSpec:
 
 # ---------------------------------------------------------------- matching and loading
 
-def _shape_reader(tensors: Tensors, label: str) -> Callable[[str], tuple[int, ...]]:
+def shape_reader(tensors: Tensors, label: str) -> Callable[[str], tuple[int, ...]]:
     def shape(name: str) -> tuple[int, ...]:
         if name not in tensors:
             raise CheckpointError(f"{label} is incomplete: the tensor {name} is missing.")
@@ -360,7 +370,7 @@ def _shape_reader(tensors: Tensors, label: str) -> Callable[[str], tuple[int, ..
     return shape
 
 
-def _count(tensors: Tensors, pattern: str) -> int:
+def count(tensors: Tensors, pattern: str) -> int:
     """How many names the numbered pattern has, from 0 on without a gap."""
     number = 0
     while pattern.format(number) in tensors:

@@ -40,6 +40,7 @@ class Language:
     placed: str  # {role}, {place}: a description without text
     full_stop: str
     finish: str
+    shown: str  # {text}, by itself
 
 
 ENGLISH = Language(
@@ -130,6 +131,7 @@ ENGLISH = Language(
     full_stop=".",
     finish="All lettering is crisp, correctly spelled and evenly spaced. Every quoted text appears exactly as quoted, "
            "and nothing else is written anywhere.",
+    shown="The picture shows the text {text}.",
 )
 
 CHINESE = Language(
@@ -216,6 +218,7 @@ CHINESE = Language(
     placed="{role}位于{place}。",
     full_stop="。",
     finish="所有文字清晰锐利，拼写正确，间距均匀；引号中的文字逐字出现，除此之外画面上没有任何其他文字。",
+    shown="画面中写有文字{text}。",
 )
 
 LANGUAGES = {"English": ENGLISH, "Chinese": CHINESE}

@@ -48,6 +48,8 @@ TEXT_ENCODER_PLACES = (
     ("model.language_model.", "model."),
     ("model.visual.", "visual."),
 )
+# A second head of the prompt enhancers' base model, which guesses several tokens at once.
+ENHANCER_UNUSED = ("mtp.",)
 
 # (Hugging Face, llama.cpp): its gguf-py/gguf/tensor_mapping.py and conversion/qwen3vl.py. The second half is in a file
 # of its own (mmproj), where a deepstack merger has the number of the block that it follows.

@@ -1,7 +1,7 @@
-"""Frozen sizes of the three networks. A spec is all that detection hands to a network.
+"""Frozen sizes of the networks. A spec is all that detection hands to a network.
 
 Defaults are the published Qwen-Image-2.1 values (diffusers 0.42.1: transformer_qwenimage21.py,
-autoencoder_kl_qwenimage21.py; Qwen3-VL-8B-Instruct's config.json).
+autoencoder_kl_qwenimage21.py; Qwen3-VL-8B-Instruct's config.json; transformers 5: configuration_qwen3_5.py).
 """
 from dataclasses import dataclass
 
@@ -89,3 +89,32 @@ class TextEncoderSpec:
         if 2 * sum(self.mrope_section) != self.head_dim:
             raise ValueError(f"mrope_section {self.mrope_section} makes {2 * sum(self.mrope_section)} channels, "
                              f"but head_dim is {self.head_dim}.")
+
+
+@dataclass(frozen=True)
+class EnhancerSpec:
+    """Qwen3.5: gated attention in some layers, a gated delta rule with a short convolution in the others."""
+
+    attention_layers: tuple[bool, ...] = (False, False, False, True) * 8  # per layer: attention, or the delta rule
+    dim: int = 4096
+    mlp_dim: int = 12288
+    heads: int = 16
+    kv_heads: int = 4
+    head_dim: int = 256
+    linear_key_heads: int = 16
+    linear_value_heads: int = 32
+    linear_key_dim: int = 128       # channels of a head
+    linear_value_dim: int = 128
+    conv_taps: int = 4
+    vocabulary: int = 248320
+    rope_theta: float = 10_000_000.0
+    rotary_share: float = 0.25      # of a head's channels
+    mrope_section: tuple[int, int, int] = (11, 11, 10)  # rotary pairs for time, height, width
+    eps: float = 1e-6
+    lm_head: bool = True            # else the vocabulary's matrix is the output matrix too
+    vision: VisionSpec = VisionSpec(deepstack_layers=())
+
+    def __post_init__(self):
+        if 2 * sum(self.mrope_section) != int(self.head_dim * self.rotary_share):
+            raise ValueError(f"mrope_section {self.mrope_section} makes {2 * sum(self.mrope_section)} channels, but "
+                             f"{self.rotary_share} of head_dim {self.head_dim} are rotary.")

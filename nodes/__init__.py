@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 from .briefs import QwenImage2ComicBrief, QwenImage2InfographicBrief, QwenImage2PosterBrief, QwenImage2SlideBrief
 from .decks import QwenImage2DeckOutline, QwenImage2SaveDeck
 from .edit import QwenImage2EditEncode
+from .enhance import QwenImage2LoadEnhancer, QwenImage2PromptEnhance
 from .glyphs import QwenImage2GlyphReference
 from .latent import QwenImage2EmptyLatent
 from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
@@ -26,6 +27,8 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2Memory,
     QwenImage2TextEncode,
     QwenImage2EditEncode,
+    QwenImage2LoadEnhancer,
+    QwenImage2PromptEnhance,
     QwenImage2PosterBrief,
     QwenImage2SlideBrief,
     QwenImage2InfographicBrief,

@@ -18,7 +18,8 @@ from .pack import ROOT
 FOLDER = ROOT / "js" / "docs"
 TRANSLATION = ROOT / "locales" / "zh" / "nodeDefs.json"
 GROWING = "COMFY_AUTOGROW_V3"
-FROM_FOLDERS = {"diffusion_model", "text_encoder", "vae", "font"}  # menus that differ from machine to machine
+# Menus that differ from machine to machine.
+FROM_FOLDERS = {"diffusion_model", "text_encoder", "vae", "font", "enhancer", "system_prompt"}
 
 
 @dataclass(frozen=True)

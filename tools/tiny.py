@@ -4,6 +4,7 @@
 
 File names are the official ones, so that every shipped workflow runs on them.
 """
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ TRANSFORMER = "qwen_image_2.1_bf16.safetensors"
 TURBO = "qwen_image_2.1_turbo_bf16.safetensors"
 TEXT_ENCODER = "qwen3vl_8b_bf16.safetensors"
 VAE_FILE = "qwen_image_2.1_vae_bf16.safetensors"
+ENHANCER = "qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors"
 
 TRANSFORMER_SPEC = TransformerSpec(layers=2, dim=128, heads=4, head_dim=32, mlp_dim=384, context_dim=64,
                                    rope_axes=(4, 14, 14))
@@ -35,6 +37,17 @@ TEXT_CONFIG = dict(vocab_size=151936, hidden_size=64, intermediate_size=128, num
 VISION_CONFIG = dict(depth=3, hidden_size=32, intermediate_size=64, num_heads=4, out_hidden_size=64,
                      deepstack_visual_indexes=[0, 1], patch_size=16, spatial_merge_size=2, temporal_patch_size=2,
                      num_position_embeddings=2304)
+# Qwen3.5: its vocabulary as far as there are tokens, which tokenizers can then all decode.
+ENHANCER_TEXT_CONFIG = dict(vocab_size=248077, hidden_size=64, intermediate_size=128, num_hidden_layers=4,
+                            num_attention_heads=4, num_key_value_heads=2, head_dim=32, linear_num_key_heads=2,
+                            linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=16,
+                            layer_types=["linear_attention"] * 3 + ["full_attention"],
+                            rope_parameters={"mrope_interleaved": True, "mrope_section": [2, 1, 1],
+                                             "rope_type": "default", "rope_theta": 10000000.0,
+                                             "partial_rotary_factor": 0.25})
+ENHANCER_VISION_CONFIG = dict(depth=2, hidden_size=32, intermediate_size=64, num_heads=4, out_hidden_size=64,
+                              patch_size=16, spatial_merge_size=2, temporal_patch_size=2,
+                              num_position_embeddings=2304)
 
 State = dict[str, torch.Tensor]
 
@@ -117,6 +130,29 @@ def text_encoder_state() -> State:
             Qwen3VLConfig(text_config=TEXT_CONFIG, vision_config=VISION_CONFIG)).state_dict()
 
 
+def enhancer_state() -> State:
+    """Names and shapes of Qwen3.5 at a tiny size, from transformers."""
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+    with torch.device("meta"):
+        return Qwen3_5ForConditionalGeneration(
+            Qwen3_5Config(text_config=ENHANCER_TEXT_CONFIG, vision_config=ENHANCER_VISION_CONFIG)).state_dict()
+
+
+def scripted(state: State, tokens: list[int]) -> State:
+    """A language model that says these tokens, each only once, after the first of them: its layers add nothing, and
+    the output matrix knows each token's successor."""
+    embedding, head = "model.language_model.embed_tokens.weight", "lm_head.weight"
+    if len(set(tokens)) < len(tokens) or len(tokens) > state[embedding].shape[1]:
+        raise ValueError(f"{len(tokens)} tokens, {len(set(tokens))} of them different, do not fit a script of "
+                         f"{state[embedding].shape[1]} channels.")
+    silent = (".o_proj.weight", ".out_proj.weight", ".down_proj.weight", "language_model.norm.weight", embedding, head)
+    out = {name: torch.zeros_like(value) if name.endswith(silent) else value for name, value in state.items()}
+    for channel, (token, successor) in enumerate(itertools.pairwise(tokens)):
+        out[embedding][token, channel] = 1
+        out[head][successor, channel] = 100
+    return out
+
+
 def save(state: State, path: Path, config: dict, dtype=torch.bfloat16) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
@@ -134,6 +170,13 @@ def write(folder: Path) -> None:
     save(to_wan_vae(randomise(shapes(VAE(VAE_SPEC)), 2)), folder / "vae" / VAE_FILE, {})
     save(randomise(text_encoder_state(), 3), folder / "text_encoders" / TEXT_ENCODER,
          {"text_config": TEXT_CONFIG, "vision_config": VISION_CONFIG})
+
+
+def write_enhancer(path: Path, tokens: list[int] | None = None, dtype=torch.bfloat16) -> None:
+    """A prompt enhancer: random, or one that says these tokens."""
+    state = randomise(enhancer_state(), 4)
+    save(state if tokens is None else scripted(state, tokens), path,
+         {"text_config": ENHANCER_TEXT_CONFIG, "vision_config": ENHANCER_VISION_CONFIG}, dtype)
 
 
 if __name__ == "__main__":

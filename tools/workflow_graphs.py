@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 
 from . import workflow_pages as pages
 from . import workflow_texts as texts
-from .tiny import TEXT_ENCODER, TRANSFORMER, TURBO, VAE_FILE
+from .tiny import ENHANCER, TEXT_ENCODER, TRANSFORMER, TURBO, VAE_FILE
 
 EXAMPLE = "example.png"  # lies in the input folder of every new ComfyUI
 SEED = 20260920
@@ -85,6 +85,19 @@ def brief(kind: str, fields: dict, prefix: str) -> Workflow:
         groups=(Group("1  Files", ("loader",)), Group("2  Brief", ("brief",)),
                 Group("3  Prompt and canvas", ("prompt", "canvas")), Group("4  Picture", ("sampler", "decode")),
                 Group("5  Result", ("save",))))
+
+
+def enhanced(prompt: str, note: str, prefix: str) -> Workflow:
+    """A short prompt, written out by a language model that also chooses the canvas; off until it is switched on."""
+    fields = {"clip": ("enhancer", 0), "prompt": prompt, "enabled": False,
+              "system_prompt": "Qwen-Image-2.1-PE-T2I/system_prompt.txt", "aspect_ratio": "3:4", "size": "2048",
+              "width": 1024, "height": 1024, "follow_proposal": True, "seed": SEED, "max_tokens": 0}
+    base = brief("QwenImage2PromptEnhance", fields, prefix)
+    base.nodes["note"].text, base.nodes["brief"].size = note, (520, 760)
+    enhancer = Node("QwenImage2LoadEnhancer", (440, 420), (400, 120), {"enhancer": ENHANCER})
+    nodes = {"note": base.nodes.pop("note"), "loader": base.nodes.pop("loader"), "enhancer": enhancer, **base.nodes}
+    return Workflow(nodes, (Group("1  Files", ("loader", "enhancer")), Group("2  Enhancer", ("brief",)),
+                            *base.groups[2:]))
 
 
 def deck(fields: dict, prefix: str) -> Workflow:
@@ -254,6 +267,7 @@ WORKFLOWS = {
                                          texts.TURBO_NOTE),
     "poster": text_to_image(TRANSFORMER, "Quality 40", texts.POSTER, "3:4", "2048", "qwen-image-2-poster",
                             texts.POSTER_NOTE),
+    "prompt_enhanced": enhanced(texts.NIGHT_MARKET, texts.ENHANCED_NOTE, "qwen-image-2-enhanced"),
     "poster_brief": brief("QwenImage2PosterBrief", pages.POSTER, "qwen-image-2-poster-brief"),
     "menu_bilingual": brief("QwenImage2PosterBrief", pages.MENU, "qwen-image-2-menu"),
     "storybook_bilingual": brief("QwenImage2PosterBrief", pages.STORYBOOK, "qwen-image-2-storybook"),

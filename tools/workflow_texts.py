@@ -134,6 +134,21 @@ through the VAE, and no rounding to 8 bits. Copy the row for a third.
 - One instruction with both changes is often as good, and loses nothing.
 """
 
+ENHANCED_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
+The enhancer is off until you switch it on. It needs two more files, under the same licence:
+
+- `qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors` in `text_encoders`, 9.5 GB
+- `system_prompt.txt`, which comes with the original *Qwen-Image-2.1-PE-T2I*, in `text_encoders/Qwen-Image-2.1-PE-T2I`
+
+## What to change
+
+- **enabled** on *Enhance Prompt*. Off, nothing of it is loaded, and your prompt and canvas are used as they are.
+- **Prompt**: a few words. What you put in double quotes is drawn as you wrote it.
+- **Without the enhancer's files**: connect the **CLIP** of *Load Qwen-Image 2* to *Enhance Prompt* and set \
+**system_prompt** to *built-in*. The text encoder then writes the prompt itself.
+- The same inputs give the same prompt, at once. Another **seed** gives other words.
+"""
+
 CHECK_NEEDS = """
 ## Once
 
@@ -231,6 +246,11 @@ BAKERY = (
     "lettering is crisp, correctly spelled and evenly spaced, and nothing else is written anywhere."
 )
 BAKERY_WORDS = "MORNING BREAD\n清晨面包\nOPEN DAILY 6 TO 11\n12 Mill Lane\nFRESH EVERY DAY"
+
+NIGHT_MARKET = (
+    "A poster for a small night market on the river, lanterns and food stalls, warm and lively. Title "
+    "\"NIGHT MARKET\", below it \"河边夜市\" and \"Every Friday in May, 6 pm\"."
+)
 
 LIGHTHOUSE = (
     "A lighthouse of white stone on a low granite headland at first light, seen from the shingle beach below it. The "

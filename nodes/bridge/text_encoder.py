@@ -107,6 +107,9 @@ class PromptEncoder(sd1_clip.SDClipModel):
         first = prompt.SYSTEM_TOKENS
         return states[:, first:], pooled, {SLOTS_KEY: tuple((start - first, count) for start, count in slots)}
 
+    # Core's writes text with the pictures' positions and features; it needs nothing of its own class.
+    generate = comfy.text_encoders.qwen3vl.Qwen3VLClipModel.generate
+
 
 def image_slots(tokens: list, spec: VisionSpec) -> list[tuple[int, int]]:
     """(first state, number of states) of each image among the encoder's states. An image is one entry of `tokens`."""
@@ -124,10 +127,11 @@ def image_slots(tokens: list, spec: VisionSpec) -> list[tuple[int, int]]:
 class Tokenizer(comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
     """Core's tokenizer files, Qwen-Image 2's template."""
 
-    def tokenize_with_weights(self, text, return_word_ids=False, images=(), **kwargs):
-        """text: the bare prompt. images: references (1, H, W, 3 or 4), sides multiples of 32."""
-        ids = self.hugging_face(prompt.render(text, len(images)))["input_ids"]
-        waiting = iter(_over_white(image) for image in images)
+    def tokenize_with_weights(self, text, return_word_ids=False, images=(), skip_template=False, **kwargs):
+        """text: the bare prompt, or without the template a whole conversation.
+        images: references (1, H, W, 3 or 4), sides multiples of 32."""
+        ids = self.hugging_face(text if skip_template else prompt.render(text, len(images)))["input_ids"]
+        waiting = iter(over_white(image) for image in images)
         tokens = [{"type": "image", "data": next(waiting), "original_type": "image"}
                   if token == prompt.IMAGE_PAD_TOKEN else token for token in ids]
         row = [(token, 1.0, position) if return_word_ids else (token, 1.0) for position, token in enumerate(tokens)]
@@ -138,7 +142,7 @@ class Tokenizer(comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
         return getattr(self, NAME).tokenizer
 
 
-def _over_white(image: Tensor) -> Tensor:
+def over_white(image: Tensor) -> Tensor:
     """The text encoder sees RGB; transparency is composited over white, as in training."""
     if image.shape[1] % 32 or image.shape[2] % 32:
         raise ValueError(f"The text encoder reads references whose sides are multiples of 32 pixels, not "
@@ -225,7 +229,8 @@ def open_text_encoder(path: Path, label: str,
     elif isinstance(projector, Path):
         raise CheckpointError(f"{label} has its vision tower inside: set vision_projector to {AUTO}.")
     detected = checkpoint.detect_text_encoder(files.tensors, files.config, files.label, quantised.settings_of(files))
-    return files, _for_comfy(detected, files.label)
+    # Built from torch's own layers: core's may have no weights, and so no shapes, before they are loaded.
+    return files, for_comfy(detected, Qwen3VL(detected.spec, None, torch.device("meta"), nn), files.label)
 
 
 def projectors_beside(path: Path) -> list[Path]:
@@ -279,13 +284,12 @@ def quantised_operations(dtype: torch.dtype):
     return Operations
 
 
-def _for_comfy(detected: Detected, label: str) -> Detected:
-    """The key table with the names of core's modules, strict in both directions."""
+def for_comfy(detected: Detected, module: nn.Module, label: str) -> Detected:
+    """The key table with the names of core's modules, as this one has them, strict in both directions."""
     named = {layouts.text_encoder_to_comfy(name): source for name, source in detected.table.items()}
     layers = {checkpoint.layer_of(layouts.text_encoder_to_comfy(f"{layer}.weight")): how
               for layer, how in detected.quantised.items()}
-    # Built from torch's own layers: core's may have no weights, and so no shapes, before they are loaded.
-    expected = checkpoint.shapes(Qwen3VL(detected.spec, None, torch.device("meta"), nn))
+    expected = checkpoint.shapes(module)
     missing = sorted(set(expected) - set(named))
     if missing:
         raise CheckpointError(f"{label} is incomplete: the tensor {layouts.text_encoder_from_comfy(missing[0])} is "

@@ -1,0 +1,177 @@
+"""A short prompt -> the long one that the model was trained for, by a language model of the user's own."""
+import hashlib
+import time
+from collections.abc import Callable
+
+import torch
+from comfy_api.latest import io
+
+from ..model import editing, enhancement, sizes
+from .bridge import folders, generation, miniature, system_prompts
+from .bridge.enhancer import load_enhancer
+from .edit import listed
+from .frontend import marks
+from .latent import canvas_inputs, check_canvas
+from .messages import show, tell
+
+CATEGORY = "Qwen-Image 2/prompt enhancer"
+# Comfy-Org's files of the two official models. Offered even before they are there, so that a workflow can name one.
+OFFICIAL = ("qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors",
+            "qwen3.5_9b_qwen_image_2.1_pe_i2i.int8_convrot.safetensors")
+OFF = "The enhancer is off: the prompt is as it was written, the canvas as chosen on the node."
+UNTRAINED = ("The official enhancers were trained with their own system_prompt.txt: put it below models/text_encoders "
+             "and choose it as system_prompt.")
+
+
+def enhancer_choices() -> list[str]:
+    found = [name for name in folders.choices(folders.TEXT_ENCODER) if name != miniature.NAME]
+    return [*OFFICIAL, *(name for name in found if name not in OFFICIAL)]
+
+
+class QwenImage2LoadEnhancer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2LoadEnhancer",
+            display_name="Load Prompt Enhancer (Qwen-Image 2)",
+            category=CATEGORY,
+            description="Loads an official prompt enhancer (Qwen3.5), a language model for Enhance Prompt.",
+            search_aliases=["prompt enhancer", "qwen3.5", "llm loader", "prompt rewriter", "clip loader"],
+            inputs=[
+                io.Combo.Input("enhancer", enhancer_choices(), default=OFFICIAL[0],
+                               tooltip="A Qwen3.5 file in models/text_encoders, or a folder below it: ..._pe_t2i for "
+                                       "text-to-image, ..._pe_i2i for edits. 9.5 GB each, your own download, Qwen "
+                                       "Research License (non-commercial)."),
+            ],
+            outputs=[io.Clip.Output(tooltip="For Enhance Prompt and core's Generate Text; it encodes no prompts.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, enhancer):
+        if enhancer not in folders.choices(folders.TEXT_ENCODER):
+            raise ValueError(f"There is no {enhancer} in models/text_encoders: put the file there (9.5 GB, from "
+                             f"Comfy-Org/Qwen-Image-2.1 on Hugging Face, Qwen Research License, non-commercial) and "
+                             f"press R, or switch the enhancer off.")
+        return io.NodeOutput(load_enhancer(folders.resolve(folders.TEXT_ENCODER, enhancer), enhancer))
+
+
+class QwenImage2PromptEnhance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="QwenImage2PromptEnhance",
+            display_name="Enhance Prompt (Qwen-Image 2)",
+            category=CATEGORY,
+            description="A language model writes the long prompt of a short one, and proposes the canvas. What you "
+                        "quote stays as it is.",
+            search_aliases=["prompt enhancer", "prompt rewrite", "magic prompt", "llm", "expand prompt"],
+            inputs=[
+                io.String.Input("prompt", multiline=True, dynamic_prompts=True, default="",
+                                extra_dict=marks(meter=True),
+                                tooltip="What you want, in your own words and language. Every text in double quotes "
+                                        "comes out as you wrote it."),
+                io.Boolean.Input("enabled", default=True,
+                                 tooltip="Off: no language model is loaded or run, and the prompt goes through as it "
+                                         "is."),
+                io.Clip.Input("clip", optional=True, lazy=True,
+                              tooltip="An official enhancer (Load Prompt Enhancer), or another language model that "
+                                      "can write: Qwen-Image 2's own text encoder too. Loaded only when enabled."),
+                io.Combo.Input("system_prompt", system_prompts.choices(), default=system_prompts.BUILT_IN,
+                               tooltip="The official enhancers were trained with the system_prompt.txt that comes "
+                                       "with each: put it anywhere below models/text_encoders. built-in: a short one "
+                                       "of this pack, for other language models."),
+                io.Autogrow.Input("images", optional=True, template=io.Autogrow.TemplateNames(
+                    io.Image.Input("image", tooltip="For edits: the references, in the order of Encode Edit. The "
+                                                    "language model sees them. Every picture of a batch is used."),
+                    names=[f"image_{number}" for number in range(1, editing.MOST_REFERENCES + 1)], min=0)),
+                *canvas_inputs("1:1", "1024"),
+                io.Boolean.Input("follow_proposal", default=True,
+                                 tooltip="The ratio that the language model proposes sets the canvas, at the chosen "
+                                         "size. Off, or where it proposes none: the canvas as chosen here."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,
+                             tooltip="Another seed, another wording. The same inputs give the same prompt and are not "
+                                     "computed again."),
+                io.Int.Input("max_tokens", default=0, min=0, max=32768, advanced=True,
+                             tooltip="At which the language model is stopped, its thinking included. 0: the official "
+                                     "16,256, with images 24,000."),
+            ],
+            outputs=[
+                io.String.Output(display_name="prompt"),
+                io.Int.Output(display_name="width", tooltip="Pixels, for Empty Latent or Encode Edit with custom."),
+                io.Int.Output(display_name="height", tooltip="Pixels."),
+                io.String.Output(display_name="report", tooltip="What was done, line by line; where the answer could "
+                                                                "not be used, the answer."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompt, enabled, system_prompt, aspect_ratio, width, height, images=None):
+        """images: ComfyUI hands inputs that grow to every check that there is."""
+        canvas = check_canvas(aspect_ratio, width, height)
+        if canvas is not True or not enabled:
+            return canvas
+        try:
+            if prompt is not None:  # else it is linked, and not yet known
+                enhancement.check_text(prompt, "The prompt")
+            if system_prompt is not None:
+                system_prompts.read(system_prompt, enhancement.TEXT_TO_IMAGE)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def check_lazy_status(cls, enabled, clip=False, **_):
+        # None: connected and not made yet; left out: not connected.
+        return ["clip"] if enabled and clip is None else []
+
+    @classmethod
+    def fingerprint_inputs(cls, enabled, system_prompt, **_):
+        """The file behind a name may have changed."""
+        if not enabled or system_prompt in (None, system_prompts.BUILT_IN):
+            return ""
+        return hashlib.sha256(system_prompts.read(system_prompt, enhancement.TEXT_TO_IMAGE).encode()).hexdigest()
+
+    @classmethod
+    def execute(cls, prompt, enabled, system_prompt, aspect_ratio, size, width, height, follow_proposal, seed,
+                max_tokens, clip=None, images=None):
+        canvas = sizes.chosen_size(aspect_ratio, int(size), width, height)
+        if not enabled:
+            return io.NodeOutput(prompt, *canvas, OFF, ui=tell(cls, OFF))
+        references = listed(images) if any(image is not None for image in (images or {}).values()) else []
+        task = enhancement.EDIT if references else enhancement.TEXT_TO_IMAGE
+        generated = answer(clip, task, prompt, system_prompt, references, seed, max_tokens, counter(cls))
+        result = enhancement.enhanced(prompt, generated, canvas, int(size) if follow_proposal else None,
+                                      [(image.shape[1], image.shape[0]) for image in references])
+        untrained = UNTRAINED if generation.is_enhancer(clip) and system_prompt == system_prompts.BUILT_IN else None
+        notes = [note for note in (f"Written in {generated.tokens} tokens, as for {task.name}.", untrained,
+                                   *result.notes) if note]
+        return io.NodeOutput(result.prompt, *result.canvas, "\n".join(notes), ui=tell(cls, *notes))
+
+
+def answer(clip, task: enhancement.Task, prompt: str, system_prompt: str, references: list[torch.Tensor], seed: int,
+           max_tokens: int, progress: Callable[[int], None]) -> enhancement.Generated:
+    """What the language model writes. Raises ValueError for what it cannot be asked, before it is."""
+    if clip is None:
+        raise ValueError("No language model is connected: connect a prompt enhancer (QwenImage2LoadEnhancer) as clip, "
+                         "or switch enabled off.")
+    enhancement.check_text(prompt, "The prompt")
+    if references:
+        editing.named_references(prompt, len(references))
+    generation.check_writes(clip, sees=bool(references))
+    return generation.generate(clip, system_prompts.read(system_prompt, task), prompt, references, task, seed,
+                               max_tokens or task.most_tokens, progress)
+
+
+def counter(node) -> Callable[[int], None]:
+    """A callback that shows on the node, once a second, how many tokens there are: nobody knows how many it takes."""
+    shown = time.monotonic()
+
+    def progress(tokens: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= 1:
+            shown = time.monotonic()
+            show(node, f"{tokens} tokens so far.")
+
+    return progress
