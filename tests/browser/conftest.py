@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from qwen_image_2.tools import browser, tiny
+from qwen_image_2.tools.client import Client, Result
 from qwen_image_2.tools.server import Server
 
 try:
@@ -59,7 +60,7 @@ class Page:
     """The page of one person: opens workflows, finds nodes, and keeps what the console said."""
 
     def __init__(self, page, server, renderer: str, theme: str = "dark"):
-        self.page, self.vue, self.errors = page, renderer == "vue", []
+        self.page, self.vue, self.errors, self.client = page, renderer == "vue", [], Client(server.url)
         page.set_default_timeout(60_000)
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -106,6 +107,13 @@ class Page:
         }""", kind)
         self.page.wait_for_timeout(300)
 
+    def run(self, timeout: float) -> tuple[dict, Result]:
+        """Press the page's own Run button; the prompt that it sent, and what came of it."""
+        with self.page.expect_response(lambda answer: answer.url.endswith("/prompt")) as sent:
+            self.page.get_by_role("button", name="Run", exact=True).first.click()
+        prompt = sent.value.request.post_data_json["prompt"]
+        return prompt, self.client.wait(sent.value.json()["prompt_id"], timeout)
+
     def panel(self, name: str):
         """The pack's panel of a class, on whatever node is in view."""
         return self.page.locator(f".qwen-image-2 .{name} >> visible=true").first
@@ -116,9 +124,9 @@ class Page:
             .widgets.find(widget => widget.name === name).value""", [kind, name])
 
     def set(self, kind: str, **values) -> None:
-        """Set widgets of the first node of a class, not by hand."""
+        """Set widgets of every node of a class, not by hand."""
         self.page.evaluate("""([kind, values]) => {
-            const node = app.graph.nodes.find(node => node.type === kind);
+            for (const node of app.graph.nodes.filter(node => node.type === kind))
             for (const [name, value] of Object.entries(values)) {
                 const widget = node.widgets.find(widget => widget.name === name);
                 widget.value = value;

@@ -46,7 +46,7 @@ def test_only_the_bridge_is_given_comfyui_internals(path):
 
 
 # Each file imports only files before it.
-MODEL_ORDER = ("cache", "frozen", "latents", "spec", "layouts", "sizes", "editing", "regions", "text_match",
+MODEL_ORDER = ("frozen", "latents", "spec", "layouts", "sizes", "editing", "regions", "text_match",
                "text_report", "ocr", "glyphs", "prompt", "quotation", "briefs", "languages", "wording", "outline",
                "schedule", "rope", "kernels", "prefix", "transformer", "vae_layers", "bands", "vae", "ggml", "files",
                "writer", "deck", "quantised", "checkpoint")
