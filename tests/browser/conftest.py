@@ -52,7 +52,10 @@ def server(comfyui_path, tmp_path_factory):
     tiny.write(folder / "models")
     (folder / "input").mkdir()
     shutil.copy(comfyui_path / "input" / "example.png", folder / "input")
-    with Server(comfyui_path, models=folder / "models", input=folder / "input", cpu=True) as server:
+    settings = folder / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")  # else: a dialog, some time
+    with Server(comfyui_path, models=folder / "models", input=folder / "input", user=folder / "user", cpu=True) as server:
         yield server
 
 
@@ -70,9 +73,6 @@ class Page:
             await app.extensionManager.setting.set("Comfy.VueNodes.Enabled", vue);
             await app.extensionManager.setting.set("Comfy.ColorPalette", theme);
         }""", [self.vue, theme])
-        page.wait_for_timeout(1000)
-        page.keyboard.press("Escape")  # the templates, which a new user is shown
-        page.get_by_role("dialog").wait_for(state="hidden")
 
     def _on_console(self, message) -> None:
         text = f"{message.text} {message.location.get('url', '')}"

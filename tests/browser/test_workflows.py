@@ -9,9 +9,11 @@ from PIL import Image
 from .conftest import ROOT, expect
 
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+SMALL = {"aspect_ratio": "custom", "width": 128, "height": 128}
 MINIATURE = {
+    **{f"QwenImage2{kind}": SMALL for kind in
+       ("EmptyLatent", "PosterBrief", "SlideBrief", "InfographicBrief", "ComicBrief", "DeckOutline")},
     "QwenImage2Loader": {"diffusion_model": "miniature", "text_encoder": "miniature", "vae": "miniature"},
-    "QwenImage2EmptyLatent": {"aspect_ratio": "custom", "width": 128, "height": 128},
     "QwenImage2EditEncode": {"resolution": "128"},
     "QwenImage2CropForEdit": {"resolution": "128"},
     "QwenImage2Sampler": {"preset": "Custom", "steps": 2},
@@ -75,7 +77,8 @@ def test_opens_from_the_template_browser(page):
         key: node["class_type"] for key, node in api("edit_outpaint").items()}
 
 
-@pytest.mark.parametrize("name", covering())
+@pytest.mark.parametrize("person, name", [(("classic", "vue")[number % 2], name) for number, name in
+                                          enumerate(covering())], indirect=["person"])
 def test_runs_from_the_page_to_a_picture(page, name):
     page.open(name)
     for kind, values in MINIATURE.items():
