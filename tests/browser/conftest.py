@@ -55,7 +55,8 @@ def server(comfyui_path, tmp_path_factory):
     settings = folder / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")  # else: a dialog, some time
-    with Server(comfyui_path, models=folder / "models", input=folder / "input", user=folder / "user", cpu=True) as server:
+    places = {name: folder / name for name in ("models", "input", "user")}
+    with Server(comfyui_path, **places, cpu=True) as server:
         yield server
 
 
