@@ -7,7 +7,9 @@ import { showMessages } from "./messages.js";
 import { element } from "./panel.js";
 import { addReferences } from "./references.js";
 import { addSizePicker } from "./size_picker.js";
+import { showChecks } from "./text_check.js";
 import { addTokenMeter } from "./token_meter.js";
+import { loadWords } from "./words.js";
 
 const PREFIX = "QwenImage2";
 const KEY = "qwen_image_2";
@@ -18,8 +20,9 @@ const marks = new Map();
 app.registerExtension({
   name: "QwenImage2",
 
-  init() {
+  async init() {
     document.head.append(element("link", { rel: "stylesheet", href: new URL("style.css", import.meta.url).href }));
+    await loadWords();
   },
 
   beforeRegisterNodeDef(nodeType, nodeData) {
@@ -27,6 +30,7 @@ app.registerExtension({
     const inputs = Object.entries({ ...nodeData.input?.required, ...nodeData.input?.optional });
     marks.set(nodeData.name, inputs.flatMap(([name, [, options]]) => (options?.[KEY] ? [[name, options[KEY]]] : [])));
     showMessages(nodeType);
+    showChecks(nodeType);
   },
 
   nodeCreated(node) {

@@ -4,7 +4,7 @@
  * ComfyUI's page shows the same sentences in a box of its own while the node works, but drops from them what looks
  * like a tag (<image1>), and keeps the box when the next run has nothing to say: this takes its place.
  */
-import { addPanel, chain, element, widgetOf } from "./panel.js";
+import { chain, element, removePanel, replacePanel } from "./panel.js";
 
 const KEY = "qwen_image_2_messages";
 const SPEAKER = "qwen_image_2_speaker";
@@ -27,16 +27,8 @@ export function showMessages(nodeType) {
  * @param {string[]} sentences
  */
 function show(node, sentences) {
-  remove(node, PAGES_OWN);
-  remove(node, NAME);
-  if (sentences.length) {
-    const items = sentences.map((sentence) => element("li", { textContent: sentence }));
-    addPanel(node, NAME, element("ul", { className: "messages", role: "status" }, ...items), 24 * items.length);
-  }
-  node.setDirtyCanvas(true, true);
-}
-
-function remove(node, name) {
-  const widget = widgetOf(node, name);
-  if (widget) node.removeWidget(widget);
+  removePanel(node, PAGES_OWN);
+  const items = sentences.map((sentence) => element("li", { textContent: sentence }));
+  const list = items.length ? element("ul", { className: "messages", role: "status" }, ...items) : null;
+  replacePanel(node, NAME, list, 24 * items.length);
 }

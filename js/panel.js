@@ -59,6 +59,50 @@ export function addPanel(node, name, content, guess) {
   return widget;
 }
 
+/**
+ * Put what a run has said on a node, in place of what an earlier one did.
+ *
+ * @param {LGraphNode} node
+ * @param {string} name unique on the node
+ * @param {?HTMLElement} content null: nothing
+ * @param {number} guess as above
+ */
+export function replacePanel(node, name, content, guess) {
+  const holder = widgetOf(node, name)?.element.firstChild;
+  if (!content) removePanel(node, name);
+  // A new widget of the same name would not do: the Vue renderer goes on showing the old one's element.
+  else if (holder) holder.replaceChildren(content);
+  else addPanel(node, name, element("div", {}, content), guess);
+  node.setDirtyCanvas(true, true);
+}
+
+export function removePanel(node, name) {
+  const widget = widgetOf(node, name);
+  if (widget) node.removeWidget(widget);
+}
+
+/** Radio buttons belong together by name, on the whole page. */
+let groups = 0;
+
+/** @returns {string} a name for radio buttons that no other ones have */
+export function newGroup() {
+  return `qwen-image-2-${++groups}`;
+}
+
+/**
+ * A radio button that looks like a tile: the browser brings the arrow keys and what screen readers need.
+ *
+ * @param {string} group as by newGroup
+ * @param {string} value also what stands on it
+ * @param {{onpick: function(): void, picture: (Node|string)}} options
+ */
+export function choice(group, value, { onpick, picture = "" }) {
+  const input = element("input", { type: "radio", name: group, value, onchange: onpick });
+  const tile = element("label", { className: "tile" }, input, picture, element("span", { textContent: value }));
+  tile.value = value;
+  return tile;
+}
+
 /** Call `more` after the method `name` of `object`, whatever that was before. */
 export function chain(object, name, more) {
   const before = object[name];
@@ -87,6 +131,15 @@ export function onChange(node, names, update) {
   api.addEventListener("graphChanged", update);
   chain(node, "onRemoved", () => api.removeEventListener("graphChanged", update));
   queueMicrotask(update);
+}
+
+/**
+ * The address of a picture that is shown small.
+ *
+ * @param {{filename: string, subfolder: string, type: string}} file type: input, output or temp
+ */
+export function viewAddress(file) {
+  return api.apiURL(`/view?${new URLSearchParams({ ...file, preview: "webp;75" })}`);
 }
 
 /** @returns {Object|undefined} the node's widget of that name */

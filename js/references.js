@@ -2,8 +2,8 @@
  * The references of an edit: numbered as the prompt names them, with the picture where it is known. A click writes
  * the name into the prompt, at the cursor.
  */
-import { api } from "../../scripts/api.js";
-import { addPanel, element, onChange, setValue, widgetOf } from "./panel.js";
+import { addPanel, element, onChange, setValue, viewAddress, widgetOf } from "./panel.js";
+import { word } from "./words.js";
 
 /**
  * @param {LGraphNode} node
@@ -11,7 +11,7 @@ import { addPanel, element, onChange, setValue, widgetOf } from "./panel.js";
  * @param {string} inputName of the growing input; its slots are called inputName.image_1 and so on
  */
 export function addReferences(node, promptName, inputName) {
-  const list = element("div", { className: "references", role: "group", "aria-label": "References" });
+  const list = element("div", { className: "references", role: "group", "aria-label": word("references") });
   addPanel(node, "qwen_image_2_references", list, 74);
 
   let shown;
@@ -22,7 +22,7 @@ export function addReferences(node, promptName, inputName) {
     shown = state;
     list.replaceChildren(...pictures.map((picture, index) =>
       tile(picture, `<image${index + 1}>`, (name) => insert(node, promptName, name, list))));
-    if (!pictures.length) list.textContent = "Connect the picture to edit as image_1";
+    if (!pictures.length) list.textContent = word("no_reference");
   });
 }
 
@@ -30,7 +30,7 @@ function tile({ title, url }, name, onpick) {
   const picture = url ? element("img", { src: url, alt: "", loading: "lazy", draggable: false })
     : element("span", { className: "unknown", textContent: "?" });
   return element("button", {
-    type: "button", title: `${title}: write ${name} at the cursor`, onclick: () => onpick(name),
+    type: "button", title: word("write_name", { title, name }), onclick: () => onpick(name),
     onmousedown: (event) => event.preventDefault(), // keeps the cursor in the prompt
   }, picture, element("span", { textContent: name }));
 }
@@ -59,8 +59,8 @@ function pictureOf(node) {
 function address(file) {
   const [, path, type] = /^(.*?)(?: \[(input|output|temp)\])?$/s.exec(file);
   const cut = path.lastIndexOf("/");
-  const query = { filename: path.slice(cut + 1), subfolder: path.slice(0, Math.max(cut, 0)), type: type ?? "input" };
-  return api.apiURL(`/view?${new URLSearchParams({ ...query, preview: "webp;75" })}`);
+  return viewAddress({
+    filename: path.slice(cut + 1), subfolder: path.slice(0, Math.max(cut, 0)), type: type ?? "input" });
 }
 
 /** Write a name into the prompt, over what is selected there, and leave the cursor behind it. */

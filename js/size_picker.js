@@ -3,13 +3,11 @@
  *
  * The choice is the node's own combo widgets; the table comes with the node's definition (nodes/frontend.py).
  */
-import { addPanel, element, isLinked, onChange, setValue, widgetOf } from "./panel.js";
+import { addPanel, choice, element, isLinked, newGroup, onChange, setValue, widgetOf } from "./panel.js";
+import { word } from "./words.js";
 
 /** Side in pixels of the square whose area all drawn ratios have. */
 const DRAWN = 22;
-
-/** Radio buttons belong together by name, on the whole page. */
-let pickers = 0;
 
 /**
  * @typedef {{width: number, height: number, native: boolean}} Size
@@ -22,15 +20,15 @@ let pickers = 0;
  * @param {SizeTable} sizes
  */
 export function addSizePicker(node, ratioName, sizes) {
-  const number = ++pickers;
+  const [ratioGroup, sizeGroup] = [newGroup(), newGroup()];
   const classes = Object.keys(Object.values(sizes.table)[0]);
-  const ratios = [...Object.keys(sizes.table), sizes.custom].map((ratio) => choice(`ratio-${number}`, ratio, {
+  const ratios = [...Object.keys(sizes.table), sizes.custom].map((ratio) => choice(ratioGroup, ratio, {
     onpick: () => setValue(node, ratioName, ratio), picture: element("span", { className: "shape" }) }));
-  const steps = classes.map((size) => choice(`size-${number}`, size, { onpick: () => setValue(node, "size", size) }));
+  const steps = classes.map((size) => choice(sizeGroup, size, { onpick: () => setValue(node, "size", size) }));
   const summary = element("output", { className: "summary" });
   const content = element("div", { className: "size-picker" },
-    element("div", { className: "ratios", role: "radiogroup", "aria-label": "Aspect ratio" }, ...ratios),
-    element("div", { className: "classes", role: "radiogroup", "aria-label": "Size class" }, ...steps),
+    element("div", { className: "ratios", role: "radiogroup", "aria-label": word("ratios") }, ...ratios),
+    element("div", { className: "classes", role: "radiogroup", "aria-label": word("classes") }, ...steps),
     summary);
   addPanel(node, "qwen_image_2_size_picker", content, 116);
 
@@ -51,16 +49,8 @@ export function addSizePicker(node, ratioName, sizes) {
       tile.classList.toggle("native", Boolean(sizes.table[ratio]?.[tile.value]?.native));
     }
     const unknown = [ratioName, ...(custom ? ["width", "height"] : ["size"])].some((name) => isLinked(node, name));
-    summary.textContent = unknown || !chosen ? "Set by another node" : describe(chosen, sizes.token_side);
+    summary.textContent = unknown || !chosen ? word("linked_size") : describe(chosen, sizes.token_side);
   });
-}
-
-/** A radio button that looks like a tile: the browser brings the arrow keys and what screen readers need. */
-function choice(group, value, { onpick, picture = "" }) {
-  const input = element("input", { type: "radio", name: `qwen-image-2-${group}`, value, onchange: onpick });
-  const tile = element("label", { className: "tile" }, input, picture, element("span", { textContent: value }));
-  tile.value = value;
-  return tile;
 }
 
 function show(tile, checked, disabled) {
@@ -77,6 +67,6 @@ function draw(shape, { width, height }) {
 
 /** @param {Size} size */
 function describe({ width, height, native }, side) {
-  const tokens = Math.floor(width / side) * Math.floor(height / side);
-  return `${width} × ${height} px · ${tokens.toLocaleString("en")} tokens${native ? " · ◆ native 2K" : ""}`;
+  const tokens = (Math.floor(width / side) * Math.floor(height / side)).toLocaleString("en");
+  return word(native ? "native_size" : "size", { width, height, tokens });
 }

@@ -5,6 +5,7 @@
  */
 import { api } from "../../scripts/api.js";
 import { addPanel, element, isLinked, onChange, widgetOf } from "./panel.js";
+import { word } from "./words.js";
 
 /** Milliseconds without a key before the server is asked. */
 const PAUSE = 300;
@@ -19,10 +20,10 @@ const PAUSE = 300;
  */
 export function addTokenMeter(node, name) {
   const bar = element("div", { className: "bar" });
-  const gauge = element("div", { className: "gauge", role: "meter", "aria-label": "Tokens", "aria-valuemin": 0 }, bar);
+  const gauge = element("div", { className: "gauge", role: "meter", "aria-label": word("tokens"), "aria-valuemin": 0 }, bar);
   const count = element("span", { className: "count" });
-  const words = element("ul", { className: "words", title: "Words to be drawn: those in double quotes" });
-  const content = element("div", { className: "token-meter", title: `Tokens of ${name}` },
+  const words = element("ul", { className: "words", title: word("quoted") });
+  const content = element("div", { className: "token-meter", title: word("tokens_of", { name }) },
     element("div", { className: "line" }, gauge, count), words);
   addPanel(node, `qwen_image_2_meter_${name}`, content, 44);
 
@@ -32,8 +33,8 @@ export function addTokenMeter(node, name) {
     bar.style.width = `${Math.min(100, (100 * tokens) / limit)}%`;
     gauge.setAttribute("aria-valuemax", limit);
     gauge.setAttribute("aria-valuenow", Math.min(tokens, limit));
-    const [used, all] = [tokens, limit].map((number) => number.toLocaleString("en"));
-    count.textContent = tokens > limit ? `${used} of ${all} tokens: the end may be ignored` : `${used} of ${all} tokens`;
+    const figures = { used: tokens.toLocaleString("en"), limit: limit.toLocaleString("en") };
+    count.textContent = word(tokens > limit ? "count_over" : "count", figures);
     words.replaceChildren(...quoted.map((text) => element("li", { textContent: text })));
   }
 
@@ -65,7 +66,7 @@ export function addTokenMeter(node, name) {
     clearTimeout(timer);
     request?.abort();
     if (typeof text === "string") timer = setTimeout(ask, PAUSE, text);
-    else say("Counted when it runs: the text comes from another node");
+    else say(word("linked_text"));
   });
   const widget = widgetOf(node, `qwen_image_2_meter_${name}`);
   const removed = widget.onRemove;
@@ -85,6 +86,6 @@ async function measure(text, signal) {
   const response = await api.fetchApi("/qwen_image_2/prompt", {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ text }), signal });
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.error ?? "Not counted: the server did not answer");
+  if (!response.ok) throw new Error(answer.error ?? word("not_counted"));
   return answer;
 }

@@ -9,7 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 from .regions import Box
 from .text_match import MISSING, RIGHT, UNREADABLE, WRONG, Comparison
 
-COLOURS = {RIGHT: (0, 170, 60), WRONG: (220, 0, 0), "extra": (240, 130, 0), "doubtful": (130, 130, 130)}
+EXTRA, DOUBTFUL = "extra", "doubtful"  # what was read and not expected, and what could hardly be read
+COLOURS = {RIGHT: (0, 170, 60), WRONG: (220, 0, 0), MISSING: (220, 0, 0), EXTRA: (240, 130, 0),
+           UNREADABLE: (130, 130, 130), DOUBTFUL: (130, 130, 130)}
 GROWN = 0.3  # of a box's shorter side, on every side: letters that come out larger, and what lies between them
 
 
@@ -41,6 +43,21 @@ def sentence(number: int, comparison: Comparison) -> str:
     verdict = "passed" if comparison.passed else "failed"
     return (f"Picture {number}: {verdict}, score {comparison.score:.2f}, {right} of {len(comparison.lines)} lines right"
             f"{f' ({rest})' if rest else ''}.")
+
+
+def rows(comparison: Comparison) -> list[dict]:
+    """What a person compares: every expected line, then what was read without being expected, then what could hardly
+    be read. number: the expected line's, from 1, or None; boxes: [left, top, right, bottom] in pixels."""
+    lines = [_row(number, line.status, line.expected, line.found, line.boxes)
+             for number, line in enumerate(comparison.lines, start=1)]
+    others = [_row(None, kind, "", piece.text, [piece.box])
+              for kind in (EXTRA, DOUBTFUL) for piece in getattr(comparison, kind)]
+    return lines + others
+
+
+def _row(number: int | None, status: str, expected: str, found: str, boxes: Iterable[Box]) -> dict:
+    return {"number": number, "status": status, "colour": "#{:02x}{:02x}{:02x}".format(*COLOURS[status]),
+            "expected": expected, "found": found, "boxes": [list(box) for box in boxes]}
 
 
 def failed_lines(comparisons: Iterable[Comparison]) -> str:
@@ -76,7 +93,7 @@ def overlay(picture: ndarray, comparison: Comparison) -> ndarray:
     pen = ImageDraw.Draw(image)
     thick = max(1, round(min(image.size) / 300))
     font = ImageFont.load_default(max(10, 6 * thick))
-    for kind in ("doubtful", "extra"):
+    for kind in (DOUBTFUL, EXTRA):
         for piece in getattr(comparison, kind):
             _frame(pen, piece.box, COLOURS[kind], thick)
     for number, line in enumerate(comparison.lines, start=1):

@@ -3,13 +3,16 @@ import math
 
 import numpy as np
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..model import ocr, text_match, text_report
 from .bridge.progress import loading_progress
 from .messages import tell
 
 CATEGORY = "Qwen-Image 2/text"
+
+# The key of what js/text_check.js shows in the node's `ui` output: one entry for each picture.
+CHECKS = "qwen_image_2_text_check"
 
 
 def eight_bits(image: torch.Tensor) -> np.ndarray:
@@ -30,6 +33,14 @@ def compare_all(pictures: np.ndarray, lines: list[str], rules: text_match.Rules)
         found.append(ocr.check(picture, lines, rules, between=lambda done=number: progress(done, len(pictures))))
     progress(len(pictures), len(pictures))
     return found
+
+
+def for_the_page(image: torch.Tensor, found: list[text_match.Comparison]) -> dict:
+    """The pictures (IMAGE), as files in ComfyUI's temporary folder, and what was found in each."""
+    files = ui.ImageSaveHelper.save_images(image, "qwen-image-2-text-check", io.FolderType.temp, None, compress_level=1)
+    height, width = image.shape[1:3]
+    return {CHECKS: [{"file": file, "width": width, "height": height, "passed": one.passed,
+                      "rows": text_report.rows(one)} for file, one in zip(files, found, strict=True)]}
 
 
 def unreadable_note(lines: list[str], rules: text_match.Rules) -> str | None:
@@ -83,6 +94,7 @@ class QwenImage2TextCheck(io.ComfyNode):
                                                                       "any picture: for Glyph Reference."),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,  # a page that was opened anew is told what is in the cache
         )
 
     @classmethod
@@ -97,7 +109,8 @@ class QwenImage2TextCheck(io.ComfyNode):
         return io.NodeOutput(
             torch.from_numpy(drawn.astype(np.float32) / 255), text_report.as_json(found),
             [one.score for one in found], all(one.passed for one in found), torch.from_numpy(failed),
-            text_report.failed_lines(found), ui=tell(cls, *notes, unreadable_note(lines, rules)))
+            text_report.failed_lines(found),
+            ui=tell(cls, *notes, unreadable_note(lines, rules)) | for_the_page(image, found))
 
 
 class QwenImage2PickBest(io.ComfyNode):

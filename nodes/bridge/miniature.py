@@ -1,7 +1,8 @@
 """The built-in checkpoint: a very small Qwen-Image 2 that draws simple posters, for trying workflows and for tests.
 
 Transformer and VAE are files in assets/miniature. The text encoder has frozen random weights (a transformer learns
-to read any encoder that keeps words apart), so it is drawn when first wanted and kept in the user's cache folder.
+to read any encoder that keeps words apart), so it is drawn when first wanted, in less than a second, and kept below
+ComfyUI's user folder: the pack writes nowhere outside of ComfyUI.
 """
 import hashlib
 import json
@@ -11,13 +12,13 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+import folder_paths
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from ...model import checkpoint, frozen, layouts
-from ...model.cache import cache_folder
 from ...model.files import CheckpointError
 from ...model.spec import TextEncoderSpec, VisionSpec
 from .text_encoder import Qwen3VL
@@ -55,7 +56,8 @@ def size_note(label: str, width: int, height: int) -> str | None:
 def text_encoder() -> Path:
     """The drawn text encoder, a file like the official one. Written when it is not there yet."""
     spec = json.dumps([asdict(TEXT_ENCODER_SPEC), SEED, GAIN, Path(frozen.__file__).read_text(encoding="utf-8")])
-    path = cache_folder() / "miniature" / f"text_encoder_{hashlib.sha256(spec.encode()).hexdigest()[:16]}.safetensors"
+    name = f"miniature_text_encoder_{hashlib.sha256(spec.encode()).hexdigest()[:16]}.safetensors"
+    path = Path(folder_paths.get_system_user_directory("qwen_image_2")) / name  # one that no HTTP route serves
     if not path.exists():
         log.info("Drawing the miniature's text encoder (once): %s", path)
         try:
@@ -63,7 +65,8 @@ def text_encoder() -> Path:
             _write(path)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"The miniature's text encoder (40 MB) could not be written to {path.parent}: "
-                                  f"{error}. Make room there, or set XDG_CACHE_HOME to another folder.") from error
+                                  f"{error}. Make room there, or start ComfyUI with another --user-directory."
+                                  ) from error
     return path
 
 

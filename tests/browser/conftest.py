@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from qwen_image_2.tools import browser, tiny
+from qwen_image_2.tools.client import Client, Result
 from qwen_image_2.tools.server import Server
 
 try:
@@ -51,7 +52,11 @@ def server(comfyui_path, tmp_path_factory):
     tiny.write(folder / "models")
     (folder / "input").mkdir()
     shutil.copy(comfyui_path / "input" / "example.png", folder / "input")
-    with Server(comfyui_path, models=folder / "models", input=folder / "input", cpu=True) as server:
+    settings = folder / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")  # else: a dialog, some time
+    places = {name: folder / name for name in ("models", "input", "user")}
+    with Server(comfyui_path, **places, cpu=True) as server:
         yield server
 
 
@@ -59,7 +64,7 @@ class Page:
     """The page of one person: opens workflows, finds nodes, and keeps what the console said."""
 
     def __init__(self, page, server, renderer: str, theme: str = "dark"):
-        self.page, self.vue, self.errors = page, renderer == "vue", []
+        self.page, self.vue, self.errors, self.client = page, renderer == "vue", [], Client(server.url)
         page.set_default_timeout(60_000)
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -69,9 +74,6 @@ class Page:
             await app.extensionManager.setting.set("Comfy.VueNodes.Enabled", vue);
             await app.extensionManager.setting.set("Comfy.ColorPalette", theme);
         }""", [self.vue, theme])
-        page.wait_for_timeout(1000)
-        page.keyboard.press("Escape")  # the templates, which a new user is shown
-        page.get_by_role("dialog").wait_for(state="hidden")
 
     def _on_console(self, message) -> None:
         text = f"{message.text} {message.location.get('url', '')}"
@@ -106,6 +108,13 @@ class Page:
         }""", kind)
         self.page.wait_for_timeout(300)
 
+    def run(self, timeout: float) -> tuple[dict, Result]:
+        """Press the page's own Run button; the prompt that it sent, and what came of it."""
+        with self.page.expect_response(lambda answer: answer.url.endswith("/prompt")) as sent:
+            self.page.get_by_role("button", name="Run", exact=True).first.click()
+        prompt = sent.value.request.post_data_json["prompt"]
+        return prompt, self.client.wait(sent.value.json()["prompt_id"], timeout)
+
     def panel(self, name: str):
         """The pack's panel of a class, on whatever node is in view."""
         return self.page.locator(f".qwen-image-2 .{name} >> visible=true").first
@@ -116,9 +125,9 @@ class Page:
             .widgets.find(widget => widget.name === name).value""", [kind, name])
 
     def set(self, kind: str, **values) -> None:
-        """Set widgets of the first node of a class, not by hand."""
+        """Set widgets of every node of a class, not by hand."""
         self.page.evaluate("""([kind, values]) => {
-            const node = app.graph.nodes.find(node => node.type === kind);
+            for (const node of app.graph.nodes.filter(node => node.type === kind))
             for (const [name, value] of Object.entries(values)) {
                 const widget = node.widgets.find(widget => widget.name === name);
                 widget.value = value;

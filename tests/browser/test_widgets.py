@@ -163,6 +163,36 @@ def test_nodes_keep_what_python_says(page, references):
     assert "None of" not in json.dumps(page.page.evaluate("app.graph.serialize()"))
 
 
+def test_a_report_keeps_its_lines_until_the_next_one(page, meter):
+    """Sentences of several lines, such as a table, and what a second run says instead of them."""
+    said = """([kind, sentences]) => app.graph.nodes.find(node => node.type === kind)
+        .onExecuted({qwen_image_2_messages: sentences})"""
+    messages = page.panel("messages")
+    for report in (["model    7.1 GB\n  resident 3.0 GB\nprefix   0.2 GB", "And <image1> too."], ["model    1.0 GB"]):
+        page.page.evaluate(said, [TEXT, report])
+        expect(messages.locator("li")).to_have_count(len(report))
+        for item, sentence in zip(messages.locator("li").all(), report, strict=True):
+            assert item.evaluate("item => item.innerText") == sentence
+            assert round(item.bounding_box()["height"] / 17) == len(sentence.splitlines())
+    page.page.evaluate(said, [TEXT, []])
+    expect(messages).to_have_count(0)
+
+
+def test_panels_speak_chinese(chromium, server):
+    """Words from locales/zh/main.json, by ComfyUI's setting of the language."""
+    tab = chromium.new_page()
+    tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("zh"))
+    try:
+        page = Page(tab, server, "classic")
+        page.open("text_to_image")
+        page.show(LATENT)
+        expect(page.panel("size-picker").get_by_role("radiogroup", name="宽高比")).to_be_visible()
+        expect(page.panel("size-picker").locator(".summary")).to_have_text("1024 × 1024 像素 · 4,096 个 token")
+    finally:
+        tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("en"))
+        tab.close()
+
+
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_text_is_readable_in_both_themes(page, picker, theme):
     page.page.evaluate("theme => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)

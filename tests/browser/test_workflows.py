@@ -1,19 +1,44 @@
-"""The shipped workflows, opened the way a person does."""
+"""The shipped workflows, opened and run the way a person does."""
+import io
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from .conftest import ROOT
+from .conftest import ROOT, expect
 
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+SMALL = {"aspect_ratio": "custom", "width": 128, "height": 128}
+MINIATURE = {
+    **{f"QwenImage2{kind}": SMALL for kind in
+       ("EmptyLatent", "PosterBrief", "SlideBrief", "InfographicBrief", "ComicBrief", "DeckOutline")},
+    "QwenImage2Loader": {"diffusion_model": "miniature", "text_encoder": "miniature", "vae": "miniature"},
+    "QwenImage2EditEncode": {"resolution": "128"},
+    "QwenImage2CropForEdit": {"resolution": "128"},
+    "QwenImage2Sampler": {"preset": "Custom", "steps": 2},
+}
+
+
+def api(name: str) -> dict:
+    return json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def covering() -> list[str]:
+    """Few workflows that together hold every node of all of them; tests/server runs each one."""
+    kinds = {name: {node["class_type"] for node in api(name).values()} for name in NAMES}
+    left, chosen = set().union(*kinds.values()), []
+    while left:
+        chosen.append(max(NAMES, key=lambda name: len(kinds[name] & left)))
+        left -= kinds[chosen[-1]]
+    return chosen
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_opens_tidily_and_exports_the_api_copy(page, name):
     page.open(name)
-    api = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
     assert page.exported() == {key: {"class_type": node["class_type"], "inputs": node["inputs"]}
-                               for key, node in api.items()}
+                               for key, node in api(name).items()}
     assert page.page.evaluate("app.graph.nodes.filter(node => node.has_errors || !node.constructor.nodeData"
                               " && node.type !== 'MarkdownNote').length") == 0
     assert page.page.get_by_role("dialog").count() == 0  # the page tells of missing nodes and models in one
@@ -23,6 +48,10 @@ def test_opens_tidily_and_exports_the_api_copy(page, name):
         for other, u, v, s, t in boxes[i + 1:]:
             apart = x + w <= u or u + s <= x or y + h + 30 <= v or v + t + 30 <= y
             assert apart, f"{kind} lies over {other}"
+    groups = page.page.evaluate("app.graph.groups.map(group => [...group.pos, ...group.size])")
+    for kind, x, y, w, h in boxes:
+        around = [(u, v, s, t) for u, v, s, t in groups if u <= x < u + s and v <= y < v + t]
+        assert all(x + w <= u + s and y + h <= v + t for u, v, s, t in around), f"{kind} grows out of its group"
 
 
 def test_a_saved_workflow_is_the_same_as_without_the_extension(page):
@@ -34,3 +63,37 @@ def test_a_saved_workflow_is_the_same_as_without_the_extension(page):
     for node in shipped["nodes"]:
         assert saved[node["type"]] == node["widgets_values"]
     assert "qwen_image_2_" not in json.dumps(graph)
+
+
+def test_opens_from_the_template_browser(page):
+    """As a new user finds them: Templates, the pack's name, a card."""
+    page.page.get_by_role("button", name="Templates", exact=True).click()
+    dialog = page.page.get_by_role("dialog").first
+    dialog.get_by_role("button", name="qwen-image-2", exact=True).click()
+    cards = dialog.get_by_role("heading", level=3)
+    expect(cards.filter(has_text="edit_outpaint")).to_be_visible()
+    cards.filter(has_text="edit_outpaint").click()
+    dialog.wait_for(state="hidden")
+    page.page.wait_for_function("app.graph.nodes.some(node => node.type === 'QwenImage2ExtendCanvas')")
+    page.page.wait_for_timeout(300)
+    assert page.page.get_by_role("dialog").count() == 0  # the page tells of missing nodes and models in one
+    assert {key: node["class_type"] for key, node in page.exported().items()} == {
+        key: node["class_type"] for key, node in api("edit_outpaint").items()}
+
+
+@pytest.mark.parametrize("person, name", [(("classic", "vue")[number % 2], name) for number, name in
+                                          enumerate(covering())], indirect=["person"])
+def test_runs_from_the_page_to_a_picture(page, name):
+    page.open(name)
+    for kind, values in MINIATURE.items():
+        page.set(kind, **values)
+    prompt, result = page.run(timeout=120)
+    assert all(value["inputs"]["diffusion_model"] == "miniature" for value in prompt.values()
+               if value["class_type"] == "QwenImage2Loader")
+    pictures = [file for file in result.files if file.filename.endswith(".png") and file.type == "output"]
+    assert {file.node for file in pictures} == {key for key, node in prompt.items()
+                                                if node["class_type"] == "SaveImage"} != set()
+    for file in pictures:
+        assert np.asarray(Image.open(io.BytesIO(page.client.view(file)))).std() > 2
+    page.page.wait_for_function("keys => keys.every(key => app.nodeOutputs[key]?.images?.length)",
+                                arg=sorted({file.node for file in pictures}))

@@ -8,12 +8,15 @@ from qwen_image_2.tools import tiny
 
 
 @pytest.fixture(scope="session", autouse=True)
-def comfyui(comfyui_path):
+def comfyui(comfyui_path, tmp_path_factory):
     if str(comfyui_path) not in sys.path:
         sys.path.insert(0, str(comfyui_path))
     from comfy.cli_args import args
     args.cpu = True
     args.disable_dynamic_vram = True
+    import folder_paths
+    folder_paths.set_user_directory(str(tmp_path_factory.mktemp("user")))
+    folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
     return comfyui_path
 
 

@@ -51,6 +51,18 @@ def test_a_translation_has_what_the_node_has(comfyui, name):
         assert entry["name"] and bool(entry.get("tooltip")) == bool(tooltip)
 
 
+def test_the_panels_words_are_translated_and_used(comfyui):
+    from qwen_image_2.model import text_report
+    scripts = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "js").glob("*.js")}
+    english = dict(re.findall(r'^  (\w+): "(.+)",$', scripts.pop("words.js"), re.M))
+    chinese = json.loads((ROOT / "locales" / "zh" / "main.json").read_text(encoding="utf-8"))["qwen_image_2"]
+    fields = {key: set(re.findall(r"{\w+}", text)) for key, text in english.items()}
+    assert {key: set(re.findall(r"{\w+}", text)) for key, text in chinese.items()} == fields
+    verdicts = {f"verdict_{status}" for status in text_report.COLOURS}
+    used = set(re.findall(r'"(\w+)"', "".join(scripts.values())))  # word("...") and choices between two
+    assert verdicts <= set(english) and set(english) - verdicts <= used
+
+
 def texts(value) -> list[str]:
     return [value] if isinstance(value, str) else [text for part in value.values() for text in texts(part)]
 

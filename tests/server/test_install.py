@@ -1,0 +1,127 @@
+"""The pack as a user gets it: cloned into custom_nodes under any name, beside another pack, asked for by name."""
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qwen_image_2.tests.server.conftest import Graph
+from qwen_image_2.tools.client import Client
+from qwen_image_2.tools.server import Server
+
+pytestmark = pytest.mark.server
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "Qwen Image-2 (my copy)"
+OTHER = {  # a pack of the older kind, whose module is also called nodes
+    "__init__.py": "from .nodes import NODE_CLASS_MAPPINGS\n",
+    "nodes/__init__.py": '''
+class OtherPackNode:
+    RETURN_TYPES, FUNCTION, CATEGORY = ("INT",), "run", "other"
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    def run(self):
+        return (1,)
+
+
+NODE_CLASS_MAPPINGS = {"OtherPackNode": OtherPackNode}
+''',
+}
+
+
+class Installed(Server):
+    """Copies of what git tracks, instead of a link to this checkout; all folders are ComfyUI's own."""
+
+    def _lay_out(self) -> None:
+        super()._lay_out()
+        packs = self.folder / "custom_nodes"
+        (packs / "qwen-image-2").unlink()
+        clone(packs / NAME)
+        clone(packs / "not_asked_for")
+        for path, text in OTHER.items():
+            (packs / "other_pack" / path).parent.mkdir(parents=True, exist_ok=True)
+            (packs / "other_pack" / path).write_text(text, encoding="utf-8")
+
+
+def clone(target: Path) -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is not a git checkout, so there is nothing to clone")
+    for path in filter(None, listed.stdout.split("\0")):
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, target / path)
+
+
+def content(folder: Path) -> dict[str, int]:
+    """Files below a folder and their sizes, without what Python itself keeps."""
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def installed(comfyui_path, home):
+    """A server whose user has an empty home folder."""
+    folders = {name: str(home) for name in ("HOME", "USERPROFILE", "LOCALAPPDATA", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
+    with Installed(comfyui_path, cpu=True, environment=folders, arguments=[
+            "--disable-all-custom-nodes", "--whitelist-custom-nodes", NAME, "other_pack"]) as server:
+        yield server
+
+
+def test_all_nodes_are_there_beside_the_other_pack(installed):
+    expected = {path.name for path in (ROOT / "js" / "docs").iterdir()}
+    known = Client(installed.url).object_info()
+    assert {name for name in known if name.startswith("QwenImage2")} == expected and "OtherPackNode" in known
+    assert {known[name]["python_module"] for name in expected} == {f"custom_nodes.{NAME}"}
+    templates = Client(installed.url)._json("/workflow_templates")[NAME]
+    assert sorted(templates) == sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+
+
+def test_the_log_has_no_complaint(installed):
+    log = installed.log_text()
+    assert NAME in log  # among the import times
+    ours = [line for line in log.splitlines() if any(word in line.lower() for word in ("qwen", "my copy"))]
+    assert not [line for line in ours if any(word in line for word in ("WARN", "Warning", "ERROR", "FAILED", "Error"))]
+    assert "not_asked_for" not in "".join(line for line in log.splitlines() if "seconds" in line)
+
+
+def test_a_picture_is_drawn_and_nothing_is_written_elsewhere(installed, home):
+    """The miniature needs a file that is made when first used: it lies below ComfyUI's user folder."""
+    pack = installed.folder / "custom_nodes" / NAME
+    before = content(pack)
+    graph = Graph("miniature", "miniature", "miniature", prompt='A red poster: the word "SALE" in white in the centre.',
+                  width=128, height=128, steps=2).nodes()
+    result = Client(installed.url).run(graph)
+    picture, = (file for file in result.files if file.node == "image")
+    assert np.asarray(Image.open(io.BytesIO(Client(installed.url).view(picture)))).shape == (128, 128, 4)
+    assert len(list(installed.user.rglob("miniature_text_encoder_*.safetensors"))) == 1
+    assert content(home) == {} and content(pack) == before
+
+
+def test_only_its_own_modules_are_imported(comfyui_path):
+    """ComfyUI starts as fast as the slowest pack lets it: what it has not loaded itself is loaded when it is used."""
+    script = f"""
+import asyncio, importlib.util, sys
+sys.path.insert(0, {str(comfyui_path)!r})
+from comfy.cli_args import args
+args.cpu = True
+import nodes, server, execution
+before = set(sys.modules)
+spec = importlib.util.spec_from_file_location("the_pack", {str(ROOT / "__init__.py")!r},
+                                              submodule_search_locations=[{str(ROOT)!r}])
+sys.modules["the_pack"] = pack = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pack)
+assert "the_pack.nodes" not in sys.modules
+asyncio.run(pack.comfy_entrypoint())
+print("NEW", *sorted({{name.split(".")[0] for name in set(sys.modules) - before}}))
+"""
+    said = subprocess.run([sys.executable, "-c", script], cwd=comfyui_path, capture_output=True, text=True, check=True)
+    new, = (line.split()[1:] for line in said.stdout.splitlines() if line.startswith("NEW"))
+    assert set(new) <= {"PIL", "the_pack"}
