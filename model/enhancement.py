@@ -145,7 +145,7 @@ DECODER = json.JSONDecoder(strict=False)  # models write line breaks inside stri
 KEYS = ("rewritten_prompt", "rewrited_prompt")  # the second is a misspelling of some training runs
 MOST_BRACES = 500  # at which an object is looked for; a model that has lost its way writes thousands
 RATIO = re.compile(r"\s*(\d+(?:\.\d+)?)\s*[:：xX/]\s*(\d+(?:\.\d+)?)\s*")
-REFERENCE = re.compile(r"\s*<?image\s*(\d+)>?\s*", re.I)
+REFERENCE = re.compile(r"\s*<?image\s*(\d{1,3})>?\s*", re.I)
 
 
 def parse(generated: Generated) -> Answer | None:

@@ -38,8 +38,8 @@ def pictures(*sizes) -> list[torch.Tensor]:
     return [torch.rand(1, height, width, 3, generator=generator) for width, height in sizes]
 
 
-def expected_tokens(qwen35, clip, text: str, images: list[torch.Tensor]) -> list[int]:
-    """What transformers writes, without sampling."""
+def reference_ids(clip, text: str, images: list[torch.Tensor]) -> tuple[torch.Tensor, dict]:
+    """What transformers is asked: token ids (1, N), with as many image tokens as there are states, and the pictures."""
     from qwen_image_2.model.spec import VisionSpec
     from qwen_image_2.nodes.bridge.text_encoder import image_patches
     seen = [image_patches(image, VisionSpec()) for image in images]
@@ -50,18 +50,24 @@ def expected_tokens(qwen35, clip, text: str, images: list[torch.Tensor]) -> list
     sight = {"pixel_values": torch.cat([patches for patches, _ in seen]),
              "image_grid_thw": torch.cat([grid for _, grid in seen]),
              "mm_token_type_ids": (ids == IMAGE_PAD).long()} if seen else {}
-    written = qwen35.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS,
-                              do_sample=False, eos_token_id=[248044, 248046], **sight)
-    return written[0, ids.shape[1]:].tolist()
+    return ids, sight
 
 
 @pytest.mark.parametrize("sizes", [[], [(64, 96)], [(64, 96), (160, 64)]], ids=["text", "one", "two"])
-def test_writes_what_the_reference_writes(qwen35, enhancer, sizes):
-    images = pictures(*sizes)
+def test_writes_what_the_reference_writes(qwen35, enhancer, sizes, monkeypatch):
+    """Without sampling: the same tokens, from the same logits."""
+    images, logits = pictures(*sizes), []
     text = enhancement.chat("Be good.", "a dog, 一只狗", len(images), "<think>\n")
+    model = enhancer.cond_stage_model.qwen35_9b.transformer
+    monkeypatch.setattr(model, "logits", lambda x, own=model.logits: logits.append(own(x)[:, -1]) or own(x))
     found = enhancer.generate(enhancer.tokenize(text, images=images, skip_template=True), do_sample=False,
                               max_length=TOKENS)
-    assert found == expected_tokens(qwen35, enhancer, text, images)
+    ids, sight = reference_ids(enhancer, text, images)
+    expected = qwen35.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS,
+                               do_sample=False, eos_token_id=[248044, 248046], output_logits=True,
+                               return_dict_in_generate=True, **sight)
+    assert found == expected.sequences[0, ids.shape[1]:].tolist()
+    assert oracle.error(torch.cat(logits), torch.cat(expected.logits)) < 1e-4
 
 
 def test_a_quantised_file_says_what_its_weights_say(comfyui, qwen35, tmp_path):
