@@ -28,10 +28,16 @@ export function showMessages(nodeType) {
  */
 function show(node, sentences) {
   remove(node, PAGES_OWN);
-  remove(node, NAME);
-  if (sentences.length) {
-    const items = sentences.map((sentence) => element("li", { textContent: sentence }));
-    addPanel(node, NAME, element("ul", { className: "messages", role: "status" }, ...items), 24 * items.length);
+  const items = sentences.map((sentence) => element("li", { textContent: sentence }));
+  const panel = widgetOf(node, NAME);
+  if (panel && items.length) {
+    // In place: the parts of a loader speak soon after each other, and the page may still be drawing the first.
+    panel.element.querySelector(".messages").replaceChildren(...items);
+  } else {
+    remove(node, NAME);
+    if (items.length) {
+      addPanel(node, NAME, element("ul", { className: "messages", role: "status" }, ...items), 24 * items.length);
+    }
   }
   node.setDirtyCanvas(true, true);
 }
