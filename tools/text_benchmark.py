@@ -65,7 +65,7 @@ def loader_files(client: Client, named: dict[str, str]) -> dict[str, str]:
     inputs = client.object_info("QwenImage2Loader")["QwenImage2Loader"]["input"]["required"]
     found = {}
     for name in BUILT_IN:
-        there = [file for file in inputs[name][0] if file != MINIATURE]
+        there = [file for file in inputs[name][1]["options"] if file != MINIATURE]
         wanted = named.get(name) or (there[0] if len(there) == 1 else None)
         if wanted not in there:
             problem = f"there is no {wanted!r}" if wanted else "there is not just one file"
