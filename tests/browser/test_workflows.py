@@ -87,7 +87,7 @@ def test_runs_from_the_page_to_a_picture(page, name):
     page.open(name)
     for kind, values in MINIATURE.items():
         page.set(kind, **values)
-    prompt, result = page.run(timeout=120)
+    prompt, result = page.run(timeout=300)
     assert all(value["inputs"]["diffusion_model"] == "miniature" for value in prompt.values()
                if value["class_type"] == "QwenImage2Loader")
     pictures = [file for file in result.files if file.filename.endswith(".png") and file.type == "output"]
