@@ -187,7 +187,7 @@ def test_panels_speak_chinese(chromium, server):
         page.open("text_to_image")
         page.show(LATENT)
         expect(page.panel("size-picker").get_by_role("radiogroup", name="宽高比")).to_be_visible()
-        expect(page.panel("size-picker").locator(".summary")).to_have_text("1024 × 1024 像素 · 4,096 个 token")
+        expect(page.panel("size-picker").locator(".summary")).to_have_text("1248 × 832 像素 · 4,056 个 token")
     finally:
         tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("en"))
         tab.close()

@@ -48,10 +48,6 @@ def test_opens_tidily_and_exports_the_api_copy(page, name):
         for other, u, v, s, t in boxes[i + 1:]:
             apart = x + w <= u or u + s <= x or y + h + 30 <= v or v + t + 30 <= y
             assert apart, f"{kind} lies over {other}"
-    groups = page.page.evaluate("app.graph.groups.map(group => [...group.pos, ...group.size])")
-    for kind, x, y, w, h in boxes:
-        around = [(u, v, s, t) for u, v, s, t in groups if u <= x < u + s and v <= y < v + t]
-        assert all(x + w <= u + s and y + h <= v + t for u, v, s, t in around), f"{kind} grows out of its group"
 
 
 def test_a_saved_workflow_is_the_same_as_without_the_extension(page):
@@ -87,7 +83,7 @@ def test_runs_from_the_page_to_a_picture(page, name):
     page.open(name)
     for kind, values in MINIATURE.items():
         page.set(kind, **values)
-    prompt, result = page.run(timeout=120)
+    prompt, result = page.run(timeout=300)
     assert all(value["inputs"]["diffusion_model"] == "miniature" for value in prompt.values()
                if value["class_type"] == "QwenImage2Loader")
     pictures = [file for file in result.files if file.filename.endswith(".png") and file.type == "output"]
