@@ -9,6 +9,7 @@ measured in the same run. Without diffusers its columns stay empty, and the run 
 """
 import argparse
 import gc
+import math
 import statistics
 import time
 import zlib
@@ -56,7 +57,7 @@ class Setup(NamedTuple):
 
 
 FULL = Setup(TransformerSpec(), VAESpec(), (1024, 2048), 300, 8192)
-SMALL = Setup(TransformerSpec(layers=2, dim=256, heads=4, head_dim=64, mlp_dim=768, context_dim=64,
+SMALL = Setup(TransformerSpec(layers=6, dim=256, heads=4, head_dim=64, mlp_dim=768, context_dim=64,
                               rope_axes=(8, 28, 28)), VAESpec(base_dim=8, decoder_base_dim=12), (64, 96), 16, 64)
 
 
@@ -179,11 +180,13 @@ def random_model(spec: TransformerSpec, weight_format: str, device: torch.device
     return model_from(files, detected, "base", weight_format, disable_dynamic=True)
 
 
-def load_with_budget(patcher, size: int) -> None:
-    """Put at most `size` bytes of weights on the card; the rest is copied for each use. ComfyUI's own way."""
-    patcher.detach()
-    patcher.load(patcher.load_device, lowvram_model_memory=size, full_load=size >= patcher.model_size())
-    patcher.pre_run()
+def load_with_budget(model, size: float):
+    """A MODEL that keeps at most `size` bytes of weights on the card, or as few as it can; the rest streams."""
+    from qwen_image_2.nodes.bridge.memory import BudgetPatcher
+    budgeted = BudgetPatcher.of(model, size)
+    budgeted.partially_load(budgeted.load_device, math.inf)
+    budgeted.pre_run()
+    return budgeted
 
 
 # ---------------------------------------------------------------- a step
@@ -250,8 +253,7 @@ def measure_steps(kind: str, setup: Setup, card: Card, device: torch.device, clo
     patcher, found = random_model(setup.spec, FORMATS[kind], device), []
     resident: dict[tuple[int, int], float] = {}
     for share in SHARES:
-        load_with_budget(patcher, int(share * patcher.model_size()))
-        streamed = patcher.model_size() - patcher.loaded_size()
+        budgeted = load_with_budget(patcher, share * patcher.model_size() if share < 1 else math.inf)
         for side in setup.sides:
             for references in (0, 1):
                 what = f"{kind}, {side} x {side}, {'an edit' if references else 'no reference'}, {share:.0%} resident"
@@ -270,13 +272,13 @@ def measure_steps(kind: str, setup: Setup, card: Card, device: torch.device, clo
                             velocity = (asked.latent - step()) / asked.sigma
                             beside_diffusers(one, patcher.model, asked, velocity, device, clock)
                     else:
-                        one.transfer = 1000 * streamed / card.upload
+                        one.transfer = 1000 * budgeted.plan.moved / card.upload
                         one.floor = max(one.floor, one.transfer)
                         if device.type == "cuda" and (side, references) in resident:
                             one.goal = STREAMING_GOAL * max(resident[side, references], one.transfer)
                     found.append(one)
                     print(f"  {what}: {cost:.1f} ms", flush=True)
-    patcher.detach()
+        budgeted.detach()
     return found
 
 
