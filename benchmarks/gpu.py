@@ -57,7 +57,7 @@ class Setup(NamedTuple):
 
 
 FULL = Setup(TransformerSpec(), VAESpec(), (1024, 2048), 300, 8192)
-SMALL = Setup(TransformerSpec(layers=6, dim=256, heads=4, head_dim=64, mlp_dim=768, context_dim=64,
+SMALL = Setup(TransformerSpec(layers=4, dim=256, heads=4, head_dim=64, mlp_dim=768, context_dim=64,
                               rope_axes=(8, 28, 28)), VAESpec(base_dim=8, decoder_base_dim=12), (64, 96), 16, 64)
 
 

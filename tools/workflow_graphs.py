@@ -220,7 +220,7 @@ def repair(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
                 "image": ("picture", 0), "mask": ("check", 4), "context": 0.5, "resolution": "1024", "feather": 16}),
             "glyphs": Node("QwenImage2GlyphReference", (1360, 420), (400, 200), {
                 "text": ("check", 5), "font": BUILT_IN, "letter_height": 96, "direction": "horizontal"}),
-            "prompt": Node("StringConcatenate", (1360, 680), (400, 140), {
+            "prompt": Node("StringConcatenate", (1360, 680), (400, 240), {
                 "string_a": prompt, "string_b": ("glyphs", 1), "delimiter": " "}, title="Instruction"),
             "edit": Node("QwenImage2EditEncode", (1820, 60), (440, 760), _edit_inputs(
                 ("prompt", 0), [("crop", 0), ("glyphs", 0)], canvas="first reference")),

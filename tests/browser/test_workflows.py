@@ -48,6 +48,10 @@ def test_opens_tidily_and_exports_the_api_copy(page, name):
         for other, u, v, s, t in boxes[i + 1:]:
             apart = x + w <= u or u + s <= x or y + h + 30 <= v or v + t + 30 <= y
             assert apart, f"{kind} lies over {other}"
+    groups = page.page.evaluate("app.graph.groups.map(group => [...group.pos, ...group.size])")
+    for kind, x, y, w, h in boxes:
+        around = [(u, v, s, t) for u, v, s, t in groups if u <= x < u + s and v <= y < v + t]
+        assert all(x + w <= u + s and y + h <= v + t for u, v, s, t in around), f"{kind} grows out of its group"
 
 
 def test_a_saved_workflow_is_the_same_as_without_the_extension(page):
