@@ -13,6 +13,8 @@ from torch import Tensor
 from .layouts import FUSED_MLP, SPLIT_MLP
 
 METADATA = "lora_adapter_metadata"  # PEFT's settings as diffusers writes them
+# What PEFT itself and OneTrainer begin names with -> what ComfyUI knows.
+PREFIXES = {"base_model.model.": "", "lora_transformer_": "lora_unet_"}
 
 _FUSED = re.compile(r"(?P<before>.*)img_mlp(?P<dot>[._])gate_up(?P<part>[._].+)")
 # Parts of an adapter with a row for each row of the matrix; both halves share the others.
@@ -20,6 +22,7 @@ _ROWS = re.compile(r"[._](lora_B(\.\w+)?(\.weight)?|lora_up\.weight|lora\.up\.we
                    r"hada_w[12]_a|lokr_w1(_a)?|diff|dora_scale)")
 _SHARED = re.compile(r"[._](lora_A(\.\w+)?(\.weight)?|lora_down\.weight|lora\.down\.weight|"
                      r"lora_linear_layer\.down\.weight|hada_w[12]_b|lokr_w1_b|lokr_w2(_[ab])?|alpha)")
+_MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(\.\w+)?(\.weight)?")  # PEFT's name of DoRA's scale
 _UP = re.compile(r"(?P<module>.+)\.lora_B(\.default)?\.weight")
 
 
@@ -29,7 +32,17 @@ class LoraError(ValueError):
 
 def normalised(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str) -> dict[str, Tensor]:
     """A LoRA file's tensors and metadata -> tensors by the names that ComfyUI finds for this transformer."""
-    return split_mlp(dict(state) | _scales(state, metadata, label), label)
+    state = dict(_renamed(name, tensor) for name, tensor in state.items())
+    return split_mlp(state | _scales(state, metadata, label), label)
+
+
+def _renamed(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    for theirs, known in PREFIXES.items():
+        if name.startswith(theirs):
+            name = known + name.removeprefix(theirs)
+    if found := _MAGNITUDE.fullmatch(name):
+        return f"{found['module']}.dora_scale", tensor.reshape(-1, 1)
+    return name, tensor
 
 
 def split_mlp(state: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:

@@ -152,19 +152,23 @@ class StreamLane(Lane):
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
     def copy(self, parts: list[Tensor], slot: "Slot") -> None:
+        sources = self._pinned(parts, slot)
         with self.backend.stream(self.stream):
             self.stream.wait_event(slot.used)
-            if all(part.is_pinned() for part in parts):
-                for view, part in zip(_views(slot.buffer, parts), parts, strict=True):
-                    view.copy_(part, non_blocking=True)
-            else:
-                if slot.staging is None:
-                    slot.staging = self.staging(len(slot.buffer))
-                slot.filled.synchronize()  # the last copy out of the pinned bytes
-                for view, part in zip(_views(slot.staging, parts), parts, strict=True):
-                    view.copy_(part)
-                slot.buffer.copy_(slot.staging, non_blocking=True)
+            for view, source in zip(_views(slot.buffer, parts), sources, strict=True):
+                view.copy_(source, non_blocking=True)
             slot.filled.record(self.stream)
+
+    def _pinned(self, parts: list[Tensor], slot: "Slot") -> list[Tensor]:
+        """The parts themselves where they are pinned (ComfyUI pins no scales), else copies in pinned memory."""
+        pinned = [part.is_pinned() for part in parts]
+        if all(pinned):
+            return parts
+        if slot.staging is None:
+            slot.staging = self.staging(len(slot.buffer))
+        slot.filled.synchronize()  # the last copy out of it
+        return [part if is_pinned else view.copy_(part)
+                for part, is_pinned, view in zip(parts, pinned, _views(slot.staging, parts), strict=True)]
 
     def before_use(self, slot: "Slot") -> None:
         self.backend.current_stream(self.device).wait_event(slot.filled)
@@ -238,11 +242,11 @@ class Streamer:
 
     def _enter(self, number: int) -> Slot:
         slot = next((slot for slot in self.slots if slot.block == number), None) or self._bring(number)
-        slot.holders += 1
-        if slot.holders == 1:
+        if not slot.holders:
             slot.arrival.result()
             self.lane.before_use(slot)
             self._bind(slot)
+        slot.holders += 1
         self._bring_next(number)
         return slot
 
@@ -304,6 +308,7 @@ def copy_rate(lane: Lane, size: int = 2**26, repeats: int = 3) -> float:
     """Bytes per second into the device's memory, the best of some copies of `size` bytes: out of pinned memory where
     the device has streams."""
     slot = Slot(size, lane)
+    lane.after_use(slot)  # what had this memory before may still be computing
     source = lane.staging(size)
     parts = [torch.zeros(size, dtype=torch.uint8) if source is None else source]
     seconds = []

@@ -206,10 +206,11 @@ class Transformer(nn.Module):
         last = self.transformer_blocks[-1]
         for block in self._blocks_in_turn():
             if block is last:  # nothing reads the prefix after its keys and values
-                yield block.attn.project(self.kernels.scaled_layer_norm(x, modulation[0], self.spec.eps), rope)[1:]
+                final = block.attn.project(self.kernels.scaled_layer_norm(x, modulation[0], self.spec.eps), rope)[1:]
             else:
                 x = block(x, modulation, rope, attend)
                 yield kept.pop()
+        yield final  # out of the loop: a pass that nobody takes further must hold no block
 
     def forward(self, x: Tensor, sigma: Tensor, cache: PrefixCache,
                 attention: Callable[..., Tensor] | None = None) -> Tensor:

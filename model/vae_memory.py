@@ -4,13 +4,16 @@ Counted in tests/model/test_vae_memory.py. `element` is the bytes of a value, pi
 """
 import math
 
+from torch import nn
+
 from .vae import CHUNK_BYTES
 
 # A picture that fits into one chunk of rows takes up to 1730 values per pixel; a larger one takes about twenty chunks,
 # and per pixel what the mid-block and the picture itself need.
 SMALL_VALUES_PER_PIXEL, VALUES_PER_PIXEL, CHUNKS = 1730, 50, 24
-# However small a chunk is wished, it has some rows: what they take at the least, per column of pixels.
-VALUES_PER_COLUMN = 160_000
+# However small a chunk is wished, it has some rows, what they take at the least per column of pixels; and the weights
+# of a doubling are summed in fp32 (vae_layers.py), bytes per weight of the largest.
+VALUES_PER_COLUMN, BYTES_PER_SUMMED_WEIGHT = 110_000, 16
 
 
 def expected(pixels: int, element: int) -> int:
@@ -19,17 +22,27 @@ def expected(pixels: int, element: int) -> int:
                pixels * VALUES_PER_PIXEL * element + CHUNKS * CHUNK_BYTES)
 
 
-def chunk_for(peak: int, height: int, width: int, element: int) -> int:
+def summed(decoder: nn.Module) -> int:
+    """Bytes that the largest of a decoder's doublings takes for its weights."""
+    convolutions = (block.upsampler.resample[1] for block in decoder.up_blocks if block.upsampler is not None)
+    return BYTES_PER_SUMMED_WEIGHT * max(convolution.weight.numel() for convolution in convolutions)
+
+
+def least(height: int, width: int, element: int, summed: int) -> int:
+    """Bytes below which no chunk is small enough."""
+    return height * width * VALUES_PER_PIXEL * element + width * VALUES_PER_COLUMN * element + summed
+
+
+def chunk_for(peak: int, height: int, width: int, element: int, summed: int) -> int:
     """Bytes of a chunk of rows with which a picture takes at most `peak` bytes. Raises ValueError where none does."""
-    picture = height * width * VALUES_PER_PIXEL * element
-    least = picture + width * VALUES_PER_COLUMN * element
-    if peak < least:
-        raise ValueError(f"A picture of {width} x {height} pixels takes the VAE at least {least / 2**30:.2f} GiB, but "
+    needed = least(height, width, element, summed)
+    if peak < needed:
+        raise ValueError(f"A picture of {width} x {height} pixels takes the VAE at least {needed / 2**30:.2f} GiB, but "
                          f"vae_peak of QwenImage2Memory is {peak / 2**30:.2f} GiB: raise it, or set it to 0.")
-    return (peak - picture) // CHUNKS
+    return (peak - needed) // CHUNKS
 
 
-def largest_side(peak: int, element: int) -> float:
-    """Pixels of the side of the largest square picture that keeps to the peak."""
+def largest_side(peak: int, element: int, summed: int) -> float:
+    """Pixels of the side of the largest square picture that keeps to the peak; 0 where there is none."""
     edge = VALUES_PER_COLUMN / VALUES_PER_PIXEL / 2
-    return math.sqrt(edge ** 2 + peak / element / VALUES_PER_PIXEL) - edge
+    return math.sqrt(edge ** 2 + max(0, peak - summed) / element / VALUES_PER_PIXEL) - edge

@@ -2,9 +2,11 @@
 import math
 
 import comfy.model_management
+import torch
 from comfy_api.latest import io
 
 from ..model import streaming
+from ..model.streaming import Plan
 from .bridge import memory
 from .bridge.diffusion import PLACE_KEY
 from .bridge.memory import BudgetPatcher, gib
@@ -86,10 +88,19 @@ def report(model: BudgetPatcher) -> list[str]:
     plan = model.plan_for(room)
     lines.append(("" if model.budget < math.inf else "With the memory that is free now: ") + memory.in_words(plan))
     if plan.streamed:
-        rate = streaming.copy_rate(streaming.lane_for(device))
-        lines.append(f"At the {rate / 1e9:.1f} GB/s measured just now that takes at least "
-                     f"{plan.moved / rate * 1e3:,.0f} ms a pass; where computing takes longer, it costs nothing.")
+        lines.append(_cost(plan, device))
     return lines
+
+
+def _cost(plan: Plan, device: torch.device) -> str:
+    try:
+        rate = streaming.copy_rate(streaming.lane_for(device))
+    except Exception as error:
+        if not comfy.model_management.is_oom(error):
+            raise
+        return "How long that takes could not be measured: the device has no room for it now."
+    return (f"At the {rate / 1e9:.1f} GB/s measured just now that takes at least {plan.moved / rate * 1e3:,.0f} ms a "
+            f"pass; where computing takes longer, it costs nothing.")
 
 
 def vae_in_words(vae) -> str:

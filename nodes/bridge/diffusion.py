@@ -184,6 +184,7 @@ class QwenImage2(comfy.model_base.QwenImage):
         self.weights = ""  # how they are stored, for people
         self.origin: Origin | None = None
         self.plan: Plan | None = None  # see memory.py
+        self.stand_in = None           # the copy of a model that ComfyUI places by itself, see memory.py
         self.prefixes: weakref.WeakSet[PromptPrefix] = weakref.WeakSet()  # of the run at hand
         self.crowded = False           # whether the run at hand has been out of memory
 
@@ -214,7 +215,9 @@ class QwenImage2(comfy.model_base.QwenImage):
         options = transformer_options or {}
 
         def step():
-            first_place = Place.RAM if self.crowded else options.get(PLACE_KEY, Place.DEVICE)
+            first_place = options.get(PLACE_KEY, Place.DEVICE)
+            if self.crowded and first_place is Place.DEVICE:
+                first_place = Place.RAM
             return super(QwenImage2, self)._apply_model(x, t, c_concat, c_crossattn, control, options, prefix=prefix,
                                                         weights_key=self._weights_key(), first_place=first_place,
                                                         **kwargs)

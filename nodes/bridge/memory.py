@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...model import streaming
 from ...model.streaming import Plan, Streamer
+from .blocks import LAYOUT
 
 BUDGET = "qwen_image_2_budget"  # the attachment that holds it, in bytes; ComfyUI copies it into every clone
 
@@ -26,8 +27,12 @@ class BudgetPatcher(ModelPatcher):
     @classmethod
     def of(cls, model: ModelPatcher, budget: float) -> "BudgetPatcher":
         """A clone of a MODEL under a budget in bytes; infinity leaves it to the room that ComfyUI finds."""
-        # ComfyUI's dynamic patcher places weights by itself: its stand-in is another copy, mapped from the same file.
-        clone = model.get_non_dynamic_delegate() if model.is_dynamic() else model.clone()
+        if model.is_dynamic():
+            # ComfyUI's dynamic patcher places weights by itself: here another copy is made from the same file, once.
+            clone = model.clone(disable_dynamic=True, model_override=model.model.stand_in)
+            model.model.stand_in = clone.get_clone_model_override()
+        else:
+            clone = model.clone()
         clone.__class__ = cls  # clone() makes objects of the class that it finds
         clone.size = 0  # of the model without a budget, to be counted anew
         clone.set_attachments(BUDGET, budget)
@@ -88,6 +93,15 @@ class BudgetPatcher(ModelPatcher):
             forget_plan(self.model)
         super().unpatch_model(device_to, unpatch_weights)
 
+    def patch_hooks(self, hooks):
+        rest(self.model)  # a hook changes the weights in RAM, in place: no block may be bound to its buffer
+        super().patch_hooks(hooks)
+
+    def unpatch_hooks(self, whitelist_keys_set=None):
+        if self.hook_backup:
+            rest(self.model)
+        super().unpatch_hooks(whitelist_keys_set)
+
     # ------------------------------------------------------------ placing
 
     def _steady(self, wanted: Plan, room: float) -> Plan:
@@ -99,8 +113,11 @@ class BudgetPatcher(ModelPatcher):
 
     def halve(self) -> tuple[int, int]:
         """Keep half as many blocks on the device. Returns how many there were, and are."""
-        before = len(self.plan.sizes) - len(self.plan.streamed)
+        before, hooks = len(self.plan.sizes) - len(self.plan.streamed), self.current_hooks
+        self.unpatch_hooks()
         self._place(self.plan.keeping(before // 2), self.model.device)
+        self.cached_hook_patches.clear()  # made of weights as they were placed before
+        self.apply_hooks(hooks)
         return before, before // 2
 
     def _place(self, plan: Plan, device: torch.device, force_patch_weights: bool = False) -> None:
@@ -127,12 +144,15 @@ class BudgetPatcher(ModelPatcher):
         if getattr(module, "comfy_patched_weights", False):
             return
         wipe_lowvram_weight(module)
+        # A LoRA that is merged into GGUF's blocks makes them as large as Q8_0's, which no plan has counted.
+        packed = getattr(module, "layout_type", None) == LAYOUT
         for last in list(module._parameters):
             key = f"{name}.{last}"
             self.unpin_weight(key)
-            self.patch_weight_to_device(key, device_to=device)
+            if not packed:
+                self.patch_weight_to_device(key, device_to=device)
         module.to(device)
-        self._set_functions(name, module, [], device)
+        self._set_functions(name, module, self._passing_patches(name) if packed else [], device)
         module.comfy_patched_weights = True
 
     def _put_away(self, name: str, module: nn.Module, force_patch_weights: bool) -> None:
@@ -141,17 +161,18 @@ class BudgetPatcher(ModelPatcher):
             for last in module._parameters:
                 if (backup := self.backup.pop(f"{name}.{last}", None)) is not None:
                     comfy.utils.set_attr_param(self.model, f"{name}.{last}", backup.weight)
-            module.to(self.offload_device)
+            module.to(torch.device("cpu"))  # ComfyUI's place for what is not in use may be the card itself
             module.comfy_patched_weights = False
-        patches = []
-        if f"{name}.weight" in self.patches:
-            if force_patch_weights:
-                self.patch_weight_to_device(f"{name}.weight")
-            else:
-                patches = [LowVramPatch(f"{name}.weight", self.patches)]
-        self._set_functions(name, module, patches, self.load_device)
+        if force_patch_weights and f"{name}.weight" in self.patches:
+            self.patch_weight_to_device(f"{name}.weight")
+        self._set_functions(name, module, self._passing_patches(name), self.load_device)
         for last in module._parameters:
             self.pin_weight_to_device(f"{name}.{last}")
+
+    def _passing_patches(self, name: str) -> list[LowVramPatch]:
+        """What LoRAs do to a layer's weight each time that it is used."""
+        key = f"{name}.weight"
+        return [LowVramPatch(key, self.patches)] if key in self.patches and key not in self.backup else []
 
     def _set_functions(self, name: str, module: nn.Module, functions: list, device: torch.device) -> None:
         """What ComfyUI's layers do to their weights before they use them."""
@@ -195,15 +216,19 @@ def with_relief(model, step: Callable[[], Tensor], report: Callable[[str], None]
     """A step of a run; where memory runs out, once in a run, again with less of it in use."""
     try:
         return step()
-    except comfy.model_management.OOM_EXCEPTION as error:
+    except Exception as error:
+        if not comfy.model_management.is_oom(error):
+            raise
         if model.crowded:
             raise _out_of_memory(model) from error
     # Outside of the handler: the error holds on to every tensor of the step that failed.
     report(f"Out of memory in a step, which is repeated with less: {_relieve(model)}.")
     try:
         return step()
-    except comfy.model_management.OOM_EXCEPTION as error:
-        raise _out_of_memory(model) from error
+    except Exception as error:
+        if comfy.model_management.is_oom(error):
+            raise _out_of_memory(model) from error
+        raise
 
 
 def _relieve(model) -> str:

@@ -45,7 +45,9 @@ def keep(layers: Layers, position: int, needed: int, working: int, device: torch
     if beside and _may_fit(needed + working, device):
         try:
             return PrefixCache(position, _collect(layers(), device)), Place.DEVICE
-        except comfy.model_management.OOM_EXCEPTION as error:
+        except Exception as error:
+            if not comfy.model_management.is_oom(error):
+                raise
             log.info("The keys and values of the prefix did not fit beside the model: %s", error)
         comfy.model_management.soft_empty_cache()
     if first is not Place.NOWHERE and device.type != "cpu" and needed + RAM_MARGIN <= _free_ram():

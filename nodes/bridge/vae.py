@@ -42,7 +42,7 @@ class AutoEncoder(VAE):
         """Under a peak one picture after the other, in chunks of rows that keep to it."""
         if self.peak is None:
             return work(batch)
-        chunk = vae_memory.chunk_for(self.peak, height, width, batch.element_size())
+        chunk = vae_memory.chunk_for(self.peak, height, width, batch.element_size(), vae_memory.summed(self.decoder))
         return torch.cat([work(one, chunk) for one in batch.split(1)])
 
     def decode_tiled(self, latent: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16, **_) -> Tensor:
@@ -105,10 +105,19 @@ class QwenImage2VAE(comfy.sd.VAE):
         self.first_stage_model.peak = self.peak
         return super().encode(*args, **kwargs)
 
+    def decode_tiled(self, *args, **kwargs):
+        self.first_stage_model.peak = self.peak
+        return super().decode_tiled(*args, **kwargs)
+
+    def encode_tiled(self, *args, **kwargs):
+        self.first_stage_model.peak = self.peak
+        return super().encode_tiled(*args, **kwargs)
+
     @property
     def largest_side(self) -> int:
         """Pixels of the largest square picture that keeps to the peak."""
-        side = vae_memory.largest_side(self.peak, comfy.model_management.dtype_size(self.vae_dtype))
+        side = vae_memory.largest_side(self.peak, comfy.model_management.dtype_size(self.vae_dtype),
+                                       vae_memory.summed(self.first_stage_model.decoder))
         return int(side) // self.upscale_ratio * self.upscale_ratio
 
 

@@ -3,13 +3,21 @@ import json
 
 import pytest
 
-from .conftest import ROOT, expect
+from .conftest import ROOT, Page, expect
 
 MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 
 
+@pytest.fixture(params=["classic", "vue"])
+def own_page(chromium, server, request):
+    """Menus remember what a file has put into them: nobody else's page."""
+    tab = chromium.new_page(viewport={"width": 1900, "height": 1200})
+    yield Page(tab, server, request.param)
+    tab.close()
+
+
 @pytest.fixture
-def opened(page):
+def opened(own_page):
     """The edit with markup in every text, a path in the file name, and numbers beyond every range."""
     graph = json.loads((ROOT / "workflows" / "edit_instruct.json").read_text(encoding="utf-8"))
     for node in graph["nodes"]:
@@ -24,9 +32,9 @@ def opened(page):
                 values[place] = "../../../../tmp/qwen-image-2-was-here"
             elif isinstance(value, int) and not isinstance(value, bool):
                 values[place] = 10**30
-    page.drop("hostile.json", json.dumps(graph))
-    page.show("QwenImage2EditEncode")
-    return page
+    own_page.drop("hostile.json", json.dumps(graph))
+    own_page.show("QwenImage2EditEncode")
+    return own_page
 
 
 def test_markup_stays_text(opened):
@@ -37,7 +45,6 @@ def test_markup_stays_text(opened):
     opened.page.wait_for_timeout(500)
     assert opened.page.evaluate("window.hacked") is None
     assert opened.page.locator(".qwen-image-2 script, .qwen-image-2 [onerror]").count() == 0
-    opened.errors.clear()  # the picture that there is none of
 
 
 def test_paths_lead_nowhere(opened, server):
@@ -52,5 +59,3 @@ def test_paths_lead_nowhere(opened, server):
     opened.page.wait_for_timeout(2000)
     assert set(server.output.rglob("*")) == before
     assert not list(server.folder.parent.glob("qwen-image-2-was-here*"))
-    opened.errors.clear()  # the page reports the refusals
-    opened.page.keyboard.press("Escape")

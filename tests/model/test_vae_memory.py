@@ -60,10 +60,11 @@ def test_memory(vae, direction, height, width):
 @pytest.mark.parametrize("height, width, room", [(512, 512, 1), (1024, 1024, 1), (1024, 1024, 2), (1536, 2752, 1.3)])
 def test_a_peak_holds(vae, direction, height, width, room):
     """From the least on that is not refused."""
-    peak = int(room * (height * width * vae_memory.VALUES_PER_PIXEL + width * vae_memory.VALUES_PER_COLUMN) * 2)
+    summed = vae_memory.summed(vae.decoder)
+    peak = int(room * vae_memory.least(height, width, 2, summed))
     given = inputs(direction, height, width)
     with PeakMemory() as memory:
-        getattr(vae, direction)(given, vae_memory.chunk_for(peak, height, width, 2))
+        getattr(vae, direction)(given, vae_memory.chunk_for(peak, height, width, 2, summed))
     assert memory.peak <= peak
 
 

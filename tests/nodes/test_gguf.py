@@ -123,6 +123,22 @@ def test_packed_blocks_stream(comfyui, plain, tmp_path):
     budgeted.detach()
 
 
+def test_a_lora_makes_no_packed_matrix_larger_than_the_budget_knows(comfyui, plain, tmp_path):
+    from qwen_image_2.nodes.bridge.diffusion import load_model
+    from qwen_image_2.nodes.bridge.memory import BudgetPatcher
+    state = tiny.to_comfy_transformer(plain)
+    model = load_model(write(tmp_path / "m.gguf", state, "Q4_K"), "m.gguf", "base")
+    name, change = "transformer_blocks.1.attn.to_q.weight", torch.randn(256, 256) * 0.05
+    budgeted = BudgetPatcher.of(model, float("inf"))
+    budgeted.add_patches({f"diffusion_model.{name}": ("diff", (change,))}, 1.0)
+    budgeted.partially_load(budgeted.load_device, 1e32)
+    assert model.model.diffusion_model.get_parameter(name)._qdata.nbytes == 256 * 144
+    patched = rounded(state, "Q4_K")
+    assert error(files.velocity(model.model.diffusion_model), files.expected(patched | {name: patched[name] + change}
+                                                                             )) < 1e-4
+    budgeted.detach()
+
+
 def test_a_file_of_another_architecture_is_refused(comfyui, tmp_path):
     path = write(tmp_path / "flux.gguf", {"double_blocks.0.img_attn.qkv.weight": torch.zeros(4, 32)}, "Q8_0")
     with pytest.raises(CheckpointError, match=r"flux.gguf is a Flux model, not a transformer for Qwen-Image 2"):

@@ -46,6 +46,10 @@ FORMS = {
     "ai-toolkit": ({f"{DOTS}.lora_A.weight": DOWN, f"{DOTS}.lora_B.weight": UP}, UP @ DOWN),
     "PEFT with a name": ({f"transformer.{BLOCK}.img_mlp.gate_up.lora_A.default.weight": DOWN,
                           f"transformer.{BLOCK}.img_mlp.gate_up.lora_B.default.weight": UP}, UP @ DOWN),
+    "PEFT's own prefix": ({f"base_model.model.{BLOCK}.img_mlp.gate_up.lora_A.weight": DOWN,
+                           f"base_model.model.{BLOCK}.img_mlp.gate_up.lora_B.weight": UP}, UP @ DOWN),
+    "OneTrainer": ({f"lora_transformer_{BARS.removeprefix('lora_unet_')}.lora_down.weight": DOWN,
+                    f"lora_transformer_{BARS.removeprefix('lora_unet_')}.lora_up.weight": UP}, UP @ DOWN),
     "musubi, alpha half the rank": ({f"{BARS}.lora_down.weight": DOWN, f"{BARS}.lora_up.weight": UP,
                                      f"{BARS}.alpha": torch.tensor(2.0)}, UP @ DOWN / 2),
     "LoHa": ({f"{DOTS}.hada_w1_a": A1, f"{DOTS}.hada_w1_b": B1, f"{DOTS}.hada_w2_a": A2, f"{DOTS}.hada_w2_b": B2},
@@ -82,6 +86,15 @@ def test_a_scale_in_the_metadata_counts(model, tmp_path, settings, scale):
                f"transformer.{BLOCK}.img_mlp.gate_up.lora_B.weight": UP}
     difference, _ = changed(model, tmp_path, tensors, metadata={"lora_adapter_metadata": json.dumps(settings)})
     assert error(difference, UP @ DOWN * scale) < 1e-5
+
+
+def test_dora_by_its_own_name_and_by_pefts(model, tmp_path):
+    """A magnitude for each row of the matrix, the halves' each to its half."""
+    magnitude, lora = draw(ROWS).abs() + 1, FORMS["ai-toolkit"][0]
+    ours, applied = changed(model, tmp_path, {**lora, f"{DOTS}.dora_scale": magnitude[:, None].clone()})
+    theirs, _ = changed(model, tmp_path, {**lora, f"{DOTS}.lora_magnitude_vector": magnitude})
+    assert torch.equal(ours, theirs) and applied.matrices == 2
+    assert error(ours, UP @ DOWN) > 0.1
 
 
 def test_what_is_not_used_is_named(model, tmp_path):

@@ -53,7 +53,19 @@ LORA = ("img_in.weight", "transformer_blocks.0.attn.to_q.weight", "transformer_b
         "transformer_blocks.6.attn.to_v.weight")
 
 
-def sample(model, steps: int = 2):
+def hook_lora(model):
+    """A LoRA hook, as ComfyUI's Create Hook LoRA makes it, on a matrix of every block."""
+    import comfy.hooks
+    generator, state = torch.Generator().manual_seed(4), {}
+    for number, block in enumerate(model.model.diffusion_model.transformer_blocks):
+        rows, columns = block.attn.to_q.weight.shape
+        name = f"diffusion_model.transformer_blocks.{number}.attn.to_q"
+        state[f"{name}.lora_B.weight"] = torch.randn(rows, 4, generator=generator) * 0.05
+        state[f"{name}.lora_A.weight"] = torch.randn(4, columns, generator=generator) * 0.05
+    return comfy.hooks.create_hook_lora(state, 1.0, 0.0)
+
+
+def sample(model, steps: int = 2, cfg: float = 1.0, hooks=None):
     """What a core sampler makes of it."""
     import comfy.sample
     import comfy.samplers
@@ -61,8 +73,9 @@ def sample(model, steps: int = 2):
     text = torch.randn(1, 12, width, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(1, 64, 4, 6, generator=torch.Generator().manual_seed(1))
     sigmas = torch.linspace(1, 0, steps + 1)
-    return comfy.sample.sample_custom(model, noise, 1.0, comfy.samplers.sampler_object("euler"), sigmas,
-                                      [[text, {}]], [[text, {}]], torch.zeros_like(noise), seed=0)
+    positive = [[text, {"hooks": hooks} if hooks else {}]]
+    return comfy.sample.sample_custom(model, noise, cfg, comfy.samplers.sampler_object("euler"), sigmas,
+                                      positive, [[text[:, :9], {}]], torch.zeros_like(noise), seed=0)
 
 
 def budget_for(model, kept: int) -> int:
@@ -88,6 +101,19 @@ def test_a_streamed_model_draws_what_the_resident_one_draws(memory, load, weight
     assert torch.equal(sample(model), expected)
 
 
+@pytest.mark.parametrize("kept", [0, 3, 4])
+def test_guidance_with_prefixes_that_are_computed_anew(memory, load, kept):
+    """Four passes take turns, and whether the last block streams or not, none holds a buffer for ever."""
+    from qwen_image_2.nodes.bridge.diffusion import PLACE_KEY
+    from qwen_image_2.nodes.bridge.placement import Place
+    model = load()
+    expected = sample(model, cfg=3.0)
+    budgeted = memory.BudgetPatcher.of(model, budget_for(model, kept))
+    budgeted.model_options["transformer_options"][PLACE_KEY] = Place.NOWHERE
+    assert torch.equal(sample(budgeted, cfg=3.0), expected)
+    unload()
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["LoRA before the budget", "LoRA after it"])
 def test_loras_work_on_what_stays_and_on_what_streams(memory, load, before):
     model = load("fp32")
@@ -110,6 +136,16 @@ def test_a_lora_on_a_quantised_block_that_streams(memory, load):
     stays = sample(with_lora(model, *LORA))
     streams = sample(with_lora(memory.BudgetPatcher.of(model, budget_for(model, 0)), *LORA))
     assert (streams - right).norm() < (stays - right).norm() < (without - right).norm() / 2
+    unload()
+
+
+def test_patches_that_are_forced_in_are_not_applied_again(memory, load):
+    """As other packs do, to save a model."""
+    model = load("fp32")
+    expected = sample(with_lora(model, *LORA))
+    budgeted = with_lora(memory.BudgetPatcher.of(model, budget_for(model, 0)), *LORA)
+    budgeted.partially_load(budgeted.load_device, 1e32, force_patch_weights=True)
+    assert torch.allclose(sample(budgeted), expected, atol=1e-5)
     unload()
 
 
@@ -148,12 +184,9 @@ def test_comfyui_can_have_some_of_it_back(memory, load):
 
 def test_comfyuis_dynamic_patcher_hands_over_a_copy(memory, load):
     """Its models place their own weights; the budget gets the plain stand-in that ComfyUI makes of the same file."""
-    from comfy.model_patcher import ModelPatcher, ModelPatcherDynamic
+    from comfy.model_patcher import ModelPatcher
 
     class Dynamic(ModelPatcher):
-        non_dynamic_delegate_model = None
-        get_non_dynamic_delegate = ModelPatcherDynamic.get_non_dynamic_delegate
-
         def is_dynamic(self):
             return True
 
@@ -161,7 +194,8 @@ def test_comfyuis_dynamic_patcher_hands_over_a_copy(memory, load):
     expected = sample(model)
     budget = budget_for(model, 3)
     model.__class__ = Dynamic
-    budgeted = memory.BudgetPatcher.of(model, budget)
+    first, budgeted = (memory.BudgetPatcher.of(model.clone(), budget) for _ in range(2))
+    assert budgeted.model is first.model  # made once, however many LoRAs come and go before it
     assert budgeted.model is not model.model and not budgeted.is_dynamic()
     assert torch.allclose(sample(budgeted), expected, atol=1e-5)
     assert len(budgeted.plan.streamed) == 5 and model.model.plan is None
@@ -202,6 +236,47 @@ def test_buffers_are_given_back_after_a_run_and_after_a_cancel(memory, load):
     assert all(now.parameter is before for now, before in zip(streaming.entries(model.model), own, strict=True))
     assert not any(prefix._cache for prefix in model.model.prefixes)
     unload()
+
+
+# ---------------------------------------------------------------- hooks
+
+def queries(model) -> list[torch.Tensor]:
+    return [block.attn.to_q.weight.clone() for block in model.model.diffusion_model.transformer_blocks]
+
+
+@pytest.mark.parametrize("place", ["DEVICE", "NOWHERE"])
+def test_a_hook_leaves_no_trace_even_when_a_run_is_cancelled(memory, load, place):
+    """ComfyUI takes hooks back while the traceback of a cancelled pass still holds a block."""
+    import comfy.model_management
+
+    from qwen_image_2.nodes.bridge.diffusion import PLACE_KEY
+    from qwen_image_2.nodes.bridge.placement import Place
+    model = load("fp32")
+    plain, own = sample(model), queries(model)
+    expected = sample(model, hooks=hook_lora(model))
+    assert not torch.allclose(expected, plain, atol=1e-2)
+    budgeted = memory.BudgetPatcher.of(model, budget_for(model, 0))
+    budgeted.model_options["transformer_options"][PLACE_KEY] = Place[place]
+    assert torch.allclose(sample(budgeted, hooks=hook_lora(model)), expected, atol=1e-5)
+    layer = model.model.diffusion_model.transformer_blocks[5].img_mlp
+    handle = layer.register_forward_hook(lambda *_: comfy.model_management.interrupt_current_processing())
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(budgeted, hooks=hook_lora(model))
+    handle.remove()
+    unload()
+    assert all(map(torch.equal, queries(model), own))
+
+
+def test_a_step_is_repeated_with_its_hooks(memory, load, short_of_memory):
+    model = load("fp32")
+    own, adapted = queries(model), with_lora(model, *LORA)
+    expected = sample(adapted, hooks=hook_lora(model))
+    budgeted = memory.BudgetPatcher.of(adapted, budget_for(model, 4))
+    short_of_memory(model, 1)
+    assert torch.allclose(sample(budgeted, hooks=hook_lora(model)), expected, atol=1e-4)
+    assert len(model.model.plan.streamed) == 6
+    unload()
+    assert all(map(torch.equal, queries(model), own))
 
 
 # ---------------------------------------------------------------- out of memory

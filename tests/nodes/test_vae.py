@@ -48,13 +48,19 @@ def test_a_peak_is_asked_for_and_kept_to(vae, monkeypatch):
     latent = torch.randn(2, 64, 4, 6, generator=torch.Generator().manual_seed(0))
     assert limited.memory_used_decode((2, 64, 4, 6), torch.float32) == 2**28
     assert error(limited.decode(latent), vae.decode(latent)) < 1e-5
-    assert chunks == [(2**28 - 64 * 96 * 50 * 4) // 24] * 2 + [0]  # each picture alone, then both with the standard
-    with pytest.raises(ValueError, match="96 x 64 pixels takes the VAE at least 0.06 GiB, but vae_peak .* is 0.01 GiB"):
+    summed = vae_memory.summed(vae.first_stage_model.decoder)
+    chunk = vae_memory.chunk_for(2**28, 64, 96, 4, summed)
+    assert chunks == [chunk, chunk, 0]  # each picture alone, then both with the standard
+    limited.decode_tiled(latent)
+    assert vae.first_stage_model.peak == 2**28
+    vae.decode_tiled(latent)
+    assert vae.first_stage_model.peak is None
+    with pytest.raises(ValueError, match="96 x 64 pixels takes the VAE at least 0.0. GiB, but vae_peak .* is 0.01 GiB"):
         vae.with_peak(2**23).decode(latent)
     side = limited.largest_side
-    vae_memory.chunk_for(2**28, side, side, 4)
+    vae_memory.chunk_for(2**28, side, side, 4, summed)
     with pytest.raises(ValueError, match="vae_peak"):
-        vae_memory.chunk_for(2**28, side + 16, side + 16, 4)
+        vae_memory.chunk_for(2**28, side + 16, side + 16, 4, summed)
 
 
 def test_fp16_is_not_used(comfyui, monkeypatch, caplog):
