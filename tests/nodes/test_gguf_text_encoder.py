@@ -217,7 +217,7 @@ def test_both_files_say_what_the_safetensors_file_says(comfyui, state, plain, tm
     expected = states(load(text_files.write(same, tmp_path / "same.safetensors")))
     assert error(states(load(both(tmp_path, state, kind))), expected) < 1e-5
     lost = error(expected, states(plain))
-    assert lost == 0 if kind == "F32" else 1e-4 < lost < 0.3
+    assert lost == 0 if kind == "F32" else lost > 1e-4  # how much is the type's own affair
 
 
 WIDE = TEXT | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 16}
