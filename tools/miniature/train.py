@@ -22,7 +22,7 @@ load_pack()
 from qwen_image_2.tools import command_line, environment, installer  # noqa: E402
 
 SEED = 2026
-STEPS = {"vae": 5500, "transformer": 4000}
+STEPS = {"vae": 5500, "transformer": 11000}
 
 
 def main() -> None:
