@@ -17,8 +17,12 @@ except ImportError:
     expect = sync_playwright = None
 
 ROOT = Path(__file__).resolve().parents[2]
-# Errors that ComfyUI's page has without any pack, on a new user's first visit.
-OWN_ERRORS = ("/user.css", "/api/userdata", "ComfyApp graph accessed before initialization")
+# Errors that ComfyUI's page has without any pack: on a new user's first visit, and when its overlay leaves twice.
+OWN_ERRORS = ("/user.css", "/api/userdata", "ComfyApp graph accessed before initialization", "Proxy.removeMask")
+# The overlay that the page shows while it opens a file: PrimeVue's waits for the end of an animation, and on a loaded
+# machine one that was leaving when the next came stays for ever.
+CALM = ".p-blockui-mask { animation: none !important; }"
+LEFT_BEHIND = "document.querySelectorAll('.p-blockui-mask.p-overlay-mask-leave').forEach(mask => mask.remove())"
 READY = "window.app && window.app.graph && window.app.canvas && window.app.extensionManager && window.app.vueAppReady"
 
 
@@ -70,6 +74,7 @@ class Page:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(server.url)
         page.wait_for_function(READY, timeout=180_000)
+        page.add_style_tag(content=CALM)
         page.evaluate("""async ([vue, theme]) => {
             await app.extensionManager.setting.set("Comfy.VueNodes.Enabled", vue);
             await app.extensionManager.setting.set("Comfy.ColorPalette", theme);
@@ -94,6 +99,7 @@ class Page:
             && JSON.stringify(app.graph.nodes.map(node => node.type).sort()) === types""",
             arg=[before, json.dumps(sorted(node["type"] for node in graph["nodes"]), separators=(",", ":"))])
         self.page.wait_for_timeout(300)  # what the page does after a graph is there
+        self.page.evaluate(LEFT_BEHIND)
 
     def open(self, name: str) -> None:
         self.drop(f"{name}.json", (ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
@@ -110,6 +116,7 @@ class Page:
 
     def run(self, timeout: float) -> tuple[dict, Result]:
         """Press the page's own Run button; the prompt that it sent, and what came of it."""
+        self.page.evaluate(LEFT_BEHIND)
         with self.page.expect_response(lambda answer: answer.url.endswith("/prompt")) as sent:
             self.page.get_by_role("button", name="Run", exact=True).first.click()
         prompt = sent.value.request.post_data_json["prompt"]
