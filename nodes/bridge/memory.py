@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.utils
 import torch
 from comfy.model_patcher import LowVramPatch, ModelPatcher, move_weight_functions, wipe_lowvram_weight
