@@ -5,8 +5,9 @@
  * like a tag (<image1>), and keeps the box when the next run has nothing to say: this takes its place.
  */
 import { chain, element, removePanel, replacePanel } from "./panel.js";
+import { sentence } from "./words.js";
 
-const KEY = "qwen_image_2_messages";
+const PARTS = "qwen_image_2_parts";
 const SPEAKER = "qwen_image_2_speaker";
 const NAME = "qwen_image_2_messages";
 const PAGES_OWN = "$$node-text-preview";
@@ -14,10 +15,10 @@ const PAGES_OWN = "$$node-text-preview";
 /** @param {function} nodeType a node class of the pack */
 export function showMessages(nodeType) {
   chain(nodeType.prototype, "onExecuted", function (output) {
-    if (!Array.isArray(output?.[KEY])) return;
+    if (!Array.isArray(output?.[PARTS])) return;
     // The parts of an expanded loader speak through the node on the page: each replaces only what it said before.
     this.qwenImage2Said ??= new Map();
-    this.qwenImage2Said.set(String(output[SPEAKER]), output[KEY].map(String));
+    this.qwenImage2Said.set(String(output[SPEAKER]), output[PARTS].map(sentence));
     show(this, [...this.qwenImage2Said.values()].flat());
   });
 }

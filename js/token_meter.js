@@ -5,7 +5,7 @@
  */
 import { api } from "../../scripts/api.js";
 import { addPanel, element, isLinked, onChange, widgetOf } from "./panel.js";
-import { word } from "./words.js";
+import { sentence, word } from "./words.js";
 
 /** Milliseconds without a key before the server is asked. */
 const PAUSE = 300;
@@ -86,6 +86,6 @@ async function measure(text, signal) {
   const response = await api.fetchApi("/qwen_image_2/prompt", {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ text }), signal });
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.error ?? word("not_counted"));
+  if (!response.ok) throw new Error(answer.parts ? sentence(answer.parts) : word("not_counted"));
   return answer;
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from . import sizes
 from .quotation import OPENING, closed
+from .sentences import Sentence
 
 POSTERS = ("poster", "flyer", "magazine cover", "book cover", "picture book page", "menu", "advertisement")
 INFOGRAPHICS = ("infographic", "dashboard", "fact sheet", "character sheet")
@@ -149,8 +150,8 @@ def _brief(kind: str, page: Page, elements: list[Element], layout: str = "", col
         raise ValueError(f"The {kind} brief is empty: fill in at least one text or describe the picture.")
     page.check()
     hidden = sorted({f"U+{ord(mark):04X}" for element in elements for mark in INVISIBLE.findall(element.text)})
-    notes = (f"The texts contain invisible characters ({', '.join(hidden)}): kept as they are.",) if hidden else ()
-    return Brief(kind, page, tuple(elements), layout, columns, notes)
+    note = Sentence("The texts contain invisible characters ({characters}): kept as they are.", characters=hidden)
+    return Brief(kind, page, tuple(elements), layout, columns, (note,) if hidden else ())
 
 
 # ---------------------------------------------------------------- the four briefs

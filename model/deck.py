@@ -12,6 +12,8 @@ from typing import BinaryIO
 from numpy import ndarray
 from PIL import Image
 
+from .sentences import Sentence, counted
+
 INSTALL = "python -m pip install python-pptx"
 PAGES = {"16:9": 16 / 9, "4:3": 4 / 3}
 LONGER_SIDE = 13 + 1 / 3  # inches, of PowerPoint's own 16:9 pages; a 4:3 page is as high as those
@@ -45,12 +47,22 @@ def require() -> None:
                          f"Python and restart ComfyUI, or choose PDF.")
 
 
-def counted(count: int, name: str) -> str:
-    return f"{count} {name}{'s' if count != 1 else ''}"
+def texts_for(pictures: int, found: int) -> Sentence:
+    return _for_pictures(counted(found, "{count} text", "{count} texts"), pictures, found)
 
 
-def shared_out(name: str, words: Sequence[str | None], batches: list[int]) -> tuple:
-    """One text for each picture, and a sentence where there are too few or too many.
+def notes_for(pictures: int, found: int) -> Sentence:
+    return _for_pictures(counted(found, "{count} note", "{count} notes"), pictures, found)
+
+
+def _for_pictures(words: Sentence, pictures: int, found: int) -> Sentence:
+    what = Sentence("the last pictures have none") if found < pictures else Sentence("the last ones were not used")
+    return Sentence("There are {words} for {pictures}: {what}.", words=words,
+                    pictures=counted(pictures, "{count} picture", "{count} pictures"), what=what)
+
+
+def shared_out(words: Sequence[str | None], batches: list[int], unlike: Callable[[int, int], Sentence]) -> tuple:
+    """One text for each picture, and what `unlike` says of (pictures, texts) where there are too few or too many.
 
     As many texts as batches: one for all pictures of a batch, which share a prompt. Else one for each picture.
     """
@@ -60,8 +72,7 @@ def shared_out(name: str, words: Sequence[str | None], batches: list[int]) -> tu
     shared = [text or "" for text in [*words, *[""] * pictures][:pictures]]
     if len(words) in (0, pictures):
         return (shared,)
-    what = "the last pictures have none" if len(words) < pictures else "the last ones were not used"
-    return shared, f"There are {counted(len(words), name)} for {counted(pictures, 'picture')}: {what}."
+    return shared, unlike(pictures, len(words))
 
 
 # ---------------------------------------------------------------- pages

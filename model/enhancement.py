@@ -13,6 +13,7 @@ from pathlib import Path
 from . import editing, quotation, sizes
 from .languages import CHINESE, ENGLISH, Language
 from .prompt import IMAGE_SLOT
+from .sentences import Sentence
 
 # The official settings of both models.
 TEMPERATURE, TOP_P, TOP_K = 1.0, 0.95, 20
@@ -27,13 +28,13 @@ MOST_SHOWN = 2000  # characters of an answer that could not be used
 class Task:
     """What differs between the two official models."""
 
-    name: str
+    name: Sentence
     presence_penalty: float
     most_tokens: int  # thinking included
 
 
-TEXT_TO_IMAGE = Task("text-to-image", 1.5, 16256)
-EDIT = Task("edit", 0.0, 24000)
+TEXT_TO_IMAGE = Task(Sentence("text-to-image"), 1.5, 16256)
+EDIT = Task(Sentence("edit"), 0.0, 24000)
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,8 @@ def enhanced(prompt: str, generated: Generated, canvas: tuple[int, int], size_cl
     wanted; references: their sizes, pixels."""
     answer = parse(generated)
     if answer is None:
-        return Enhanced(prompt, canvas, (_why_not(generated), f"Its answer: {_shortened(generated.text)}"))
+        return Enhanced(prompt, canvas, (_why_not(generated), Sentence("Its answer: {text}",
+                                                                      text=_shortened(generated.text))))
     text, *notes = restored(prompt, answer.prompt)
     if size_class is None:
         return Enhanced(text, canvas, tuple(notes))
@@ -190,15 +192,17 @@ def enhanced(prompt: str, generated: Generated, canvas: tuple[int, int], size_cl
 
 def _why_not(generated: Generated) -> str:
     if generated.truncated:
-        return (f"The prompt is used as it was written: the language model was stopped after {generated.tokens} tokens "
-                f"without an answer, so raise max_tokens.")
-    return ("The prompt is used as it was written: the language model's answer holds no JSON object with a "
-            "rewritten_prompt, so try another seed, or check that model and system prompt belong together.")
+        return Sentence("The prompt is used as it was written: the language model was stopped after {tokens} tokens "
+                        "without an answer, so raise max_tokens.", tokens=generated.tokens)
+    return Sentence("The prompt is used as it was written: the language model's answer holds no JSON object with a "
+                    "rewritten_prompt, so try another seed, or check that model and system prompt belong together.")
 
 
 def _shortened(text: str) -> str:
     text = text.strip()
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}... ({len(text)} characters)"
+    if len(text) <= MOST_SHOWN:
+        return text
+    return Sentence("{beginning}... ({count} characters)", beginning=text[:MOST_SHOWN], count=len(text))
 
 
 # ---------------------------------------------------------------- quotations
@@ -210,7 +214,7 @@ def restored(prompt: str, rewritten: str) -> tuple[str, ...]:
     for text in wanted:
         if text not in quotation.literals(rewritten):
             rewritten, how = _put_back(text, rewritten, wanted)
-            notes.append(f"The quoted text {quotation.quote(text, ENGLISH.pairs)} {how}.")
+            notes.append(Sentence("The quoted text {text} {how}.", text=quotation.quote(text, ENGLISH.pairs), how=how))
     return rewritten, *notes
 
 
@@ -222,13 +226,13 @@ def _put_back(text: str, rewritten: str, wanted: Container[str]) -> tuple[str, s
         found = match.group(match.lastindex)
         if found not in wanted and _letters(found) and _letters(found) == _letters(text):
             changed = rewritten[:match.start()] + quoted + rewritten[match.end():]
-            return changed, f"had been changed to {match.group()} and was put back"
+            return changed, Sentence("had been changed to {found} and was put back", found=match.group())
     changed = rewritten.replace(f"'{text}'", quoted, 1)
     if set(quotation.literals(changed)) == {text, *quotation.literals(rewritten)}:
-        return changed, "had lost its double quotation marks and got them back"
+        return changed, Sentence("had lost its double quotation marks and got them back")
     # At the beginning, where no mark that is never closed can swallow it.
     return (f"{language.shown.format(text=quoted)}{language.end}{rewritten}",
-            "was missing and was put in at the beginning")
+            Sentence("was missing and was put in at the beginning"))
 
 
 def _letters(text: str) -> str:
@@ -250,14 +254,18 @@ def proposed_canvas(answer: Answer, size_class: int,
     reference = REFERENCE.fullmatch(answer.follow)
     if reference and 1 <= int(reference[1]) <= len(references):
         size = editing.reference_size(*references[int(reference[1]) - 1], size_class)
-        return size, f"Canvas: {size[0]} x {size[1]}, the shape of <image{int(reference[1])}>."
+        return size, Sentence("Canvas: {width} x {height}, the shape of <image{number}>.", width=size[0],
+                              height=size[1], number=int(reference[1]))
     ratio = _ratio(answer.ratio)
     if ratio is not None:
         size = _size_for(ratio, size_class)
-        return size, f"Canvas: {size[0]} x {size[1]}, for the proposed ratio {answer.ratio.strip()}."
-    proposed = answer.follow if answer.follow.strip() else answer.ratio
-    why = f"proposes {proposed.strip()[:40]!r}, which is no canvas" if proposed.strip() else "proposes none"
-    return None, f"Canvas: as chosen on the node, because the language model {why}."
+        return size, Sentence("Canvas: {width} x {height}, for the proposed ratio {ratio}.", width=size[0],
+                              height=size[1], ratio=answer.ratio.strip())
+    proposed = answer.follow.strip() or answer.ratio.strip()
+    if not proposed:
+        return None, Sentence("Canvas: as chosen on the node, because the language model proposes none.")
+    return None, Sentence("Canvas: as chosen on the node, because the language model proposes {proposed}, which is no "
+                          "canvas.", proposed=repr(proposed[:40]))
 
 
 def _ratio(text: str) -> float | None:

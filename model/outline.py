@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from . import briefs
 from .briefs import Brief, Page
+from .sentences import Sentence
 
 # Every slide is made before the first is saved: a hundred at 2K are about 13 GB of decoded pictures and masks.
 MOST_SLIDES = 100
@@ -66,9 +67,11 @@ class Slide:
     unfinished: bool = False  # whether the next line may belong to the last bullet point
 
     @property
-    def name(self) -> str:
+    def name(self) -> Sentence:
         title = self.title if len(self.title) <= LONGEST_NAME else self.title[:LONGEST_NAME] + "..."
-        return f"Slide {self.number} ({title})" if title else f"Slide {self.number}"
+        if not title:
+            return Sentence("Slide {number}", number=self.number)
+        return Sentence("Slide {number} ({title})", number=self.number, title=title)
 
 
 # ---------------------------------------------------------------- reading

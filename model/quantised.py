@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import ggml
 from .files import CheckpointError, CheckpointFiles, GGUFFile, TensorInfo
+from .sentences import Sentence, joined
 
 MARK = ".comfy_quant"
 METADATA = "_quantization_metadata"
@@ -204,11 +205,11 @@ def in_words(settings: Settings) -> str:
     """The formats of a file, for people: 'int8 with rotation'."""
     found = []
     for one in settings.values():
-        words = FORMATS[one["format"]].words + (" with rotation" if one.get("convrot") else "")
-        words += f" {one['type']}" if "type" in one else ""
+        words = FORMATS[one["format"]].words + (f" {one['type']}" if "type" in one else "")
+        words = Sentence("{format} with rotation", format=words) if one.get("convrot") else words
         if words not in found:
             found.append(words)
-    return " and ".join(found)
+    return joined(found)
 
 
 def encoded(mark: Mapping) -> Tensor:

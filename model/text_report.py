@@ -7,6 +7,7 @@ from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
 from .regions import Box
+from .sentences import Sentence
 from .text_match import MISSING, RIGHT, UNREADABLE, WRONG, Comparison
 
 EXTRA, DOUBTFUL = "extra", "doubtful"  # what was read and not expected, and what could hardly be read
@@ -36,13 +37,18 @@ def _picture(number: int, comparison: Comparison) -> dict:
 
 def sentence(number: int, comparison: Comparison) -> str:
     """One line about one picture, for people."""
-    counts = {status: sum(line.status == status for line in comparison.lines) for status in
-              (WRONG, MISSING, UNREADABLE)} | {"additional": len(comparison.extra)}
-    right = sum(line.status == RIGHT for line in comparison.lines)
-    rest = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    verdict = "passed" if comparison.passed else "failed"
-    return (f"Picture {number}: {verdict}, score {comparison.score:.2f}, {right} of {len(comparison.lines)} lines right"
-            f"{f' ({rest})' if rest else ''}.")
+    def having(status: str) -> int:
+        return sum(line.status == status for line in comparison.lines)
+
+    lines = Sentence("{right} of {all} lines right", right=having(RIGHT), all=len(comparison.lines))
+    rest = [one for one in (Sentence("{count} wrong", count=having(WRONG)),
+                            Sentence("{count} missing", count=having(MISSING)),
+                            Sentence("{count} unreadable", count=having(UNREADABLE)),
+                            Sentence("{count} additional", count=len(comparison.extra))) if one.values["count"]]
+    return Sentence("Picture {number}: {verdict}, score {score}, {lines}.", number=number,
+                    verdict=Sentence("passed") if comparison.passed else Sentence("failed"),
+                    score=f"{comparison.score:.2f}",
+                    lines=Sentence("{lines} ({rest})", lines=lines, rest=rest) if rest else lines)
 
 
 def rows(comparison: Comparison) -> list[dict]:

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from .briefs import DESCRIPTIONS, Brief, Element
 from .languages import ENGLISH, LANGUAGES, Language
 from .quotation import closed, literals, quote
+from .sentences import Sentence, joined
 
 # Where a text may be cut: after sentences, or, where not even one of them fits, between words.
-CUTS = {"sentence": re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？；]+[”’」』）]*|\n"), "word": re.compile(r"(?=\s)")}
+CUTS = {Sentence("sentence"): re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？；]+[”’」』）]*|\n"),
+        Sentence("word"): re.compile(r"(?=\s)")}
 DIVISIBLE = ("body", *DESCRIPTIONS)
 MOST_NAMED = 6  # parts that a note names one by one
 
@@ -184,17 +186,18 @@ def _cut(brief: Brief, element: Element, fits: Callable[[Brief], bool]) -> tuple
             kept -= 1  # not inside a quotation
         if kept:
             end = ends[kept - 1]
-            return shortened(end), (f"Cut after a {unit} to stay within the token limit: {_name(element)}, "
-                                    f"{len(beginning(end)):,} of {len(element.text):,} characters kept.")
+            return shortened(end), Sentence(
+                "Cut after a {unit} to stay within the token limit: {part}, {kept} of {all} characters kept.",
+                unit=unit, part=_name(element), kept=f"{len(beginning(end)):,}", all=f"{len(element.text):,}")
     return None
 
 
 def _left_out(elements: list[Element], limit: int) -> str:
     names = list(dict.fromkeys(_name(element) for element in elements if element.text))
-    more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
-    listed = ["the closing sentence about the lettering", *names[:MOST_NAMED], *more]
-    return f"Left out to stay within {limit:,} tokens: {_listed(listed, ENGLISH)}."
+    more = [Sentence("{count} more", count=len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
+    listed = joined([Sentence("the closing sentence about the lettering"), *names[:MOST_NAMED], *more])
+    return Sentence("Left out to stay within {limit} tokens: {parts}.", limit=f"{limit:,}", parts=listed)
 
 
-def _name(element: Element) -> str:
-    return ENGLISH.roles[element.role].format(number=element.number, by=element.by)
+def _name(element: Element) -> Sentence:
+    return Sentence(ENGLISH.roles[element.role], number=element.number, by=element.by)

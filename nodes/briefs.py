@@ -4,6 +4,7 @@ from comfy_api.latest import io
 from ..model import briefs, wording
 from ..model.briefs import Brief, Page
 from ..model.languages import ENGLISH, LANGUAGES
+from ..model.sentences import Sentence, counted
 from .bridge.text_encoder import count_tokens
 from .latent import canvas_inputs, check_canvas
 from .messages import tell
@@ -59,9 +60,10 @@ def outputs() -> list[io.Output]:
 def written(node, brief: Brief) -> io.NodeOutput:
     """The node's outputs, and on the node what it costs and what was shortened."""
     result = wording.fitted(brief, count_tokens, TRAINED_TOKENS)
-    texts = f"{len(result.texts)} line{'s' if len(result.texts) != 1 else ''} of text"
+    texts = counted(len(result.texts), "{count} line of text", "{count} lines of text")
     return io.NodeOutput(result.prompt, *brief.page.pixels, "\n".join(result.texts),
-                         ui=tell(node, f"{result.tokens} tokens, {texts}.", *result.notes))
+                         ui=tell(node, Sentence("{tokens} tokens, {texts}.", tokens=result.tokens, texts=texts),
+                                 *result.notes))
 
 
 def refusal(make, texts: tuple, *page) -> bool | str:
@@ -106,6 +108,7 @@ class QwenImage2PosterBrief(io.ComfyNode):
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -144,6 +147,7 @@ class QwenImage2SlideBrief(io.ComfyNode):
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -181,6 +185,7 @@ class QwenImage2InfographicBrief(io.ComfyNode):
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -214,6 +219,7 @@ class QwenImage2ComicBrief(io.ComfyNode):
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..model import briefs, deck, outline, wording, writer
 from ..model.briefs import Page
 from ..model.outline import seeds
+from ..model.sentences import Sentence, counted, joined
 from .bridge.progress import loading_progress
 from .bridge.text_encoder import count_tokens
 from .briefs import line_input, page_inputs, refused
@@ -78,6 +79,7 @@ class QwenImage2DeckOutline(io.ComfyNode):
                 io.Int.Output(display_name="seed", is_output_list=True, tooltip="One for each slide, for Sampler."),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -89,13 +91,15 @@ class QwenImage2DeckOutline(io.ComfyNode):
         slides, written = fitted(outline, Page(**page), footer, title_position=title_position,
                                  picture_position=picture_position)
         longest = max(result.tokens for result in written)
-        notes = [f"{slide.name}: {note}" for slide, result in zip(slides, written) for note in result.notes]
+        notes = [Sentence("{slide}: {note}", slide=slide.name, note=note)
+                 for slide, result in zip(slides, written) for note in result.notes]
         width, height = Page(**page).pixels
         return io.NodeOutput(
             [result.prompt for result in written], [width] * len(slides), [height] * len(slides),
             ["\n".join(result.texts) for result in written], ["\n".join(slide.notes) for slide in slides], len(slides),
             seeds(slides, seed),
-            ui=tell(cls, f"{deck.counted(len(slides), 'slide')}, the longest prompt has {longest} tokens.", *notes))
+            ui=tell(cls, Sentence("{slides}, the longest prompt has {tokens} tokens.", tokens=longest,
+                                  slides=counted(len(slides), "{count} slide", "{count} slides")), *notes))
 
 
 def refuse(page: Page, text: str, footer: str) -> None:
@@ -137,6 +141,7 @@ class QwenImage2SaveDeck(io.ComfyNode):
                                 tooltip="What the speaker says: notes of Deck Outline."),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
             is_output_node=True,
         )
 
@@ -158,9 +163,9 @@ class QwenImage2SaveDeck(io.ComfyNode):
         sheets, unlike = sheets_of(images, texts, notes)
         ratio = deck.PAGES.get(page[0]) or deck.page_ratio(sheets[0].picture)
         paths = save(sheets, prefix, suffixes, ratio)
-        names = " and ".join(path.name for path in paths)
         return io.NodeOutput(ui={"files": [saved(path) for path in paths]} | tell(
-            cls, f"Saved {names}: {deck.counted(len(sheets), 'page')}.", *unlike))
+            cls, Sentence("Saved {files}: {pages}.", files=joined([path.name for path in paths]),
+                          pages=counted(len(sheets), "{count} page", "{count} pages")), *unlike))
 
 
 def check_name(prefix: str | None) -> None:
@@ -188,8 +193,8 @@ def sheets_of(images: list, texts, notes) -> tuple[list[deck.Sheet], list[str]]:
     batches = [len(batch) for batch in images]
     if not sum(batches):
         raise ValueError("There is no picture to save.")
-    texts, *unlike = deck.shared_out("text", texts, batches)
-    notes, *more = deck.shared_out("note", notes, batches)
+    texts, *unlike = deck.shared_out(texts, batches, deck.texts_for)
+    notes, *more = deck.shared_out(notes, batches, deck.notes_for)
     pictures = (eight_bits(picture.unsqueeze(0))[0] for batch in images for picture in batch)
     return [deck.Sheet(*sheet) for sheet in zip(pictures, texts, notes)], [*unlike, *more]
 

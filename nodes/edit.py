@@ -4,6 +4,7 @@ import torch
 from comfy_api.latest import io
 
 from ..model import editing, sizes
+from ..model.sentences import Sentence
 from .bridge.text_encoder import check_clip
 from .frontend import marks
 from .latent import empty_latent
@@ -43,8 +44,8 @@ def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, wid
     if not (guard and editing.off_failing_grid(target, wanted)):
         return wanted, target, None
     clean = (editing.CLEAN_SIDE,) * 2
-    note = (f"Moved from 1024 x 1024 to {clean[0]} x {clean[1]}, references of that size included: edits on exactly "
-            f"that grid are known to fail. (grid_guard switches this off.)")
+    note = Sentence("Moved from 1024 x 1024 to {width} x {height}, references of that size included: edits on exactly "
+                    "that grid are known to fail. (grid_guard switches this off.)", width=clean[0], height=clean[1])
     return [clean if size == target else size for size in wanted], clean, note
 
 
@@ -87,6 +88,7 @@ class QwenImage2EditEncode(io.ComfyNode):
             outputs=[io.Conditioning.Output(display_name="positive"), io.Conditioning.Output(display_name="negative"),
                      io.Latent.Output(display_name="latent")],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -100,9 +102,9 @@ class QwenImage2EditEncode(io.ComfyNode):
         pictures = [editing.resize(image, *size) for image, size in zip(references, wanted)]
         latents = [vae.encode(picture) for picture in pictures]
         positive, negative = (encode(clip, text, pictures, latents) for text in (prompt, negative_prompt))
-        advice = None if named or len(references) == 1 else (
-            f"None of the {len(references)} references is named in the prompt: say which is which with <image1>, "
-            f"<image2>, ...")
+        advice = None if named or len(references) == 1 else Sentence(
+            "None of the {count} references is named in the prompt: say which is which with <image1>, <image2>, ...",
+            count=len(references))
         return io.NodeOutput(positive, negative, empty_latent(*target, batch_size), ui=tell(cls, note, advice))
 
 

@@ -7,6 +7,7 @@ import torch
 from comfy_api.latest import io
 
 from ..model import editing, enhancement, sizes
+from ..model.sentences import Sentence
 from .bridge import folders, generation, miniature, system_prompts
 from .bridge.enhancer import load_enhancer
 from .edit import listed
@@ -18,9 +19,9 @@ CATEGORY = "Qwen-Image 2/prompt enhancer"
 # Comfy-Org's files of the two official models. Offered even before they are there, so that a workflow can name one.
 OFFICIAL = ("qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors",
             "qwen3.5_9b_qwen_image_2.1_pe_i2i.int8_convrot.safetensors")
-OFF = "The enhancer is off: the prompt is as it was written, the canvas as chosen on the node."
-UNTRAINED = ("The official enhancers were trained with their own system_prompt.txt: put it below models/text_encoders "
-             "and choose it as system_prompt.")
+OFF = Sentence("The enhancer is off: the prompt is as it was written, the canvas as chosen on the node.")
+UNTRAINED = Sentence("The official enhancers were trained with their own system_prompt.txt: put it below "
+                     "models/text_encoders and choose it as system_prompt.")
 
 
 def enhancer_choices() -> list[str]:
@@ -44,7 +45,6 @@ class QwenImage2LoadEnhancer(io.ComfyNode):
                                        "Research License (non-commercial)."),
             ],
             outputs=[io.Clip.Output(tooltip="For Enhance Prompt and core's Generate Text; it encodes no prompts.")],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -104,6 +104,7 @@ class QwenImage2PromptEnhance(io.ComfyNode):
                                                                 "not be used, the answer."),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -145,8 +146,8 @@ class QwenImage2PromptEnhance(io.ComfyNode):
         result = enhancement.enhanced(prompt, generated, canvas, int(size) if follow_proposal else None,
                                       [(image.shape[1], image.shape[0]) for image in references])
         untrained = UNTRAINED if generation.is_enhancer(clip) and system_prompt == system_prompts.BUILT_IN else None
-        notes = [note for note in (f"Written in {generated.tokens} tokens, as for {task.name}.", untrained,
-                                   *result.notes) if note]
+        cost = Sentence("Written in {tokens} tokens, as for {task}.", tokens=generated.tokens, task=task.name)
+        notes = [note for note in (cost, untrained, *result.notes) if note]
         return io.NodeOutput(result.prompt, *result.canvas, "\n".join(notes), ui=tell(cls, *notes))
 
 
@@ -172,6 +173,6 @@ def counter(node) -> Callable[[int], None]:
         nonlocal shown
         if time.monotonic() - shown >= 1:
             shown = time.monotonic()
-            show(node, f"{tokens} tokens so far.")
+            show(node, Sentence("{tokens} tokens so far.", tokens=tokens))
 
     return progress

@@ -4,6 +4,7 @@ import torch
 from comfy_api.latest import io
 
 from ..model import glyphs
+from ..model.sentences import Sentence, counted
 from .bridge import fonts
 from .messages import tell
 from .text_check import CATEGORY
@@ -36,12 +37,14 @@ class QwenImage2GlyphReference(io.ComfyNode):
             outputs=[io.Image.Output(display_name="image"),
                      io.String.Output(display_name="quoted", tooltip="The lines in double quotes, for the prompt.")],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
     def execute(cls, text, font, letter_height, direction):
         lines = glyphs.clean_lines(text)
         page = glyphs.render(lines, fonts.resolve(font), font, letter_height, direction == VERTICAL)
-        note = f"{len(lines)} lines on {page.shape[1]} x {page.shape[0]} pixels."
+        note = Sentence("{lines} on {width} x {height} pixels.", width=page.shape[1], height=page.shape[0],
+                        lines=counted(len(lines), "{count} line", "{count} lines"))
         return io.NodeOutput(torch.from_numpy(page.astype(np.float32) / 255).unsqueeze(0),
                              ", ".join(f'"{line}"' for line in lines), ui=tell(cls, note))

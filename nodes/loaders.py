@@ -4,6 +4,7 @@ from pathlib import Path, PurePath
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
+from ..model.sentences import Sentence
 from .bridge import folders, miniature
 from .bridge.diffusion import load_model, open_model
 from .bridge.dtypes import WEIGHT_FORMATS
@@ -93,6 +94,7 @@ class QwenImage2LoadModel(io.ComfyNode):
             inputs=[diffusion_model_input(), variant_input(), weight_format_input()],
             outputs=[io.Model.Output()],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -101,12 +103,14 @@ class QwenImage2LoadModel(io.ComfyNode):
         model = load_model(folders.resolve(folders.TRANSFORMER, diffusion_model), diffusion_model, variant,
                            weight_format)
         about = miniature.ABOUT if diffusion_model == miniature.NAME else None
-        return io.NodeOutput(model, ui=tell(cls, f"{diffusion_model}: {variant} model, {model_summary(model)}.", about))
+        return io.NodeOutput(model, ui=tell(cls, in_words(diffusion_model, variant, model), about))
 
 
-def model_summary(model) -> str:
+def in_words(name: str, variant: str, model) -> Sentence:
     spec = model.model.spec
-    return f"{spec.layers} blocks of width {spec.dim}, {model.model_size() / 2**30:.2f} GiB, {model.model.weights}"
+    return Sentence("{file}: {variant} model, {blocks} blocks of width {width}, {size} GiB, {weights}.", file=name,
+                    variant=variant, blocks=spec.layers, width=spec.dim, size=f"{model.model_size() / 2**30:.2f}",
+                    weights=model.model.weights)
 
 
 class QwenImage2LoadTextEncoder(io.ComfyNode):
@@ -121,6 +125,7 @@ class QwenImage2LoadTextEncoder(io.ComfyNode):
             inputs=[text_encoder_input(), weight_format_input(), vision_projector_input()],
             outputs=[io.Clip.Output()],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -131,7 +136,7 @@ class QwenImage2LoadTextEncoder(io.ComfyNode):
     def execute(cls, text_encoder, weight_format, vision_projector=AUTO):
         clip = load_text_encoder(folders.resolve(folders.TEXT_ENCODER, text_encoder), text_encoder, weight_format,
                                  projector_path(vision_projector))
-        return io.NodeOutput(clip, ui=tell(cls, text_encoder_summary(clip)))
+        return io.NodeOutput(clip, ui=tell(cls, *text_encoder_summary(clip)))
 
 
 class QwenImage2LoadVAE(io.ComfyNode):

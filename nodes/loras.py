@@ -4,11 +4,13 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
+from ..model.sentences import Sentence
 from .bridge.lora import Applied, apply
 from .messages import tell
 from .sampler import check_model
 
 FOLDER = "loras"
+MOST_NAMED = 3  # tensors that a note names one by one
 
 
 class QwenImage2LoadLoRA(io.ComfyNode):
@@ -31,20 +33,22 @@ class QwenImage2LoadLoRA(io.ComfyNode):
             ],
             outputs=[io.Model.Output()],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
     def execute(cls, model, lora, strength):
         check_model(model)
         if strength == 0:
-            return io.NodeOutput(model, ui=tell(cls, f"{lora} has strength 0: it is not loaded."))
+            return io.NodeOutput(model, ui=tell(cls, Sentence("{lora} has strength 0: it is not loaded.", lora=lora)))
         applied = apply(model, Path(folder_paths.get_full_path_or_raise(FOLDER, lora)), lora, strength)
         return io.NodeOutput(applied.model, ui=tell(cls, *in_words(lora, applied)))
 
 
 def in_words(name: str, applied: Applied) -> list[str]:
-    sentences = [f"{name} changes {applied.matrices} matrices."]
+    sentences = [Sentence("{lora} changes {count} matrices.", lora=name, count=applied.matrices)]
     if applied.unused:
-        shown = ", ".join(applied.unused[:3]) + (", ..." if len(applied.unused) > 3 else "")
-        sentences.append(f"{len(applied.unused)} of its tensors mean nothing to this model and are not used: {shown}.")
+        more = ["..."] if len(applied.unused) > MOST_NAMED else []
+        sentences.append(Sentence("{count} of its tensors mean nothing to this model and are not used: {names}.",
+                                  count=len(applied.unused), names=[*applied.unused[:MOST_NAMED], *more]))
     return sentences

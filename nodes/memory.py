@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..model import streaming
+from ..model.sentences import Sentence
 from ..model.streaming import Plan
 from .bridge import memory
 from .bridge.diffusion import PLACE_KEY
@@ -49,6 +50,7 @@ class QwenImage2Memory(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -81,12 +83,14 @@ def report(model: BudgetPatcher) -> list[str]:
     device, lines = model.load_device, []
     room = math.inf
     if device.type == "cpu":
-        lines.append("This machine computes on the CPU: weights are in RAM in any case, a budget saves nothing.")
+        lines.append(Sentence("This machine computes on the CPU: weights are in RAM in any case, a budget saves "
+                              "nothing."))
     else:
         management = comfy.model_management
         room = management.get_free_memory(device) + model.loaded_size() - management.minimum_inference_memory()
     plan = model.plan_for(room)
-    lines.append(("" if model.budget < math.inf else "With the memory that is free now: ") + memory.in_words(plan))
+    told = memory.in_words(plan)
+    lines.append(told if model.budget < math.inf else Sentence("With the memory that is free now: {plan}", plan=told))
     if plan.streamed:
         lines.append(_cost(plan, device))
     return lines
@@ -98,13 +102,13 @@ def _cost(plan: Plan, device: torch.device) -> str:
     except Exception as error:
         if not comfy.model_management.is_oom(error):
             raise
-        return "How long that takes could not be measured: the device has no room for it now."
-    return (f"At the {rate / 1e9:.1f} GB/s measured just now that takes at least {plan.moved / rate * 1e3:,.0f} ms a "
-            f"pass; where computing takes longer, it costs nothing.")
+        return Sentence("How long that takes could not be measured: the device has no room for it now.")
+    return Sentence("At the {rate} GB/s measured just now that takes at least {time} ms a pass; where computing takes "
+                    "longer, it costs nothing.", rate=f"{rate / 1e9:.1f}", time=f"{plan.moved / rate * 1e3:,.0f}")
 
 
 def vae_in_words(vae) -> str:
     if vae.peak is None:
-        return "VAE: standard rows."
-    return (f"VAE: at most {gib(vae.peak)} beside its weights, enough for {vae.largest_side} x {vae.largest_side} "
-            f"pixels.")
+        return Sentence("VAE: standard rows.")
+    return Sentence("VAE: at most {peak} beside its weights, enough for {side} x {side} pixels.", peak=gib(vae.peak),
+                    side=vae.largest_side)

@@ -1,12 +1,19 @@
-"""What a node has to say to its user: shown on the node, kept in the result, written to the log."""
+"""What a node has to say to its user: shown on the node, kept in the result, written to the log.
+
+Such a node asks for its unique_id and has intermediate output: then a page that was opened anew is told what stands in
+ComfyUI's cache, too.
+"""
 import logging
 
 from server import PromptServer
 
+from ..model.sentences import parts
+
 log = logging.getLogger(__name__)
 
-# The key of messages in a node's `ui` output: a list of sentences.
+# Keys in a node's `ui` output: a list of sentences in English, and what they are made of, for js/messages.js.
 KEY = "qwen_image_2_messages"
+PARTS = "qwen_image_2_parts"
 # Whose they are: an expanded loader's parts speak through one node of the page.
 SPEAKER = "qwen_image_2_speaker"
 
@@ -25,4 +32,5 @@ def tell(node, *sentences: str | None) -> dict:
     sentences = show(node, *sentences)
     for sentence in sentences:
         log.info("Node %s: %s", node.hidden.unique_id, sentence)
-    return {KEY: sentences, SPEAKER: [str(node.hidden.unique_id)]}
+    return {KEY: [str(sentence) for sentence in sentences], PARTS: [parts(sentence) for sentence in sentences],
+            SPEAKER: [str(node.hidden.unique_id)]}

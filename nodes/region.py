@@ -5,6 +5,7 @@ import torch
 from comfy_api.latest import io
 
 from ..model import editing, regions, sizes
+from ..model.sentences import Sentence
 from .edit import RESOLUTIONS
 from .messages import tell
 
@@ -47,6 +48,7 @@ class QwenImage2CropForEdit(io.ComfyNode):
                      io.Mask.Output(display_name="part_mask"),
                      RegionType.Output(display_name="region", tooltip="For Stitch Edit.")],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -60,7 +62,8 @@ class QwenImage2CropForEdit(io.ComfyNode):
         part = torch.cat([editing.resize(p, width, height) for p in regions.cut(image, box)])[..., :image.shape[-1]]
         part_mask = torch.nn.functional.interpolate(regions.cut(soft, box).unsqueeze(1), (height, width),
                                                     mode="bilinear").squeeze(1)
-        note = f"Region of {box.width} x {box.height} pixels, worked on at {width} x {height}."
+        note = Sentence("Region of {region} pixels, worked on at {size}.", region=f"{box.width} x {box.height}",
+                        size=f"{width} x {height}")
         return io.NodeOutput(part, part_mask, Region(image, soft, box), ui=tell(cls, note))
 
 

@@ -11,6 +11,7 @@ from aiohttp import web
 from server import PromptServer
 
 from ..model.quotation import literals
+from ..model.sentences import Sentence, parts
 from .bridge.text_encoder import count_tokens
 from .text import TRAINED_TOKENS
 
@@ -27,9 +28,9 @@ _worker = ThreadPoolExecutor(1, thread_name_prefix="qwen_image_2_tokenizer")
 class Refused(ValueError):
     """A request that is not answered; the message is for the client."""
 
-    def __init__(self, status: int, sentence: str):
+    def __init__(self, status: int, sentence: Sentence):
         super().__init__(sentence)
-        self.status = status
+        self.status, self.sentence = status, sentence
 
 
 def add_routes() -> None:
@@ -38,21 +39,26 @@ def add_routes() -> None:
 
 
 async def measure(request: web.Request) -> web.Response:
-    """{"text": prompt} -> {"tokens": int, "limit": int, "quoted": [str, ...]}, or {"error": sentence}."""
+    """{"text": prompt} -> {"tokens": int, "limit": int, "quoted": [str, ...]}, or as _refusal has it."""
     try:
         return web.json_response(await asyncio.wait_for(_measure(request), SECONDS))
     except Refused as refusal:
-        return web.json_response({"error": str(refusal)}, status=refusal.status)
+        return _refusal(refusal.status, refusal.sentence)
     except asyncio.TimeoutError:  # not yet the builtin in Python 3.10
-        return web.json_response({"error": "Counting took too long."}, status=503)
+        return _refusal(503, Sentence("Counting took too long."))
     except Exception:
         log.exception("A prompt could not be measured")
-        return web.json_response({"error": "The prompt could not be measured; ComfyUI's log says why."}, status=500)
+        return _refusal(500, Sentence("The prompt could not be measured; ComfyUI's log says why."))
+
+
+def _refusal(status: int, sentence: Sentence) -> web.Response:
+    """In English for programs, and what it is made of for the page."""
+    return web.json_response({"error": str(sentence), "parts": parts(sentence)}, status=status)
 
 
 async def _measure(request: web.Request) -> dict:
     if request.content_type != "application/json":  # also what a page of another origin cannot send unasked
-        raise Refused(415, "Send JSON.")
+        raise Refused(415, Sentence("Send JSON."))
     text = read_text(await _body(request))
     tokens = await asyncio.get_running_loop().run_in_executor(_worker, count_tokens, text)
     return {"tokens": tokens, "limit": TRAINED_TOKENS, "quoted": list(dict.fromkeys(literals(text)))}
@@ -64,7 +70,8 @@ async def _body(request: web.Request) -> bytes:
     async for chunk in request.content.iter_chunked(LARGEST_BODY):
         body += chunk
         if len(body) > LARGEST_BODY:
-            raise Refused(413, f"The text is too long to be counted here (more than {LARGEST_BODY // 1024} KiB).")
+            raise Refused(413, Sentence("The text is too long to be counted here (more than {most} KiB).",
+                                        most=LARGEST_BODY // 1024))
     return bytes(body)
 
 
@@ -73,12 +80,12 @@ def read_text(body: bytes) -> str:
     try:
         request = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Refused(400, "This is not JSON.") from error
+        raise Refused(400, Sentence("This is not JSON.")) from error
     text = request.get("text") if isinstance(request, dict) else None
     if not isinstance(text, str):
-        raise Refused(400, 'Send an object whose "text" is a string.')
+        raise Refused(400, Sentence('Send an object whose "text" is a string.'))
     try:
         text.encode()
     except UnicodeEncodeError as error:  # half of a surrogate pair, which no tokenizer reads
-        raise Refused(400, "The text holds characters that are not Unicode.") from error
+        raise Refused(400, Sentence("The text holds characters that are not Unicode.")) from error
     return text

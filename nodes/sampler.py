@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..model import schedule, sizes
+from ..model.sentences import Sentence
 from .bridge import miniature
 from .bridge.diffusion import QwenImage2, reporting_to
 from .messages import show, tell
@@ -44,10 +45,11 @@ def variant_warning(model, preset: str) -> str | None:
     """What to tell when the schedule is not the one the weights were made for."""
     variant = getattr(model.model, "variant", None)
     if variant == "turbo" and preset != schedule.TURBO_PRESET:
-        return f"This is a Turbo model: the preset {preset} gives muddy pictures, choose Turbo 8."
+        return Sentence("This is a Turbo model: the preset {preset} gives muddy pictures, choose Turbo 8.",
+                        preset=preset)
     if variant == "base" and preset == schedule.TURBO_PRESET:
-        return ("This is a base model: Turbo 8 leaves its pictures unfinished, choose Quality 40 or Fast 25. (If the "
-                "file is a Turbo model under another name, set variant to turbo on the loader.)")
+        return Sentence("This is a base model: Turbo 8 leaves its pictures unfinished, choose Quality 40 or Fast 25. "
+                        "(If the file is a Turbo model under another name, set variant to turbo on the loader.)")
     return None
 
 
@@ -75,7 +77,8 @@ def size_note(model, samples: torch.Tensor) -> str | None:
         return note
     if height % sizes.MULTIPLE == 0 == width % sizes.MULTIPLE:
         return None
-    return f"{width} x {height} pixels is no multiple of {sizes.MULTIPLE}: the model was not trained on such sizes."
+    return Sentence("{width} x {height} pixels is no multiple of {multiple}: the model was not trained on such sizes.",
+                    width=width, height=height, multiple=sizes.MULTIPLE)
 
 
 def noise_for(latent: dict, seed: int) -> torch.Tensor:
@@ -112,6 +115,7 @@ class QwenImage2Sampler(io.ComfyNode):
             ],
             outputs=[io.Latent.Output(display_name="latent")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -148,6 +152,7 @@ class QwenImage2Sigmas(io.ComfyNode):
             ],
             outputs=[io.Sigmas.Output()],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod

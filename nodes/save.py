@@ -5,6 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
+from ..model.sentences import Sentence
 from .bridge import quantise
 from .bridge.diffusion import diffusion_network
 from .bridge.progress import loading_progress
@@ -33,6 +34,7 @@ class QwenImage2SaveQuantized(io.ComfyNode):
                                         "a number is added."),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
             is_output_node=True,
         )
 
@@ -69,4 +71,5 @@ def require_room(path: Path, size: int) -> None:
 
 def in_words(kind: str, path: Path) -> str:
     size = path.stat().st_size / 1e9
-    return f"Saved {path.name} ({size:.2f} GB) into {FOLDERS[kind]} below ComfyUI's output folder."
+    return Sentence("Saved {file} ({size} GB) into {folder} below ComfyUI's output folder.", file=path.name,
+                    size=f"{size:.2f}", folder=FOLDERS[kind])

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import folder_paths
 from PIL import Image
 
+from ..model.sentences import Sentence
+
 Graph = dict[str, dict]  # ComfyUI's API format: node id -> {"class_type", "inputs"}
 
 
@@ -16,8 +18,8 @@ def seed_note(graph: Graph | None, node_id: str, conditioning: str, seed: int) -
     """What to tell where a sampler's `seed` is one that a picture behind its input `conditioning` was made with."""
     if not graph or seed not in set(_seeds_behind(graph, graph.get(node_id, {}).get("inputs", {}).get(conditioning))):
         return None
-    return (f"The reference was made with this very seed ({seed}): such edits tend to retrace their source. Change the "
-            f"seed if the instruction is not followed.")
+    return Sentence("The reference was made with this very seed ({seed}): such edits tend to retrace their source. "
+                    "Change the seed if the instruction is not followed.", seed=seed)
 
 
 def _seeds_behind(graph: Graph, link) -> Iterator[int]:

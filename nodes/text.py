@@ -1,6 +1,7 @@
 """Prompts -> CONDITIONING."""
 from comfy_api.latest import io
 
+from ..model.sentences import Sentence
 from .bridge.text_encoder import check_clip, count_tokens
 from .frontend import marks
 from .messages import tell
@@ -33,6 +34,7 @@ class QwenImage2TextEncode(io.ComfyNode):
                 io.Int.Output(display_name="tokens", tooltip="Tokens of the prompt by the model's own tokenizer."),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -41,7 +43,7 @@ class QwenImage2TextEncode(io.ComfyNode):
         positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text))
                               for text in (prompt, negative_prompt))
         tokens = count_tokens(prompt)
-        note = f"{tokens} tokens" if tokens <= TRAINED_TOKENS else (
-            f"{tokens} tokens, more than the {TRAINED_TOKENS} the model was trained for: encoded whole, but the end "
-            f"may be ignored")
-        return io.NodeOutput(positive, negative, tokens, ui=tell(cls, f"{note}."))
+        note = Sentence("{tokens} tokens.", tokens=tokens) if tokens <= TRAINED_TOKENS else Sentence(
+            "{tokens} tokens, more than the {most} the model was trained for: encoded whole, but the end may be "
+            "ignored.", tokens=tokens, most=TRAINED_TOKENS)
+        return io.NodeOutput(positive, negative, tokens, ui=tell(cls, note))

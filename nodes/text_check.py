@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..model import ocr, text_match, text_report
+from ..model.sentences import Sentence
 from .bridge.progress import loading_progress
 from .messages import tell
 
@@ -13,6 +14,7 @@ CATEGORY = "Qwen-Image 2/text"
 
 # The key of what js/text_check.js shows in the node's `ui` output: one entry for each picture.
 CHECKS = "qwen_image_2_text_check"
+MOST_NAMED = 10  # lines that a note names one by one
 
 
 def eight_bits(image: torch.Tensor) -> np.ndarray:
@@ -47,8 +49,9 @@ def unreadable_note(lines: list[str], rules: text_match.Rules) -> str | None:
     unknown = [number for number, line in enumerate(lines, start=1) if text_match.unreadable(line, rules)]
     if not unknown:
         return None
-    named = ", ".join(map(str, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
-    return f"Not judged, because the reader does not know their script: expected lines {named}."
+    named = [*map(str, unknown[:MOST_NAMED]), *(["..."] if len(unknown) > MOST_NAMED else [])]
+    return Sentence("Not judged, because the reader does not know their script: expected lines {numbers}.",
+                    numbers=named)
 
 
 class QwenImage2TextCheck(io.ComfyNode):
@@ -94,7 +97,7 @@ class QwenImage2TextCheck(io.ComfyNode):
                                                                       "any picture: for Glyph Reference."),
             ],
             hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,  # a page that was opened anew is told what is in the cache
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -142,6 +145,7 @@ class QwenImage2PickBest(io.ComfyNode):
                 io.Float.Output(display_name="score"),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -162,5 +166,6 @@ class QwenImage2PickBest(io.ComfyNode):
         if not all(map(math.isfinite, scores)):
             raise ValueError("A score is NaN or infinite.")
         index = max(range(len(scores)), key=scores.__getitem__)  # the first of equal ones
-        note = f"Picture {index + 1} of {len(scores)}, score {scores[index]:.2f}."
+        note = Sentence("Picture {number} of {all}, score {score}.", number=index + 1, all=len(scores),
+                        score=f"{scores[index]:.2f}")
         return io.NodeOutput(pictures[index].unsqueeze(0), index, float(scores[index]), ui=tell(cls, note))

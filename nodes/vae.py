@@ -4,6 +4,7 @@ import torch
 from comfy_api.latest import io
 
 from ..model import sizes
+from ..model.sentences import Sentence
 from .bridge.vae import QwenImage2VAE
 from .messages import tell
 
@@ -37,9 +38,9 @@ def cropped(image: torch.Tensor, multiple: int) -> tuple[torch.Tensor, str | Non
     if (rows, columns) == (height, width):
         return image, None
     top, left = (height - rows) // 2, (width - columns) // 2
-    return image[:, top:top + rows, left:left + columns], (
-        f"Cropped from {width} x {height} to {columns} x {rows} around the centre: the model works in blocks of "
-        f"{multiple} pixels.")
+    return image[:, top:top + rows, left:left + columns], Sentence(
+        "Cropped from {before} to {after} around the centre: the model works in blocks of {multiple} pixels.",
+        before=f"{width} x {height}", after=f"{columns} x {rows}", multiple=multiple)
 
 
 class QwenImage2VAEEncode(io.ComfyNode):
@@ -60,6 +61,7 @@ class QwenImage2VAEEncode(io.ComfyNode):
             ],
             outputs=[io.Latent.Output(display_name="latent")],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod

@@ -28,6 +28,7 @@ from ...model.checkpoint import Detected
 from ...model.files import CheckpointError, CheckpointFiles, open_checkpoint
 from ...model.kernels import Kernels
 from ...model.prefix import Condition, PrefixCache
+from ...model.sentences import Sentence
 from ...model.spec import TransformerSpec
 from ...model.streaming import Plan
 from ...model.transformer import Transformer, prefix_end
@@ -148,8 +149,9 @@ class DiffusionModel(Transformer):
                 lambda: self.prefix_layers(condition, sigma, x.dtype, attention), prefix_end(condition), needed,
                 working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device, first_place)
             transformer_options.get(REPORT_KEY, log.info)(
-                f"{tokens:,} tokens of prompt and references: their keys and values ({needed / 2**20:,.1f} MiB) are "
-                f"{placement.in_words(place, first_place)}.")
+                Sentence("{tokens} tokens of prompt and references: their keys and values ({size} MiB) are {place}.",
+                         tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
+                         place=placement.in_words(place, first_place)))
             return cache
 
         cache = prefix.cache((weights_key, x.device, x.dtype, time_key), compute)
@@ -320,12 +322,15 @@ def weights_in_words(settings: quantised.Settings, dtype: torch.dtype, device) -
     formats = {one["format"] for one in settings.values()}
     words = quantised.in_words(settings)
     if formats & NEVER_NATIVE:
-        return f"{words}, dequantised layer by layer as no device has such arithmetic"
+        return Sentence("{weights}, dequantised layer by layer as no device has such arithmetic", weights=words)
     if any(name in native and not native[name](device) for name in formats):
-        return f"{words}, dequantised layer by layer because this device has no such arithmetic"
+        return Sentence("{weights}, dequantised layer by layer because this device has no such arithmetic",
+                        weights=words)
     if any(one.get("full_precision_matrix_mult") for one in settings.values()):
-        return f"{words}, dequantised layer by layer because the file asks for it"
-    return f"{words}, computed in {'integers' if formats <= INTEGERS else 'that format'}"
+        return Sentence("{weights}, dequantised layer by layer because the file asks for it", weights=words)
+    if formats <= INTEGERS:
+        return Sentence("{weights}, computed in integers", weights=words)
+    return Sentence("{weights}, computed in that format", weights=words)
 
 
 def in_full_precision(detected: Detected) -> Detected:

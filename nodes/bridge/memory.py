@@ -14,6 +14,7 @@ from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
 from ...model import streaming
+from ...model.sentences import Sentence
 from ...model.streaming import Plan, Streamer
 from .blocks import LAYOUT
 
@@ -221,7 +222,7 @@ def with_relief(model, step: Callable[[], Tensor], report: Callable[[str], None]
         if model.crowded:
             raise _out_of_memory(model) from error
     # Outside of the handler: the error holds on to every tensor of the step that failed.
-    report(f"Out of memory in a step, which is repeated with less: {_relieve(model)}.")
+    report(_relieve(model))
     try:
         return step()
     except Exception as error:
@@ -230,13 +231,16 @@ def with_relief(model, step: Callable[[], Tensor], report: Callable[[str], None]
         raise
 
 
-def _relieve(model) -> str:
+def _relieve(model) -> Sentence:
     model.crowded = True
     model.clear_prefixes()
-    done = "keys and values of prompt and references leave video memory"
+    done = Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and references "
+                    "leave video memory.")
     if isinstance(model.current_patcher, BudgetPatcher):
         before, after = model.current_patcher.halve()
-        done += f", and {after} blocks instead of {before} stay on the device"
+        done = Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and "
+                        "references leave video memory, and {after} blocks instead of {before} stay on the device.",
+                        before=before, after=after)
     comfy.model_management.soft_empty_cache()
     return done
 
@@ -263,7 +267,9 @@ def gib(size: float) -> str:
 def in_words(plan: Plan) -> str:
     blocks, moving = len(plan.sizes), len(plan.streamed)
     if not moving:
-        return f"All {blocks} blocks stay on the device ({gib(plan.on_device)})."
-    return (f"{blocks - moving} of {blocks} blocks stay on the device, with what is in no block "
-            f"({gib(plan.resident)}); {moving} stream through {streaming.BUFFERS} buffers ({gib(plan.buffers)}): each "
-            f"pass brings {gib(plan.moved)}.")
+        return Sentence("All {blocks} blocks stay on the device ({size}).", blocks=blocks, size=gib(plan.on_device))
+    return Sentence(
+        "{staying} of {blocks} blocks stay on the device, with what is in no block ({resident}); {moving} stream "
+        "through {buffers} buffers ({room}): each pass brings {moved}.", staying=blocks - moving, blocks=blocks,
+        resident=gib(plan.resident), moving=moving, buffers=streaming.BUFFERS, room=gib(plan.buffers),
+        moved=gib(plan.moved))

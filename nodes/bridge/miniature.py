@@ -20,6 +20,7 @@ from torch import nn
 
 from ...model import checkpoint, frozen, layouts
 from ...model.files import CheckpointError
+from ...model.sentences import Sentence
 from ...model.spec import TextEncoderSpec, VisionSpec
 from .text_encoder import Qwen3VL
 
@@ -30,8 +31,8 @@ FOLDER = Path(__file__).resolve().parents[2] / "assets" / "miniature"
 FILES = {"diffusion_models": "diffusion_models/qwen_image_2_miniature_bf16.safetensors",
          "vae": "vae/qwen_image_2_miniature_vae_bf16.safetensors"}
 SIZES = ((128, 128), (160, 96), (96, 160))  # width, height of the pictures it was trained on
-ABOUT = ("This is the miniature that comes with the pack, not Qwen-Image: it draws only simple posters of 128 x 128, "
-         "160 x 96 or 96 x 160 pixels, to try workflows with.")
+ABOUT = Sentence("This is the miniature that comes with the pack, not Qwen-Image: it draws only simple posters of "
+                 "128 x 128, 160 x 96 or 96 x 160 pixels, to try workflows with.")
 
 SEED = 2
 GAIN = 0.5  # below 1, what a token says itself stays louder than what the random layers add to it
@@ -49,8 +50,9 @@ def size_note(label: str, width: int, height: int) -> str | None:
     """What to tell about a picture size, where the model is the miniature."""
     if label != NAME or (width, height) in SIZES:
         return None
-    return (f"The miniature was trained on 128 x 128, 160 x 96 and 96 x 160 pixels only: at {width} x {height} expect "
-            f"nothing. Set the size to custom, or choose real model files in the loader.")
+    return Sentence("The miniature was trained on 128 x 128, 160 x 96 and 96 x 160 pixels only: at {width} x {height} "
+                    "expect nothing. Set the size to custom, or choose real model files in the loader.", width=width,
+                    height=height)
 
 
 def text_encoder() -> Path:

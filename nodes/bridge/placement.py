@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...model.prefix import PrefixCache, RecomputedPrefix
+from ...model.sentences import Sentence
 
 log = logging.getLogger(__name__)
 
@@ -22,16 +23,19 @@ Layers = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 class Place(Enum):
     """The value is what the user reads."""
 
-    DEVICE = "kept beside the model"
-    RAM = "kept in RAM"
-    NOWHERE = "computed anew in every step"
+    DEVICE = Sentence("kept beside the model")
+    RAM = Sentence("kept in RAM")
+    NOWHERE = Sentence("computed anew in every step")
 
 
-WHY = {Place.RAM: "video memory has no room for them", Place.NOWHERE: "neither video memory nor RAM has room for them"}
+INSTEAD = {Place.RAM: Sentence("kept in RAM, because video memory has no room for them"),
+           Place.NOWHERE: Sentence("computed anew in every step, because neither video memory nor RAM has room for "
+                                   "them")}
 
 
-def in_words(place: Place, first: Place) -> str:
-    return place.value + (f", because {WHY[place]}" if place in WHY and place is not first else "")
+def in_words(place: Place, first: Place) -> Sentence:
+    """first: the place that was asked for."""
+    return place.value if place is first else INSTEAD.get(place, place.value)
 
 
 def keep(layers: Layers, position: int, needed: int, working: int, device: torch.device,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...model import checkpoint, layouts, llama_cpp, prompt, quantised
 from ...model.checkpoint import Detected
 from ...model.files import CheckpointError, CheckpointFiles, GGUFFile, TensorInfo, open_checkpoint
+from ...model.sentences import Sentence
 from ...model.spec import TextEncoderSpec, VisionSpec
 from .blocks import with_blocks
 from .diffusion import INTEGERS, SLOTS_KEY
@@ -201,11 +202,13 @@ def load_text_encoder_patcher(path: Path, label: str, weight_format: str, projec
     return load_text_encoder(path, label, weight_format, projector, disable_dynamic).patcher
 
 
-def text_encoder_summary(clip: comfy.sd.CLIP) -> str:
+def text_encoder_summary(clip: comfy.sd.CLIP) -> list[Sentence]:
     model = language_model(clip)
-    blind = "" if model.spec.vision else " It has no vision projector: prompts work, references need one."
-    return (f"{model.label}: {model.spec.layers} layers of width {model.spec.dim}, "
-            f"{clip.patcher.model_size() / 2**30:.2f} GiB, {model.weights}.{blind}")
+    told = Sentence("{file}: {layers} layers of width {width}, {size} GiB, {weights}.", file=model.label,
+                    layers=model.spec.layers, width=model.spec.dim, weights=model.weights,
+                    size=f"{clip.patcher.model_size() / 2**30:.2f}")
+    blind = Sentence("It has no vision projector: prompts work, references need one.")
+    return [told] if model.spec.vision else [told, blind]
 
 
 def weights_in_words(settings: quantised.Settings, dtype: torch.dtype) -> str:
@@ -214,7 +217,9 @@ def weights_in_words(settings: quantised.Settings, dtype: torch.dtype) -> str:
         return str(dtype).removeprefix("torch.")
     # Integers are only multiplied as such where the rest of the file is fp32 as well, as in no official file.
     integers = dtype == torch.float32 and {one["format"] for one in settings.values()} <= INTEGERS
-    return f"{quantised.in_words(settings)}, {'computed in integers' if integers else 'dequantised layer by layer'}"
+    words = quantised.in_words(settings)
+    return Sentence("{weights}, computed in integers", weights=words) if integers else Sentence(
+        "{weights}, dequantised layer by layer", weights=words)
 
 
 def open_text_encoder(path: Path, label: str,
