@@ -166,7 +166,7 @@ def test_nodes_keep_what_python_says(page, references):
 def test_a_report_keeps_its_lines_until_the_next_one(page, meter):
     """Sentences of several lines, such as a table, and what a second run says instead of them."""
     said = """([kind, sentences]) => app.graph.nodes.find(node => node.type === kind)
-        .onExecuted({qwen_image_2_messages: sentences})"""
+        .onExecuted({qwen_image_2_parts: sentences})"""
     messages = page.panel("messages")
     for report in (["model    7.1 GB\n  resident 3.0 GB\nprefix   0.2 GB", "And <image1> too."], ["model    1.0 GB"]):
         page.page.evaluate(said, [TEXT, report])
@@ -178,8 +178,27 @@ def test_a_report_keeps_its_lines_until_the_next_one(page, meter):
     expect(messages).to_have_count(0)
 
 
-def test_panels_speak_chinese(chromium, server):
-    """Words from locales/zh/main.json, by ComfyUI's setting of the language."""
+def test_messages_come_again_from_the_cache(chromium, server):
+    """A page that was opened anew runs the same graph: nothing is computed, and the nodes say what they said."""
+    tab = chromium.new_page(viewport={"width": 1900, "height": 1200})
+    for _ in range(2):
+        page = Page(tab, server, "classic")
+        small_run(page, prompt="A cached fox.")
+        expect(tab.locator(".qwen-image-2 .messages").filter(has_text="4 tokens.")).to_have_count(1, timeout=60_000)
+        expect(tab.locator(".qwen-image-2 .messages").filter(has_text="keys and values")).to_have_count(1)
+    tab.close()
+
+
+def small_run(page, prompt: str) -> None:
+    page.open("text_to_image")
+    page.set(TEXT, prompt=prompt)
+    page.set(LATENT, aspect_ratio="custom", width=64, height=64)
+    page.set("QwenImage2Sampler", preset="Custom", steps=1, seed=7)
+    page.page.evaluate("app.queuePrompt(0)")
+
+
+def test_panels_and_messages_speak_chinese(chromium, server):
+    """Words and sentences from locales/zh/main.json, by ComfyUI's setting of the language."""
     tab = chromium.new_page()
     tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("zh"))
     try:
@@ -188,6 +207,13 @@ def test_panels_speak_chinese(chromium, server):
         page.show(LATENT)
         expect(page.panel("size-picker").get_by_role("radiogroup", name="宽高比")).to_be_visible()
         expect(page.panel("size-picker").locator(".summary")).to_have_text("1248 × 832 像素 · 4,056 个 token")
+        small_run(page, prompt="A Chinese fox.")
+        messages = tab.locator(".qwen-image-2 .messages")
+        expect(messages.filter(has_text="4 个 token。")).to_have_count(1, timeout=60_000)
+        expect(messages.filter(has_text="其键和值（")).to_contain_text("MiB）保存在模型旁边。")
+        page.show(TEXT)
+        tab.locator("textarea >> visible=true").first.fill("a" * 70_000)
+        expect(page.panel("token-meter").locator(".count")).to_have_text("文本过长（超过 64 KiB），无法在此计数。")
     finally:
         tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("en"))
         tab.close()

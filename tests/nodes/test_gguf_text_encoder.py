@@ -244,7 +244,7 @@ def test_a_mixed_file_stays_packed_and_its_token_rows_are_looked_up(comfyui, tmp
     matrices = [name for name, value in state.items() if value.ndim == 2]
     assert len(packed) == len(matrices) and "model.embed_tokens.weight" in packed
     assert comfy.model_management.module_size(network) < sum(value.numel() for value in state.values())  # a byte each
-    assert network.weights == "GGUF Q6_K and GGUF Q4_K and GGUF Q5_K, dequantised layer by layer"
+    assert network.weights == "GGUF Q6_K, GGUF Q4_K and GGUF Q5_K, dequantised layer by layer"
     found = states(clip, picture=False)
     wide = tmp_path / "fp32"
     wide.mkdir()
