@@ -1,10 +1,11 @@
 """The real page of a real server in a real Chromium, in both of its renderers."""
 import json
 import os
-import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from qwen_image_2.tools import browser, tiny
 from qwen_image_2.tools.client import Client, Result
@@ -55,7 +56,11 @@ def server(comfyui_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     tiny.write(folder / "models")
     (folder / "input").mkdir()
-    shutil.copy(comfyui_path / "input" / "example.png", folder / "input")
+    example = Image.open(comfyui_path / "input" / "example.png").convert("RGB")
+    example.save(folder / "input" / "example.png")
+    example.putalpha(Image.new("L", example.size, 255))
+    example.paste((0, 0, 0, 0), (200, 200, 400, 400))
+    example.save(folder / "input" / "painted.png")  # as the mask editor leaves it
     settings = folder / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")  # else: a dialog, some time
@@ -103,6 +108,20 @@ class Page:
 
     def open(self, name: str) -> None:
         self.drop(f"{name}.json", (ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+    def open_template(self, name: str) -> None:
+        """Choose a workflow among the pack's cards in the template browser, and wait until its graph is there."""
+        before = self.page.evaluate_handle("app.graph.nodes[0]")
+        self.page.evaluate(LEFT_BEHIND)
+        self.page.get_by_role("button", name="Templates", exact=True).click()
+        dialog = self.page.get_by_role("dialog").first
+        dialog.get_by_role("button", name="qwen-image-2", exact=True).click()
+        dialog.get_by_role("textbox").first.fill(name)  # only some of the cards are there before one scrolls
+        dialog.get_by_role("heading", level=3, name=name, exact=True).click()
+        dialog.wait_for(state="hidden")
+        self.page.wait_for_function("before => !app.graph.nodes.includes(before) && app.graph.nodes.length", arg=before)
+        self.page.wait_for_timeout(300)  # what the page does after a graph is there
+        self.page.evaluate(LEFT_BEHIND)
 
     def show(self, kind: str) -> None:
         """Bring the first node of a class into view at full size."""
@@ -153,17 +172,16 @@ class Page:
         return {key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in graph.items()}
 
 
-@pytest.fixture(scope="session", params=["classic", "vue"])
-def person(chromium, server, request):
+@pytest.fixture(scope="session")
+def pages(chromium, server):
     """One page for all tests of a renderer: loading it takes longer than most of them."""
-    page = chromium.new_page(viewport={"width": 1900, "height": 1200})
-    yield Page(page, server, request.param)
-    page.close()
+    return cache(lambda renderer: Page(chromium.new_page(viewport={"width": 1900, "height": 1200}), server, renderer))
 
 
-@pytest.fixture
-def page(person):
-    """The same page; a test fails on any console error during it."""
-    person.errors.clear()
-    yield person
-    assert person.errors == []
+@pytest.fixture(params=["classic", "vue"])
+def page(pages, request):
+    """That page; a test fails on any console error during it."""
+    page = pages(request.param)
+    page.errors.clear()
+    yield page
+    assert page.errors == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .conftest import ROOT, expect
+from .conftest import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 SMALL = {"aspect_ratio": "custom", "width": 128, "height": 128}
@@ -17,21 +17,12 @@ MINIATURE = {
     "QwenImage2EditEncode": {"resolution": "128"},
     "QwenImage2CropForEdit": {"resolution": "128"},
     "QwenImage2Sampler": {"preset": "Custom", "steps": 2},
+    "QwenImage2PromptEnhance": SMALL | {"max_tokens": 32},
 }
 
 
 def api(name: str) -> dict:
     return json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def covering() -> list[str]:
-    """Few workflows that together hold every node of all of them; tests/server runs each one."""
-    kinds = {name: {node["class_type"] for node in api(name).values()} for name in NAMES}
-    left, chosen = set().union(*kinds.values()), []
-    while left:
-        chosen.append(max(NAMES, key=lambda name: len(kinds[name] & left)))
-        left -= kinds[chosen[-1]]
-    return chosen
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,28 +56,18 @@ def test_a_saved_workflow_is_the_same_as_without_the_extension(page):
     assert "qwen_image_2_" not in json.dumps(graph)
 
 
-def test_opens_from_the_template_browser(page):
-    """As a new user finds them: Templates, the pack's name, a card."""
-    page.page.get_by_role("button", name="Templates", exact=True).click()
-    dialog = page.page.get_by_role("dialog").first
-    dialog.get_by_role("button", name="qwen-image-2", exact=True).click()
-    cards = dialog.get_by_role("heading", level=3)
-    expect(cards.filter(has_text="edit_outpaint")).to_be_visible()
-    cards.filter(has_text="edit_outpaint").click()
-    dialog.wait_for(state="hidden")
-    page.page.wait_for_function("app.graph.nodes.some(node => node.type === 'QwenImage2ExtendCanvas')")
-    page.page.wait_for_timeout(300)
-    assert page.page.get_by_role("dialog").count() == 0  # the page tells of missing nodes and models in one
+@pytest.mark.parametrize("page, name", [(("classic", "vue")[number % 2], name) for number, name in enumerate(NAMES)],
+                         indirect=["page"])
+def test_runs_from_the_template_browser_to_a_picture(page, name):
+    """As a new user does it: Templates, the pack's name, a card, the miniature's settings, Run."""
+    page.open_template(name)
     assert {key: node["class_type"] for key, node in page.exported().items()} == {
-        key: node["class_type"] for key, node in api("edit_outpaint").items()}
-
-
-@pytest.mark.parametrize("person, name", [(("classic", "vue")[number % 2], name) for number, name in
-                                          enumerate(covering())], indirect=["person"])
-def test_runs_from_the_page_to_a_picture(page, name):
-    page.open(name)
+        key: node["class_type"] for key, node in api(name).items()}
+    assert page.page.get_by_role("dialog").count() == 0  # the page tells of missing nodes and models in one
     for kind, values in MINIATURE.items():
         page.set(kind, **values)
+    if name == "edit_masked":
+        page.set("LoadImage", image="painted.png")  # what its note asks for
     prompt, result = page.run(timeout=300)
     assert all(value["inputs"]["diffusion_model"] == "miniature" for value in prompt.values()
                if value["class_type"] == "QwenImage2Loader")
@@ -94,6 +75,7 @@ def test_runs_from_the_page_to_a_picture(page, name):
     assert {file.node for file in pictures} == {key for key, node in prompt.items()
                                                 if node["class_type"] == "SaveImage"} != set()
     for file in pictures:
-        assert np.asarray(Image.open(io.BytesIO(page.client.view(file)))).std() > 2
+        drawn = np.asarray(Image.open(io.BytesIO(page.client.view(file))))
+        assert drawn.std() > 0.5  # nearly blank is what two steps may make of a prompt that it has not learnt
     page.page.wait_for_function("keys => keys.every(key => app.nodeOutputs[key]?.images?.length)",
                                 arg=sorted({file.node for file in pictures}))
