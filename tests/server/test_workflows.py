@@ -93,6 +93,15 @@ def test_boxes_do_not_overlap(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_links_go_to_the_right_or_down_a_column(name):
+    graph = ui(name)
+    boxes = {node["id"]: (*node["pos"], *node["size"]) for node in graph["nodes"]}
+    for _, source, _, target, _, _ in graph["links"]:
+        (x, y, width, _), (u, v, _, _) = boxes[source], boxes[target]
+        assert x + width <= u or (x == u and y < v), f"node {source} to node {target}"
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_note_names_every_file(name):
     note, = (node["widgets_values"][0] for node in ui(name)["nodes"] if node["type"] == "MarkdownNote")
     loader = next(node for node in api(name).values() if node["class_type"] == "QwenImage2Loader")
