@@ -139,24 +139,25 @@ def edit(prompt: str, note: str, prefix: str, references: int = 1, canvas: str =
 
 
 def two_edits(first: str, second: str, titles: tuple[str, str], note: str, prefix: str, chained: bool) -> Workflow:
-    """Two instructions, one below the other: both for the same picture, or the second for the first one's result."""
+    """Two instructions: one below the other for the same picture, or, chained, one after the other."""
     nodes = {
         "note": Node("MarkdownNote", (-80, 60), (460, 760), title="Read me", text=note),
         "loader": Node("QwenImage2Loader", (440, 60), (400, 220), LOADER),
         "picture": Node("LoadImage", (440, 420), (400, 340), {"image": EXAMPLE}, title="Picture"),
     }
     for number, prompt in enumerate((first, second), start=1):
-        down = 60 + 860 * (number - 1)
+        right, down = (1520 * (number - 1), 60) if chained else (0, 60 + 860 * (number - 1))
         # RGBA: what the first edit has made transparent stays so.
         source = ("decode1", 1) if chained and number == 2 else ("picture", 0)
         nodes |= {
-            f"edit{number}": Node("QwenImage2EditEncode", (900, down), (480, 700), _edit_inputs(prompt, [source])),
+            f"edit{number}": Node("QwenImage2EditEncode", (900 + right, down), (480, 700),
+                                  _edit_inputs(prompt, [source])),
             # An edit with its source's seed tends to retrace it.
-            f"sampler{number}": Node("QwenImage2Sampler", (1440, down), (340, 320),
+            f"sampler{number}": Node("QwenImage2Sampler", (1440 + right, down), (340, 320),
                                      _sampler_inputs(f"edit{number}") | {"seed": SEED + number - 1}),
-            f"decode{number}": Node("QwenImage2VAEDecode", (1440, down + 380), (340, 320), {
+            f"decode{number}": Node("QwenImage2VAEDecode", (1440 + right, down + 380), (340, 320), {
                 "samples": (f"sampler{number}", 0), "vae": ("loader", 2)}),
-            f"save{number}": Node("SaveImage", (1840, down), (480, 700), {
+            f"save{number}": Node("SaveImage", (1840 + right, down), (480, 700), {
                 "images": (f"decode{number}", 0), "filename_prefix": f"{prefix}-{number}"}),
         }
     return Workflow(nodes, (
