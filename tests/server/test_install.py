@@ -33,7 +33,7 @@ NODE_CLASS_MAPPINGS = {"OtherPackNode": OtherPackNode}
 
 
 class Installed(Server):
-    """Copies of what git tracks, instead of a link to this checkout; all folders are ComfyUI's own."""
+    """Clones instead of a link to this checkout; all folders are ComfyUI's own."""
 
     def _lay_out(self) -> None:
         super()._lay_out()
@@ -47,18 +47,26 @@ class Installed(Server):
 
 
 def clone(target: Path) -> None:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
+    """As ComfyUI Manager does it; then what is not committed yet, so that a change is tested before its commit."""
+    if git("rev-parse", "--git-dir", check=False).returncode:
         pytest.skip("this is not a git checkout, so there is nothing to clone")
-    for path in filter(None, listed.stdout.split("\0")):
-        (target / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / path, target / path)
+    git("clone", "--quiet", "--depth", "1", ROOT.as_uri(), str(target))
+    changed = git("diff", "--name-only", "-z", "HEAD").stdout + git("ls-files", "-z", "-o", "--exclude-standard").stdout
+    for path in filter(None, changed.split("\0")):
+        (target / path).unlink(missing_ok=True)
+        if (ROOT / path).exists():
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / path, target / path)
+
+
+def git(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=check)
 
 
 def content(folder: Path) -> dict[str, int]:
     """Files below a folder and their sizes, without what Python itself keeps."""
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts}
+            if path.is_file() and not {"__pycache__", ".git"} & set(path.parts)}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +81,16 @@ def installed(comfyui_path, home):
     with Installed(comfyui_path, cpu=True, environment=folders, arguments=[
             "--disable-all-custom-nodes", "--whitelist-custom-nodes", NAME, "other_pack"]) as server:
         yield server
+
+
+def test_its_requirements_are_there(installed):
+    """Found, not fetched: what the requirements name, this environment has, and nothing of ComfyUI's is changed."""
+    file = installed.folder / "custom_nodes" / NAME / "requirements.txt"
+    said = subprocess.run([installed.python, "-m", "pip", "install", "--no-index", "-r", file], capture_output=True,
+                          text=True, check=True).stdout
+    assert said.count("Requirement already satisfied: gguf") == 1 and "Installing" not in said
+    wanted = [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    assert wanted == ["gguf"]
 
 
 def test_all_nodes_are_there_beside_the_other_pack(installed):
