@@ -84,3 +84,10 @@ def test_gpu_does_not_pass_a_cpu_off_as_a_card(run):
         refused = run("gpu")
         assert refused.returncode == 2
         assert "PyTorch sees no CUDA device here. --small runs a miniature size on the CPU." in refused.stderr
+
+
+def test_startup_measures_both_starts(run):
+    done = run("startup", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    first, other = (table(done.stdout)[start] for start in ("first after an installation", "every other"))
+    assert 0 < float(other["seconds"]) <= float(first["seconds"]) < 60
