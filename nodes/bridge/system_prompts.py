@@ -2,7 +2,7 @@
 
 The official ones come with the official models as system_prompt.txt. A client only ever names one of the listed files.
 """
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import folder_paths
 
@@ -20,18 +20,18 @@ NO_PROMPTS = ("merges.txt",)  # of tokenizers, which lie beside the weights
 
 
 def choices() -> list[str]:
-    found = [Path(name).as_posix() for name in _names()]
+    found = [PurePath(name).as_posix() for name in _names()]
     return [BUILT_IN, *found, *(name for name in OFFICIAL if name not in found)]
 
 
 def _names() -> list[str]:
     folder_paths.folder_names_and_paths[KEY] = (folder_paths.folder_names_and_paths[TEXT_ENCODER.folder][0], {".txt"})
-    return [name for name in folder_paths.get_filename_list(KEY) if Path(name).name not in NO_PROMPTS]
+    return [name for name in folder_paths.get_filename_list(KEY) if PurePath(name).name not in NO_PROMPTS]
 
 
 def resolve(name: str) -> Path:
     """The file behind a name from `choices`. Raises ValueError for one that is not there."""
-    listed = {Path(each).as_posix(): each for each in _names()}
+    listed = {PurePath(each).as_posix(): each for each in _names()}
     path = folder_paths.get_full_path(KEY, listed[name]) if name in listed else None
     if path is None:
         raise ValueError(f"There is no system prompt {name} below models/text_encoders: put the system_prompt.txt that "

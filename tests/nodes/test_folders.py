@@ -1,4 +1,6 @@
 """What the loaders' menus offer."""
+from pathlib import PureWindowsPath
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -90,3 +92,43 @@ def test_shards_without_index_are_one_choice(folders, tmp_path):
 def test_a_vanished_folder_is_said(folders, tmp_path):
     with pytest.raises(FileNotFoundError, match="gone/ is no longer there"):
         folders.resolve(folders.VAE, "gone/")
+
+
+@pytest.fixture
+def windows(folders, monkeypatch):
+    """ComfyUI's file lists as on Windows: it joins their names with backslashes, and takes such names."""
+    import folder_paths
+
+    from qwen_image_2.nodes import loaders
+    from qwen_image_2.nodes.bridge import system_prompts
+    for module in (folders, loaders, system_prompts):
+        monkeypatch.setattr(module, "PurePath", PureWindowsPath)
+    for name in ("get_full_path", "get_full_path_or_raise"):
+        real = getattr(folder_paths, name)
+        monkeypatch.setattr(folder_paths, name, lambda kind, name, real=real: real(kind, name.replace("\\", "/")))
+    listed = folder_paths.get_filename_list
+    monkeypatch.setattr(folder_paths, "get_filename_list",
+                        lambda kind: [name.replace("/", "\\") for name in listed(kind)])
+    return folders
+
+
+def test_names_of_windows(windows, tmp_path):
+    """Files keep the names that core's loaders have for them; folders have ours, with slashes, everywhere."""
+    from qwen_image_2.nodes import loaders
+    pipeline(tmp_path / "diffusion_models" / "Qwen" / "Image-2.1")
+    add(tmp_path / "diffusion_models", "mine/turbo/a.safetensors", "mine/b.gguf")
+    found = windows.choices(windows.TRANSFORMER)
+    assert set(found) == {"mine\\turbo\\a.safetensors", "mine\\b.gguf", "Qwen/Image-2.1/transformer/", "miniature"}
+    for name in found[:-1]:
+        expected = tmp_path / "diffusion_models" / name.replace("\\", "/")
+        assert windows.resolve(windows.TRANSFORMER, name) == expected
+    assert [name for name in found if loaders.variant_of(name, "auto") == "turbo"] == ["mine\\turbo\\a.safetensors"]
+
+
+def test_system_prompts_of_windows(windows, tmp_path):
+    from qwen_image_2.nodes.bridge import system_prompts
+    add(tmp_path / "text_encoders", "PE/own/system_prompt.txt", "PE/own/merges.txt")
+    assert "PE/own/system_prompt.txt" in system_prompts.choices()
+    assert not any("merges" in name for name in system_prompts.choices())
+    assert system_prompts.resolve("PE/own/system_prompt.txt") == (
+        tmp_path / "text_encoders" / "PE" / "own" / "system_prompt.txt")
