@@ -18,6 +18,7 @@ except ImportError:
     expect = sync_playwright = None
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = "COMFYUI_FRONT_END"  # another version of ComfyUI's page: the folder `static` of an unpacked front-end package
 # Errors that ComfyUI's page has without any pack: on a new user's first visit, and when its overlay leaves twice.
 OWN_ERRORS = ("/user.css", "/api/userdata", "ComfyApp graph accessed before initialization", "Proxy.removeMask")
 # The overlay that the page shows while it opens a file: PrimeVue's waits for the end of an animation, and on a loaded
@@ -65,7 +66,8 @@ def server(comfyui_path, tmp_path_factory):
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")  # else: a dialog, some time
     places = {name: folder / name for name in ("models", "input", "user")}
-    with Server(comfyui_path, **places, cpu=True) as server:
+    other_page = ("--front-end-root", os.environ[PAGE]) if PAGE in os.environ else ()
+    with Server(comfyui_path, **places, cpu=True, arguments=other_page) as server:
         yield server
 
 
@@ -117,6 +119,7 @@ class Page:
         dialog = self.page.get_by_role("dialog").first
         dialog.get_by_role("button", name="qwen-image-2", exact=True).click()
         dialog.get_by_role("textbox").first.fill(name)  # only some of the cards are there before one scrolls
+        self.page.wait_for_timeout(700)  # the search begins after the last key, and puts other cards there
         dialog.get_by_role("heading", level=3, name=name, exact=True).click()
         dialog.wait_for(state="hidden")
         self.page.wait_for_function("before => !app.graph.nodes.includes(before) && app.graph.nodes.length", arg=before)
