@@ -101,6 +101,16 @@ class QwenImage2TextCheck(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, expected_text):
+        try:
+            ocr.require()
+            if expected_text is not None:  # else it is linked, and not yet known
+                text_match.expected_lines(expected_text)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(cls, image, expected_text, match_case, match_punctuation, tolerance, allow_extra):
         lines, pictures = text_match.expected_lines(expected_text), eight_bits(image)
         ocr.require()

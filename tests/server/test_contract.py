@@ -27,6 +27,14 @@ CONTRACT = {
     "QwenImage2DeckOutline": (["outline", "footer", "title_position", "picture_position"],
                               ["STRING", "INT", "INT", "STRING", "STRING", "INT", "INT"]),
     "QwenImage2SaveDeck": (["images", "filename_prefix", "files", "page", "texts", "notes"], []),
+    "QwenImage2CropForEdit": (["image", "mask", "context", "resolution", "feather"],
+                              ["IMAGE", "MASK", "QWEN_IMAGE_2_REGION"]),
+    "QwenImage2StitchEdit": (["region", "part"], ["IMAGE"]),
+    "QwenImage2ExtendCanvas": (["image", "left", "top", "right", "bottom"], ["IMAGE", "MASK"]),
+    "QwenImage2GlyphReference": (["text", "font", "letter_height", "direction"], ["IMAGE", "STRING"]),
+    "QwenImage2TextCheck": (["image", "expected_text", "match_case", "match_punctuation", "tolerance", "allow_extra"],
+                            ["IMAGE", "STRING", "FLOAT", "BOOLEAN", "MASK", "STRING"]),
+    "QwenImage2PickBest": (["images", "scores", "passed", "other_images", "other_scores"], ["IMAGE", "INT", "FLOAT"]),
     "QwenImage2EmptyLatent": (["aspect_ratio", "size", "width", "height", "batch_size"], ["LATENT", "INT", "INT"]),
     "QwenImage2Sampler": (["model", "positive", "latent", "seed", "preset", "steps", "cfg", "denoise", "negative"],
                           ["LATENT"]),
@@ -44,6 +52,10 @@ def schemas(client):
 
 def inputs_of(schema) -> dict:
     return {**schema["input"].get("required", {}), **schema["input"].get("optional", {})}
+
+
+def test_every_node_is_in_the_contract(schemas):
+    assert set(schemas) == set(CONTRACT)
 
 
 @pytest.mark.parametrize("name", CONTRACT)
