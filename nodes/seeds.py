@@ -7,10 +7,12 @@ import json
 from collections.abc import Iterator
 
 import folder_paths
+from nodes import NODE_CLASS_MAPPINGS
 from PIL import Image
 
 from ..model.sentences import Sentence
 
+PICTURES = {"NOISE", "LATENT", "IMAGE"}  # types of what a picture's seed goes into
 Graph = dict[str, dict]  # ComfyUI's API format: node id -> {"class_type", "inputs"}
 
 
@@ -38,7 +40,10 @@ def _seeds_behind(graph: Graph, link) -> Iterator[int]:
 
 
 def _own_seeds(node: Graph) -> list[int]:
-    """KSampler and ours call it seed, RandomNoise and KSamplerAdvanced noise_seed."""
+    """KSampler and ours call it seed, RandomNoise and KSamplerAdvanced noise_seed. What writes texts has one, too."""
+    known = NODE_CLASS_MAPPINGS.get(node.get("class_type"))
+    if known is not None and not PICTURES & set(known.RETURN_TYPES):
+        return []
     values = (node["inputs"].get(name) for name in ("seed", "noise_seed"))
     return [value for value in values if isinstance(value, int)]
 

@@ -106,7 +106,7 @@ def _ui_node(name: str, node: Node, ids: dict, links: list, schemas: dict, order
               "order": order, "mode": 0}
     if node.kind == "MarkdownNote":
         return common | {"title": node.title, "inputs": [], "outputs": [], "properties": {},
-                         "widgets_values": [node.text], "color": "#432", "bgcolor": "#653"}
+                         "widgets_values": [node.text]}
     schema = schemas[node.kind]
     entry = common | {
         "inputs": [_ui_input(slot, key, spec, links, ids[name])

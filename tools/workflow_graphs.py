@@ -1,4 +1,7 @@
-"""What the shipped workflows consist of: nodes, their inputs and places. build_workflows.py writes them."""
+"""What the shipped workflows consist of: nodes, their inputs and places. build_workflows.py writes them.
+
+A node that says something after a run, or shows a picture, grows: it has room for that, or is the last of its column.
+"""
 from dataclasses import dataclass, field
 
 from . import workflow_pages as pages
@@ -7,6 +10,7 @@ from .tiny import ENHANCER, TEXT_ENCODER, TRANSFORMER, TURBO, VAE_FILE
 
 EXAMPLE = "example.png"  # lies in the input folder of every new ComfyUI
 SEED = 20260920
+EDIT_SEED = 20260921  # an edit with the seed of its source tends to retrace it
 BUILT_IN = "built-in (English)"  # Glyph Reference's font that is everywhere
 
 
@@ -39,24 +43,22 @@ def text_to_image(diffusion_model: str, preset: str, prompt: str, aspect_ratio: 
     """Loader, prompt, canvas, sampler, decoder, picture, and a note on files and what to change."""
     return Workflow(
         nodes={
-            "note": Node("MarkdownNote", (-80, 60), (460, 670), title="Read me", text=note),
-            "loader": Node("QwenImage2Loader", (440, 60), (400, 220), {
+            "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), {
                 "diffusion_model": diffusion_model, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
                 "weight_format": "as stored", "vision_projector": "auto"}),
-            "canvas": Node("QwenImage2EmptyLatent", (440, 380), (400, 350), {
+            "canvas": Node("QwenImage2EmptyLatent", (440, 500), (400, 350), {
                 "aspect_ratio": aspect_ratio, "size": size, "width": 1024, "height": 1024, "batch_size": 1}),
-            "prompt": Node("QwenImage2TextEncode", (900, 60), (480, 670), {
+            "prompt": Node("QwenImage2TextEncode", (900, 60), (480, 790), {
                 "clip": ("loader", 1), "prompt": prompt, "negative_prompt": ""}),
-            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 320), {
+            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 790), {
                 "model": ("loader", 0), "positive": ("prompt", 0), "negative": ("prompt", 1), "latent": ("canvas", 0),
                 "seed": SEED, "preset": preset, "steps": 40, "cfg": 1.0, "denoise": 1.0}),
-            "decode": Node("QwenImage2VAEDecode", (1440, 440), (340, 290), {
-                "samples": ("sampler", 0), "vae": ("loader", 2)}),
-            "save": Node("SaveImage", (1840, 60), (480, 670), {
-                "images": ("decode", 0), "filename_prefix": prefix}),
+            "decode": _decode(1840),
+            "save": _save(1840, 260, ("decode", 0), prefix),
         },
         groups=(Group("1  Files", ("loader",)), Group("2  Canvas", ("canvas",)), Group("3  Prompt", ("prompt",)),
-                Group("4  Picture", ("sampler", "decode")), Group("5  Result", ("save",))))
+                Group("4  Sampling", ("sampler",)), Group("5  Result", ("decode", "save"))))
 
 
 LOADER = {"diffusion_model": TRANSFORMER, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
@@ -67,24 +69,22 @@ def brief(kind: str, fields: dict, prefix: str) -> Workflow:
     """Loader, brief, prompt and canvas from it, sampler, decoder, picture."""
     return Workflow(
         nodes={
-            "note": Node("MarkdownNote", (-80, 60), (460, 760), title="Read me", text=pages.NOTE),
-            "loader": Node("QwenImage2Loader", (440, 60), (400, 220), LOADER),
+            "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=pages.NOTE),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
             "brief": Node(kind, (900, 60), (520, 960), fields),
-            "prompt": Node("QwenImage2TextEncode", (1480, 60), (400, 320), {
-                "clip": ("loader", 1), "prompt": ("brief", 0), "negative_prompt": ""}),
-            "canvas": Node("QwenImage2EmptyLatent", (1480, 440), (400, 350), {
+            "canvas": Node("QwenImage2EmptyLatent", (1480, 60), (400, 350), {
                 "aspect_ratio": "custom", "size": "2048", "width": ("brief", 1), "height": ("brief", 2),
                 "batch_size": 1}),
-            "sampler": Node("QwenImage2Sampler", (1940, 60), (340, 320), _sampler_inputs("prompt") | {
+            "prompt": Node("QwenImage2TextEncode", (1480, 490), (400, 360), {
+                "clip": ("loader", 1), "prompt": ("brief", 0), "negative_prompt": ""}),
+            "sampler": Node("QwenImage2Sampler", (1940, 60), (340, 790), _sampler_inputs("prompt") | {
                 "latent": ("canvas", 0)}),
-            "decode": Node("QwenImage2VAEDecode", (1940, 440), (340, 240), {
-                "samples": ("sampler", 0), "vae": ("loader", 2)}),
-            "save": Node("SaveImage", (2340, 60), (480, 640), {
-                "images": ("decode", 0), "filename_prefix": prefix}),
+            "decode": _decode(2340),
+            "save": _save(2340, 260, ("decode", 0), prefix),
         },
         groups=(Group("1  Files", ("loader",)), Group("2  Brief", ("brief",)),
-                Group("3  Prompt and canvas", ("prompt", "canvas")), Group("4  Picture", ("sampler", "decode")),
-                Group("5  Result", ("save",))))
+                Group("3  Canvas and prompt", ("canvas", "prompt")), Group("4  Sampling", ("sampler",)),
+                Group("5  Result", ("decode", "save"))))
 
 
 def enhanced(prompt: str, note: str, prefix: str) -> Workflow:
@@ -93,8 +93,8 @@ def enhanced(prompt: str, note: str, prefix: str) -> Workflow:
               "system_prompt": "Qwen-Image-2.1-PE-T2I/system_prompt.txt", "aspect_ratio": "3:4", "size": "2048",
               "width": 1024, "height": 1024, "follow_proposal": True, "seed": SEED, "max_tokens": 0}
     base = brief("QwenImage2PromptEnhance", fields, prefix)
-    base.nodes["note"].text, base.nodes["brief"].size = note, (520, 760)
-    enhancer = Node("QwenImage2LoadEnhancer", (440, 420), (400, 120), {"enhancer": ENHANCER})
+    base.nodes["note"].text, base.nodes["brief"].size = note, (520, 790)
+    enhancer = Node("QwenImage2LoadEnhancer", (440, 500), (400, 120), {"enhancer": ENHANCER})
     nodes = {"note": base.nodes.pop("note"), "loader": base.nodes.pop("loader"), "enhancer": enhancer, **base.nodes}
     return Workflow(nodes, (Group("1  Files", ("loader", "enhancer")), Group("2  Enhancer", ("brief",)),
                             *base.groups[2:]))
@@ -107,12 +107,12 @@ def deck(fields: dict, prefix: str) -> Workflow:
     base.nodes["sampler"].inputs["seed"] = ("brief", 6)
     nodes = base.nodes | {
         # PDF: it needs nothing that has to be installed.
-        "deck": Node("QwenImage2SaveDeck", (2340, 780), (480, 200), {
-            "images": ("decode", 0), "filename_prefix": prefix, "files": "PDF", "page": "as the pictures",
+        "deck": Node("QwenImage2SaveDeck", (2340, 930), (480, 260), {
+            "images": ("decode", 0), "filename_prefix": f"{prefix}-file", "files": "PDF", "page": "as the pictures",
             "texts": ("brief", 3), "notes": ("brief", 4)}),
     }
     return Workflow(nodes, (*(Group("2  Outline", ("brief",)) if "brief" in group.members else group
-                              for group in base.groups[:-1]), Group("5  Result", ("save", "deck"))))
+                              for group in base.groups[:-1]), Group("5  Result", ("decode", "save", "deck"))))
 
 
 def edit(prompt: str, note: str, prefix: str, references: int = 1, canvas: str = "last reference",
@@ -121,44 +121,39 @@ def edit(prompt: str, note: str, prefix: str, references: int = 1, canvas: str =
     names = [f"picture{number}" for number in range(1, references + 1)]
     return Workflow(
         nodes={
-            "note": Node("MarkdownNote", (-80, 60), (460, 760), title="Read me", text=note),
-            "loader": Node("QwenImage2Loader", (440, 60), (400, 220), LOADER),
-            **{name: Node("LoadImage", (440, 420 + 420 * index), (400, 340), {"image": EXAMPLE},
+            "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+            **{name: Node("LoadImage", (440, 500 + 420 * index), (400, 340), {"image": EXAMPLE},
                           title=f"Picture {index + 1}")
                for index, name in enumerate(names)},
-            "edit": Node("QwenImage2EditEncode", (900, 60), (480, 700),
+            "edit": Node("QwenImage2EditEncode", (900, 60), (480, 790),
                          _edit_inputs(prompt, [(name, 0) for name in names], canvas=canvas)),
-            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 320), _sampler_inputs("edit")),
-            "decode": Node("QwenImage2VAEDecode", (1440, 440), (340, 320), {
-                "samples": ("sampler", 0), "vae": ("loader", 2)}),
-            "save": Node("SaveImage", (1840, 60), (480, 700), {"images": ("decode", output),
-                                                               "filename_prefix": prefix}),
+            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 790), _sampler_inputs("edit", EDIT_SEED)),
+            "decode": _decode(1840),
+            "save": _save(1840, 260, ("decode", output), prefix),
         },
         groups=(Group("1  Files", ("loader",)), Group("2  Pictures", tuple(names)), Group("3  Instruction", ("edit",)),
-                Group("4  Picture", ("sampler", "decode")), Group("5  Result", ("save",))))
+                Group("4  Sampling", ("sampler",)), Group("5  Result", ("decode", "save"))))
 
 
 def two_edits(first: str, second: str, titles: tuple[str, str], note: str, prefix: str, chained: bool) -> Workflow:
     """Two instructions: one below the other for the same picture, or, chained, one after the other."""
     nodes = {
-        "note": Node("MarkdownNote", (-80, 60), (460, 760), title="Read me", text=note),
-        "loader": Node("QwenImage2Loader", (440, 60), (400, 220), LOADER),
-        "picture": Node("LoadImage", (440, 420), (400, 340), {"image": EXAMPLE}, title="Picture"),
+        "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+        "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+        "picture": Node("LoadImage", (440, 500), (400, 350), {"image": EXAMPLE}, title="Picture"),
     }
     for number, prompt in enumerate((first, second), start=1):
-        right, down = (1520 * (number - 1), 60) if chained else (0, 60 + 860 * (number - 1))
+        right, down = (1520 * (number - 1), 60) if chained else (0, 60 + 950 * (number - 1))
         # RGBA: what the first edit has made transparent stays so.
         source = ("decode1", 1) if chained and number == 2 else ("picture", 0)
         nodes |= {
-            f"edit{number}": Node("QwenImage2EditEncode", (900 + right, down), (480, 700),
+            f"edit{number}": Node("QwenImage2EditEncode", (900 + right, down), (480, 790),
                                   _edit_inputs(prompt, [source])),
-            # An edit with its source's seed tends to retrace it.
-            f"sampler{number}": Node("QwenImage2Sampler", (1440 + right, down), (340, 320),
-                                     _sampler_inputs(f"edit{number}") | {"seed": SEED + number - 1}),
-            f"decode{number}": Node("QwenImage2VAEDecode", (1440 + right, down + 380), (340, 320), {
-                "samples": (f"sampler{number}", 0), "vae": ("loader", 2)}),
-            f"save{number}": Node("SaveImage", (1840 + right, down), (480, 700), {
-                "images": (f"decode{number}", 0), "filename_prefix": f"{prefix}-{number}"}),
+            f"sampler{number}": Node("QwenImage2Sampler", (1440 + right, down), (340, 790),
+                                     _sampler_inputs(f"edit{number}", EDIT_SEED + number - 1)),
+            f"decode{number}": _decode(1840 + right, down, f"sampler{number}"),
+            f"save{number}": _save(1840 + right, down + 200, (f"decode{number}", 0), f"{prefix}-{number}"),
         }
     return Workflow(nodes, (
         Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)),
@@ -173,24 +168,23 @@ def region_edit(prompt: str, note: str, prefix: str, outpaint: bool) -> Workflow
     source = "extend" if outpaint else "picture"
     return Workflow(
         nodes={
-            "note": Node("MarkdownNote", (-80, 60), (460, 760), title="Read me", text=note),
-            "loader": Node("QwenImage2Loader", (440, 60), (400, 220), LOADER),
-            "picture": Node("LoadImage", (440, 420), (400, 340), {"image": EXAMPLE}, title="Picture"),
+            "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+            "picture": Node("LoadImage", (440, 500), (400, 350), {"image": EXAMPLE}, title="Picture"),
             **extend,
-            "crop": Node("QwenImage2CropForEdit", (900, 420), (400, 340), {
+            "crop": Node("QwenImage2CropForEdit", (900, 500), (400, 350), {
                 "image": (source, 0), "mask": (source, 1), "context": 0.5, "resolution": "1024", "feather": 16}),
-            "edit": Node("QwenImage2EditEncode", (1360, 60), (480, 700),
+            "edit": Node("QwenImage2EditEncode", (1360, 60), (480, 790),
                          _edit_inputs(prompt, [("crop", 0)], resolution="as it is")),
-            "sampler": Node("QwenImage2Sampler", (1900, 60), (340, 320), _sampler_inputs("edit")),
-            "decode": Node("QwenImage2VAEDecode", (1900, 440), (340, 120), {
-                "samples": ("sampler", 0), "vae": ("loader", 2)}),
-            "stitch": Node("QwenImage2StitchEdit", (1900, 640), (340, 120), {
+            "sampler": Node("QwenImage2Sampler", (1900, 60), (340, 790), _sampler_inputs("edit", EDIT_SEED)),
+            "decode": _decode(2300),
+            "stitch": Node("QwenImage2StitchEdit", (2300, 260), (480, 100), {
                 "region": ("crop", 2), "part": ("decode", 1)}),
-            "save": Node("SaveImage", (2300, 60), (480, 700), {"images": ("stitch", 0), "filename_prefix": prefix}),
+            "save": _save(2300, 440, ("stitch", 0), prefix),
         },
         groups=(Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)),
                 Group("3  Region", ("crop", *extend)), Group("4  Instruction", ("edit",)),
-                Group("5  Edit", ("sampler", "decode", "stitch")), Group("6  Result", ("save",))))
+                Group("5  Sampling", ("sampler",)), Group("6  Result", ("decode", "stitch", "save"))))
 
 
 def checked(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
@@ -198,49 +192,56 @@ def checked(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
     base = text_to_image(TRANSFORMER, "Quality 40", prompt, "3:4", "1024", prefix, note)
     base.nodes["canvas"].inputs["batch_size"] = 4
     nodes = base.nodes | {
-        "check": Node("QwenImage2TextCheck", (1840, 60), (400, 400), _check_inputs(("decode", 0), expected)),
-        "best": Node("QwenImage2PickBest", (1840, 520), (400, 160), {"images": ("decode", 0), "scores": ("check", 2)}),
-        "overlay": Node("PreviewImage", (2300, 60), (440, 620), {"images": ("check", 0)}, title="What was read"),
-        "save": Node("SaveImage", (2800, 60), (480, 620), {"images": ("best", 0), "filename_prefix": prefix}),
+        "check": Node("QwenImage2TextCheck", (1840, 260), (480, 590), _check_inputs(("decode", 0), expected)),
+        "overlay": Node("PreviewImage", (2380, 60), (440, 790), {"images": ("check", 0)}, title="What was read"),
+        "best": Node("QwenImage2PickBest", (2880, 60), (480, 240), {"images": ("decode", 0), "scores": ("check", 2)}),
+        "save": _save(2880, 380, ("best", 0), prefix),
     }
-    return Workflow(nodes, (*base.groups[:-1], Group("5  Check", ("check", "best", "overlay")),
-                            Group("6  Result", ("save",))))
+    return Workflow(nodes, (*base.groups[:-1], Group("5  Check", ("decode", "check", "overlay")),
+                            Group("6  Result", ("best", "save"))))
 
 
 def repair(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
     """A picture whose wrong words are edited by a reference of their letters, and nothing else of it."""
     return Workflow(
         nodes={
-            "note": Node("MarkdownNote", (-80, 60), (460, 760), title="Read me", text=note),
-            "loader": Node("QwenImage2Loader", (440, 60), (400, 220), LOADER),
-            "picture": Node("LoadImage", (440, 420), (400, 400), {"image": EXAMPLE}, title="Picture"),
+            "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+            "picture": Node("LoadImage", (440, 500), (400, 350), {"image": EXAMPLE}, title="Picture"),
             "words": Node("PrimitiveStringMultiline", (900, 60), (400, 140), {"value": expected},
                           title="What it should say"),
-            "check": Node("QwenImage2TextCheck", (900, 420), (400, 400), _check_inputs(("picture", 0), ("words", 0))),
-            "crop": Node("QwenImage2CropForEdit", (1360, 60), (400, 220), {
+            "check": Node("QwenImage2TextCheck", (900, 320), (400, 530), _check_inputs(("picture", 0), ("words", 0))),
+            "crop": Node("QwenImage2CropForEdit", (1360, 60), (400, 260), {
                 "image": ("picture", 0), "mask": ("check", 4), "context": 0.5, "resolution": "1024", "feather": 16}),
-            "glyphs": Node("QwenImage2GlyphReference", (1360, 420), (400, 200), {
+            "glyphs": Node("QwenImage2GlyphReference", (1360, 440), (400, 260), {
                 "text": ("check", 5), "font": BUILT_IN, "letter_height": 96, "direction": "horizontal"}),
-            "prompt": Node("StringConcatenate", (1360, 680), (400, 240), {
+            "prompt": Node("StringConcatenate", (1360, 780), (400, 240), {
                 "string_a": prompt, "string_b": ("glyphs", 1), "delimiter": " "}, title="Instruction"),
-            "edit": Node("QwenImage2EditEncode", (1820, 60), (440, 760), _edit_inputs(
+            "edit": Node("QwenImage2EditEncode", (1820, 60), (440, 790), _edit_inputs(
                 ("prompt", 0), [("crop", 0), ("glyphs", 0)], canvas="first reference")),
-            "sampler": Node("QwenImage2Sampler", (2320, 60), (340, 320), _sampler_inputs("edit")),
-            "decode": Node("QwenImage2VAEDecode", (2320, 440), (340, 120), {
-                "samples": ("sampler", 0), "vae": ("loader", 2)}),
-            "stitch": Node("QwenImage2StitchEdit", (2320, 640), (340, 120), {
+            "sampler": Node("QwenImage2Sampler", (2320, 60), (340, 790), _sampler_inputs("edit", EDIT_SEED)),
+            "decode": _decode(2720),
+            "stitch": Node("QwenImage2StitchEdit", (2720, 260), (480, 100), {
                 "region": ("crop", 2), "part": ("decode", 1)}),
-            "again": Node("QwenImage2TextCheck", (2720, 60), (400, 400), _check_inputs(("stitch", 0), ("words", 0)),
+            "again": Node("QwenImage2TextCheck", (2720, 480), (480, 530), _check_inputs(("stitch", 0), ("words", 0)),
                           title="Check of the repaired picture"),
-            "best": Node("QwenImage2PickBest", (2720, 560), (400, 200), {
+            "best": Node("QwenImage2PickBest", (3260, 60), (480, 280), {
                 "images": ("picture", 0), "scores": ("check", 2), "passed": ("check", 3),
                 "other_images": ("stitch", 0), "other_scores": ("again", 2)}),
-            "save": Node("SaveImage", (3180, 60), (480, 700), {"images": ("best", 0), "filename_prefix": prefix}),
+            "save": _save(3260, 420, ("best", 0), prefix),
         },
         groups=(Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)), Group("3  Words", ("words",)),
                 Group("4  Check", ("check",)), Group("5  Region", ("crop",)), Group("6  Letters", ("glyphs", "prompt")),
-                Group("7  Edit", ("edit", "sampler", "decode", "stitch")), Group("8  Better?", ("again", "best")),
-                Group("9  Result", ("save",))))
+                Group("7  Edit", ("edit", "sampler")), Group("8  Repaired", ("decode", "stitch")),
+                Group("9  Better?", ("again",)), Group("10  Result", ("best", "save"))))
+
+
+def _decode(across: int, down: int = 60, sampler: str = "sampler") -> Node:
+    return Node("QwenImage2VAEDecode", (across, down), (480, 120), {"samples": (sampler, 0), "vae": ("loader", 2)})
+
+
+def _save(across: int, down: int, picture: tuple[str, int], prefix: str) -> Node:
+    return Node("SaveImage", (across, down), (480, 590), {"images": picture, "filename_prefix": prefix})
 
 
 def _check_inputs(image: tuple[str, int], expected: str | tuple[str, int]) -> dict:
@@ -256,9 +257,9 @@ def _edit_inputs(prompt: str | tuple[str, int], pictures: list[tuple[str, int]],
             "batch_size": 1}
 
 
-def _sampler_inputs(source: str) -> dict:
+def _sampler_inputs(source: str, seed: int = SEED) -> dict:
     return {"model": ("loader", 0), "positive": (source, 0), "negative": (source, 1), "latent": (source, 2),
-            "seed": SEED, "preset": "Quality 40", "steps": 40, "cfg": 1.0, "denoise": 1.0}
+            "seed": seed, "preset": "Quality 40", "steps": 40, "cfg": 1.0, "denoise": 1.0}
 
 
 WORKFLOWS = {

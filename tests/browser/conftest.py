@@ -67,7 +67,7 @@ def server(comfyui_path, tmp_path_factory):
     settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")  # else: a dialog, some time
     places = {name: folder / name for name in ("models", "input", "user")}
     other_page = ("--front-end-root", os.environ[PAGE]) if PAGE in os.environ else ()
-    with Server(comfyui_path, **places, cpu=True, arguments=other_page) as server:
+    with Server(comfyui_path, **places, cpu=True, preview="latent2rgb", arguments=other_page) as server:
         yield server
 
 

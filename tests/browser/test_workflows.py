@@ -33,12 +33,23 @@ def test_opens_tidily_and_exports_the_api_copy(page, name):
     assert page.page.evaluate("app.graph.nodes.filter(node => node.has_errors || !node.constructor.nodeData"
                               " && node.type !== 'MarkdownNote').length") == 0
     assert page.page.get_by_role("dialog").count() == 0  # the page tells of missing nodes and models in one
+    assert_tidy(page)
+
+
+def assert_apart(page) -> list[list]:
+    """No node lies over another one. Their boxes: class, left, top, width, height."""
     page.page.wait_for_timeout(300)  # nodes grow to what is on them
     boxes = page.page.evaluate("app.graph.nodes.map(node => [node.type, ...node.pos, ...node.size])")
     for i, (kind, x, y, w, h) in enumerate(boxes):
         for other, u, v, s, t in boxes[i + 1:]:
             apart = x + w <= u or u + s <= x or y + h + 30 <= v or v + t + 30 <= y
             assert apart, f"{kind} lies over {other}"
+    return boxes
+
+
+def assert_tidy(page) -> None:
+    """Nor does one stand partly outside of its group."""
+    boxes = assert_apart(page)
     groups = page.page.evaluate("app.graph.groups.map(group => [...group.pos, ...group.size])")
     for kind, x, y, w, h in boxes:
         around = [(u, v, s, t) for u, v, s, t in groups if u <= x < u + s and v <= y < v + t]
@@ -79,3 +90,4 @@ def test_runs_from_the_template_browser_to_a_picture(page, name):
         assert drawn.std() > 0.5  # nearly blank is what two steps may make of a prompt that it has not learnt
     page.page.wait_for_function("keys => keys.every(key => app.nodeOutputs[key]?.images?.length)",
                                 arg=sorted({file.node for file in pictures}))
+    assert_apart(page)  # with what the nodes have said and shown

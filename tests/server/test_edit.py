@@ -66,6 +66,18 @@ def test_a_seed_that_made_the_reference_is_pointed_out(client, tmp_path):
     assert "made with this very seed" in str(client.run(nodes).messages["again"])
 
 
+def test_the_seed_of_a_text_is_no_picture_s(client):
+    """A deck's slides, and what a language model has written, have seeds: no reference was made with them."""
+    nodes = Graph(width=64, height=64, seed=5, steps=1).nodes()
+    nodes["words"] = node("QwenImage2PromptEnhance", prompt="A fox", enabled=False, system_prompt="built-in",
+                          aspect_ratio="custom", size="1024", width=64, height=64, follow_proposal=False, seed=5,
+                          max_tokens=0)
+    prompt, = (key for key, value in nodes.items() if value["class_type"] == "QwenImage2TextEncode")
+    nodes[prompt]["inputs"]["prompt"] = ["words", 0]
+    said = client.run(nodes).messages
+    assert "enhancer is off" in str(said["words"]) and "very seed" not in str(said)
+
+
 @pytest.mark.parametrize("references", REFERENCES)
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_whole_edit_equals_the_reference(client, reference, tmp_path, references, cfg):
