@@ -62,6 +62,9 @@ def split_mlp(state: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
 def _halves(part: str, tensor: Tensor, name: str, label: str) -> tuple[Tensor, Tensor]:
     if _SHARED.fullmatch(part):
         return tensor, tensor
+    if part == ".weight":
+        raise LoraError(f"{label} is no LoRA but a whole transformer ({name}): put it into models/diffusion_models and "
+                        f"choose it in the loader.")
     if not _ROWS.fullmatch(part) or len(tensor) % 2:
         raise LoraError(f"{label} adapts {FUSED_MLP} as one matrix, in a way that cannot be split ({name}): this "
                         f"model has it in two. Train the LoRA on the diffusers form of the weights instead.")

@@ -67,11 +67,12 @@ def _listed(names: list[str], words: Language) -> str:
 
 
 def _layout(brief: Brief, words: Language) -> str:
-    """The sentence about the numbered elements together, if any are left."""
+    """The sentence about the numbered elements together, if any are left; one alone has no arrangement."""
     count = max((element.number for element in brief.elements), default=0)
-    if not (brief.layout and count):
+    template = words.layouts.get(brief.layout, "")
+    if not count or (count == 1 and "{count}" in template):
         return ""
-    return words.layouts[brief.layout].format(columns=words.columns[brief.columns], count=count)
+    return template.format(columns=words.columns[brief.columns], count=count)
 
 
 def _sentence(element: Element, brief: Brief, words: Language) -> str:

@@ -76,6 +76,14 @@ def test_the_same_brief_gives_the_same_prompt():
                for kind in KINDS)
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_one_alone_has_no_arrangement(language):
+    one, two = (wording.write(briefs.infographic(page(language), "", "", points, "", "", "infographic", "grid", 2))
+                for points in ("12 | ships", "12 | ships\n3 | piers"))
+    sentence = LANGUAGES[language].layouts["grid"].format(count=2, columns=LANGUAGES[language].columns[2])
+    assert sentence in two and LANGUAGES[language].layouts["grid"].partition("{columns}")[2] not in one
+
+
 def test_an_element_says_role_place_size_and_colour():
     prompt = wording.write(briefs.poster(page(), "NIGHT\nMARKET", "tonight", call_to_action="Come!"))
     assert ('At the top, the title, in very large, dominant cream white letters, reads on 2 lines: "NIGHT", below it '

@@ -109,9 +109,10 @@ def test_what_is_not_used_is_named(model, tmp_path):
       f"diffusion_model.{BLOCK}.attn.to_q.lora_B.weight": torch.zeros(3072, 4)}, None, r"Qwen-Image 1\.x"),
     ({f"{DOTS}.oft_blocks": torch.zeros(2, 4, 4)}, None, "cannot be split"),
     ({f"{DOTS}.lokr_w1": torch.zeros(3, 8), f"{DOTS}.lokr_w2": W2}, None, "cannot be split"),
+    ({f"diffusion_model.{BLOCK}.img_mlp.gate_up.weight": torch.zeros(4, 4)}, None, "no LoRA but a whole transformer"),
     (FORMS["ai-toolkit"][0], {"lora_adapter_metadata": "{not json"}, "metadata of style.safetensors .* cannot be read"),
     (FORMS["ai-toolkit"][0], {"lora_adapter_metadata": "[]"}, "metadata of style.safetensors .* cannot be read"),
-], ids=["another model", "Qwen-Image 1.x", "OFT", "odd LoKr", "broken metadata", "metadata of another kind"])
+], ids=["another model", "Qwen-Image 1.x", "OFT", "odd LoKr", "a model", "broken metadata", "metadata of another kind"])
 def test_what_cannot_be_used_is_refused(model, tmp_path, tensors, metadata, words):
     with pytest.raises(ValueError, match=words):
         changed(model, tmp_path, tensors, metadata=metadata)
