@@ -19,7 +19,8 @@ export function showMessages(nodeType) {
     // The parts of an expanded loader speak through the node on the page: each replaces only what it said before.
     this.qwenImage2Said ??= new Map();
     this.qwenImage2Said.set(String(output[SPEAKER]), output[PARTS].map(sentence));
-    show(this, [...this.qwenImage2Said.values()].flat());
+    // A node that runs once for each slide of a deck says most things once for each.
+    show(this, [...new Set([...this.qwenImage2Said.values()].flat())]);
   });
 }
 

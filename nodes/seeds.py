@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterator
 
 import folder_paths
-from nodes import NODE_CLASS_MAPPINGS
 from PIL import Image
+
+from nodes import NODE_CLASS_MAPPINGS
 
 from ..model.sentences import Sentence
 

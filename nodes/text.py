@@ -1,6 +1,7 @@
 """Prompts -> CONDITIONING."""
 from comfy_api.latest import io
 
+from ..model.quotation import closed
 from ..model.sentences import Sentence
 from .bridge.text_encoder import check_clip, count_tokens
 from .frontend import marks
@@ -46,4 +47,13 @@ class QwenImage2TextEncode(io.ComfyNode):
         note = Sentence("{tokens} tokens.", tokens=tokens) if tokens <= TRAINED_TOKENS else Sentence(
             "{tokens} tokens, more than the {most} the model was trained for: encoded whole, but the end may be "
             "ignored.", tokens=tokens, most=TRAINED_TOKENS)
-        return io.NodeOutput(positive, negative, tokens, ui=tell(cls, note))
+        return io.NodeOutput(positive, negative, tokens, ui=tell(cls, note, advice_on(prompt)))
+
+
+def advice_on(prompt: str) -> Sentence | None:
+    """Slips that draw something, but hardly what was meant."""
+    if not prompt.strip():
+        return Sentence("The prompt is empty: the model draws whatever it likes.")
+    if not closed(prompt):
+        return Sentence("A double quotation mark is never closed, so nothing from there on is taken as words to draw.")
+    return None
