@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from numpy import ndarray
 from torch import Tensor
 
+from qwen_image_2.model import ggml
 from qwen_image_2.model.prefix import Condition
 from qwen_image_2.model.spec import TransformerSpec
 from qwen_image_2.model.transformer import Transformer
@@ -40,10 +41,13 @@ FORMATS = {
     "int8 (ConvRot)": ("int8_tensorwise", CONVROT, {"per_channel": True, **CONVROT}),
     "int8 per row": ("int8_tensorwise", {}, {"per_channel": True}),
     "fp8": ("float8_e4m3fn", {}, {"scale": "recalculate"}),
+    "fp8 (e5m2)": ("float8_e5m2", {}, {"scale": "recalculate"}),
     "mxfp8": ("mxfp8", {}, {}),
     "4-bit (nvfp4)": ("nvfp4", {}, {}),
     "4-bit ConvRot": ("convrot_w4a4", {"convrot_groupsize": 256}, {"convrot_groupsize": 256}),
 }
+# Those that the gguf package can write; K types are llama.cpp's own work.
+GGUF = ("Q8_0", "Q4_0")
 OFFERED = ("int8 (ConvRot)", "fp8", "4-bit (nvfp4)")  # by the loader
 SEED = 5
 STEPS = 8  # int8 products take a CPU a second and a half for each step of even the miniature
@@ -82,9 +86,24 @@ def step_errors(folder: Path) -> dict[str, float]:
         path = folder / "quantised.safetensors"
         tiny.save_as_they_are(stored, path)
         network = load_model(path, path.name, "base").model.diffusion_model
-        found[name] = ((velocity(network) - exact).norm() / exact.norm()).item()
+        found[name] = _error(network, exact)
         print(f"{name}: {found[name]:.4f}", flush=True)
+    for kind in GGUF:
+        plain.load_state_dict({name: _through_gguf(value, kind) if "transformer_blocks" in name and value.ndim == 2
+                               else value for name, value in state.items()})
+        found[f"GGUF {kind}"] = _error(plain, exact)
+        print(f"GGUF {kind}: {found[f'GGUF {kind}']:.4f}", flush=True)
     return found
+
+
+def _error(network: torch.nn.Module, exact: Tensor) -> float:
+    return ((velocity(network) - exact).norm() / exact.norm()).item()
+
+
+def _through_gguf(matrix: Tensor, kind: str) -> Tensor:
+    import gguf
+    packed = gguf.quants.quantize(matrix.numpy(), gguf.GGMLQuantizationType[kind])
+    return ggml.dequantise(torch.from_numpy(packed), kind)
 
 
 # ---------------------------------------------------------------- pictures
@@ -143,7 +162,7 @@ def main() -> None:
         drawn = pictures(asked, Path(folder))
     plain = drawn["as stored"]
     data, rows = {}, [("format", "error of a step", "PSNR (dB)", "SSIM", "everything right")]
-    for name in dict.fromkeys(("as stored", *FORMATS)):
+    for name in dict.fromkeys(("as stored", *errors)):
         entry = {"error": errors.get(name)}
         if name in drawn:
             pairs = list(zip(drawn[name], plain, strict=True))

@@ -80,6 +80,17 @@ def test_every_format_computes_what_its_weights_say(comfyui, plain, tmp_path, na
     assert error(found, expected(tiny.to_comfy_transformer(plain))) < 2 * bound
 
 
+def test_convrot_is_the_most_exact_where_channels_stand_out(comfyui, plain, tmp_path):
+    """As in the real model, whose activations have a few channels far larger than the rest."""
+    state = {name: value.clone() for name, value in plain.items()}
+    for name in ("img_in.weight", "txt_in.out_layer.weight"):
+        state[name][:4] *= 20
+    exact, found = expected(tiny.to_comfy_transformer(state)), {}
+    for name in ("int8 ConvRot", "int8 per row", "fp8 e4m3"):
+        found[name] = error(velocity(load(write(quantise(state, name)[0], tmp_path / "q.safetensors"))), exact)
+    assert found["int8 ConvRot"] < 0.8 * min(found["int8 per row"], found["fp8 e4m3"]), found
+
+
 def test_settings_may_stand_in_the_metadata(comfyui, plain, tmp_path):
     stored, _ = quantise(plain, "int8 ConvRot")
     layers = {key.removesuffix(".comfy_quant"): json.loads(bytes(value.tolist()))

@@ -1,5 +1,6 @@
 """The pack as a user gets it: cloned into custom_nodes under any name, beside another pack, asked for by name."""
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qwen_image_2.tests.server.conftest import Graph
+from qwen_image_2.tests.server.conftest import Graph, node
 from qwen_image_2.tools.client import Client
 from qwen_image_2.tools.server import Server
 
@@ -30,6 +31,25 @@ class OtherPackNode:
 NODE_CLASS_MAPPINGS = {"OtherPackNode": OtherPackNode}
 ''',
 }
+
+
+# Python imports a module of this name at its start: every address that the server wants to reach stands in a file.
+WATCH = """
+import os, socket
+
+def watched(name, method):
+    def call(self, *arguments):
+        address = arguments[-1]
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            with open(os.environ["REACHED"], "a") as file:
+                file.write(f"{address}\\n")
+            raise OSError("no network here")
+        return method(self, *arguments)
+    return call
+
+for name in ("connect", "connect_ex", "sendto"):
+    setattr(socket.socket, name, watched(name, getattr(socket.socket, name)))
+"""
 
 
 class Installed(Server):
@@ -75,10 +95,18 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def installed(comfyui_path, home):
-    """A server whose user has an empty home folder."""
+def watch(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watch")
+    (folder / "sitecustomize.py").write_text(WATCH, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(comfyui_path, home, watch):
+    """A server whose user has an empty home folder, and which reaches nothing but itself."""
     folders = {name: str(home) for name in ("HOME", "USERPROFILE", "LOCALAPPDATA", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
-    with Installed(comfyui_path, cpu=True, environment=folders, arguments=[
+    watched = {"PYTHONPATH": str(watch), "REACHED": str(watch / "reached")}
+    with Installed(comfyui_path, cpu=True, environment=folders | watched, arguments=[
             "--disable-all-custom-nodes", "--whitelist-custom-nodes", NAME, "other_pack"]) as server:
         yield server
 
@@ -121,6 +149,21 @@ def test_a_picture_is_drawn_and_nothing_is_written_elsewhere(installed, home):
     assert np.asarray(Image.open(io.BytesIO(Client(installed.url).view(picture)))).shape == (128, 128, 4)
     assert len(list(installed.user.rglob("miniature_text_encoder_*.safetensors"))) == 1
     assert content(home) == {} and content(pack) == before
+
+
+def test_nothing_reaches_for_the_network(installed, watch):
+    """All of the pack's kinds of work in one run; what the watch sees is tried out beside it."""
+    graph = Graph("miniature", "miniature", "miniature", prompt="A red poster.", width=128, height=128, steps=1).nodes()
+    picture, = (key for key, value in graph.items() if value["class_type"] == "QwenImage2VAEDecode")
+    graph["check"] = node("QwenImage2TextCheck", image=[picture, 0], expected_text="SALE", match_case=False,
+                          match_punctuation=False, tolerance=0.0, allow_extra=False)
+    graph["seen"] = node("PreviewImage", images=["check", 0])
+    Client(installed.url).run(graph)
+    tried = subprocess.run([installed.python, "-c", "import socket; socket.create_connection(('192.0.2.1', 80))"],
+                           env={**os.environ, "PYTHONPATH": str(watch), "REACHED": str(watch / "tried")},
+                           capture_output=True, text=True, check=False)
+    assert "no network here" in tried.stderr and (watch / "tried").read_text() == "('192.0.2.1', 80)\n"
+    assert not (watch / "reached").exists(), (watch / "reached").read_text()
 
 
 def test_only_its_own_modules_are_imported(comfyui_path):
