@@ -170,8 +170,8 @@ def _text(graph: dict) -> str:
     return json.dumps(graph, indent=2, ensure_ascii=False) + "\n"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    from_schemas(build, __doc__, arguments)
+def main() -> None:
+    from_schemas(build)
 
 
 if __name__ == "__main__":

@@ -102,12 +102,18 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     _add_models(parser)
 
 
+RUN_HELP = """\
+NODE is an id, a title or a class, with or without "(Qwen-Image 2)" and "QwenImage2": --set Sampler.seed=7.
+A picture is a file of yours: --set LoadImage.image=photo.png. What is transparent in it is its mask, which edit_masked
+needs: erase what the edit may change, and save a PNG with transparency. Nothing that is in --out is overwritten."""
+
+
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="API.json")
     parser.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE", help="change an input")
-    parser.epilog = RUN_HELP
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where pictures go (this folder)")
     _add_models(parser)
+    parser.epilog = RUN_HELP
 
 
 def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,12 +140,6 @@ def _make_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", choices=make.TARGETS, metavar="TARGET", help="one of those below")
     there = "\n".join(f"  {name} {more}".ljust(42) + writes for name, (_, writes, more) in make.TARGETS.items())
     parser.epilog = f"targets:\n{there}"
-
-
-RUN_HELP = """\
-NODE is an id, a title or a class, with or without "(Qwen-Image 2)" and "QwenImage2": --set Sampler.seed=7.
-A picture is a file of yours: --set LoadImage.image=photo.png. What is transparent in it is its mask, which edit_masked
-needs: erase what the edit may change, and save a PNG with transparency. Nothing that is in --out is overwritten."""
 
 
 COMMANDS = {
@@ -184,6 +184,8 @@ def check(options: argparse.Namespace) -> None:
         require_free_port(options.port)
     elif options.command == "bench":
         benchmarks.chosen(options.rest)
+    elif options.command == "make":
+        make.check(options.target, options.rest)
     elif options.command == "quantize":
         options.file, options.out = quantize_paths(options)
     if getattr(options, "models", None):

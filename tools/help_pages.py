@@ -133,8 +133,8 @@ def build(schemas: dict) -> dict[Path, str]:
             for path, (name, language) in paths.items()}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    from_schemas(build, __doc__, arguments)
+def main() -> None:
+    from_schemas(build)
 
 
 if __name__ == "__main__":

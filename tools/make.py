@@ -3,7 +3,6 @@ too, where the environment's Python and COMFYUI_PATH are at hand."""
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
@@ -22,11 +21,18 @@ TARGETS = {  # name -> module, what it writes, its arguments
 }
 
 
+def check(target: str, arguments: list[str]) -> None:
+    """Refuse arguments that the target does not take."""
+    if arguments and not TARGETS[target][2]:
+        raise UserError(f"make {target} takes no further arguments, but there is {' '.join(arguments)}.")
+
+
 def run(comfyui: Path, target: str, arguments: list[str]) -> int:
     """Run the target's program with its further arguments. Raises UserError where this Python lacks its packages."""
     os.environ["COMFYUI_PATH"] = str(comfyui)
     try:
-        importlib.import_module(f".{TARGETS[target][0]}", __package__).main(arguments)
+        program = importlib.import_module(f".{TARGETS[target][0]}", __package__)
+        program.main(arguments) if arguments else program.main()
     except ModuleNotFoundError as error:
         raise UserError(
             f"{sys.executable} has no {error.name}; its pip installs it with -r tools/requirements.txt."
@@ -36,14 +42,14 @@ def run(comfyui: Path, target: str, arguments: list[str]) -> int:
 
 def comfyui() -> Path:
     """The ComfyUI that the programs ask."""
-    if "COMFYUI_PATH" not in os.environ:
+    path = os.environ.get("COMFYUI_PATH")
+    if not path:
         raise UserError("COMFYUI_PATH must name a ComfyUI folder; `python tools/dev.py make` sets it.")
-    return Path(os.environ["COMFYUI_PATH"])
+    return Path(path)
 
 
-def from_schemas(build: Callable[[dict], dict[Path, str]], about: str, arguments: list[str] | None) -> None:
+def from_schemas(build: Callable[[dict], dict[Path, str]]) -> None:
     """The whole of a program that writes what `build` makes of a server's schemas (path -> content)."""
-    argparse.ArgumentParser(description=about.splitlines()[0]).parse_args(arguments)
     from .client import Client
     from .server import Server
 

@@ -68,13 +68,13 @@ def _require(graph: Graph, node: str, name: str) -> None:
 
 
 def _looked_at(path: Path) -> Path:
-    """The path itself. Raises UserError where it is no picture."""
-    from PIL import Image, UnidentifiedImageError
+    """The path itself. Raises UserError where it is no picture, or only a part of one: ComfyUI would take that."""
+    from PIL import Image
 
     try:
-        Image.open(path).close()
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is no picture that can be read.", str(error)) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all are Pillow's
+        reason = getattr(error, "strerror", None) or "it is none, or damaged"
+        raise UserError(f"{path} cannot be read as a picture: {reason}.", str(error)) from error
     return path

@@ -8,7 +8,9 @@ Chromium is the system's (CHROMIUM names another one). --large also writes full-
 import argparse
 import io
 import json
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -86,7 +88,7 @@ def smaller(png: bytes, width: int, quality: int) -> bytes:
     return out.getvalue()
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     there = sorted(path.stem for path in FOLDER.glob("*.json"))
     parser = argparse.ArgumentParser(prog="dev.py make thumbnails", description=__doc__.splitlines()[0])
     parser.add_argument("--large", type=Path, metavar="FOLDER", help="also write full-size PNGs there")
@@ -118,4 +120,4 @@ def _write(models: Path, graphs: dict[str, dict], large: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    as_program(main)
+    as_program(lambda: main(sys.argv[1:]))

@@ -75,8 +75,8 @@ def build(schemas: dict) -> dict[Path, str]:
     return {path: json.dumps(content, ensure_ascii=False, indent=2) + "\n" for path, content in contents.items()}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    from_schemas(build, __doc__, arguments)
+def main() -> None:
+    from_schemas(build)
 
 
 if __name__ == "__main__":
