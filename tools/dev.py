@@ -13,6 +13,7 @@
 The first command sets up what is needed in the user's cache folder; Python 3.11 with pip and venv is enough to start.
 """
 
+import signal
 import sys
 
 if sys.version_info < (3, 11):
@@ -23,6 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from pack import load_pack
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # until catch_signals: no traceback of Ctrl-C while modules are imported
 load_pack()
 from qwen_image_2.tools import command_line  # noqa: E402
 

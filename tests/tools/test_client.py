@@ -75,13 +75,14 @@ def test_uploaded_picture_can_be_loaded(client, tmp_path):
 
 
 def test_pictures_by_path_are_all_kept_and_loaded(client, server, tmp_path):
-    colours = {"one/a.png": "red", "two/a.png": "blue", 'Käse "1" [output].png': "green"}
+    colours = {"one/a.png": "red", "two/a.png": "blue", "Käse [output].png": "green", 'b"c.png': "yellow"}
     graph = {}
     for number, (path, colour) in enumerate(colours.items()):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8), colour).save(tmp_path / path)
         graph[f"load{number}"] = {"class_type": "LoadImage", "inputs": {"image": str(tmp_path / path)}}
-        graph[f"save{number}"] = {**SAVE, "inputs": {"images": [f"load{number}", 0], "filename_prefix": f"own-{colour}"}}
+        saved = {"images": [f"load{number}", 0], "filename_prefix": f"own-{colour}"}
+        graph[f"save{number}"] = {**SAVE, "inputs": saved}
     changed = [(node, "image") for node in graph if node.startswith("load")]
     result = client.run(pictures.provide(client, server.input, graph, changed), timeout=60)
     seen = {file.filename: Image.open(io.BytesIO(client.view(file))).getpixel((0, 0)) for file in result.files}

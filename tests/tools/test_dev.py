@@ -1,6 +1,7 @@
 """tools/dev.py as a person starts it: exit codes, sentences, and nothing left behind."""
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -215,6 +216,19 @@ def test_help_needs_no_environment(words, there, monkeypatch, capsys):
         command_line.main(words)
     printed = capsys.readouterr().out
     assert exit.value.code == 0 and there in printed and "load_process" not in printed
+
+
+@pytest.mark.parametrize("answer, removed", [("y\n", True), ("\n", False), ("", False)])
+def test_clean_asks(answer, removed, tmp_path, monkeypatch):
+    """Nothing is removed on Enter and on Ctrl-D, the end of the input."""
+    terminal = io.StringIO(answer)
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    old = command_line.environment.environments_folder() / "old"
+    old.mkdir(parents=True)
+    assert command_line.main(["clean"]) == 0
+    assert old.exists() != removed
 
 
 def test_clean_keeps_the_environment_in_use(tmp_path, monkeypatch, capsys):
