@@ -160,8 +160,8 @@ class Client:
     def upload_image(self, file: Path) -> str:
         """Put a picture into the server's input folder; returns the name for LoadImage.
 
-        The server gives another name where a different picture has this one. Signs that mean something to a header or
-        to LoadImage ("a [output].png") become "_".
+        The server gives another name where a different picture has this one. What could mean something to the header
+        or to LoadImage, a line's end or "[output]", becomes "_".
         """
         boundary = uuid.uuid4().hex
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
