@@ -112,7 +112,7 @@ class Client:
 
     def object_info(self, node_class: str = "") -> dict:
         """The schemas of all nodes, or of one; an unknown node gives {}."""
-        return self._json(f"/object_info/{node_class}" if node_class else "/object_info")
+        return self._json("/object_info" + (node_class and "/" + urllib.parse.quote(node_class, safe="")))
 
     def queue(self, graph: Graph, client_id: str = "") -> str:
         """Queue a workflow and return its prompt id; a workflow that does not validate raises WorkflowError."""

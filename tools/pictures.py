@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ def _picture_inputs(client: Client, graph: Graph) -> Iterator[tuple[str, str]]:
 
 
 def _path(value: str) -> Path:
-    return Path(value).expanduser()  # no shell has done it: ~ does not begin the word
+    return Path(os.path.expanduser(value))  # no shell has done it: ~ does not begin the word
 
 
 def _require(graph: Graph, node: str, name: str) -> None:

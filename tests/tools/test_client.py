@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -94,6 +95,7 @@ def test_pictures_by_path_are_all_kept_and_loaded(client, server, tmp_path):
     ("none.png", True, r"--set 1\.image: there is no picture file .*none\.png"),
     ("text.png", True, r"text\.png cannot be read as a picture: it is none, or damaged"),
     ("cut.png", True, r"cut\.png cannot be read as a picture: it is none, or damaged"),
+    ("~nobody/none.png", True, r"there is no picture file .*~nobody/none\.png"),
     ("cat.png", False, r"1 \(LoadImage\) needs the picture cat\.png, .*--set 1\.image=FILE"),
 ])  # fmt: skip
 def test_missing_and_damaged_pictures_are_refused(value, own, sentence, client, server, tmp_path, monkeypatch):
@@ -124,9 +126,12 @@ def test_one_wrong_output_among_good_ones_is_refused(client):
         client.run({"1": image(), "2": image("wide"), "8": {**SAVE}, "9": {**SAVE, "inputs": {"images": ["2", 0]}}})
 
 
-def test_unknown_node_class_is_refused(client):
-    with pytest.raises(WorkflowError, match="NoSuchNode"):
-        client.run({"1": {"class_type": "NoSuchNode", "inputs": {}}, "9": {**SAVE}})
+@pytest.mark.parametrize("name", ["NoSuchNode", "No such node (a/b)"])
+def test_unknown_node_class_is_refused(name, client, server):
+    graph = {"1": {"class_type": name, "inputs": {"image": "a.png"}}, "9": {**SAVE}}
+    assert pictures.provide(client, server.input, graph, []) == graph
+    with pytest.raises(WorkflowError, match=re.escape(name)):
+        client.run(graph)
 
 
 @pytest.mark.parametrize("follow", ["run", "queue and wait"])
