@@ -95,7 +95,7 @@ def test_pictures_by_path_are_all_kept_and_loaded(client, server, tmp_path):
     ("none.png", True, r"--set 1\.image: there is no picture file .*none\.png"),
     ("text.png", True, r"text\.png cannot be read as a picture: it is none, or damaged"),
     ("cut.png", True, r"cut\.png cannot be read as a picture: it is none, or damaged"),
-    ("~nobody/none.png", True, r"there is no picture file .*~nobody/none\.png"),
+    ("~no-such-user/none.png", True, r"there is no picture file .*~no-such-user/none\.png"),
     ("cat.png", False, r"1 \(LoadImage\) needs the picture cat\.png, .*--set 1\.image=FILE"),
 ])  # fmt: skip
 def test_missing_and_damaged_pictures_are_refused(value, own, sentence, client, server, tmp_path, monkeypatch):
