@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""What each weight format costs in exactness: `python tools/dev.py bench fidelity`.
+"""What each weight format costs in exactness.
+
+    python tools/dev.py bench fidelity
 
 First one step of a wide random transformer in fp32 against the same weights in each format. A real model's activations
 have a few channels far larger than the rest; so have these. Then pictures of the trained miniature against its own

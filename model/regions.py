@@ -46,7 +46,7 @@ def fit_mask(mask: Tensor, images: int, height: int, width: int) -> Tensor:
     if mask.shape[1:] != (height, width):
         mask = F.interpolate(mask.unsqueeze(1).float(), (height, width), mode="bilinear").squeeze(1)
     if not mask.any():
-        raise ValueError("The mask is empty: paint what the edit may change.")
+        raise ValueError("The mask is empty: paint what the edit may change, or load a PNG that is transparent there.")
     return mask.expand(images, -1, -1)
 
 

@@ -42,7 +42,7 @@ def provide() -> None:
     with sync_playwright() as playwright:
         if find(playwright):
             return
-    say("Fetching Chromium for the tests of the page, once.")
+    say("Fetching Chromium, once: the tests and the pictures of the page need it.")
     if not any(_run(*command) for command in _ways()):
         say("Chromium could not be fetched: install your system's package (Debian: chromium), or name one in CHROMIUM.")
 

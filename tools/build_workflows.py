@@ -1,16 +1,15 @@
 """Writes workflows/*.json (for the browser) and workflows/api/*.json (for programs) from one description each.
 
-    python -m tools.build_workflows    # with ComfyUI in COMFYUI_PATH; starts a server to ask it for the schemas
+    python tools/dev.py make workflows    # starts a server to ask it for the schemas
 
 A description (workflow_graphs.py) names nodes, their inputs and their place; slots, widgets and links come from the
 server's schemas, so a renamed input shows here first. A test builds everything again and compares.
 """
 import json
-import os
 import uuid
 from pathlib import Path
 
-from .output import write_whole
+from .make import as_program, from_schemas
 from .pack import ROOT
 from .workflow_graphs import WORKFLOWS, Group, Node, Workflow
 
@@ -159,11 +158,11 @@ def _ui_group(number: int, group: Group, workflow: Workflow) -> dict:
 # ---------------------------------------------------------------- writing
 
 def build(schemas: dict) -> dict[Path, str]:
-    """Path below workflows/ -> file content."""
+    """Path -> file content."""
     out = {}
     for name, workflow in WORKFLOWS.items():
-        out[Path(f"{name}.json")] = _text(ui_format(name, workflow, schemas))
-        out[Path("api") / f"{name}.json"] = _text(api_format(workflow, schemas))
+        out[FOLDER / f"{name}.json"] = _text(ui_format(name, workflow, schemas))
+        out[FOLDER / "api" / f"{name}.json"] = _text(api_format(workflow, schemas))
     return out
 
 
@@ -172,14 +171,8 @@ def _text(graph: dict) -> str:
 
 
 def main() -> None:
-    from .client import Client
-    from .server import Server
-    with Server(Path(os.environ["COMFYUI_PATH"])) as server:
-        schemas = Client(server.url).object_info()
-    for path, content in build(schemas).items():
-        write_whole(FOLDER / path, content.encode())
-        print(f"wrote workflows/{path.as_posix()}")
+    from_schemas(build)
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

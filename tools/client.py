@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import mimetypes
+import re
 import struct
 import time
 import urllib.error
@@ -111,7 +112,7 @@ class Client:
 
     def object_info(self, node_class: str = "") -> dict:
         """The schemas of all nodes, or of one; an unknown node gives {}."""
-        return self._json(f"/object_info/{node_class}" if node_class else "/object_info")
+        return self._json("/object_info" + (node_class and "/" + urllib.parse.quote(node_class, safe="")))
 
     def queue(self, graph: Graph, client_id: str = "") -> str:
         """Queue a workflow and return its prompt id; a workflow that does not validate raises WorkflowError."""
@@ -157,10 +158,15 @@ class Client:
         self._request("/free", json.dumps({"unload_models": True, "free_memory": True}).encode())
 
     def upload_image(self, file: Path) -> str:
-        """Put a picture into the server's input folder; returns the name for LoadImage."""
+        """Put a picture into the server's input folder; returns the name for LoadImage.
+
+        The server gives another name where a different picture has this one. What could mean something to the header
+        or to LoadImage, a line's end or "[output]", becomes "_".
+        """
         boundary = uuid.uuid4().hex
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{file.name}"\r\n'
+        filename = re.sub(r"[^\w. ()+-]", "_", file.name)
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{filename}"\r\n'
         body = f"{head}Content-Type: {kind}\r\n\r\n".encode() + file.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
         return json.loads(self._request("/upload/image", body, f"multipart/form-data; boundary={boundary}"))["name"]
 

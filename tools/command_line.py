@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-from . import environment, installer, models, output, process, workflow
+from . import benchmarks, environment, installer, make, models, output, pictures, process, workflow
 from .environment import Installation
 from .errors import UserError
 from .server import require_free_port
@@ -40,9 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    """The command line; what `test` and `bench` do not know is passed on."""
+    """The command line; what `test`, `bench` and `make` do not know is passed on."""
     parser = _parser()
     options, rest = parser.parse_known_args(words)
+    if options.command == "bench" and rest[:1] in (["-h"], ["--help"]):
+        options.print_help()  # after a NAME, --help is the benchmark's own
+        parser.exit()
     if rest and options.command not in PASSES_ON:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
@@ -59,10 +62,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--setup-seconds", type=float, default=0.0, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (purpose, add_arguments) in COMMANDS.items():
-        # pytest and the benchmarks have their own --help and --verbose: those are passed on.
-        passes_on = name in PASSES_ON
-        command = commands.add_parser(name, help=purpose, add_help=not passes_on, allow_abbrev=False)
-        _add_common(command, comfyui=argparse.SUPPRESS, verbose=None if passes_on else argparse.SUPPRESS)
+        # pytest and the benchmarks have their own --verbose, and benchmarks their own --help: those are passed on.
+        command = commands.add_parser(
+            name, help=purpose, description=purpose[0].upper() + purpose[1:] + ".", add_help=name != "bench",
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        command.set_defaults(print_help=command.print_help)
+        own_verbose = name in ("test", "bench")
+        _add_common(command, comfyui=argparse.SUPPRESS, verbose=None if own_verbose else argparse.SUPPRESS)
         add_arguments(command)
     return parser
 
@@ -95,11 +102,18 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     _add_models(parser)
 
 
+RUN_HELP = """\
+NODE is an id, a title or a class, with or without "(Qwen-Image 2)" and "QwenImage2": --set Sampler.seed=7.
+A picture is a file of yours: --set LoadImage.image=photo.png. What is transparent in it is its mask, which edit_masked
+needs: erase what the edit may change, and save a PNG with transparency. Nothing that is in --out is overwritten."""
+
+
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="API.json")
     parser.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE", help="change an input")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where pictures go (this folder)")
     _add_models(parser)
+    parser.epilog = RUN_HELP
 
 
 def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,20 +126,33 @@ def _clean_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def _no_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+def _test_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "dev.py test [pytest arguments]"
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "dev.py bench [NAME] [arguments of the benchmark]"
+    there = "\n".join(f"  {name:<12}{purpose}" for name, purpose in benchmarks.present().items())
+    parser.epilog = f"benchmarks ({benchmarks.DEFAULT} if none is named; bench NAME --help):\n{there}"
+
+
+def _make_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", choices=make.TARGETS, metavar="TARGET", help="one of those below")
+    there = "\n".join(f"  {name} {more}".ljust(42) + writes for name, (_, writes, more) in make.TARGETS.items())
+    parser.epilog = f"targets:\n{there}"
 
 
 COMMANDS = {
     "demo": ("draw a poster and say what each stage took", _demo_arguments),
     "serve": ("ComfyUI with this pack, for a browser", _serve_arguments),
     "run": ("run a workflow in API format", _run_arguments),
-    "test": ("run pytest with the further arguments", _no_arguments),
-    "bench": ("run benchmarks/NAME.py with the further arguments", _no_arguments),
+    "test": ("run pytest with the further arguments", _test_arguments),
+    "bench": ("run benchmarks/NAME.py with the further arguments", _bench_arguments),
+    "make": ("write workflows, their pictures, help pages or translations from the code", _make_arguments),
     "quantize": ("make a smaller file of a checkpoint", _quantize_arguments),
     "clean": ("remove environments that are no longer used", _clean_arguments),
 }
-PASSES_ON = ("test", "bench")
+PASSES_ON = ("test", "bench", "make")
 
 
 def dispatch(options: argparse.Namespace, words: list[str]) -> int:
@@ -150,10 +177,15 @@ def check(options: argparse.Namespace) -> None:
             raise UserError(f"--out {options.out}: the picture is a PNG file, name one that ends in .png.")
         output.require_writable(options.out.absolute().parent)
     elif options.command == "run":
-        workflow.apply(workflow.load(options.file), options.set)
+        graph = workflow.apply(workflow.load(options.file), options.set)
+        pictures.check(graph, workflow.changed(graph, options.set))
         output.require_writable(options.out)
     elif options.command == "serve":
         require_free_port(options.port)
+    elif options.command == "bench":
+        benchmarks.chosen(options.rest)
+    elif options.command == "make":
+        make.check(options.target, options.rest)
     elif options.command == "quantize":
         options.file, options.out = quantize_paths(options)
     if getattr(options, "models", None):
@@ -204,6 +236,7 @@ def run_command(options: argparse.Namespace) -> int:
         "quantize": lambda: commands.quantize(place, options.file, options.format, options.out),
         "test": lambda: commands.test(place, options.rest),
         "bench": lambda: commands.bench(place, options.rest),
+        "make": lambda: make.run(place.comfyui, options.target, options.rest),
     }
     return calls[options.command]()
 
@@ -229,7 +262,8 @@ def _agrees(question: str) -> bool:
     if not sys.stdin.isatty():
         print(f"{question} Repeat with --yes to do so.")
         return False
-    return input(f"{question} [y/N] ").strip().lower() == "y"
+    print(f"{question} [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() == "y"  # the end of the input is no
 
 
 def catch_signals() -> None:

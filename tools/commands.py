@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import browser, models, output, process, workflow
+from . import benchmarks, browser, models, output, pictures, process, workflow
 from .client import Client, Result, SavedFile
 from .console import Progress, say, table
 from .environment import ROOT, cache_folder
@@ -33,7 +33,7 @@ class Place:
 
 
 def demo(place: Place, target: Path) -> int:
-    """Draw the poster workflow into `target` and say what each stage took."""
+    """Draw the poster workflow into `target`, or beside it where that is taken, and say what each stage took."""
     graph = workflow.apply(_with_miniature(workflow.load(POSTER)), [f"QwenImage2TextEncode.prompt={MINIATURE_PROMPT}"])
     say(f"The prompt: {MINIATURE_PROMPT}")
     times = {"set-up": place.setup_seconds}
@@ -41,10 +41,11 @@ def demo(place: Place, target: Path) -> int:
     with _server(place) as server:
         times["server start"] = time.monotonic() - begin
         client, result = _follow(server, graph)
-        pictures = [file for file in result.files if file.type == "output"]
-        if not pictures:
+        saved = [file for file in result.files if file.type == "output"]
+        if not saved:
             raise UserError(f"{POSTER.name} has saved no picture.")
-        output.write_whole(target, client.view(pictures[0]))
+        target = output.unused_name(target.parent, target.name)
+        output.write_whole(target, client.view(saved[0]))
     _say_messages(graph, result)
     say(f"The picture is {target}. What it took:\n{table(times | _stage_times(graph, result))}")
     return 0
@@ -56,8 +57,9 @@ def run(place: Place, file: Path, assignments: list[str], model_folder: Path | N
     folder = model_folder or models.of_comfyui(place.comfyui)
     if folder is None and workflow.needs_models(graph):
         graph = _with_miniature(graph)
-    graph = workflow.apply(graph, assignments)
+    graph, changed = workflow.apply(graph, assignments), workflow.changed(graph, assignments)
     with _server(place, models=folder, require_pack=workflow.uses_pack(graph)) as server:
+        graph = pictures.provide(Client(server.url), server.input, graph, changed)
         client, result = _follow(server, graph)
         saved = [_save(client, saved, target) for saved in result.files]
     _say_messages(graph, result)
@@ -101,12 +103,8 @@ def test(place: Place, arguments: list[str]) -> int:
 def bench(place: Place, arguments: list[str]) -> int:
     """Run benchmarks/NAME.py, or benchmarks/foundation.py, with the further arguments; paths in them are seen from
     where the person is."""
-    named = bool(arguments) and not arguments[0].startswith("-")
-    name, rest = (arguments[0], arguments[1:]) if named else ("foundation", arguments)
-    there = sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py"))
-    if name not in there:
-        raise UserError(f"There is no benchmark {name!r}; there are: {', '.join(there) or 'none'}.")
-    return _python(place, str(ROOT / "benchmarks" / f"{name}.py"), *rest)
+    program, rest = benchmarks.chosen(arguments)
+    return _python(place, str(program), *rest)
 
 
 def _python(place: Place, *arguments: str, cwd: Path | None = None) -> int:

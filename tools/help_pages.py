@@ -1,18 +1,17 @@
 """Writes the lists in the nodes' help pages, js/docs/<node>/en.md and zh.md.
 
-    python -m tools.help_pages    # with ComfyUI in COMFYUI_PATH; starts a server to ask it for the schemas
+    python tools/dev.py make help    # starts a server to ask it for the schemas
 
 Title, inputs and outputs come from the schemas, in Chinese from locales/zh/nodeDefs.json, so that every sentence about
 an input has one home. What a node is for, the example and the hints are written by hand and stay as they are. A test
 makes the lists again and compares.
 """
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .output import write_whole
+from .make import as_program, from_schemas
 from .pack import ROOT
 
 FOLDER = ROOT / "js" / "docs"
@@ -135,14 +134,8 @@ def build(schemas: dict) -> dict[Path, str]:
 
 
 def main() -> None:
-    from .client import Client
-    from .server import Server
-    with Server(Path(os.environ["COMFYUI_PATH"])) as server:
-        schemas = Client(server.url).object_info()
-    for path, content in build(schemas).items():
-        write_whole(path, content.encode())
-        print(f"wrote {path.relative_to(ROOT).as_posix()}")
+    from_schemas(build)
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

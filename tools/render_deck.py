@@ -7,11 +7,11 @@ Both programs are the system's; without them the test that draws a deck is left 
 import argparse
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from .errors import UserError
+from .make import as_program
 from .output import require_writable
 
 PROGRAMS = {"soffice": "LibreOffice", "pdftoppm": "Poppler"}
@@ -62,12 +62,9 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--out", type=Path, metavar="FOLDER")
     chosen = parser.parse_args()
-    try:
-        pages = render(chosen.file, chosen.out or Path(chosen.file.stem))
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+    pages = render(chosen.file, chosen.out or Path(chosen.file.stem))
     print(f"{len(pages)} pages in {pages[0].parent}" if pages else "The deck has no pages.")
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

@@ -24,13 +24,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import process
+from . import output, process
 from .errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK = "qwen-image-2"  # folder name among the custom nodes; the registry's name of the pack
 PACK_NODE = "QwenImage2Loader"  # when the server knows this node, the pack has loaded
 MODEL_FOLDERS = ("diffusion_models", "unet", "text_encoders", "clip", "vae", "loras", "checkpoints", "upscale_models")
+EXAMPLE = "example.png"  # lies in every new ComfyUI's input folder, and workflows begin with it
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # a run never fetches anything
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback must not go through a proxy
 
@@ -94,8 +95,15 @@ class Server:
         )
         for place in (self.output, self.input, self.user):
             place.mkdir(parents=True, exist_ok=True)
+        self._lay_example()
         (self.folder / "models.yaml").write_text(model_paths(self.models), "utf-8")
         self.log = self.log or self.folder / "server.log"
+
+    def _lay_example(self) -> None:
+        """Put ComfyUI's example picture into the input folder, never over a file that is there."""
+        source, target = self.comfyui / "input" / EXAMPLE, self.input / EXAMPLE
+        if source.is_file() and not target.exists():
+            output.write_whole(target, source.read_bytes())
 
     def _start(self, stack: contextlib.ExitStack) -> subprocess.Popen:
         settings = {**os.environ, "PYTHONUNBUFFERED": "1", **OFFLINE, **self.environment}

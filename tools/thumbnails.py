@@ -1,23 +1,24 @@
 """Screenshots of the shipped workflows in the real front end: workflows/NAME.jpg, the template browser's pictures, and
 for the README assets/screenshots/NAME.jpg.
 
-    python -m tools.thumbnails [--large FOLDER] [NAME ...]   # with ComfyUI in COMFYUI_PATH; needs playwright, Chromium
+    python tools/dev.py make thumbnails [--large FOLDER] [NAME ...]
 
 Chromium is the system's (CHROMIUM names another one). --large also writes full-size PNGs, for a person to look at.
 """
 import argparse
 import io
 import json
-import os
-import shutil
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from . import browser, tiny
 from .errors import UserError
-from .output import write_whole
+from .make import as_program, comfyui
+from .output import require_writable, write_whole
 from .pack import ROOT
 from .server import Server
 
@@ -87,32 +88,36 @@ def smaller(png: bytes, width: int, quality: int) -> bytes:
     return out.getvalue()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--large", type=Path)
-    parser.add_argument("names", nargs="*", metavar="NAME", default=sorted(path.stem for path in FOLDER.glob("*.json")))
-    arguments = parser.parse_args()
-    graphs = {name: json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in arguments.names}
-    comfyui = Path(os.environ["COMFYUI_PATH"])
-    # Its example picture, and tiny weights under the official names, so that the page finds nothing missing.
+def main(arguments: Sequence[str] = ()) -> None:
+    there = sorted(path.stem for path in FOLDER.glob("*.json"))
+    parser = argparse.ArgumentParser(prog="dev.py make thumbnails", description=__doc__.splitlines()[0])
+    parser.add_argument("--large", type=Path, metavar="FOLDER", help="also write full-size PNGs there")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of a workflow; all if none is given")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(there):
+        raise UserError(f"There is no workflow {', '.join(sorted(unknown))}; there are: {', '.join(there)}.")
+    if options.large:
+        require_writable(options.large)
+    names = options.names or there
+    graphs = {name: json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+    browser.provide()
+    # Tiny weights under the official names, so that the page finds nothing missing.
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(comfyui / "input", Path(folder) / "input")
-        tiny.write(Path(folder) / "models")
-        _write(comfyui, Path(folder), graphs, arguments.large)
+        tiny.write(Path(folder))
+        _write(Path(folder), graphs, options.large)
 
 
-def _write(comfyui: Path, folder: Path, graphs: dict[str, dict], large: Path | None) -> None:
-    with Server(comfyui, models=folder / "models", input=folder / "input") as server:
+def _write(models: Path, graphs: dict[str, dict], large: Path | None) -> None:
+    with Server(comfyui(), models=models) as server:
         for name, png in screenshots(server.url, graphs).items():
             write_whole(FOLDER / f"{name}.jpg", smaller(png, THUMBNAIL_WIDTH, THUMBNAIL_QUALITY))
             if name in README_NAMES:
                 README_FOLDER.mkdir(exist_ok=True)
                 write_whole(README_FOLDER / f"{name}.jpg", smaller(png, README_WIDTH, README_QUALITY))
             if large:
-                large.mkdir(parents=True, exist_ok=True)
                 write_whole(large / f"{name}.png", png)
             print(f"wrote workflows/{name}.jpg")
 
 
 if __name__ == "__main__":
-    main()
+    as_program(lambda: main(sys.argv[1:]))

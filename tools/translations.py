@@ -1,19 +1,18 @@
 """Writes what translators begin with: locales/en, the names, tooltips and sentences that are in the code.
 
-    python -m tools.translations    # with ComfyUI in COMFYUI_PATH; starts a server to ask it for the schemas
+    python tools/dev.py make translations    # starts a server to ask it for the schemas
 
 The panels' words in locales/en/main.json are written by hand: they are nowhere else. A test makes all of it again,
 compares, and asks the same of every language.
 """
 import ast
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from .help_pages import GROWING, inputs_of, outputs_of
-from .output import write_whole
+from .make import as_program, from_schemas
 from .pack import ROOT, load_pack
 
 FOLDER = ROOT / "locales"
@@ -77,14 +76,8 @@ def build(schemas: dict) -> dict[Path, str]:
 
 
 def main() -> None:
-    from .client import Client
-    from .server import Server
-    with Server(Path(os.environ["COMFYUI_PATH"])) as server:
-        schemas = Client(server.url).object_info()
-    for path, content in build(schemas).items():
-        write_whole(path, content.encode())
-        print(f"wrote {path.relative_to(ROOT).as_posix()}")
+    from_schemas(build)
 
 
 if __name__ == "__main__":
-    main()
+    as_program(main)

@@ -14,6 +14,7 @@ MINIATURE = "miniature"  # the loaders' name for the model that comes with the p
 MINIATURE_SIZES = ((128, 128), (160, 96), (96, 160))
 
 Graph = dict[str, dict]  # a workflow in API format: node id -> {"class_type", "inputs", "_meta"}
+SUFFIX, PREFIX = " (Qwen-Image 2)", "QwenImage2"  # of our nodes' titles and classes; a person may leave them out
 MODEL_FILES = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -43,13 +44,22 @@ def apply(graph: Graph, assignments: Iterable[str]) -> Graph:
     """A copy of `graph` with each `NODE.INPUT=VALUE` carried out."""
     graph = copy.deepcopy(graph)
     for assignment in assignments:
-        target, equals, value = assignment.partition("=")
-        if not equals or "." not in target:
-            raise UserError(f"--set {assignment}: expected NODE.INPUT=VALUE.")
-        node, name = find_input(graph, target)
+        node, name, value = _read(graph, assignment)
         inputs = graph[node]["inputs"]
         inputs[name] = parse_value(value, inputs[name])
     return graph
+
+
+def changed(graph: Graph, assignments: Iterable[str]) -> set[tuple[str, str]]:
+    """Node id and input name of every input that `apply` changes."""
+    return {_read(graph, assignment)[:2] for assignment in assignments}
+
+
+def _read(graph: Graph, assignment: str) -> tuple[str, str, str]:
+    target, equals, value = assignment.partition("=")
+    if not equals or "." not in target:
+        raise UserError(f"--set {assignment}: expected NODE.INPUT=VALUE.")
+    return *find_input(graph, target), value
 
 
 def with_miniature(graph: Graph) -> Graph:
@@ -114,11 +124,21 @@ def find_input(graph: Graph, target: str) -> tuple[str, str]:
 
 
 def find_nodes(graph: Graph, text: str) -> list[str]:
-    """Ids of the nodes that `text` names: the node with this id, else those with this title, else of this class."""
+    """Ids of the nodes that `text` names: the node with this id, else those with this title, else of this class.
+
+    What is written out comes before what is shortened: "Sampler" is the node that somebody has called so, and without
+    one "Sampler (Qwen-Image 2)".
+    """
     if text in graph:
         return [text]
-    titled = [node for node in graph if graph[node].get("_meta", {}).get("title") == text]
-    return titled or [node for node in graph if graph[node]["class_type"] == text]
+    names = {node: _names(entry) for node, entry in graph.items()}
+    found = ([node for node in graph if names[node][kind] == text] for kind in range(4))
+    return next(filter(None, found), [])
+
+
+def _names(node: dict) -> tuple[str, str, str, str]:
+    title, node_class = node.get("_meta", {}).get("title") or "", node["class_type"]
+    return title, node_class, title.removesuffix(SUFFIX), node_class.removeprefix(PREFIX)
 
 
 def describe(graph: Graph, node: str) -> str:
@@ -135,7 +155,7 @@ def needs_models(graph: Graph) -> bool:
 
 def uses_pack(graph: Graph) -> bool:
     """Whether any node is one of ours."""
-    return any(node["class_type"].startswith("QwenImage2") for node in graph.values())
+    return any(node["class_type"].startswith(PREFIX) for node in graph.values())
 
 
 def stage(node_class: str) -> str:

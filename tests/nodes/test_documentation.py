@@ -29,7 +29,7 @@ def test_every_node_has_its_pages(comfyui):
 @pytest.mark.parametrize("name", IDS)
 def test_a_help_page_is_whole_and_up_to_date(comfyui, name, language):
     text = (help_pages.FOLDER / name / f"{language}.md").read_text(encoding="utf-8")
-    assert text == help_pages.page(schemas()[name], language, TRANSLATION, text), "run python -m tools.help_pages"
+    assert text == help_pages.page(schemas()[name], language, TRANSLATION, text), "run python tools/dev.py make help"
     about, rest = help_pages.hand_written(text, help_pages.LANGUAGES[language])
     assert len(about) > 15 and len(re.findall(r"^## ", rest, re.M)) == 2, "what it is for, an example and hints"
     outputs = [name for name, _, _ in help_pages.outputs_of(schemas()[name])]

@@ -23,7 +23,7 @@ def fields(template: str) -> set[str]:
 
 def test_the_english_files_are_what_the_code_says(comfyui):
     for path, expected in translations.build(schemas()).items():
-        assert path.read_text(encoding="utf-8") == expected, "run python -m tools.translations"
+        assert path.read_text(encoding="utf-8") == expected, "run python tools/dev.py make translations"
 
 
 def test_templates_are_found_in_the_code():

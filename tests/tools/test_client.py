@@ -1,15 +1,19 @@
 """The client against a real server, with core nodes only."""
 
 import contextlib
+import io
 import json
 import os
+import re
 import signal
 
 import pytest
+from PIL import Image, ImageColor
 
-from qwen_image_2.tools import command_line, commands
+from qwen_image_2.tools import command_line, commands, pictures
 from qwen_image_2.tools.client import Client, Refused, ServerGone, WorkflowError, WorkflowInterrupted
-from qwen_image_2.tools.server import Server
+from qwen_image_2.tools.errors import UserError
+from qwen_image_2.tools.server import EXAMPLE, Server
 
 pytestmark = pytest.mark.server
 
@@ -71,6 +75,46 @@ def test_uploaded_picture_can_be_loaded(client, tmp_path):
     assert [file.type for file in result.files] == ["temp"]
 
 
+def test_pictures_by_path_are_all_kept_and_loaded(client, server, tmp_path):
+    odd = "Käse.png" if os.name == "nt" else 'Käse "1"\n[2].png'
+    colours = {"one/a.png": "red", "two/a.png": "blue", odd: "green"}
+    graph = {}
+    for number, (path, colour) in enumerate(colours.items()):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), colour).save(tmp_path / path)
+        graph[f"load{number}"] = {"class_type": "LoadImage", "inputs": {"image": str(tmp_path / path)}}
+        saved = {"images": [f"load{number}", 0], "filename_prefix": f"own-{colour}"}
+        graph[f"save{number}"] = {**SAVE, "inputs": saved}
+    changed = [(node, "image") for node in graph if node.startswith("load")]
+    result = client.run(pictures.provide(client, server.input, graph, changed), timeout=60)
+    seen = {file.filename: Image.open(io.BytesIO(client.view(file))).getpixel((0, 0)) for file in result.files}
+    assert seen == {f"own-{name}_00001_.png": ImageColor.getrgb(name) for name in colours.values()}
+
+
+@pytest.mark.parametrize("value, own, sentence", [
+    ("none.png", True, r"--set 1\.image: there is no picture file .*none\.png"),
+    ("text.png", True, r"text\.png cannot be read as a picture: it is none, or damaged"),
+    ("cut.png", True, r"cut\.png cannot be read as a picture: it is none, or damaged"),
+    ("~no-such-user/none.png", True, r"there is no picture file .*~no-such-user/none\.png"),
+    ("cat.png", False, r"1 \(LoadImage\) needs the picture cat\.png, .*--set 1\.image=FILE"),
+])  # fmt: skip
+def test_missing_and_damaged_pictures_are_refused(value, own, sentence, client, server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.png").write_text("hello")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": value}}}
+    with pytest.raises(UserError, match=sentence):
+        pictures.provide(client, server.input, graph, [("1", "image")] if own else [])
+
+
+def test_the_example_and_links_are_left_alone(client, server):
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": EXAMPLE}},
+             "2": {"class_type": "LoadImage", "inputs": {"image": ["1", 0]}},
+             "3": {"class_type": "LoadImage", "inputs": {"image": "a.png [output]"}}, "4": image(), "5": {**SAVE}}
+    assert pictures.provide(client, server.input, graph, [("1", "image")]) == graph
+
+
 def test_wrong_input_is_refused_with_the_node(client):
     with pytest.raises(WorkflowError, match=r"Node 1 \(EmptyImage\): .*width") as error:
         client.run({"1": image("wide"), "9": {**SAVE}})
@@ -82,9 +126,12 @@ def test_one_wrong_output_among_good_ones_is_refused(client):
         client.run({"1": image(), "2": image("wide"), "8": {**SAVE}, "9": {**SAVE, "inputs": {"images": ["2", 0]}}})
 
 
-def test_unknown_node_class_is_refused(client):
-    with pytest.raises(WorkflowError, match="NoSuchNode"):
-        client.run({"1": {"class_type": "NoSuchNode", "inputs": {}}, "9": {**SAVE}})
+@pytest.mark.parametrize("name", ["NoSuchNode", "No such node (a/b)"])
+def test_unknown_node_class_is_refused(name, client, server):
+    graph = {"1": {"class_type": name, "inputs": {"image": "a.png"}}, "9": {**SAVE}}
+    assert pictures.provide(client, server.input, graph, []) == graph
+    with pytest.raises(WorkflowError, match=re.escape(name)):
+        client.run(graph)
 
 
 @pytest.mark.parametrize("follow", ["run", "queue and wait"])

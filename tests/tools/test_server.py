@@ -40,6 +40,18 @@ def test_silent_server_is_given_up_and_stopped(tmp_path, temporary):
     assert silent.process.returncode is not None
 
 
+def test_input_folder_begins_with_the_example_and_keeps_what_is_there(tmp_path, temporary):
+    comfyui = fake_comfyui(tmp_path / "ComfyUI", "raise SystemExit(1)")
+    (comfyui / "input").mkdir()
+    (comfyui / "input" / "example.png").write_bytes(b"ComfyUI's")
+    (comfyui / "input" / "private.png").write_bytes(b"a person's")
+    for expected in (b"ComfyUI's", b"my own"):
+        with pytest.raises(ServerError):
+            Server(comfyui, input=tmp_path / "kept", cpu=True).__enter__()
+        assert [(file.name, file.read_bytes()) for file in (tmp_path / "kept").iterdir()] == [("example.png", expected)]
+        (tmp_path / "kept" / "example.png").write_bytes(b"my own")
+
+
 def test_port_in_use_is_refused_before_anything_starts(tmp_path, temporary):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

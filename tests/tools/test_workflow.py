@@ -11,6 +11,9 @@ GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "color": 0}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}, "_meta": {"title": "Save v1.0"}},
     "3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "b"}},
+    "4": {"class_type": "QwenImage2Sampler", "inputs": {"seed": 0}, "_meta": {"title": "Sampler (Qwen-Image 2)"}},
+    "5": {"class_type": "QwenImage2TextEncode", "inputs": {"prompt": "a"}, "_meta": {"title": "VAE Decode"}},
+    "6": {"class_type": "QwenImage2VAEDecode", "inputs": {"tile": 1}, "_meta": {"title": "VAE Decode (Qwen-Image 2)"}},
     "57:8": {"class_type": "QwenImage2EditEncode", "inputs": {"images.image_1": ["1", 0], "prompt": "a"}},
 }
 
@@ -27,10 +30,17 @@ GRAPH = {
     ("57:8.prompt=5", "57:8", "prompt", "5"),
     ("57:8.prompt=[\"1\", 0]", "57:8", "prompt", ["1", 0]),
     ("1.width=NaN", "1", "width", "NaN"),
+    ("Sampler.seed=7", "4", "seed", 7),
+    ("QwenImage2Sampler.seed=7", "4", "seed", 7),
+    ("Sampler (Qwen-Image 2).seed=7", "4", "seed", 7),
+    ("EditEncode.prompt=b", "57:8", "prompt", "b"),
+    ("VAE Decode.prompt=b", "5", "prompt", "b"),
+    ("VAEDecode.tile=2", "6", "tile", 2),
     ("1.color=true", "1", "color", True),
 ])  # fmt: skip
 def test_set_changes_one_input(assignment, node, name, value):
     changed = workflow.apply(GRAPH, [assignment])
+    assert workflow.changed(GRAPH, [assignment]) == {(node, name)}
     assert changed[node]["inputs"][name] == value
     changed[node]["inputs"][name] = GRAPH[node]["inputs"][name]
     assert changed == GRAPH, "the rest stays, and so does the original"
@@ -39,6 +49,7 @@ def test_set_changes_one_input(assignment, node, name, value):
 @pytest.mark.parametrize("assignment, sentence", [
     ("9.width=1", r"no node '9'; the workflow has 1 \(EmptyImage\), 2 \(SaveImage, \"Save v1.0\"\)"),
     ("1.height=1", r"node 1 \(EmptyImage\) has no input 'height'; it has width, color"),
+    ("Smpler.seed=1", r"no node 'Smpler'; the workflow has .* 4 \(QwenImage2Sampler"),
     ("SaveImage.images=1", r"several nodes fit \(2 .*, 3 .*\)"),
     ("width=1", "expected NODE.INPUT=VALUE"),
     ("1.width", "expected NODE.INPUT=VALUE"),
