@@ -99,7 +99,8 @@ def test_published_sizes_are_core_s(comfyui):
     assert vision_config(VisionSpec(), 4096) == expected
 
 
-@pytest.mark.parametrize(("prompt", "words"), [("", "is empty"), (" \n", "is empty"), ('The word "SALE', "never closed"),
+@pytest.mark.parametrize(("prompt", "words"), [("", "is empty"), (" \n", "is empty"),
+                                               ('The word "SALE', "never closed"),
                                                ('The word "SALE" in red', None), ("写着“开业", "never closed")])
 def test_slips_in_a_prompt_are_told(comfyui, prompt, words):
     from qwen_image_2.nodes.text import advice_on
