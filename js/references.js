@@ -82,8 +82,8 @@ function connected(node, inputName) {
  * @returns {?{from: string, values: Array, title: string, url: ?string}} null: from nowhere
  */
 function source(node, slot, steps = 0) {
-  const link = node.getInputLink(slot);
-  if (!link || steps > 100) return null;
+  const link = slot < 0 ? null : node.getInputLink(slot);
+  if (!link || steps > 100) return null; // 100: a circle
   const from = node.graph.getNodeById(link.origin_id);
   const key = `${link.origin_id}:${link.origin_slot}`;
   if (!from) return { from: key, values: [], title: "", url: null }; // of the subgraph around

@@ -66,8 +66,8 @@ def test_it_follows_every_widget(page, meter):
     expect(meter.locator(".count")).not_to_have_text(before)
     page.set(POSTER, picture='a 12" record')
     expect(meter.locator(".count")).to_have_text(re.compile("never closed"))
-    page.set(POSTER, picture="", aspect_ratio="custom", width=1000)
-    expect(meter.locator(".count")).to_have_text(re.compile("multiples of 32"))
+    page.set(POSTER, picture="", palette=",".join("abcdefghijk"))
+    expect(meter.locator(".count")).to_have_text(re.compile("The palette has 11 colours"))
 
 
 def test_it_says_what_will_be_left_out(page, meter):
@@ -109,7 +109,7 @@ def test_linked_values_are_counted_when_it_runs(page, meter):
 
 
 def test_a_deck_counts_its_slides(page):
-    page.open("slide_deck")
+    page.open("slides_deck")
     page.show(DECK)
     answer, panel = said_by_the_route(page, DECK), page.panel("token-meter")
     slides = answer["slides"]["values"]["count"]
