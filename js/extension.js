@@ -8,7 +8,7 @@ import { element } from "./panel.js";
 import { addReferences } from "./references.js";
 import { addSizePicker } from "./size_picker.js";
 import { showChecks } from "./text_check.js";
-import { addTokenMeter } from "./token_meter.js";
+import { addBriefMeter, addTokenMeter } from "./token_meter.js";
 import { loadWords } from "./words.js";
 
 const PREFIX = "QwenImage2";
@@ -34,9 +34,10 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
-    for (const [name, { sizes, meter, references }] of marks.get(node.comfyClass) ?? []) {
+    for (const [name, { sizes, meter, measured, references }] of marks.get(node.comfyClass) ?? []) {
       if (sizes) addSizePicker(node, name, sizes);
       if (meter) addTokenMeter(node, name);
+      if (measured) addBriefMeter(node, measured);
       if (references) addReferences(node, name, references);
     }
   },

@@ -1,9 +1,20 @@
 /**
  * The references of an edit: numbered as the prompt names them, with the picture where it is known. A click writes
  * the name into the prompt, at the cursor.
+ *
+ * After a run the node says which references there were (nodes/edit.py): any source, and each picture of a batch. That
+ * stands as long as the same sources are connected; else one picture is assumed for each.
  */
-import { addPanel, element, onChange, setValue, viewAddress, widgetOf } from "./panel.js";
+import { addPanel, chain, element, onChange, setValue, viewAddress, widgetOf } from "./panel.js";
 import { word } from "./words.js";
+
+const KEY = "qwen_image_2_references";
+const NEVER = 2, BYPASS = 4; // modes of a node, by ComfyUI's page
+const PICTURE = "IMAGE";
+
+/**
+ * @typedef {{slot: string, title: string, url: ?string}} Reference
+ */
 
 /**
  * @param {LGraphNode} node
@@ -12,47 +23,93 @@ import { word } from "./words.js";
  */
 export function addReferences(node, promptName, inputName) {
   const list = element("div", { className: "references", role: "group", "aria-label": word("references") });
-  addPanel(node, "qwen_image_2_references", list, 74);
+  const widget = addPanel(node, "qwen_image_2_references", list, 74);
 
+  let ran = { state: null, previews: [] }; // what a run has said, and of which sources
+  let queued; // the sources when a run was last asked for: they may change while it waits
   let shown;
-  onChange(node, [], () => {
-    const pictures = connected(node, inputName).map(pictureOf);
-    const state = JSON.stringify(pictures);
+
+  function update() {
+    const slots = connected(node, inputName);
+    const known = JSON.stringify(slots) === ran.state;
+    const references = known ? ran.previews.map(({ slot, file }) => ({
+      ...slots.find((one) => one.slot === slot), url: viewAddress(file) })) : slots;
+    const state = JSON.stringify(references);
     if (state === shown) return;
     shown = state;
-    list.replaceChildren(...pictures.map((picture, index) =>
-      tile(picture, `<image${index + 1}>`, (name) => insert(node, promptName, name, list))));
-    if (!pictures.length) list.textContent = word("no_reference");
+    list.replaceChildren(...references.map((reference, index) =>
+      tile(reference, `<image${index + 1}>`, (name) => insert(node, promptName, name, list))));
+    if (!references.length) list.textContent = word("no_reference");
+  }
+
+  onChange(node, [], update);
+  widget.afterQueued = () => { queued = JSON.stringify(connected(node, inputName)); };
+  chain(node, "onExecuted", (output) => {
+    const previews = output?.[KEY], slots = connected(node, inputName);
+    const state = JSON.stringify(slots);
+    const known = new Set(slots.map(({ slot }) => slot));
+    if (!Array.isArray(previews) || (queued ?? state) !== state || !previews.every(({ slot }) => known.has(slot))) return;
+    ran = { state, previews };
+    update();
   });
 }
 
+/** @param {Reference} reference */
 function tile({ title, url }, name, onpick) {
   const picture = url ? element("img", { src: url, alt: "", loading: "lazy", draggable: false })
-    : element("span", { className: "unknown", textContent: "?" });
+    : element("span", { className: "unknown", textContent: word("after_run") });
   return element("button", {
-    type: "button", title: word("write_name", { title, name }), onclick: () => onpick(name),
-    onmousedown: (event) => event.preventDefault(), // keeps the cursor in the prompt
+    type: "button", title: word(url ? "write_name" : "write_assumed", { title, name }), onclick: () => onpick(name),
+    "aria-label": name, onmousedown: (event) => event.preventDefault(), // keeps the cursor in the prompt
   }, picture, element("span", { textContent: name }));
 }
 
-/** The nodes behind the connected slots, in order: an empty slot between them has no number. */
+/**
+ * The slots that the server will find a picture in, in order, with what can be shown of it before anything has run.
+ *
+ * @returns {Reference[]} also with what tells one source from another
+ */
 function connected(node, inputName) {
-  return (node.inputs ?? [])
-    .map((input, slot) => (input.name.startsWith(`${inputName}.`) && input.link != null ? source(node, slot) : null))
-    .filter(Boolean);
+  return (node.inputs ?? []).flatMap((input, slot) => {
+    const from = input.name.startsWith(`${inputName}.`) ? source(node, slot) : null;
+    return from ? [{ slot: input.name.slice(inputName.length + 1), ...from }] : [];
+  });
 }
 
-/** The node that a slot's picture comes from, past reroutes. */
-function source(node, slot) {
-  let found = node.getInputNode(slot);
-  for (let steps = 0; found?.type === "Reroute" && steps < 100; steps++) found = found.getInputNode(0);
-  return found;
+/**
+ * Where a slot's picture comes from, past reroutes and bypassed nodes, as the page resolves it for the server.
+ *
+ * @returns {?{from: string, values: Array, title: string, url: ?string}} null: from nowhere
+ */
+function source(node, slot, steps = 0) {
+  const link = slot < 0 ? null : node.getInputLink(slot);
+  if (!link || steps > 100) return null; // 100: a circle
+  const from = node.graph.getNodeById(link.origin_id);
+  const key = `${link.origin_id}:${link.origin_slot}`;
+  if (!from) return { from: key, values: [], title: "", url: null }; // of the subgraph around
+  if (from.mode === NEVER) return null;
+  const passed = from.mode === BYPASS ? passing(from, link.origin_slot) : from.isVirtualNode ? link.origin_slot : null;
+  if (passed !== null) return source(from, passed, steps + 1);
+  return { from: key, values: valuesOf(from), title: from.title ?? from.type, url: fileOf(from) };
 }
 
-/** What can be shown of a node's picture before anything has run: the file that a loader has chosen. */
-function pictureOf(node) {
-  const file = node.type.startsWith("LoadImage") ? widgetOf(node, "image")?.value : undefined;
-  return { title: node.title ?? node.type, url: typeof file === "string" && file ? address(file) : null };
+/** The input whose picture a bypassed node hands on as this output; -1: none. */
+function passing(node, output) {
+  const inputs = node.inputs ?? [];
+  if (inputs[output] && LiteGraph.isValidConnection(inputs[output].type, PICTURE)) return output;
+  const exact = inputs.findIndex((input) => input.type === PICTURE);
+  return exact === -1 ? inputs.findIndex((input) => LiteGraph.isValidConnection(input.type, PICTURE)) : exact;
+}
+
+/** The settings of a source, such as its file or how often it repeats a picture. */
+function valuesOf(node) {
+  return (node.inputs ?? []).filter((input) => input.widget).map((input) => widgetOf(node, input.widget.name)?.value);
+}
+
+/** The address of the file that a loader has chosen. */
+function fileOf(node) {
+  const file = node.type.startsWith("LoadImage") ? widgetOf(node, "image")?.value : null;
+  return typeof file === "string" && file ? address(file) : null;
 }
 
 /** A file's address, by ComfyUI's notation: `folder/name.png [output]`. */

@@ -1,7 +1,8 @@
 /**
- * The token meter: how much of the model's attention a prompt takes, and the words it asks to see in the picture.
+ * The token meter: how much of the model's attention a prompt takes, and the words it asks to see in the picture. Of a
+ * brief: those of the prompt that the node will write, and what it will shorten or refuse.
  *
- * Both are the server's answer (nodes/routes.py): the tokenizer is the model's own.
+ * All of it is the server's answer (nodes/routes.py): tokenizer and wording are the model's own.
  */
 import { api } from "../../scripts/api.js";
 import { addPanel, element, isLinked, onChange, widgetOf } from "./panel.js";
@@ -11,7 +12,8 @@ import { sentence, word } from "./words.js";
 const PAUSE = 300;
 
 /**
- * @typedef {{tokens: number, limit: number, quoted: string[]}} Measure
+ * @typedef {{tokens: number, limit: number, quoted: string[], notes: ?Said[], slides: ?Said, refused: ?Said}} Measure
+ *   refused: why the node would not run, and then nothing else
  */
 
 /**
@@ -19,56 +21,83 @@ const PAUSE = 300;
  * @param {string} name of the prompt's widget
  */
 export function addTokenMeter(node, name) {
+  addMeter(node, name, word("tokens_of", { name }), [name], "prompt", ([text]) => ({ text }));
+}
+
+/**
+ * @param {LGraphNode} node one that writes a prompt
+ * @param {string[]} names of the widgets it is written from
+ */
+export function addBriefMeter(node, names) {
+  addMeter(node, "brief", word("tokens_of_brief"), names, "brief", (values) => ({
+    node: node.comfyClass, inputs: Object.fromEntries(names.map((name, index) => [name, values[index]])) }));
+}
+
+/**
+ * @param {LGraphNode} node
+ * @param {string} id of the meter on the node
+ * @param {string} title
+ * @param {string[]} names of the widgets that are measured
+ * @param {string} route
+ * @param {function(Array): Object} asking the widgets' values -> the request
+ */
+function addMeter(node, id, title, names, route, asking) {
   const bar = element("div", { className: "bar" });
   const gauge = element("div", { className: "gauge", role: "meter", "aria-label": word("tokens"), "aria-valuemin": 0 }, bar);
   const count = element("span", { className: "count" });
   const words = element("ul", { className: "words", title: word("quoted") });
-  const content = element("div", { className: "token-meter", title: word("tokens_of", { name }) },
-    element("div", { className: "line" }, gauge, count), words);
-  addPanel(node, `qwen_image_2_meter_${name}`, content, 44);
+  const notes = element("ul", { className: "notes", title: word("shortened") });
+  const content = element("div", { className: "token-meter", title },
+    element("div", { className: "line" }, gauge, count), words, notes);
+  const widget = addPanel(node, `qwen_image_2_meter_${id}`, content, 44);
 
   /** @param {Measure} measure */
-  function show({ tokens, limit, quoted }) {
+  function show({ tokens, limit, quoted, notes: said = [], slides, refused }) {
+    if (refused) return say(sentence(refused));
     content.classList.toggle("over", tokens > limit);
     bar.style.width = `${Math.min(100, (100 * tokens) / limit)}%`;
     gauge.setAttribute("aria-valuemax", limit);
     gauge.setAttribute("aria-valuenow", Math.min(tokens, limit));
     const figures = { used: tokens.toLocaleString("en"), limit: limit.toLocaleString("en") };
-    count.textContent = word(tokens > limit ? "count_over" : "count", figures);
+    const used = word(tokens > limit ? "count_over" : "count", figures);
+    count.textContent = slides ? word("count_longest", { slides: sentence(slides), used }) : used;
     words.replaceChildren(...quoted.map((text) => element("li", { textContent: text })));
+    notes.replaceChildren(...said.map((note) => element("li", { textContent: sentence(note) })));
   }
 
-  function say(sentence) {
+  function say(text) {
     content.classList.remove("over");
     bar.style.width = "0";
-    count.textContent = sentence;
+    gauge.removeAttribute("aria-valuenow");
+    count.textContent = text;
     words.replaceChildren();
+    notes.replaceChildren();
   }
 
-  let asked; // the text whose answer is shown or on its way
+  let asked; // the request whose answer is shown or on its way
   let timer;
   let request;
 
-  async function ask(text) {
+  async function ask(body) {
     request = new AbortController();
     const { signal } = request;
     try {
-      show(await measure(text, signal));
+      show(await measure(route, body, signal));
     } catch (error) {
       if (!signal.aborted) say(error.message);
     }
   }
 
-  onChange(node, [name], () => {
-    const text = isLinked(node, name) ? null : widgetOf(node, name)?.value;
-    if (text === asked) return;
-    asked = text;
+  onChange(node, names, () => {
+    const linked = names.find((name) => isLinked(node, name));
+    const body = linked ? linked : JSON.stringify(asking(names.map((name) => widgetOf(node, name)?.value)));
+    if (body === asked) return;
+    asked = body;
     clearTimeout(timer);
     request?.abort();
-    if (typeof text === "string") timer = setTimeout(ask, PAUSE, text);
-    else say(word("linked_text"));
+    if (linked) say(word("linked_value", { name: widgetOf(node, linked)?.label ?? linked }));
+    else timer = setTimeout(ask, PAUSE, body);
   });
-  const widget = widgetOf(node, `qwen_image_2_meter_${name}`);
   const removed = widget.onRemove;
   widget.onRemove = function () {
     clearTimeout(timer);
@@ -78,13 +107,14 @@ export function addTokenMeter(node, name) {
 }
 
 /**
- * @param {string} text
+ * @param {string} route
+ * @param {string} body JSON
  * @param {AbortSignal} signal
  * @returns {Promise<Measure>}
  */
-async function measure(text, signal) {
-  const response = await api.fetchApi("/qwen_image_2/prompt", {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ text }), signal });
+async function measure(route, body, signal) {
+  const response = await api.fetchApi(`/qwen_image_2/${route}`, {
+    method: "POST", headers: { "Content-Type": "application/json" }, body, signal });
   const answer = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(answer.parts ? sentence(answer.parts) : word("not_counted"));
   return answer;

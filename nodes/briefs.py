@@ -1,4 +1,7 @@
 """What a designer asks for -> a prompt, a canvas and the words to expect. The wording is in model/."""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 from comfy_api.latest import io
 
 from ..model import briefs, wording
@@ -6,6 +9,7 @@ from ..model.briefs import Brief, Page
 from ..model.languages import ENGLISH, LANGUAGES
 from ..model.sentences import Sentence, counted
 from .bridge.text_encoder import count_tokens
+from .frontend import measured
 from .latent import canvas_inputs, check_canvas
 from .messages import tell
 from .text import TRAINED_TOKENS
@@ -57,13 +61,42 @@ def outputs() -> list[io.Output]:
     ]
 
 
-def written(node, brief: Brief) -> io.NodeOutput:
-    """The node's outputs, and on the node what it costs and what was shortened."""
-    result = wording.fitted(brief, count_tokens, TRAINED_TOKENS)
-    texts = counted(len(result.texts), "{count} line of text", "{count} lines of text")
-    return io.NodeOutput(result.prompt, *brief.page.pixels, "\n".join(result.texts),
-                         ui=tell(node, Sentence("{tokens} tokens, {texts}.", tokens=result.tokens, texts=texts),
-                                 *result.notes))
+@dataclass(frozen=True)
+class Measure:
+    """What a node's prompts come to, before anything is drawn."""
+
+    tokens: int  # of the longest prompt
+    texts: Sequence[str]  # the literal lines
+    notes: Sequence[str]  # what was shortened or left out
+    slides: str | None = None  # how many prompts there are, where there may be several
+
+
+class BriefNode(io.ComfyNode):
+    """What the four briefs share. Their own part: the schema, what is refused before anything runs, and `brief`."""
+
+    @classmethod
+    def brief(cls, **inputs) -> Brief:
+        raise NotImplementedError
+
+    @classmethod
+    def fitted(cls, inputs: dict, count: Callable[[str], int]) -> tuple[Brief, wording.Written]:
+        brief = cls.brief(**inputs)
+        return brief, wording.fitted(brief, count, TRAINED_TOKENS)
+
+    @classmethod
+    def measure(cls, inputs: dict, count: Callable[[str], int]) -> Measure:
+        """For the page (routes.py): what execute will say. Raises ValueError for what execute refuses."""
+        _, result = cls.fitted(inputs, count)
+        return Measure(result.tokens, result.texts, result.notes)
+
+    @classmethod
+    def execute(cls, **inputs):
+        """The outputs, and on the node what the prompt costs and what was shortened."""
+        brief, result = cls.fitted(inputs, count_tokens)
+        texts = counted(len(result.texts), "{count} line of text", "{count} lines of text")
+        return io.NodeOutput(result.prompt, *brief.page.pixels, "\n".join(result.texts),
+                             ui=tell(cls, Sentence("{tokens} tokens, {texts}.", tokens=result.tokens, texts=texts),
+                                     *result.notes))
 
 
 def refusal(make, texts: tuple, *page) -> bool | str:
@@ -84,7 +117,7 @@ def refused(write, texts: tuple, picture, palette, aspect_ratio, width, height) 
     return True
 
 
-class QwenImage2PosterBrief(io.ComfyNode):
+class QwenImage2PosterBrief(BriefNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -93,7 +126,7 @@ class QwenImage2PosterBrief(io.ComfyNode):
             category=CATEGORY,
             description="The prompt of a poster, cover, menu or advertisement from its texts and its layout.",
             search_aliases=["poster", "flyer", "cover", "advertisement", "menu", "layout", "typography", "prompt"],
-            inputs=[
+            inputs=measured([
                 text_input("title", f"The largest text. {VERBATIM}"),
                 text_input("subtitle", VERBATIM),
                 text_input("body", f"Dates, places, a paragraph. {VERBATIM} The first text to be cut where the prompt "
@@ -105,7 +138,7 @@ class QwenImage2PosterBrief(io.ComfyNode):
                                tooltip="Where the title stands; picture and body take the room it leaves."),
                 columns_input(1, "Columns of the body."),
                 *page_inputs("flat graphic", "bold sans serif", "3:4"),
-            ],
+            ]),
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
@@ -118,12 +151,12 @@ class QwenImage2PosterBrief(io.ComfyNode):
                        width, height)
 
     @classmethod
-    def execute(cls, title, subtitle, body, call_to_action, footer, kind, title_position, columns, **page):
-        return written(cls, briefs.poster(Page(**page), title, subtitle, body, call_to_action, footer, kind,
-                                          title_position, columns))
+    def brief(cls, title, subtitle, body, call_to_action, footer, kind, title_position, columns, **page):
+        return briefs.poster(Page(**page), title, subtitle, body, call_to_action, footer, kind, title_position,
+                             columns)
 
 
-class QwenImage2SlideBrief(io.ComfyNode):
+class QwenImage2SlideBrief(BriefNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -132,7 +165,7 @@ class QwenImage2SlideBrief(io.ComfyNode):
             category=CATEGORY,
             description="The prompt of a presentation slide from its title, its bullet points and its layout.",
             search_aliases=["slide", "presentation", "powerpoint", "deck", "bullet points", "keynote", "prompt"],
-            inputs=[
+            inputs=measured([
                 text_input("title", f"The largest text. {VERBATIM}"),
                 text_input("subtitle", VERBATIM),
                 text_input("bullets", "One bullet point per line, drawn exactly as written; a list marker (-, * or a "
@@ -144,7 +177,7 @@ class QwenImage2SlideBrief(io.ComfyNode):
                                tooltip="Where the picture is drawn; the bullet points take the other side."),
                 columns_input(1, "Columns of the bullet points."),
                 *page_inputs("minimalist", "bold sans serif", "16:9"),
-            ],
+            ]),
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
@@ -155,12 +188,11 @@ class QwenImage2SlideBrief(io.ComfyNode):
         return refusal(briefs.slide, (title, subtitle, bullets, footer), picture, palette, aspect_ratio, width, height)
 
     @classmethod
-    def execute(cls, title, subtitle, bullets, footer, title_position, picture_position, columns, **page):
-        return written(cls, briefs.slide(Page(**page), title, subtitle, bullets, footer, title_position,
-                                         picture_position, columns))
+    def brief(cls, title, subtitle, bullets, footer, title_position, picture_position, columns, **page):
+        return briefs.slide(Page(**page), title, subtitle, bullets, footer, title_position, picture_position, columns)
 
 
-class QwenImage2InfographicBrief(io.ComfyNode):
+class QwenImage2InfographicBrief(BriefNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -169,7 +201,7 @@ class QwenImage2InfographicBrief(io.ComfyNode):
             category=CATEGORY,
             description="The prompt of an infographic from figures with labels: a grid, a timeline or steps.",
             search_aliases=["infographic", "data", "chart", "timeline", "statistics", "diagram", "prompt"],
-            inputs=[
+            inputs=measured([
                 text_input("title", f"The largest text. {VERBATIM}"),
                 text_input("subtitle", VERBATIM),
                 text_input("data_points", "One per line: value | label | icon. Value and label are drawn exactly as "
@@ -182,7 +214,7 @@ class QwenImage2InfographicBrief(io.ComfyNode):
                                        "arrows."),
                 columns_input(2, "Columns of the grid."),
                 *page_inputs("flat graphic", "bold sans serif", "3:4"),
-            ],
+            ]),
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
@@ -195,12 +227,12 @@ class QwenImage2InfographicBrief(io.ComfyNode):
                        aspect_ratio, width, height)
 
     @classmethod
-    def execute(cls, title, subtitle, data_points, call_to_action, source, kind, arrangement, columns, **page):
-        return written(cls, briefs.infographic(Page(**page), title, subtitle, data_points, call_to_action, source,
-                                               kind, arrangement, columns))
+    def brief(cls, title, subtitle, data_points, call_to_action, source, kind, arrangement, columns, **page):
+        return briefs.infographic(Page(**page), title, subtitle, data_points, call_to_action, source, kind, arrangement,
+                                  columns)
 
 
-class QwenImage2ComicBrief(io.ComfyNode):
+class QwenImage2ComicBrief(BriefNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -209,14 +241,14 @@ class QwenImage2ComicBrief(io.ComfyNode):
             category=CATEGORY,
             description="The prompt of a comic page from its panels: what each shows, and who says what.",
             search_aliases=["comic", "manga", "panels", "speech bubble", "storyboard", "dialogue", "prompt"],
-            inputs=[
+            inputs=measured([
                 text_input("title", f"The largest text. {VERBATIM}"),
                 text_input("panels", "Panels, separated by empty lines. In each, a line \"Name: words\" is a speech "
                                      "bubble, \"Caption: words\" a caption box, \"Sound: words\" a drawn sound; every "
                                      "other line describes what the panel shows."),
                 columns_input(2, "Panels side by side."),
                 *page_inputs("comic ink", "comic lettering", "3:4"),
-            ],
+            ]),
             outputs=outputs(),
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
@@ -227,5 +259,5 @@ class QwenImage2ComicBrief(io.ComfyNode):
         return refusal(briefs.comic, (title, panels), picture, palette, aspect_ratio, width, height)
 
     @classmethod
-    def execute(cls, title, panels, columns, **page):
-        return written(cls, briefs.comic(Page(**page), title, panels, columns))
+    def brief(cls, title, panels, columns, **page):
+        return briefs.comic(Page(**page), title, panels, columns)

@@ -1,4 +1,5 @@
 """An outline -> one slide brief after the other; the pictures of all slides -> a PowerPoint file and a PDF."""
+from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 
 import folder_paths
@@ -10,7 +11,8 @@ from ..model.outline import seeds
 from ..model.sentences import Sentence, counted, joined
 from .bridge.progress import loading_progress
 from .bridge.text_encoder import count_tokens
-from .briefs import line_input, page_inputs, refused
+from .briefs import Measure, line_input, page_inputs, refused
+from .frontend import measured
 from .messages import tell
 from .save import new_path
 from .text import TRAINED_TOKENS
@@ -19,6 +21,7 @@ from .text_check import eight_bits
 CATEGORY = "Qwen-Image 2/decks"
 FILES = {"PPTX and PDF": (".pptx", ".pdf"), "PPTX": (".pptx",), "PDF": (".pdf",)}
 BY_PICTURES = "as the pictures"
+OF_SLIDES = ("outline", "footer", "title_position", "picture_position")  # Deck Outline's inputs beside those of a Page
 OUTLINE = """# The harbour at night
 A short tour
 Picture: a harbour at night, seen from the water
@@ -43,7 +46,7 @@ class QwenImage2DeckOutline(io.ComfyNode):
             description="The prompts of a whole presentation from an outline in Markdown, with one style for all "
                         "slides. What is connected runs once for each slide.",
             search_aliases=["slides", "presentation", "powerpoint", "deck", "markdown", "outline", "keynote"],
-            inputs=[
+            inputs=measured([
                 io.String.Input("outline", multiline=True, default=OUTLINE,
                                 tooltip="# opens the deck, ## each further slide. Below it: - bullet points, > speaker "
                                         "notes, Picture: what is drawn, Layout: such as title top, picture left, 2 "
@@ -65,7 +68,7 @@ class QwenImage2DeckOutline(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=outline.SEEDS - 1, optional=True,
                              control_after_generate=io.ControlAfterGenerate.fixed,
                              tooltip="Of the first slide; each further one has the next, or that of its Seed: line."),
-            ],
+            ]),
             outputs=[
                 io.String.Output(display_name="prompt", is_output_list=True, tooltip="One for each slide."),
                 io.Int.Output(display_name="width", is_output_list=True),
@@ -87,19 +90,21 @@ class QwenImage2DeckOutline(io.ComfyNode):
         return refused(refuse, (outline, footer), picture, palette, aspect_ratio, width, height)
 
     @classmethod
-    def execute(cls, outline, footer, title_position, picture_position, seed=0, **page):
-        slides, written = fitted(outline, Page(**page), footer, title_position=title_position,
-                                 picture_position=picture_position)
-        longest = max(result.tokens for result in written)
-        notes = [Sentence("{slide}: {note}", slide=slide.name, note=note)
-                 for slide, result in zip(slides, written) for note in result.notes]
-        width, height = Page(**page).pixels
+    def measure(cls, inputs: dict, count: Callable[[str], int]) -> Measure:
+        """For the page (routes.py): what execute will say. Raises ValueError for what execute refuses."""
+        return measure(*fitted(inputs, count))
+
+    @classmethod
+    def execute(cls, seed=0, **inputs):
+        slides, written = fitted(inputs, count_tokens)
+        found = measure(slides, written)
+        width, height = page_of(inputs).pixels
         return io.NodeOutput(
             [result.prompt for result in written], [width] * len(slides), [height] * len(slides),
             ["\n".join(result.texts) for result in written], ["\n".join(slide.notes) for slide in slides], len(slides),
             seeds(slides, seed),
-            ui=tell(cls, Sentence("{slides}, the longest prompt has {tokens} tokens.", tokens=longest,
-                                  slides=counted(len(slides), "{count} slide", "{count} slides")), *notes))
+            ui=tell(cls, Sentence("{slides}, the longest prompt has {tokens} tokens.", tokens=found.tokens,
+                                  slides=found.slides), *found.notes))
 
 
 def refuse(page: Page, text: str, footer: str) -> None:
@@ -107,10 +112,23 @@ def refuse(page: Page, text: str, footer: str) -> None:
     outline.of_each(outline.read(text), lambda slide: wording.write(outline.brief(slide, page, footer)))
 
 
-def fitted(text: str, page: Page, footer: str, **layout) -> tuple[list[outline.Slide], list[wording.Written]]:
-    slides = outline.read(text)
+def page_of(inputs: dict) -> Page:
+    """The page that all slides share."""
+    return Page(**{name: value for name, value in inputs.items() if name not in OF_SLIDES})
+
+
+def fitted(inputs: dict, count: Callable[[str], int]) -> tuple[list[outline.Slide], list[wording.Written]]:
+    text, *layout = OF_SLIDES
+    slides, page = outline.read(inputs[text]), page_of(inputs)
     return slides, outline.of_each(slides, lambda slide: wording.fitted(
-        outline.brief(slide, page, footer, **layout), count_tokens, TRAINED_TOKENS))
+        outline.brief(slide, page, **{name: inputs[name] for name in layout}), count, TRAINED_TOKENS))
+
+
+def measure(slides: list[outline.Slide], written: list[wording.Written]) -> Measure:
+    notes = [Sentence("{slide}: {note}", slide=slide.name, note=note)
+             for slide, result in zip(slides, written) for note in result.notes]
+    return Measure(max(result.tokens for result in written), [text for result in written for text in result.texts],
+                   notes, counted(len(slides), "{count} slide", "{count} slides"))
 
 
 class QwenImage2SaveDeck(io.ComfyNode):

@@ -1,7 +1,7 @@
 """References and an instruction -> CONDITIONING and the latent to edit on."""
 import node_helpers
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..model import editing, sizes
 from ..model.sentences import Sentence
@@ -14,6 +14,9 @@ from .vae import check_vae
 CATEGORY = "Qwen-Image 2/conditioning"
 AS_IT_IS = "as it is"
 LAST, FIRST, CUSTOM = "last reference", "first reference", "custom"
+# The key of what js/references.js shows in the node's `ui` output: one entry for each reference, in order.
+REFERENCES = "qwen_image_2_references"
+PREVIEW_SIDE = 256  # pixels, the longer one: twice what the page shows
 RESOLUTIONS = ("128", "256", "512", "768", "1024", "1280", "1536", "2048")
 
 
@@ -47,6 +50,22 @@ def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, wid
     note = Sentence("Moved from 1024 x 1024 to {width} x {height}, references of that size included: edits on exactly "
                     "that grid are known to fail. (grid_guard switches this off.)", width=clean[0], height=clean[1])
     return [clean if size == target else size for size in wanted], clean, note
+
+
+def for_the_page(images: dict, pictures: list[torch.Tensor]) -> dict:
+    """The references (1, H, W, 4) in order: the slot each comes from, and a small file of it in ComfyUI's temporary
+    folder. What a slot holds is known to nobody before it has run: a batch is several references."""
+    slots = [slot for slot, batch in images.items() if batch is not None for _ in batch]
+    files = ui.ImageSaveHelper.save_images([preview(picture[0]) for picture in pictures], "qwen-image-2-reference",
+                                           io.FolderType.temp, None, compress_level=1)
+    return {REFERENCES: [{"slot": slot, "file": file} for slot, file in zip(slots, files, strict=True)]}
+
+
+def preview(picture: torch.Tensor) -> torch.Tensor:
+    """(H, W, 4), its longer side at most PREVIEW_SIDE."""
+    height, width = picture.shape[:2]
+    shrunk = min(1, PREVIEW_SIDE / max(height, width))
+    return editing.resize(picture, round(width * shrunk), round(height * shrunk))[0]
 
 
 class QwenImage2EditEncode(io.ComfyNode):
@@ -105,7 +124,8 @@ class QwenImage2EditEncode(io.ComfyNode):
         advice = None if named or len(references) == 1 else Sentence(
             "None of the {count} references is named in the prompt: say which is which with <image1>, <image2>, ...",
             count=len(references))
-        return io.NodeOutput(positive, negative, empty_latent(*target, batch_size), ui=tell(cls, note, advice))
+        return io.NodeOutput(positive, negative, empty_latent(*target, batch_size),
+                             ui=tell(cls, note, advice) | for_the_page(images, pictures))
 
 
 def encode(clip, text: str, pictures: list[torch.Tensor], latents: list[torch.Tensor]):

@@ -2,6 +2,8 @@
 
 Without the extension the page ignores it. What Python knows, the page reads from here; it has no rules of its own.
 """
+from comfy_api.latest import io
+
 from ..model import sizes
 from ..model.spec import VAESpec
 
@@ -9,8 +11,17 @@ KEY = "qwen_image_2"
 
 
 def marks(**what) -> dict:
-    """The `extra_dict` of an input. meter: count its tokens; references: the input that holds them; sizes: below."""
+    """The `extra_dict` of an input. meter: count its tokens; references: the input that holds them; sizes, measured:
+    below."""
     return {KEY: what}
+
+
+def measured(inputs: list[io.Input]) -> list[io.Input]:
+    """The inputs of a node with `measure`. The last required one bears the names of all required ones: the page sends
+    their values."""
+    required = [each for each in inputs if not each.optional]
+    required[-1].extra_dict |= marks(measured=[each.id for each in required])
+    return inputs
 
 
 def size_table() -> dict:

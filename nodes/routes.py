@@ -1,25 +1,36 @@
-"""The one route of the browser extension: how many tokens a prompt has, and which words it puts into quotes.
+"""The routes of the browser extension: how many tokens a prompt has, or what a brief writes, and what will be lettered.
 
-Bounded in size and time, JSON in and out. Nothing a client sends is opened, run, kept or repeated in an error.
+Bounded in size and time, JSON in and out. Nothing a client sends is opened, run, kept or repeated in an error; only the
+sentence by which a node refuses its texts may name a few characters of them, as it does when the node runs.
 """
 import asyncio
+import inspect
 import json
 import logging
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
+from comfy_api.latest import io
 from server import PromptServer
 
 from ..model.quotation import literals
 from ..model.sentences import Sentence, parts
 from .bridge.text_encoder import count_tokens
+from .briefs import QwenImage2ComicBrief, QwenImage2InfographicBrief, QwenImage2PosterBrief, QwenImage2SlideBrief
+from .decks import QwenImage2DeckOutline
 from .text import TRAINED_TOKENS
 
 log = logging.getLogger(__name__)
 
 PATH = "/qwen_image_2/prompt"
+BRIEF_PATH = "/qwen_image_2/brief"
 LARGEST_BODY = 64 * 1024  # bytes, about ten times the longest prompt the model was trained for
 SECONDS = 10.0  # for all of a request: reading it, waiting for its turn, counting; the first one loads the tokenizer
+# The nodes whose prompts are written before anything runs.
+BRIEFS = {node.__name__: node for node in (QwenImage2PosterBrief, QwenImage2SlideBrief, QwenImage2InfographicBrief,
+                                           QwenImage2ComicBrief, QwenImage2DeckOutline)}
 
 # One thread: the page may ask as often as it likes, and never takes more than one core from a running picture.
 _worker = ThreadPoolExecutor(1, thread_name_prefix="qwen_image_2_tokenizer")
@@ -36,15 +47,26 @@ class Refused(ValueError):
 def add_routes() -> None:
     """Called once, when ComfyUI loads the pack, before its server starts."""
     PromptServer.instance.routes.post(PATH)(measure)
+    PromptServer.instance.routes.post(BRIEF_PATH)(measure_brief)
 
 
 async def measure(request: web.Request) -> web.Response:
     """{"text": prompt} -> {"tokens": int, "limit": int, "quoted": [str, ...]}, or as _refusal has it."""
+    return await _answered(request, prompt_measure)
+
+
+async def measure_brief(request: web.Request) -> web.Response:
+    """{"node": class, "inputs": {name: value}} -> as of a prompt, with "notes" and, of a deck, "slides" as the parts of
+    Sentences; or {"refused": parts}: why the node would not run; or as _refusal has it."""
+    return await _answered(request, brief_measure)
+
+
+async def _answered(request: web.Request, work: Callable[[dict, Callable[[str], int]], dict]) -> web.Response:
     try:
-        return web.json_response(await asyncio.wait_for(_measure(request), SECONDS))
+        return web.json_response(await asyncio.wait_for(_worked(request, work), SECONDS))
     except Refused as refusal:
         return _refusal(refusal.status, refusal.sentence)
-    except asyncio.TimeoutError:  # not yet the builtin in Python 3.10
+    except (asyncio.TimeoutError, TimeoutError):  # one and the same since Python 3.11
         return _refusal(503, Sentence("Counting took too long."))
     except Exception:
         log.exception("A prompt could not be measured")
@@ -56,12 +78,21 @@ def _refusal(status: int, sentence: Sentence) -> web.Response:
     return web.json_response({"error": str(sentence), "parts": parts(sentence)}, status=status)
 
 
-async def _measure(request: web.Request) -> dict:
+async def _worked(request: web.Request, work: Callable[[dict, Callable[[str], int]], dict]) -> dict:
     if request.content_type != "application/json":  # also what a page of another origin cannot send unasked
         raise Refused(415, Sentence("Send JSON."))
-    text = read_text(await _body(request))
-    tokens = await asyncio.get_running_loop().run_in_executor(_worker, count_tokens, text)
-    return {"tokens": tokens, "limit": TRAINED_TOKENS, "quoted": list(dict.fromkeys(literals(text)))}
+    count = _until(time.monotonic() + SECONDS)
+    asked = read_object(await _body(request))
+    return await asyncio.get_running_loop().run_in_executor(_worker, work, asked, count)
+
+
+def _until(deadline: float) -> Callable[[str], int]:
+    """count_tokens that stops a long work, such as a deck of many slides, once nobody waits for it any more."""
+    def count(text: str) -> int:
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        return count_tokens(text)
+    return count
 
 
 async def _body(request: web.Request) -> bytes:
@@ -75,17 +106,76 @@ async def _body(request: web.Request) -> bytes:
     return bytes(body)
 
 
-def read_text(body: bytes) -> str:
-    """The prompt out of a request's body."""
+def read_object(body: bytes) -> dict:
+    """The object in a request's body; anything else is as good as an empty one."""
     try:
-        request = json.loads(body)
+        asked = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Refused(400, Sentence("This is not JSON.")) from error
-    text = request.get("text") if isinstance(request, dict) else None
+    return asked if isinstance(asked, dict) else {}
+
+
+# ---------------------------------------------------------------- a prompt
+
+def prompt_measure(asked: dict, count: Callable[[str], int]) -> dict:
+    text = asked.get("text")
     if not isinstance(text, str):
         raise Refused(400, Sentence('Send an object whose "text" is a string.'))
+    check_unicode(text)
+    return answer(count(text), literals(text))
+
+
+def answer(tokens: int, quoted, **more) -> dict:
+    return {"tokens": tokens, "limit": TRAINED_TOKENS, "quoted": list(dict.fromkeys(quoted)), **more}
+
+
+def check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:  # half of a surrogate pair, which no tokenizer reads
         raise Refused(400, Sentence("The text holds characters that are not Unicode.")) from error
-    return text
+
+
+# ---------------------------------------------------------------- a brief
+
+def brief_measure(asked: dict, count: Callable[[str], int]) -> dict:
+    name, inputs = asked.get("node"), asked.get("inputs")
+    node = BRIEFS.get(name) if isinstance(name, str) else None
+    if node is None or not isinstance(inputs, dict):
+        raise Refused(400, Sentence('Send an object whose "node" is a brief and whose "inputs" are its values.'))
+    check_inputs(node, inputs)
+    try:
+        check_by_node(node, inputs)
+        found = node.measure(inputs, count)
+    except ValueError as error:
+        return {"refused": str(error)}
+    return answer(found.tokens, found.texts, notes=[parts(note) for note in found.notes],
+                  slides=found.slides and parts(found.slides))
+
+
+def check_inputs(node: type[io.ComfyNode], inputs: dict) -> None:
+    """What ComfyUI checks before a node runs: that the values are those of the schema's inputs."""
+    wanted = {each.id: each for each in node.define_schema().inputs if not each.optional}
+    if set(inputs) != set(wanted):
+        raise Refused(400, Sentence('Send an object whose "node" is a brief and whose "inputs" are its values.'))
+    for name, value in inputs.items():
+        if not takes(wanted[name], value):
+            raise Refused(400, Sentence("The value of {input} is none that this node takes.", input=name))
+        if isinstance(value, str):
+            check_unicode(value)
+
+
+def takes(wanted: io.Input, value) -> bool:
+    if isinstance(wanted, io.Int.Input):
+        return type(value) is int and wanted.min <= value <= wanted.max
+    if isinstance(wanted, io.Combo.Input):
+        return isinstance(value, str) and value in wanted.options
+    return isinstance(value, bool if isinstance(wanted, io.Boolean.Input) else str)
+
+
+def check_by_node(node: type[io.ComfyNode], inputs: dict) -> None:
+    """The node's own check before anything runs. Raises ValueError with its sentence."""
+    names = inspect.signature(node.validate_inputs).parameters
+    verdict = node.validate_inputs(**{name: inputs[name] for name in names})
+    if verdict is not True:
+        raise ValueError(verdict)

@@ -1,10 +1,18 @@
-"""The route when something goes wrong behind it."""
+"""The routes: what they make of briefs and of hostile requests, and when something goes wrong behind them."""
 import asyncio
+import json
 import time
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+
+from .test_briefs import COMMON, OWN
+from .test_decks import PAGE, TEN
+
+DECK = PAGE | {"outline": TEN, "footer": "", "title_position": "top left", "picture_position": "right"}
+BRIEFS = {name: own | COMMON for name, own in OWN.items()} | {"QwenImage2DeckOutline": DECK}
+POSTER = BRIEFS["QwenImage2PosterBrief"]
 
 
 @pytest.fixture
@@ -13,15 +21,26 @@ def routes(comfyui):
     return routes
 
 
-def ask(routes, *texts):
-    """(status, answer) for each of these texts, sent at once."""
+def send(routes, path, *bodies):
+    """(status, answer) for each of these bodies, sent at once."""
     async def session():
         app = web.Application()
         app.router.add_post(routes.PATH, routes.measure)
+        app.router.add_post(routes.BRIEF_PATH, routes.measure_brief)
         async with TestClient(TestServer(app)) as client:
-            answers = await asyncio.gather(*(client.post(routes.PATH, json={"text": text}) for text in texts))
+            answers = await asyncio.gather(*(
+                client.post(path, data=body, headers={"Content-Type": "application/json"}) for body in bodies))
             return [(answer.status, await answer.json()) for answer in answers]
     return asyncio.run(session())
+
+
+def ask(routes, *texts):
+    return send(routes, routes.PATH, *(json.dumps({"text": text}) for text in texts))
+
+
+def brief(routes, node, **inputs):
+    (status, answer), = send(routes, routes.BRIEF_PATH, json.dumps({"node": node, "inputs": inputs}))
+    return status, answer
 
 
 def test_an_error_says_nothing_of_this_machine(routes, monkeypatch, caplog):
@@ -54,3 +73,97 @@ def test_counts_one_at_a_time(routes, monkeypatch):
     monkeypatch.setattr(routes, "count_tokens", count)
     assert {status for status, _ in ask(routes, *"abcdef")} == {200}
     assert max(most) == 1
+
+
+# ---------------------------------------------------------------- briefs
+
+def executed(monkeypatch, name, inputs):
+    """The outputs of the node itself, and the sentences that it tells."""
+    from qwen_image_2.nodes import briefs, decks, routes
+    said = []
+    for module in (briefs, decks):
+        monkeypatch.setattr(module, "tell", lambda node, *sentences: said.extend(sentences))
+    return routes.BRIEFS[name].execute(**inputs).result, said
+
+
+@pytest.mark.parametrize("name", BRIEFS)
+def test_a_brief_is_measured_as_it_will_be_written(routes, monkeypatch, name):
+    """Long enough to be shortened: tokens, texts and notes are those of the run."""
+    long = "The market opens at six. " * 250
+    inputs = BRIEFS[name] | {"outline": f"{TEN}Picture: {long}"} if "Deck" in name else BRIEFS[name] | {"picture": long}
+    status, answer = brief(routes, name, **inputs)
+    (prompt, _, _, texts, *_), said = executed(monkeypatch, name, inputs)
+    prompts, texts = (prompt, texts) if isinstance(prompt, list) else ([prompt], [texts])
+    assert status == 200 and answer["limit"] == 1000
+    assert answer["tokens"] == max(routes.count_tokens(each) for each in prompts) <= 1000
+    assert answer["quoted"] == list(dict.fromkeys("\n".join(texts).split("\n")))
+    assert answer["notes"] == [routes.parts(note) for note in said[1:]] != []
+    assert (answer["slides"] or {}).get("values") == ({"count": 10} if "Deck" in name else None)
+
+
+@pytest.mark.parametrize("name", BRIEFS)
+def test_the_definition_names_the_inputs_that_are_measured(routes, name):
+    info = routes.BRIEFS[name].GET_NODE_INFO_V1()["input"]["required"]
+    marked = [options["qwen_image_2"]["measured"] for _, options in info.values()
+              if "measured" in options.get("qwen_image_2", {})]
+    assert len(marked) == 1 and marked[0] == list(info) and set(info) == set(BRIEFS[name])
+
+
+@pytest.mark.parametrize("changes, sentence", [
+    (dict.fromkeys(("title", "subtitle", "call_to_action"), ""), "brief is empty"),
+    ({"picture": '12" record'}, "never closed"), ({"aspect_ratio": "custom", "width": 1000}, "multiples of 32"),
+    ({"palette": ",".join("abcdefghijk")}, "11 colours"), ({"title": "a" * 30_000}, "does not fit into 1,000 tokens")])
+def test_answers_with_the_sentence_by_which_the_node_refuses(routes, changes, sentence):
+    status, answer = brief(routes, "QwenImage2PosterBrief", **POSTER | changes)
+    assert status == 200 and list(answer) == ["refused"] and sentence in answer["refused"]
+
+
+def test_a_deck_names_its_slide(routes):
+    answer = brief(routes, "QwenImage2DeckOutline", **DECK | {"outline": "## A\n## B\nPicture: 12\" disc"})[1]
+    assert answer["refused"].startswith("Slide 2 (B): ") and "never closed" in answer["refused"]
+    # The canvas is no slide's fault.
+    answer = brief(routes, "QwenImage2DeckOutline", **DECK | {"aspect_ratio": "custom", "width": 1000})[1]
+    assert answer["refused"].startswith("Width and height must be multiples of 32")
+
+
+@pytest.mark.parametrize("node", ["QwenImage2TextEncode", "QwenImage2SaveDeck", "SaveImage", "__class__", "", None, 5,
+                                  ["QwenImage2PosterBrief"], {}])
+def test_measures_briefs_only(routes, node):
+    status, answer = brief(routes, node, **POSTER)
+    assert status == 400 and "is a brief" in answer["error"]
+
+
+@pytest.mark.parametrize("name, value", [
+    ("columns", 10**30), ("columns", 0), ("columns", 2.0), ("columns", True), ("columns", "2"), ("columns", None),
+    ("columns", float("nan")), ("width", float("inf")), ("title", float("nan")), ("title", None), ("title", ["a"]),
+    ("title", {"text": "a"}), ("transparent", 1), ("kind", "brochure"), ("kind", ["poster"]), ("style", "__class__"),
+    ("language", {}), ("aspect_ratio", "5:4"), ("size", 2048)])
+def test_takes_what_the_schema_takes(routes, name, value):
+    status, answer = brief(routes, "QwenImage2PosterBrief", **POSTER | {name: value})
+    assert (status, answer["error"]) == (400, f"The value of {name} is none that this node takes.")
+
+
+@pytest.mark.parametrize("body, status", [
+    (b"", 400), (b"[]", 400), (b'{"node": "QwenImage2PosterBrief"}', 400), (b"[" * 60_000, 400), (b"\xff", 400),
+    (b'{"node": "QwenImage2PosterBrief", "inputs": ' + b'{"a":' * 10_000 + b"1" + b"}" * 10_001, 400),
+    (b'{"node": "QwenImage2PosterBrief", "inputs": {}}', 400),
+    (b'{"node": "QwenImage2PosterBrief", "inputs": {"columns": ' + b"9" * 5000 + b"}}", 400),
+    (json.dumps({"node": "QwenImage2PosterBrief", "inputs": POSTER | {"paper": "A4"}}).encode(), 400),
+    (json.dumps({"node": "QwenImage2PosterBrief", "inputs": POSTER | {"title": "\ud800"}}).encode(), 400),
+    (json.dumps({"node": "QwenImage2PosterBrief", "inputs": POSTER | {"title": "a" * 70_000}}).encode(), 413)])
+def test_refuses_what_is_no_request_for_a_brief(routes, body, status):
+    (code, answer), = send(routes, routes.BRIEF_PATH, body)
+    assert code == status and set(answer) == {"error", "parts"}
+    assert 5 < len(answer["error"]) < 100 and "/" not in answer["error"] and "A4" not in answer["error"]
+
+
+def test_a_long_deck_is_given_up_when_nobody_waits_any_more(routes, monkeypatch):
+    """Or one request could keep the only thread for minutes."""
+    counted = []
+    monkeypatch.setattr(routes, "count_tokens", lambda text: counted.append(text) or time.sleep(0.05) or 1)
+    monkeypatch.setattr(routes, "SECONDS", 0.3)
+    status, answer = brief(routes, "QwenImage2DeckOutline", **DECK | {"outline": "## A\n" * 100})
+    assert status == 503 and "too long" in answer["error"]
+    seen = len(counted)
+    time.sleep(0.3)
+    assert len(counted) <= seen + 1 < 20
