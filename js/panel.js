@@ -9,6 +9,9 @@ import { api } from "../../scripts/api.js";
 /** Pixels of a DOM widget that lie above and below its element on the classic canvas. */
 const MARGINS = 16;
 
+/** How many there have been, on all nodes. */
+let panels = 0;
+
 /**
  * A new element. Text is only ever set as text: prompts and file names may hold anything.
  *
@@ -39,7 +42,10 @@ export function element(tag, properties = {}, ...children) {
  */
 export function addPanel(node, name, content, guess) {
   const root = element("div", { className: "qwen-image-2" }, content);
-  const widget = node.addDOMWidget(name, "qwen_image_2_panel", root, { serialize: false, hideInPanel: true });
+  // A type of its own: the Vue renderer tells widgets apart by node id, name and type, and would go on showing the
+  // element of a node that had the same id in the workflow before.
+  const type = `qwen_image_2_panel_${++panels}`;
+  const widget = node.addDOMWidget(name, type, root, { serialize: false, hideInPanel: true });
   widget.serialize = false; // the one above is for the prompt, this one for the workflow file
   let height = guess;
   // A fixed height instead of a share of the node's: the room belongs to the prompt's text box.
@@ -70,7 +76,6 @@ export function addPanel(node, name, content, guess) {
 export function replacePanel(node, name, content, guess) {
   const holder = widgetOf(node, name)?.element.firstChild;
   if (!content) removePanel(node, name);
-  // A new widget of the same name would not do: the Vue renderer goes on showing the old one's element.
   else if (holder) holder.replaceChildren(content);
   else addPanel(node, name, element("div", {}, content), guess);
   node.setDirtyCanvas(true, true);
