@@ -3,6 +3,7 @@
  * reads that and adds the widgets.
  */
 import { app } from "../../scripts/app.js";
+import { addOnlyWith } from "./inactive.js";
 import { showMessages } from "./messages.js";
 import { element } from "./panel.js";
 import { addReferences } from "./references.js";
@@ -34,11 +35,12 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
-    for (const [name, { sizes, meter, measured, references }] of marks.get(node.comfyClass) ?? []) {
+    for (const [name, { sizes, meter, measured, references, only_with: only }] of marks.get(node.comfyClass) ?? []) {
       if (sizes) addSizePicker(node, name, sizes);
       if (meter) addTokenMeter(node, name);
       if (measured) addBriefMeter(node, measured);
       if (references) addReferences(node, name, references);
+      if (only) addOnlyWith(node, name, only);
     }
   },
 });

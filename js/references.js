@@ -6,7 +6,7 @@
  * stands as long as the same sources are connected; else one picture is assumed for each.
  */
 import { addPanel, chain, element, onChange, setValue, viewAddress, widgetOf } from "./panel.js";
-import { word } from "./words.js";
+import { socketName, word } from "./words.js";
 
 const KEY = "qwen_image_2_references";
 const NEVER = 2, BYPASS = 4; // modes of a node, by ComfyUI's page
@@ -30,6 +30,7 @@ export function addReferences(node, promptName, inputName) {
   let shown;
 
   function update() {
+    nameSockets(node, inputName);
     const slots = connected(node, inputName);
     const known = JSON.stringify(slots) === ran.state;
     const references = known ? ran.previews.map(({ slot, file }) => ({
@@ -52,6 +53,13 @@ export function addReferences(node, promptName, inputName) {
     ran = { state, previews };
     update();
   });
+}
+
+function nameSockets(node, inputName) {
+  for (const input of node.inputs ?? []) {
+    const [grows, socket] = input.name.split(".");
+    if (grows === inputName && socket) input.label = socketName(node.comfyClass, inputName, socket);
+  }
 }
 
 /** @param {Reference} reference */

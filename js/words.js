@@ -13,14 +13,23 @@ let words = {};
 /** By the English template. */
 let sentences = {};
 
+/** ComfyUI's own translations of node definitions, by class. */
+let definitions = {};
+
 /** Called once, before any panel is made: a page in another language is the page opened anew. */
 export async function loadWords() {
   const response = await api.fetchApi("/i18n");
   if (!response.ok) return console.warn(`Qwen-Image 2: words were not loaded (HTTP ${response.status})`);
   const languages = await response.json();
-  const own = languages[app.extensionManager.setting.get("Comfy.Locale")]?.[KEY];
+  const locale = app.extensionManager.setting.get("Comfy.Locale"), own = languages[locale]?.[KEY];
   words = { ...languages.en?.[KEY]?.words, ...own?.words };
   sentences = own?.sentences ?? {};
+  definitions = languages[locale]?.nodeDefs ?? {};
+}
+
+/** The name of a socket of an input that grows: the page translates only the first one. */
+export function socketName(kind, input, socket) {
+  return definitions[kind]?.inputs?.[`${input}_${socket}`]?.name ?? socket;
 }
 
 /**

@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 from ..model import editing, sizes
 from ..model.sentences import Sentence
 from .bridge.text_encoder import check_clip
-from .frontend import marks
+from .frontend import marks, only_with
 from .latent import empty_latent
 from .messages import tell
 from .vae import check_vae
@@ -95,8 +95,10 @@ class QwenImage2EditEncode(io.ComfyNode):
                                tooltip="Size of the result. The model's own rule is the last reference; another size "
                                        "than the edited picture's shifts or zooms the edit."),
                 io.Int.Input("width", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
+                             extra_dict=only_with("canvas", CUSTOM),
                              tooltip="Pixels, a multiple of 32. Only used with canvas custom."),
                 io.Int.Input("height", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
+                             extra_dict=only_with("canvas", CUSTOM),
                              tooltip="Pixels, a multiple of 32. Only used with canvas custom."),
                 io.Boolean.Input("grid_guard", default=True, advanced=True,
                                  tooltip="Edits on exactly 1024 x 1024 with a reference of that size give noise or a "

@@ -11,16 +11,22 @@ KEY = "qwen_image_2"
 
 
 def marks(**what) -> dict:
-    """The `extra_dict` of an input. meter: count its tokens; references: the input that holds them; sizes, measured:
-    below."""
+    """The `extra_dict` of an input. meter: count its tokens; references: the input that holds them; sizes, measured,
+    only_with: below."""
     return {KEY: what}
+
+
+def only_with(name: str, value: str) -> dict:
+    """Marks of an input that counts only where the input `name` has this value."""
+    return marks(only_with={"input": name, "value": value})
 
 
 def measured(inputs: list[io.Input]) -> list[io.Input]:
     """The inputs of a node with `measure`. The last required one bears the names of all required ones: the page sends
     their values."""
     required = [each for each in inputs if not each.optional]
-    required[-1].extra_dict |= marks(measured=[each.id for each in required])
+    own = required[-1].extra_dict
+    own[KEY] = own.get(KEY, {}) | {"measured": [each.id for each in required]}
     return inputs
 
 

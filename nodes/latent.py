@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..model import sizes
 from ..model.spec import VAESpec
-from .frontend import marks, size_table
+from .frontend import marks, only_with, size_table
 
 
 def empty_latent(width: int, height: int, batch_size: int) -> dict:
@@ -24,8 +24,10 @@ def canvas_inputs(aspect_ratio: str, size: str) -> list[io.Input]:
                        tooltip="Side of the square with the same area, in pixels. 2048 is the model's native "
                                "2K table: 2048x2048, 2400x1792, 2528x1696, 2752x1536 and upright."),
         io.Int.Input("width", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
+                     extra_dict=only_with("aspect_ratio", sizes.CUSTOM),
                      tooltip="Pixels, a multiple of 32. Only used with aspect ratio custom."),
         io.Int.Input("height", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
+                     extra_dict=only_with("aspect_ratio", sizes.CUSTOM),
                      tooltip="Pixels, a multiple of 32. Only used with aspect ratio custom."),
     ]
 

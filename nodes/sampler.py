@@ -9,6 +9,7 @@ from ..model import schedule, sizes
 from ..model.sentences import Sentence
 from .bridge import miniature
 from .bridge.diffusion import QwenImage2, reporting_to
+from .frontend import only_with
 from .messages import show, tell
 from .seeds import seed_note
 
@@ -25,7 +26,8 @@ def preset_input() -> io.Combo.Input:
 
 
 def steps_input() -> io.Int.Input:
-    return io.Int.Input("steps", default=40, min=1, max=1000, tooltip="Only used with the preset Custom.")
+    return io.Int.Input("steps", default=40, min=1, max=1000, tooltip="Only used with the preset Custom.",
+                        extra_dict=only_with("preset", CUSTOM))
 
 
 def denoise_input() -> io.Float.Input:

@@ -121,6 +121,20 @@ def test_meter_says_when_it_cannot_count(page, meter):
     expect(meter.locator(".count")).to_have_text(re.compile("from another node"))
 
 
+def test_what_does_not_count_is_greyed_out(page, picker):
+    disabled = """() => app.graph.nodes.flatMap(node => (node.widgets ?? []).filter(widget => widget.disabled)
+        .map(widget => `${node.type} ${widget.name}`)).sort()"""
+    grey = json.dumps([f"{LATENT} height", f"{LATENT} width", "QwenImage2Sampler steps"], separators=(",", ":"))
+    page.page.wait_for_function(f"JSON.stringify(({disabled})()) === '{grey}'")
+    exported = page.exported()
+    picker.get_by_role("radio", name="custom", exact=True).click()
+    page.set("QwenImage2Sampler", preset="Custom")
+    page.page.wait_for_function(f"({disabled})().length === 0")
+    changed = {"aspect_ratio": "custom", "preset": "Custom"}
+    assert page.exported() == {key: node | {"inputs": {name: changed.get(name, value) for name, value in
+                                                       node["inputs"].items()}} for key, node in exported.items()}
+
+
 @pytest.fixture
 def references(page):
     page.open("edit_multi_reference")
@@ -208,6 +222,15 @@ def test_panels_and_messages_speak_chinese(chromium, server):
         expect(page.panel("size-picker").get_by_role("radiogroup", name="宽高比")).to_be_visible()
         expect(page.panel("size-picker").locator(".summary")).to_have_text("1248 × 832 像素 · 4,056 个 token")
         small_run(page, prompt="A Chinese fox.")
+        assert tab.evaluate("""() => {
+            const node = LiteGraph.createNode("QwenImage2EditEncode"), source = LiteGraph.createNode("LoadImage");
+            [node, source].forEach(one => app.graph.add(one));
+            source.connect(0, node, node.inputs.findIndex(input => input.name === "images.image_1"));
+            return new Promise(done => setTimeout(() => {
+                done(node.inputs.filter(input => input.name.startsWith("images.")).map(input => input.label));
+                [node, source].forEach(one => app.graph.remove(one));
+            }, 500));
+        }""") == ["参考图 1", "参考图 2"]
         messages = tab.locator(".qwen-image-2 .messages")
         expect(messages.filter(has_text="4 个 token。")).to_have_count(1, timeout=60_000)
         expect(messages.filter(has_text="其键和值（")).to_contain_text("MiB）保存在模型旁边。")

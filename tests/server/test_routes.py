@@ -4,6 +4,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -12,15 +13,22 @@ from qwen_image_2.tools.server import DIRECT
 
 pytestmark = pytest.mark.server
 
+ROOT = Path(__file__).resolve().parents[2]
 PATH = "/qwen_image_2/prompt"
 HOSTILE = ["<script>alert(1)</script>", "../../etc/passwd", "<|image_pad|>", "\x00", "{a|b}", "'; --", "%s%n", "(((((",
            "\u202e\u200b", "𓀀" * 500]
 
 
-def post(server, body, content_type="application/json"):
+def api(name: str) -> dict[str, dict]:
+    """Class -> inputs of a shipped workflow's nodes."""
+    graph = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    return {entry["class_type"]: entry["inputs"] for entry in graph.values()}
+
+
+def post(server, body, content_type="application/json", path=PATH):
     """(status, answer) of a request with these bytes, or this value as JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(server.url + PATH, data, {"Content-Type": content_type})
+    request = urllib.request.Request(server.url + path, data, {"Content-Type": content_type})
     try:
         with DIRECT.open(request, timeout=30) as response:
             return response.status, json.load(response)
@@ -47,8 +55,27 @@ def test_names_the_quoted_words(server):
 def test_refuses(server, body, status):
     """In one sentence of its own, without a path, a traceback or what was sent."""
     code, answer = post(server, body)
-    assert code == status and list(answer) == ["error"]
+    assert code == status and set(answer) == {"error", "parts"}
     assert 5 < len(answer["error"]) < 100 and "/" not in answer["error"] and "Traceback" not in answer["error"]
+
+
+def test_a_brief_is_measured_as_it_will_run(server, client):
+    """The page sends what stands on the node; the node itself then says the same."""
+    from qwen_image_2.tests.server.conftest import node
+    inputs = api("poster_brief")["QwenImage2PosterBrief"]
+    status, answer = post(server, {"node": "QwenImage2PosterBrief", "inputs": inputs}, path="/qwen_image_2/brief")
+    said = client.run({"brief": node("QwenImage2PosterBrief", **inputs),
+                       "seen": node("PreviewAny", source=["brief", 3])})
+    assert status == 200 and said.outputs["seen"]["text"] == ["\n".join(answer["quoted"])]
+    assert f"{answer['tokens']} tokens" in str(said.messages["brief"])
+
+
+@pytest.mark.parametrize("asked, status", [
+    ({}, 400), ({"node": "KSampler", "inputs": {}}, 400), ({"node": ["QwenImage2PosterBrief"], "inputs": {}}, 400),
+    ({"node": "QwenImage2PosterBrief", "inputs": []}, 400), ({"node": "QwenImage2PosterBrief", "inputs": {}}, 400)])
+def test_a_brief_that_is_none_is_refused(server, asked, status):
+    code, answer = post(server, asked, path="/qwen_image_2/brief")
+    assert code == status and set(answer) == {"error", "parts"} and "/" not in answer["error"]
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
