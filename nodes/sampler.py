@@ -1,5 +1,5 @@
 """Sampling with the right sigmas for the model and the size."""
-import comfy.sample
+import comfy.model_management
 import comfy.samplers
 import latent_preview
 import torch
@@ -90,6 +90,21 @@ def noise_for(latent: dict, seed: int) -> torch.Tensor:
                       for seed in seeds])
 
 
+def guider_for(model, positive, negative, cfg: float) -> comfy.samplers.CFGGuider:
+    """What ComfyUI samples with; at cfg 1 with the positive alone, as its own BasicGuider.
+
+    ComfyUI makes room for the prefix of each prompt that a guider holds, though at cfg 1 it computes only the positive:
+    unless another node asks for both (disable_cfg1_optimization), as those do that replace the guidance.
+    """
+    guider = comfy.samplers.CFGGuider(model)
+    conds = {"positive": positive}
+    if cfg > 1 or model.model_options.get("disable_cfg1_optimization"):
+        conds["negative"] = positive if negative is None else negative
+    guider.inner_set_conds(conds)
+    guider.set_cfg(cfg)
+    return guider
+
+
 class QwenImage2Sampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -127,10 +142,11 @@ class QwenImage2Sampler(io.ComfyNode):
                  seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
         show(cls, *notes)  # before the work
         sigmas = sigmas_for(preset, steps, denoise, latent)
-        out = comfy.sample.sample_custom(
-            reporting_to(notes.append, model), noise_for(latent, seed), cfg, comfy.samplers.sampler_object("euler"),
-            sigmas, positive, positive if negative is None else negative, samples, noise_mask=latent.get("noise_mask"),
+        out = guider_for(reporting_to(notes.append, model), positive, negative, cfg).sample(
+            noise_for(latent, seed), samples, comfy.samplers.sampler_object("euler"), sigmas,
+            denoise_mask=latent.get("noise_mask"),
             callback=latent_preview.prepare_callback(model, len(sigmas) - 1), seed=seed)
+        out = out.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
         return io.NodeOutput({**latent, "samples": out}, ui=tell(cls, *notes))
 
 
