@@ -39,14 +39,14 @@ def in_words(place: Place, first: Place) -> Sentence:
 
 
 def keep(layers: Layers, position: int, needed: int, working: int, device: torch.device,
-         first: Place = Place.DEVICE) -> tuple[PrefixCache, Place]:
+         first: Place = Place.DEVICE, others: int = 0) -> tuple[PrefixCache, Place]:
     """Run a pass over the prefix and keep its keys and values in the fastest place that holds them, from `first` on.
 
     layers() starts the pass; position: the rotary counter after the prefix; needed: bytes of all keys and values;
-    working: bytes that a pass needs beside them.
+    working: bytes that a pass needs beside them; others: bytes of video memory that the run's other prefixes keep.
     """
     beside = first is Place.DEVICE or (first is Place.RAM and device.type == "cpu")  # the same place
-    if beside and _may_fit(needed + working, device):
+    if beside and _may_fit(needed + working + others, device):
         try:
             return PrefixCache(position, _collect(layers(), device)), Place.DEVICE
         except Exception as error:
@@ -60,7 +60,11 @@ def keep(layers: Layers, position: int, needed: int, working: int, device: torch
 
 
 def _may_fit(size: int, device: torch.device) -> bool:
-    """On a graphics card ComfyUI moves weights out for what a run says it needs, so its whole memory counts."""
+    """Whether a run has room for so many bytes beside its weights.
+
+    On a graphics card ComfyUI moves weights out for all that the run says it needs (QwenImage2.memory_required: the
+    keys and values of every prompt), so the card's whole memory counts.
+    """
     if device.type == "cpu":
         return size + RAM_MARGIN <= _free_ram()
     return size + comfy.model_management.extra_reserved_memory() <= comfy.model_management.get_total_memory(device)

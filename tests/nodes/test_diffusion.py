@@ -175,6 +175,55 @@ def test_memory_estimate_counts_the_prefix(diffusion, model):
     assert with_prefix - without == kept + 1000 * diffusion.ACTIVATION_WIDTHS * 256 * 4
 
 
+def least_room(monkeypatch, model, cfg: float, place: str = "DEVICE", **options) -> int:
+    """Bytes that ComfyUI must find beside the weights of a run with prompts of 30 and of 20 tokens."""
+    import comfy.model_management as management
+    import comfy.samplers
+
+    from qwen_image_2.nodes.bridge import diffusion
+    changed, asked, load = model.clone(), [], management.load_models_gpu
+    changed.model_options |= options
+    changed.model_options["transformer_options"][diffusion.PLACE_KEY] = diffusion.Place[place]
+    guider = comfy.samplers.CFGGuider(changed)
+    guider.set_conds([[torch.randn(1, 30, 64), {}]], [[torch.randn(1, 20, 64), {}]])
+    guider.set_cfg(cfg)
+    with monkeypatch.context() as patch:
+        patch.setattr(management, "load_models_gpu",
+                      lambda models, minimum_memory_required, **rest: asked.append(minimum_memory_required)
+                      or load(models, minimum_memory_required=minimum_memory_required, **rest))
+        latent = torch.zeros(1, 64, 4, 4)
+        guider.sample(torch.randn_like(latent), latent, comfy.samplers.sampler_object("euler"),
+                      torch.tensor([1.0, 0.0]))
+    return asked[0]
+
+
+def test_the_least_room_holds_the_prompts_of_both_branches(model, monkeypatch):
+    """ComfyUI fills up the rest with weights; at cfg 1 the second prompt is not computed."""
+    token = 2 * 256 * 2 * 4  # keys and values, width, blocks, bytes
+    alone = least_room(monkeypatch, model, 1.0)
+    assert least_room(monkeypatch, model, 2.0) - alone == 20 * token
+    assert least_room(monkeypatch, model, 1.0, disable_cfg1_optimization=True) - alone == 20 * token
+    assert alone - least_room(monkeypatch, model, 2.0, "RAM") == 30 * token
+    assert model.model.kept_tokens is None
+
+
+def test_each_prompt_is_placed_beside_what_the_other_keeps(diffusion, model, monkeypatch):
+    found, keep = [], diffusion.placement.keep
+    monkeypatch.setattr(diffusion.placement, "keep", lambda *args: found.append(args[-1]) or keep(*args))
+    monkeypatch.setattr(diffusion.PromptPrefix, "video_memory", 7)
+    least_room(monkeypatch, model, 2.0)
+    assert found == [7, 7]
+
+
+def test_what_a_prefix_takes_on_a_card(diffusion, prefix):
+    assert prefix.video_memory == 0
+    card, ram = (torch.empty(1, 20, 2, 8, device=device) for device in ("meta", "cpu"))
+    prefix.cache("on the card", lambda: diffusion.PrefixCache(0, [(card, card)] * 3))
+    assert prefix.video_memory == 6 * card.nbytes
+    prefix.cache("in RAM", lambda: diffusion.PrefixCache(0, [(ram, ram)] * 3))
+    assert prefix.video_memory == 0
+
+
 def test_a_failed_run_keeps_no_keys_and_values(diffusion, model):
     """The guider of SamplerCustomAdvanced outlives the run, and its conditionings with it."""
     import comfy.samplers

@@ -90,3 +90,10 @@ def test_a_pass_over_the_prefix_can_be_cancelled_between_blocks(placement, memor
     with pytest.raises(management.InterruptProcessingException):
         placement.keep(layers, 0, GIB, GIB, torch.device("cpu"))
     assert done == [0, 1]
+
+
+def test_what_other_prefixes_keep_on_the_card_counts(placement, memory):
+    """Guidance has two prompts: the second must not be tried where the first has taken the room."""
+    memory(4 * GIB, 8 * GIB)
+    assert placement.keep(pairs, 0, GIB, GIB, CARD, others=2 * GIB)[1] == placement.Place.DEVICE
+    assert placement.keep(pairs, 0, GIB, GIB, CARD, others=2 * GIB + 1)[1] == placement.Place.RAM
