@@ -124,7 +124,8 @@ class PrefixCond(comfy.conds.CONDRegular):
 
 
 def prefix_tokens(condition: Condition) -> int:
-    return list(condition.segments())[-1].end
+    """Tokens of text and references, over all prompts of the conditioning."""
+    return len(condition.text) * list(condition.segments())[-1].end
 
 
 class DiffusionModel(Transformer):

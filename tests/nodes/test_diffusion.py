@@ -1,4 +1,5 @@
 """The MODEL in this process: what a sampling run does with its prefix, its kernels and its memory."""
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -173,6 +174,20 @@ def test_memory_estimate_counts_the_prefix(diffusion, model):
     without, with_prefix = inner.memory_required([1, 64, 64, 64]), inner.memory_required([1, 64, 64, 64], shapes)
     kept = 1000 * 2 * 256 * 2 * 4  # tokens, keys and values, width, blocks, bytes
     assert with_prefix - without == kept + 1000 * diffusion.ACTIVATION_WIDTHS * 256 * 4
+
+
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_the_room_for_keys_and_values_is_what_they_take(diffusion, model, prompts):
+    """A prompt for each picture of a batch has keys and values of its own; of references too."""
+    told = []
+    prefix = diffusion.PromptPrefix(Condition(torch.randn(prompts, 20, 64), ((4, 2),), (torch.randn(1, 64, 2, 4),)))
+    with torch.no_grad():
+        model.model.diffusion_model(torch.randn(prompts, 64, 4, 6), torch.full((prompts,), 0.7), prefix=prefix,
+                                    transformer_options={diffusion.REPORT_KEY: told.append})
+    taken = sum(t.nbytes for pair in prefix._cache.layers for t in pair)
+    tokens = math.prod(diffusion.PrefixCond(prefix).size())
+    assert diffusion.kept_bytes(model.model.spec, tokens, 4) == taken
+    assert f"({taken / 2**20:.1f} MiB)" in told[0] and told[0].startswith(f"{prompts * 26} tokens")
 
 
 def least_room(monkeypatch, model, cfg: float, place: str = "DEVICE", **options) -> int:
