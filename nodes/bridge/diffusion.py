@@ -86,6 +86,7 @@ class PromptPrefix:
 
     def __init__(self, condition: Condition):
         self.condition = condition
+        self.place: Place | None = None  # of its keys and values, None where there are none
         self._cache: PrefixCache | None = None
         self._key = None
 
@@ -97,7 +98,7 @@ class PromptPrefix:
         return self._cache
 
     def clear(self) -> None:
-        self._cache = self._key = None
+        self._cache = self._key = self.place = None
 
     @property
     def video_memory(self) -> int:
@@ -155,13 +156,13 @@ class DiffusionModel(Transformer):
             sigma = None if self.spec.causal_condition else timestep
             tokens = prefix_tokens(condition)
             needed = kept_bytes(self.spec, tokens, x.element_size())
-            cache, place = placement.keep(
+            cache, prefix.place = placement.keep(
                 lambda: self.prefix_layers(condition, sigma, x.dtype, attention), prefix_end(condition), needed,
                 working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device, first_place, others)
             transformer_options.get(REPORT_KEY, log.info)(
                 Sentence("{tokens} tokens of prompt and references: their keys and values ({size} MiB) are {place}.",
                          tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
-                         place=placement.in_words(place, first_place)))
+                         place=placement.in_words(prefix.place, first_place)))
             return cache
 
         cache = prefix.cache((weights_key, x.device, x.dtype, time_key), compute)

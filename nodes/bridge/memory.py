@@ -17,6 +17,7 @@ from ...model import streaming
 from ...model.sentences import Sentence
 from ...model.streaming import Plan, Streamer
 from .blocks import LAYOUT
+from .placement import Place
 
 BUDGET = "qwen_image_2_budget"  # the attachment that holds it, in bytes; ComfyUI copies it into every clone
 
@@ -111,14 +112,14 @@ class BudgetPatcher(ModelPatcher):
             return plan
         return wanted
 
-    def halve(self) -> tuple[int, int]:
-        """Keep half as many blocks on the device. Returns how many there were, and are."""
-        before, hooks = len(self.plan.sizes) - len(self.plan.streamed), self.current_hooks
+    def halve(self) -> int:
+        """Keep half as many blocks on the device. Returns how many."""
+        count, hooks = (len(self.plan.sizes) - len(self.plan.streamed)) // 2, self.current_hooks
         self.unpatch_hooks()
-        self._place(self.plan.keeping(before // 2), self.model.device)
+        self._place(self.plan.keeping(count), self.model.device)
         self.cached_hook_patches.clear()  # made of weights as they were placed before
         self.apply_hooks(hooks)
-        return before, before // 2
+        return count
 
     def _place(self, plan: Plan, device: torch.device, force_patch_weights: bool = False) -> None:
         network = self.model.diffusion_model
@@ -219,7 +220,7 @@ def with_relief(model, step: Callable[[], Tensor], report: Callable[[str], None]
     except Exception as error:
         if not comfy.model_management.is_oom(error):
             raise
-        if model.crowded:
+        if model.crowded or not (_beside(model) or _resident(model)):
             raise _out_of_memory(model) from error
     # Outside of the handler: the error holds on to every tensor of the step that failed.
     report(_relieve(model))
@@ -231,31 +232,44 @@ def with_relief(model, step: Callable[[], Tensor], report: Callable[[str], None]
         raise
 
 
+def _beside(model) -> bool:
+    """Whether keys and values are kept beside the model."""
+    return any(prefix.place is Place.DEVICE for prefix in model.prefixes)
+
+
+def _resident(model) -> int:
+    """How many blocks a budget keeps on the device."""
+    budgeted = isinstance(model.current_patcher, BudgetPatcher)
+    return len(model.plan.sizes) - len(model.plan.streamed) if budgeted else 0
+
+
 def _relieve(model) -> Sentence:
+    """Give up what can be given up of both, and say what."""
+    beside, before = _beside(model), _resident(model)
     model.crowded = True
     model.clear_prefixes()
-    done = Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and references "
-                    "leave video memory.")
-    if isinstance(model.current_patcher, BudgetPatcher):
-        before, after = model.current_patcher.halve()
-        done = Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and "
-                        "references leave video memory, and {after} blocks instead of {before} stay on the device.",
-                        before=before, after=after)
+    after = model.current_patcher.halve() if before else 0
     comfy.model_management.soft_empty_cache()
-    return done
+    if not before:
+        return Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and "
+                        "references leave video memory.")
+    if not beside:
+        return Sentence("Out of memory in a step, which is repeated with less: {after} blocks instead of {before} stay "
+                        "on the device.", before=before, after=after)
+    return Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and references "
+                    "leave video memory, and {after} blocks instead of {before} stay on the device.",
+                    before=before, after=after)
 
 
 def _out_of_memory(model) -> Exception:
-    patcher = model.current_patcher
-    if isinstance(patcher, BudgetPatcher):
-        least = patcher.plan_for(0).on_device
-        what = (f"lower vram_for_weights on QwenImage2Memory (the weights took {gib(model.plan.on_device)} at last, "
-                f"{gib(least)} is the least)")
-    else:
-        what = "put QwenImage2Memory between loader and sampler and give vram_for_weights a number"
+    advice = "choose a smaller picture, a smaller batch or fewer references"
+    if not isinstance(model.current_patcher, BudgetPatcher):
+        advice = f"put QwenImage2Memory between loader and sampler and give vram_for_weights a number, or {advice}"
+    elif _resident(model):
+        advice = (f"lower vram_for_weights on QwenImage2Memory (the weights took {gib(model.plan.on_device)} at last, "
+                  f"{gib(model.current_patcher.plan_for(0).on_device)} is the least), or {advice}")
     return comfy.model_management.OOM_EXCEPTION(
-        f"Out of memory, even with keys and values of prompt and references out of video memory: {what}, or choose a "
-        f"smaller picture, a smaller batch or fewer references.")
+        f"Out of memory, even with keys and values of prompt and references out of video memory: {advice}.")
 
 
 # ---------------------------------------------------------------- in words

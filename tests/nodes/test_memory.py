@@ -320,6 +320,55 @@ def test_a_model_without_a_budget_gets_a_second_try_too(load, short_of_memory):
     assert torch.equal(sample(model), expected)
 
 
+@pytest.fixture
+def tries(monkeypatch):
+    """Counts the steps that ComfyUI's part of the model is asked for."""
+    import comfy.model_base
+    tries, apply = [], comfy.model_base.BaseModel._apply_model
+    monkeypatch.setattr(comfy.model_base.BaseModel, "_apply_model",
+                        lambda *args, **kwargs: tries.append(1) or apply(*args, **kwargs))
+    return tries
+
+
+def short(memory, load, kept: int | None, place: str):
+    """(A model with so many blocks within its budget, None without one, what it tells)."""
+    from qwen_image_2.nodes.bridge.diffusion import PLACE_KEY, reporting_to
+    from qwen_image_2.nodes.bridge.placement import Place
+    model, told = load(), []
+    if kept is not None:
+        model = memory.BudgetPatcher.of(model, budget_for(model, kept))
+    model = reporting_to(told.append, model)
+    model.model_options["transformer_options"][PLACE_KEY] = Place[place]
+    return model, told
+
+
+@pytest.mark.parametrize(("kept", "place", "words"), [
+    (None, "DEVICE", "less: keys and values of prompt and references leave video memory."),
+    (0, "DEVICE", "less: keys and values of prompt and references leave video memory."),
+    (5, "NOWHERE", "less: 2 blocks instead of 5 stay on the device."),
+    (1, "NOWHERE", "less: 0 blocks instead of 1 stay on the device.")])
+def test_what_the_sentence_says_is_what_has_been_given_up(memory, load, short_of_memory, kept, place, words):
+    model, told = short(memory, load, kept, place)
+    expected = sample(load())
+    short_of_memory(model, 1)
+    assert torch.equal(sample(model), expected)
+    assert [sentence for sentence in told if sentence.startswith("Out of memory")] == [
+        f"Out of memory in a step, which is repeated with {words}"]
+    unload()
+
+
+@pytest.mark.parametrize("kept", [None, 0])
+def test_a_step_with_nothing_to_give_up_is_not_repeated(memory, load, short_of_memory, tries, kept):
+    model, told = short(memory, load, kept, "NOWHERE")
+    short_of_memory(model, 1)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="a smaller picture, a smaller batch") as raised:
+        sample(model)
+    assert len(tries) == 1 and not any("repeated" in sentence for sentence in told)
+    assert "lower" not in str(raised.value)
+    assert ("QwenImage2Memory" in str(raised.value)) is (kept is None)
+    unload()
+
+
 @pytest.mark.parametrize("budgeted", [True, False])
 def test_the_second_time_a_sentence_names_the_setting(memory, load, short_of_memory, budgeted):
     model = load()
