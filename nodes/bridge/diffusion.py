@@ -87,6 +87,7 @@ class PromptPrefix:
     def __init__(self, condition: Condition):
         self.condition = condition
         self.place: Place | None = None  # of its keys and values, None where there are none
+        self.told: set[Place] = set()    # the places that its run has reported
         self._cache: PrefixCache | None = None
         self._key = None
 
@@ -159,10 +160,12 @@ class DiffusionModel(Transformer):
             cache, prefix.place = placement.keep(
                 lambda: self.prefix_layers(condition, sigma, x.dtype, attention), prefix_end(condition), needed,
                 working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device, first_place, others)
-            transformer_options.get(REPORT_KEY, log.info)(
-                Sentence("{tokens} tokens of prompt and references: their keys and values ({size} MiB) are {place}.",
-                         tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
-                         place=placement.in_words(prefix.place, first_place)))
+            if prefix.place not in prefix.told:  # hooks that change the weights make it anew, again and again
+                prefix.told.add(prefix.place)
+                transformer_options.get(REPORT_KEY, log.info)(Sentence(
+                    "{tokens} tokens of prompt and references: their keys and values ({size} MiB) are {place}.",
+                    tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
+                    place=placement.in_words(prefix.place, first_place)))
             return cache
 
         cache = prefix.cache((weights_key, x.device, x.dtype, time_key), compute)

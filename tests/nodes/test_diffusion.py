@@ -49,6 +49,18 @@ def test_prefix_is_computed_anew_when_the_weights_change(model, prefix, monkeypa
     assert len(calls) == 3
 
 
+def test_a_place_is_reported_once_however_often_the_weights_change(diffusion, model, prefix, monkeypatch):
+    """As under a hook with keyframes, whose every strength makes keys and values of its own."""
+    told, calls = [], count_prefix_passes(monkeypatch, model)
+    options = {diffusion.REPORT_KEY: told.append}
+    for key in range(4):
+        velocity(model, prefix, weights_key=key, transformer_options=options)
+    assert len(calls) == 4 and len(told) == 1
+    velocity(model, prefix, weights_key="out of memory", transformer_options=options,
+             first_place=diffusion.Place.NOWHERE)
+    assert len(told) == 2 and "computed anew in every step" in told[1]
+
+
 def test_weights_key_follows_loras_and_hooks(model):
     clone = model.clone()
     inner = clone.model

@@ -309,7 +309,7 @@ def test_a_step_that_runs_out_of_memory_is_repeated_with_less(memory, load, shor
     assert len(model.model.plan.streamed) == 6
     relief = next(sentence for sentence in told if sentence.startswith("Out of memory"))
     assert "2 blocks instead of 4" in relief and "keys and values" in relief
-    assert sum("tokens of prompt" in sentence for sentence in told) == 2  # computed, freed, and computed again
+    assert sum("tokens of prompt" in sentence for sentence in told) == 1  # on a CPU, RAM is the place that it was in
     unload()
 
 
