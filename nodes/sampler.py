@@ -5,7 +5,7 @@ import latent_preview
 import torch
 from comfy_api.latest import io
 
-from ..model import schedule, sizes
+from ..model import editing, schedule, sizes
 from ..model.sentences import Sentence
 from .bridge import miniature
 from .bridge.diffusion import QwenImage2, reporting_to
@@ -70,9 +70,34 @@ def check_latent(model, latent: dict) -> torch.Tensor:
     return samples
 
 
+def pixels(latent: torch.Tensor) -> tuple[int, int]:
+    """(width, height) of the picture that a latent (..., h, w) becomes."""
+    height, width = latent.shape[-2:]
+    return width * 16, height * 16
+
+
+def canvas_note(positive, samples: torch.Tensor) -> str | None:
+    """Edits on a canvas that fails, or on one that is no reference's: possible, and told."""
+    canvas = pixels(samples)
+    references = [pixels(latent) for _, values in positive for latent in values.get("reference_latents") or ()]
+    if editing.off_failing_grid(canvas, references):
+        return Sentence("Latent and reference are both {size} pixels: edits on exactly that grid are known to fail. "
+                        "Encode Edit's grid_guard avoids it: switch it on, and take the latent from there.",
+                        size=_size(canvas))
+    if not references or canvas in references:
+        return None
+    return Sentence("The latent is {canvas} pixels, but no reference is (they are {references}): such edits shift or "
+                    "zoom what they keep. Take the latent from Encode Edit, with the canvas of a reference.",
+                    canvas=_size(canvas), references=[_size(size) for size in dict.fromkeys(references)])
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
 def size_note(model, samples: torch.Tensor) -> str | None:
     """Sizes that the model was not trained on: possible, and told."""
-    height, width = (side * 16 for side in samples.shape[-2:])
+    width, height = pixels(samples)
     if note := miniature.size_note(model.model.label, width, height):
         return note
     if height % sizes.MULTIPLE == 0 == width % sizes.MULTIPLE:
@@ -138,7 +163,7 @@ class QwenImage2Sampler(io.ComfyNode):
         samples = check_latent(model, latent)
         if negative is None and cfg > 1:
             raise ValueError(f"cfg is {cfg}, but no negative prompt is connected: connect one, or set cfg to 1.")
-        notes = [variant_warning(model, preset), size_note(model, samples),
+        notes = [variant_warning(model, preset), size_note(model, samples), canvas_note(positive, samples),
                  seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
         show(cls, *notes)  # before the work
         sigmas = sigmas_for(preset, steps, denoise, latent)

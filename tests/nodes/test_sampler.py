@@ -91,3 +91,32 @@ def test_masks_and_callbacks_reach_the_run(sampler, model):
     assert steps == [(0, 2), (1, 2)]
     kept = run(sampler.guider_for(model, prompt(3), None, 1.0), denoise_mask=mask)
     assert torch.equal(found[..., 3:], kept[..., 3:]) and not torch.equal(found[..., :3], kept[..., :3])
+
+
+# ---------------------------------------------------------------- the canvas of an edit
+
+def latent(width: int, height: int) -> torch.Tensor:
+    return torch.zeros(1, 64, height // 16, width // 16)
+
+
+def edit_note(sampler, canvas: tuple[int, int], *references: tuple[int, int]) -> str | None:
+    values = {"reference_latents": [latent(*size) for size in references]} if references else {}
+    return sampler.canvas_note(prompt(0, **values), latent(*canvas))
+
+
+def test_an_edit_on_no_references_canvas_is_pointed_out(sampler):
+    assert edit_note(sampler, (1024, 768), (768, 1024), (512, 512), (512, 512)) == (
+        "The latent is 1024 x 768 pixels, but no reference is (they are 768 x 1024, 512 x 512): such edits shift or "
+        "zoom what they keep. Take the latent from Encode Edit, with the canvas of a reference.")
+
+
+def test_the_grid_that_fails_is_pointed_out(sampler):
+    note = edit_note(sampler, (1024, 1024), (768, 1024), (1024, 1024))
+    assert note.startswith("Latent and reference are both 1024 x 1024 pixels: edits on exactly that grid are known")
+    assert "grid_guard" in note
+
+
+@pytest.mark.parametrize(("canvas", "references"), [
+    ((1024, 1024), ()), ((1056, 1056), ((1056, 1056),)), ((160, 96), ((96, 160), (160, 96)))])
+def test_other_canvases_are_none_of_its_business(sampler, canvas, references):
+    assert edit_note(sampler, canvas, *references) is None
