@@ -14,6 +14,8 @@ from .seeds import seed_note
 
 CUSTOM = "Custom"
 CATEGORY = "Qwen-Image 2/sampling"
+LARGEST_CFG = 30.0
+UNCONNECTED = object()  # to validate_inputs, None is an input that is linked and not yet known
 
 
 def preset_input() -> io.Combo.Input:
@@ -51,6 +53,15 @@ def variant_warning(model, preset: str) -> str | None:
         return Sentence("This is a base model: Turbo 8 leaves its pictures unfinished, choose Quality 40 or Fast 25. "
                         "(If the file is a Turbo model under another name, set variant to turbo on the loader.)")
     return None
+
+
+def check_guidance(cfg: float, negative: bool) -> None:
+    """negative: whether a negative prompt is connected. The range is ours to check: ComfyUI leaves to validate_inputs
+    all of what it hands over to it."""
+    if not 1 <= cfg <= LARGEST_CFG:
+        raise ValueError(f"cfg is {cfg}, it must be 1 to {LARGEST_CFG:g}.")
+    if cfg > 1 and not negative:
+        raise ValueError(f"cfg is {cfg}, but no negative prompt is connected: connect one, or set cfg to 1.")
 
 
 def check_model(model) -> None:
@@ -148,7 +159,7 @@ class QwenImage2Sampler(io.ComfyNode):
                              tooltip="The first picture's noise. Picture k of a batch uses seed + k."),
                 preset_input(),
                 steps_input(),
-                io.Float.Input("cfg", default=1.0, min=1.0, max=30.0, step=0.1,
+                io.Float.Input("cfg", default=1.0, min=1.0, max=LARGEST_CFG, step=0.1,
                                tooltip="1 is the official default: no guidance, one pass a step. Above 1 the negative "
                                        "prompt counts, and each step takes twice as long."),
                 denoise_input(),
@@ -159,10 +170,18 @@ class QwenImage2Sampler(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, cfg, negative=UNCONNECTED):
+        try:
+            if cfg is not None:  # else it is linked, and not yet known
+                check_guidance(cfg, negative is not UNCONNECTED)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(cls, model, positive, latent, seed, preset, steps, cfg, denoise, negative=None):
         samples = check_latent(model, latent)
-        if negative is None and cfg > 1:
-            raise ValueError(f"cfg is {cfg}, but no negative prompt is connected: connect one, or set cfg to 1.")
+        check_guidance(cfg, negative is not None)
         notes = [variant_warning(model, preset), size_note(model, samples), canvas_note(positive, samples),
                  seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
         show(cls, *notes)  # before the work
