@@ -400,8 +400,8 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
     model.begin_run(_kept_tokens(guider))
     try:
         result = executor(noise, latent_image, *args, **kwargs)
-        if model.plan is not None and model.plan.streamed:
-            guider.model_options["transformer_options"].get(REPORT_KEY, log.info)(memory.in_words(model.plan))
+        for sentence in memory.costs(model):
+            guider.model_options["transformer_options"].get(REPORT_KEY, log.info)(sentence)
         return result
     finally:
         model.end_run()

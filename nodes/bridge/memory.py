@@ -4,7 +4,7 @@ Blocks within the budget are loaded and patched as ComfyUI does it; the others s
 (model/streaming.py), their LoRAs computed on the device as each one passes.
 """
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import comfy.model_management
 import comfy.utils
@@ -146,7 +146,7 @@ class BudgetPatcher(ModelPatcher):
             return
         wipe_lowvram_weight(module)
         # A LoRA that is merged into GGUF's blocks makes them as large as Q8_0's, which no plan has counted.
-        packed = getattr(module, "layout_type", None) == LAYOUT
+        packed = _is_packed(module)
         for last in list(module._parameters):
             key = f"{name}.{last}"
             self.unpin_weight(key)
@@ -184,6 +184,11 @@ class BudgetPatcher(ModelPatcher):
         if self.force_cast_weights and not hasattr(module, "prev_comfy_cast_weights"):
             module.prev_comfy_cast_weights, module.comfy_cast_weights = module.comfy_cast_weights, True
         move_weight_functions(module, device)
+
+
+def _is_packed(module: nn.Module) -> bool:
+    """Whether its matrix is GGUF's blocks."""
+    return getattr(module, "layout_type", None) == LAYOUT
 
 
 def _sizes(model) -> tuple[int, list[int]]:
@@ -276,6 +281,20 @@ def _out_of_memory(model) -> Exception:
 
 def gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
+
+
+def costs(model) -> Iterator[Sentence]:
+    """What each pass of a run has paid for memory."""
+    if model.plan is not None and model.plan.streamed:
+        yield in_words(model.plan)
+    merged = [module for module in model.diffusion_model.modules()
+              if any(isinstance(function, LowVramPatch) for function in getattr(module, "weight_function", ()))]
+    if packed := sum(map(_is_packed, merged)):
+        yield Sentence("LoRAs on GGUF weights are computed each time that these are used (matrices: {count}).",
+                       count=packed)
+    if others := len(merged) - packed:
+        yield Sentence("LoRAs are merged anew in every pass where weights stream (matrices: {count}), and only once "
+                       "where they stay on the device.", count=others)
 
 
 def in_words(plan: Plan) -> str:

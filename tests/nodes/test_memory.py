@@ -129,6 +129,22 @@ def test_loras_work_on_what_stays_and_on_what_streams(memory, load, before):
     assert torch.equal(sample(model), plain)
 
 
+@pytest.mark.parametrize(("kept", "adapted", "count"), [
+    (4, LORA, 1), (0, LORA, 3), (0, ("img_in.weight",), 0), (0, (), 0)])
+def test_loras_that_are_merged_in_every_pass_are_reported(memory, load, kept, adapted, count):
+    """img_in is in no block and stays; of four kept blocks two are among the LoRA's three."""
+    from qwen_image_2.nodes.bridge.diffusion import reporting_to
+    model, told = load("fp32"), []
+    sample(reporting_to(told.append, with_lora(memory.BudgetPatcher.of(model, budget_for(model, kept)), *adapted)))
+    expected = [f"LoRAs are merged anew in every pass where weights stream (matrices: {count}), and only once where "
+                f"they stay on the device."]
+    assert [line for line in told if "LoRAs" in line] == (expected if count else [])
+    told.clear()
+    sample(reporting_to(told.append, with_lora(model, *adapted)))
+    assert not any("LoRAs" in line for line in told)
+    unload()
+
+
 def test_a_lora_on_a_quantised_block_that_streams(memory, load):
     """It is merged as the block passes, not rounded to the block's format as on one that stays."""
     model, exact = load("int8 (ConvRot)"), load("fp32")
