@@ -97,6 +97,9 @@ class PrefixCache:
         """One block's keys and values, on the device where they are needed."""
         return tuple(t.to(device, non_blocking=True) for t in self.layers[number])
 
+    def release(self) -> None:
+        """Called when it is no longer needed; here the tensors' own end is enough."""
+
     def target_rope(self, size: tuple[int, int], make: Callable[[], Tensor]) -> Tensor:
         """The target's rotations, made once for a size: every step has the same."""
         if self._rope is None or self._rope[0] != size:

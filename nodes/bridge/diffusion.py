@@ -99,6 +99,8 @@ class PromptPrefix:
         return self._cache
 
     def clear(self) -> None:
+        if self._cache is not None:
+            self._cache.release()
         self._cache = self._key = self.place = None
 
     @property
@@ -162,10 +164,13 @@ class DiffusionModel(Transformer):
                 working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device, first_place, others)
             if prefix.place not in prefix.told:  # hooks that change the weights make it anew, again and again
                 prefix.told.add(prefix.place)
-                transformer_options.get(REPORT_KEY, log.info)(Sentence(
+                report = transformer_options.get(REPORT_KEY, log.info)
+                report(Sentence(
                     "{tokens} tokens of prompt and references: their keys and values ({size} MiB) are {place}.",
                     tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
                     place=placement.in_words(prefix.place, first_place)))
+                if placement.waits(cache, prefix.place):
+                    report(Sentence("RAM could not be pinned for keys and values: each block waits for its copy."))
             return cache
 
         cache = prefix.cache((weights_key, x.device, x.dtype, time_key), compute)

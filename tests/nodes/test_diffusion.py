@@ -61,6 +61,29 @@ def test_a_place_is_reported_once_however_often_the_weights_change(diffusion, mo
     assert len(told) == 2 and "computed anew in every step" in told[1]
 
 
+def test_ram_that_cannot_be_pinned_is_said(diffusion, model, prefix, monkeypatch):
+    keep, told = diffusion.placement.keep, []
+    monkeypatch.setattr(diffusion.placement, "keep", lambda *args: (keep(*args)[0], diffusion.Place.RAM))
+    velocity(model, prefix, transformer_options={diffusion.REPORT_KEY: told.append})
+    assert told[1:] == ["RAM could not be pinned for keys and values: each block waits for its copy."]
+
+
+def test_keys_and_values_are_released_when_others_take_their_place_and_at_the_end(diffusion, prefix):
+    released = []
+
+    class Cache(diffusion.PrefixCache):
+        def release(self):
+            released.append(self.position)
+
+    prefix.cache("plain", lambda: Cache(1))
+    prefix.cache("plain", lambda: Cache(1))
+    prefix.cache("with LoRA", lambda: Cache(2))
+    assert released == [1]
+    prefix.clear()
+    prefix.clear()
+    assert released == [1, 2]
+
+
 def test_weights_key_follows_loras_and_hooks(model):
     clone = model.clone()
     inner = clone.model
