@@ -34,6 +34,7 @@ class Condition:
     text: text-encoder states (P, S, K), the states in image slots included (they are ignored).
     slots: (first state, number of states) of each reference, in the order of the prompt.
     references: latents on the transformer's scale, each (P or 1, 64, h, w).
+    Raises ValueError where these do not fit together.
     """
 
     text: Tensor
@@ -44,12 +45,29 @@ class Condition:
         if len(self.slots) != len(self.references):
             raise ValueError(f"The prompt has {len(self.slots)} image slots, but {len(self.references)} reference "
                              f"latents came with it: each reference needs both.")
-        for number, ((_, states), latent) in enumerate(zip(self.slots, self.references, strict=True), start=1):
-            tokens = latent.shape[-2] * latent.shape[-1]
-            if states * TOKENS_PER_SLOT != tokens:
-                raise ValueError(
-                    f"Reference {number} has {latent.shape[-1]} x {latent.shape[-2]} latent tokens, but its slot in "
-                    f"the prompt stands for {states * TOKENS_PER_SLOT}: text encoder and VAE saw different sizes.")
+        free = 0
+        for number, ((first, states), latent) in enumerate(zip(self.slots, self.references, strict=True), start=1):
+            self._check_slot(number, first, states, free)
+            self._check_latent(number, states, latent)
+            free = first + states
+
+    def _check_slot(self, number: int, first: int, states: int, free: int) -> None:
+        """free: the first state that no slot before has taken."""
+        length = self.text.shape[1]
+        if not free <= first < first + states <= length:
+            raise ValueError(f"Image slot {number} takes the states {first} to {first + states - 1} of the prompt, but "
+                             f"only {free} to {length - 1} are there for it: slots lie inside the prompt, in order and "
+                             f"apart. Encode the prompt anew with QwenImage2EditEncode.")
+
+    def _check_latent(self, number: int, states: int, latent: Tensor) -> None:
+        if len(latent) not in (1, len(self.text)):
+            raise ValueError(f"Reference {number} is a batch of {len(latent)} latents for {len(self.text)} prompts: it "
+                             f"must be one for all, or one for each.")
+        tokens = latent.shape[-2] * latent.shape[-1]
+        if states * TOKENS_PER_SLOT != tokens:
+            raise ValueError(f"Reference {number} has {latent.shape[-1]} x {latent.shape[-2]} latent tokens, but its "
+                             f"slot in the prompt stands for {states * TOKENS_PER_SLOT}: text encoder and VAE saw "
+                             f"different sizes.")
 
     def segments(self) -> Iterator[Segment]:
         """The prefix in order, text runs and images."""
@@ -78,6 +96,9 @@ class PrefixCache:
     def layer(self, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """One block's keys and values, on the device where they are needed."""
         return tuple(t.to(device, non_blocking=True) for t in self.layers[number])
+
+    def release(self) -> None:
+        """Called when it is no longer needed; here the tensors' own end is enough."""
 
     def target_rope(self, size: tuple[int, int], make: Callable[[], Tensor]) -> Tensor:
         """The target's rotations, made once for a size: every step has the same."""

@@ -78,7 +78,12 @@ def entries(block: nn.Module) -> list[Entry]:
 
 def size_of(entry: Entry) -> int:
     """Bytes in a buffer."""
-    return sum(map(_aligned, _parts(entry.parameter)))
+    return buffer_size(_parts(entry.parameter))
+
+
+def buffer_size(parts: Iterable[Tensor]) -> int:
+    """Bytes of a buffer that holds them all."""
+    return sum(map(_aligned, parts))
 
 
 def _aligned(part: Tensor) -> int:
@@ -101,7 +106,7 @@ def _rebuilt(tensor: Tensor, parts: Iterator[Tensor]) -> Tensor:
     return type(tensor).__tensor_unflatten__(inner, context, tensor.shape, tensor.stride())
 
 
-def _views(buffer: Tensor, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+def views(buffer: Tensor, parts: Iterable[Tensor]) -> Iterator[Tensor]:
     """Where in the buffer's bytes each part has its place."""
     start = 0
     for part in parts:
@@ -124,7 +129,7 @@ class Lane:
         return None
 
     def copy(self, parts: list[Tensor], slot: "Slot") -> None:
-        for view, part in zip(_views(slot.buffer, parts), parts, strict=True):
+        for view, part in zip(views(slot.buffer, parts), parts, strict=True):
             view.copy_(part)
 
     def before_use(self, slot: "Slot") -> None:
@@ -155,7 +160,7 @@ class StreamLane(Lane):
         sources = self._pinned(parts, slot)
         with self.backend.stream(self.stream):
             self.stream.wait_event(slot.used)
-            for view, source in zip(_views(slot.buffer, parts), sources, strict=True):
+            for view, source in zip(views(slot.buffer, parts), sources, strict=True):
                 view.copy_(source, non_blocking=True)
             slot.filled.record(self.stream)
 
@@ -168,7 +173,7 @@ class StreamLane(Lane):
             slot.staging = self.staging(len(slot.buffer))
         slot.filled.synchronize()  # the last copy out of it
         return [part if is_pinned else view.copy_(part)
-                for part, is_pinned, view in zip(parts, pinned, _views(slot.staging, parts), strict=True)]
+                for part, is_pinned, view in zip(parts, pinned, views(slot.staging, parts), strict=True)]
 
     def before_use(self, slot: "Slot") -> None:
         self.backend.current_stream(self.device).wait_event(slot.filled)
@@ -285,9 +290,9 @@ class Streamer:
 
     def _bind(self, slot: Slot) -> None:
         slot.originals = entries(self.blocks[slot.block])
-        views = _views(slot.buffer, [part for entry in slot.originals for part in _parts(entry.parameter)])
+        places = views(slot.buffer, [part for entry in slot.originals for part in _parts(entry.parameter)])
         for module, name, parameter in slot.originals:
-            setattr(module, name, nn.Parameter(_rebuilt(parameter, views), requires_grad=False))
+            setattr(module, name, nn.Parameter(_rebuilt(parameter, places), requires_grad=False))
 
     def _unbind(self, slot: Slot) -> None:
         for module, name, parameter in slot.originals:

@@ -1,11 +1,11 @@
 """Sampling with the right sigmas for the model and the size."""
-import comfy.sample
+import comfy.model_management
 import comfy.samplers
 import latent_preview
 import torch
 from comfy_api.latest import io
 
-from ..model import schedule, sizes
+from ..model import editing, schedule, sizes
 from ..model.sentences import Sentence
 from .bridge import miniature
 from .bridge.diffusion import QwenImage2, reporting_to
@@ -15,6 +15,8 @@ from .seeds import seed_note
 
 CUSTOM = "Custom"
 CATEGORY = "Qwen-Image 2/sampling"
+LARGEST_CFG = 30.0
+UNCONNECTED = object()  # to validate_inputs, None is an input that is linked and not yet known
 
 
 def preset_input() -> io.Combo.Input:
@@ -55,6 +57,15 @@ def variant_warning(model, preset: str) -> str | None:
     return None
 
 
+def check_guidance(cfg: float, negative: bool) -> None:
+    """negative: whether a negative prompt is connected. The range is ours to check: ComfyUI leaves to validate_inputs
+    all of what it hands over to it."""
+    if not 1 <= cfg <= LARGEST_CFG:
+        raise ValueError(f"cfg is {cfg}, it must be 1 to {LARGEST_CFG:g}.")
+    if cfg > 1 and not negative:
+        raise ValueError(f"cfg is {cfg}, but no negative prompt is connected: connect one, or set cfg to 1.")
+
+
 def check_model(model) -> None:
     if not isinstance(model.model, QwenImage2):
         raise ValueError("This MODEL is not a Qwen-Image 2 transformer: load it with QwenImage2Loader.")
@@ -72,9 +83,34 @@ def check_latent(model, latent: dict) -> torch.Tensor:
     return samples
 
 
+def pixels(latent: torch.Tensor) -> tuple[int, int]:
+    """(width, height) of the picture that a latent (..., h, w) becomes."""
+    height, width = latent.shape[-2:]
+    return width * 16, height * 16
+
+
+def canvas_note(positive, samples: torch.Tensor) -> str | None:
+    """Edits on a canvas that fails, or on one that is no reference's: possible, and told."""
+    canvas = pixels(samples)
+    references = [pixels(latent) for _, values in positive for latent in values.get("reference_latents") or ()]
+    if editing.off_failing_grid(canvas, references):
+        return Sentence("Latent and reference are both {size} pixels: edits on exactly that grid are known to fail. "
+                        "Encode Edit's grid_guard avoids it: switch it on, and take the latent from there.",
+                        size=_size(canvas))
+    if not references or canvas in references:
+        return None
+    return Sentence("The latent is {canvas} pixels, but no reference is (they are {references}): such edits shift or "
+                    "zoom what they keep. Take the latent from Encode Edit, with the canvas of a reference.",
+                    canvas=_size(canvas), references=[_size(size) for size in dict.fromkeys(references)])
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
 def size_note(model, samples: torch.Tensor) -> str | None:
     """Sizes that the model was not trained on: possible, and told."""
-    height, width = (side * 16 for side in samples.shape[-2:])
+    width, height = pixels(samples)
     if note := miniature.size_note(model.model.label, width, height):
         return note
     if height % sizes.MULTIPLE == 0 == width % sizes.MULTIPLE:
@@ -90,6 +126,21 @@ def noise_for(latent: dict, seed: int) -> torch.Tensor:
     seeds = [(seed + number) % 2**64 for number in numbers]
     return torch.cat([torch.randn((1, *samples.shape[1:]), generator=torch.Generator().manual_seed(seed))
                       for seed in seeds])
+
+
+def guider_for(model, positive, negative, cfg: float) -> comfy.samplers.CFGGuider:
+    """What ComfyUI samples with; at cfg 1 with the positive alone, as its own BasicGuider.
+
+    ComfyUI makes room for the prefix of each prompt that a guider holds, though at cfg 1 it computes only the positive:
+    unless another node asks for both (disable_cfg1_optimization), as those do that replace the guidance.
+    """
+    guider = comfy.samplers.CFGGuider(model)
+    conds = {"positive": positive}
+    if cfg > 1 or model.model_options.get("disable_cfg1_optimization"):
+        conds["negative"] = positive if negative is None else negative
+    guider.inner_set_conds(conds)
+    guider.set_cfg(cfg)
+    return guider
 
 
 class QwenImage2Sampler(io.ComfyNode):
@@ -110,7 +161,7 @@ class QwenImage2Sampler(io.ComfyNode):
                              tooltip="The first picture's noise. Picture k of a batch uses seed + k."),
                 preset_input(),
                 steps_input(),
-                io.Float.Input("cfg", default=1.0, min=1.0, max=30.0, step=0.1,
+                io.Float.Input("cfg", default=1.0, min=1.0, max=LARGEST_CFG, step=0.1,
                                tooltip="1 is the official default: no guidance, one pass a step. Above 1 the negative "
                                        "prompt counts, and each step takes twice as long."),
                 denoise_input(),
@@ -121,18 +172,27 @@ class QwenImage2Sampler(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, cfg, negative=UNCONNECTED):
+        try:
+            if cfg is not None:  # else it is linked, and not yet known
+                check_guidance(cfg, negative is not UNCONNECTED)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(cls, model, positive, latent, seed, preset, steps, cfg, denoise, negative=None):
         samples = check_latent(model, latent)
-        if negative is None and cfg > 1:
-            raise ValueError(f"cfg is {cfg}, but no negative prompt is connected: connect one, or set cfg to 1.")
-        notes = [variant_warning(model, preset), size_note(model, samples),
+        check_guidance(cfg, negative is not None)
+        notes = [variant_warning(model, preset), size_note(model, samples), canvas_note(positive, samples),
                  seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
         show(cls, *notes)  # before the work
         sigmas = sigmas_for(preset, steps, denoise, latent)
-        out = comfy.sample.sample_custom(
-            reporting_to(notes.append, model), noise_for(latent, seed), cfg, comfy.samplers.sampler_object("euler"),
-            sigmas, positive, positive if negative is None else negative, samples, noise_mask=latent.get("noise_mask"),
+        out = guider_for(reporting_to(notes.append, model), positive, negative, cfg).sample(
+            noise_for(latent, seed), samples, comfy.samplers.sampler_object("euler"), sigmas,
+            denoise_mask=latent.get("noise_mask"),
             callback=latent_preview.prepare_callback(model, len(sigmas) - 1), seed=seed)
+        out = out.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
         return io.NodeOutput({**latent, "samples": out}, ui=tell(cls, *notes))
 
 

@@ -5,6 +5,7 @@ the first call fills it with the prefix's keys and values, later ones reuse them
 run, so a new prompt, reference, size or LoRA strength cannot meet old keys.
 """
 import logging
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.patcher_extension
+import comfy.samplers
 import comfy.supported_models_base
 import comfy.utils
 import torch
@@ -84,6 +86,8 @@ class PromptPrefix:
 
     def __init__(self, condition: Condition):
         self.condition = condition
+        self.place: Place | None = None  # of its keys and values, None where there are none
+        self.told: set[Place] = set()    # the places that its run has reported
         self._cache: PrefixCache | None = None
         self._key = None
 
@@ -95,7 +99,15 @@ class PromptPrefix:
         return self._cache
 
     def clear(self) -> None:
-        self._cache = self._key = None
+        if self._cache is not None:
+            self._cache.release()
+        self._cache = self._key = self.place = None
+
+    @property
+    def video_memory(self) -> int:
+        """Bytes that its keys and values take on a graphics card."""
+        layers = self._cache.layers if self._cache is not None else ()
+        return sum(t.nbytes for pair in layers for t in pair if t.device.type != "cpu")
 
 
 class PrefixCond(comfy.conds.CONDRegular):
@@ -116,7 +128,8 @@ class PrefixCond(comfy.conds.CONDRegular):
 
 
 def prefix_tokens(condition: Condition) -> int:
-    return list(condition.segments())[-1].end
+    """Tokens of text and references, over all prompts of the conditioning."""
+    return len(condition.text) * list(condition.segments())[-1].end
 
 
 class DiffusionModel(Transformer):
@@ -133,7 +146,8 @@ class DiffusionModel(Transformer):
         ).execute(x, timestep, context, control, options, **kwargs)
 
     def _velocity(self, x, timestep, context, control, transformer_options, prefix: PromptPrefix, weights_key=None,
-                  first_place: Place = Place.DEVICE):
+                  first_place: Place = Place.DEVICE, others: int = 0):
+        """others: bytes of video memory that the run's other prefixes keep."""
         attention = comfy_attention(transformer_options)
         if self.streamer is not None:
             self.streamer.expect(weights_key)
@@ -145,13 +159,18 @@ class DiffusionModel(Transformer):
             sigma = None if self.spec.causal_condition else timestep
             tokens = prefix_tokens(condition)
             needed = kept_bytes(self.spec, tokens, x.element_size())
-            cache, place = placement.keep(
+            cache, prefix.place = placement.keep(
                 lambda: self.prefix_layers(condition, sigma, x.dtype, attention), prefix_end(condition), needed,
-                working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device, first_place)
-            transformer_options.get(REPORT_KEY, log.info)(
-                Sentence("{tokens} tokens of prompt and references: their keys and values ({size} MiB) are {place}.",
-                         tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
-                         place=placement.in_words(place, first_place)))
+                working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device, first_place, others)
+            if prefix.place not in prefix.told:  # hooks that change the weights make it anew, again and again
+                prefix.told.add(prefix.place)
+                report = transformer_options.get(REPORT_KEY, log.info)
+                report(Sentence(
+                    "{tokens} tokens of prompt and references: their keys and values ({size} MiB) are {place}.",
+                    tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
+                    place=placement.in_words(prefix.place, first_place)))
+                if placement.waits(cache, prefix.place):
+                    report(Sentence("RAM could not be pinned for keys and values: each block waits for its copy."))
             return cache
 
         cache = prefix.cache((weights_key, x.device, x.dtype, time_key), compute)
@@ -189,6 +208,7 @@ class QwenImage2(comfy.model_base.QwenImage):
         self.stand_in = None           # the copy of a model that ComfyUI places by itself, see memory.py
         self.prefixes: weakref.WeakSet[PromptPrefix] = weakref.WeakSet()  # of the run at hand
         self.crowded = False           # whether the run at hand has been out of memory
+        self.kept_tokens: int | None = None  # of the run at hand: how many keep keys and values beside the model
 
     @property
     def spec(self) -> TransformerSpec:
@@ -204,11 +224,16 @@ class QwenImage2(comfy.model_base.QwenImage):
         return {"prefix": [1, 1, prefix_tokens(condition)]}
 
     def memory_required(self, input_shape, cond_shapes=None):
-        """Bytes beside the weights for latents of input_shape (B, 64, h, w) and prefixes of so many tokens."""
+        """Bytes beside the weights for latents of input_shape (B, 64, h, w) and prefixes of so many tokens.
+
+        In a run the keys and values of all its prefixes count. ComfyUI asks for the least that it needs with the
+        longest prefix alone, and would fill up the rest with weights.
+        """
         element = comfy.model_management.dtype_size(self.get_dtype_inference())
         target = input_shape[0] * input_shape[-2] * input_shape[-1]
         prefix = sum(shape[-1] for shape in (cond_shapes or {}).get("prefix", ()))
-        return working_bytes(self.spec, target + prefix, element) + kept_bytes(self.spec, prefix, element)
+        kept = prefix if self.kept_tokens is None else self.kept_tokens
+        return working_bytes(self.spec, target + prefix, element) + kept_bytes(self.spec, kept, element)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, prefix=None,
                      **kwargs):
@@ -220,18 +245,20 @@ class QwenImage2(comfy.model_base.QwenImage):
             first_place = options.get(PLACE_KEY, Place.DEVICE)
             if self.crowded and first_place is Place.DEVICE:
                 first_place = Place.RAM
+            others = sum(each.video_memory for each in self.prefixes if each is not prefix)
             return super(QwenImage2, self)._apply_model(x, t, c_concat, c_crossattn, control, options, prefix=prefix,
                                                         weights_key=self._weights_key(), first_place=first_place,
-                                                        **kwargs)
+                                                        others=others, **kwargs)
 
         return memory.with_relief(self, step, options.get(REPORT_KEY, log.info))
 
-    def begin_run(self) -> None:
-        self.crowded = False
+    def begin_run(self, kept_tokens: int) -> None:
+        self.crowded, self.kept_tokens = False, kept_tokens
 
     def end_run(self) -> None:
         """Free what a run has allocated. A guider that outlives a cancelled run would keep it, out of reach of
         ComfyUI's memory management."""
+        self.kept_tokens = None
         self.clear_prefixes()
         memory.rest(self)
 
@@ -375,14 +402,26 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
             if len(text) not in (1, len(noise)):
                 raise ValueError(f"The conditioning holds {len(text)} prompts for {len(noise)} pictures: it must be "
                                  f"one for all, or one for each.")
-    model.begin_run()
+    model.begin_run(_kept_tokens(guider))
     try:
         result = executor(noise, latent_image, *args, **kwargs)
-        if model.plan is not None and model.plan.streamed:
-            guider.model_options["transformer_options"].get(REPORT_KEY, log.info)(memory.in_words(model.plan))
+        for sentence in memory.costs(model):
+            guider.model_options["transformer_options"].get(REPORT_KEY, log.info)(sentence)
         return result
     finally:
         model.end_run()
+
+
+def _kept_tokens(guider) -> int:
+    """Tokens of all prefixes whose keys and values a run is to keep beside the model."""
+    model, options = guider.model_patcher.model, guider.model_options
+    if options["transformer_options"].get(PLACE_KEY, Place.DEVICE) is not Place.DEVICE:
+        return 0
+    # As in core's sampling_function; a guider of another class may have other rules, then everything counts.
+    unguided = (type(guider) is comfy.samplers.CFGGuider and math.isclose(guider.cfg, 1.0)
+                and not options.get("disable_cfg1_optimization"))
+    return sum(prefix_tokens(condition_from(cond, model.spec, model.process_latent_in))
+               for name, conds in guider.conds.items() if not (unguided and name == "negative") for cond in conds)
 
 
 def check_lora_shapes(patcher) -> None:

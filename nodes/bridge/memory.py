@@ -4,7 +4,7 @@ Blocks within the budget are loaded and patched as ComfyUI does it; the others s
 (model/streaming.py), their LoRAs computed on the device as each one passes.
 """
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import comfy.model_management
 import comfy.utils
@@ -17,6 +17,7 @@ from ...model import streaming
 from ...model.sentences import Sentence
 from ...model.streaming import Plan, Streamer
 from .blocks import LAYOUT
+from .placement import Place
 
 BUDGET = "qwen_image_2_budget"  # the attachment that holds it, in bytes; ComfyUI copies it into every clone
 
@@ -111,14 +112,14 @@ class BudgetPatcher(ModelPatcher):
             return plan
         return wanted
 
-    def halve(self) -> tuple[int, int]:
-        """Keep half as many blocks on the device. Returns how many there were, and are."""
-        before, hooks = len(self.plan.sizes) - len(self.plan.streamed), self.current_hooks
+    def halve(self) -> int:
+        """Keep half as many blocks on the device. Returns how many."""
+        count, hooks = (len(self.plan.sizes) - len(self.plan.streamed)) // 2, self.current_hooks
         self.unpatch_hooks()
-        self._place(self.plan.keeping(before // 2), self.model.device)
+        self._place(self.plan.keeping(count), self.model.device)
         self.cached_hook_patches.clear()  # made of weights as they were placed before
         self.apply_hooks(hooks)
-        return before, before // 2
+        return count
 
     def _place(self, plan: Plan, device: torch.device, force_patch_weights: bool = False) -> None:
         network = self.model.diffusion_model
@@ -145,7 +146,7 @@ class BudgetPatcher(ModelPatcher):
             return
         wipe_lowvram_weight(module)
         # A LoRA that is merged into GGUF's blocks makes them as large as Q8_0's, which no plan has counted.
-        packed = getattr(module, "layout_type", None) == LAYOUT
+        packed = _is_packed(module)
         for last in list(module._parameters):
             key = f"{name}.{last}"
             self.unpin_weight(key)
@@ -185,6 +186,11 @@ class BudgetPatcher(ModelPatcher):
         move_weight_functions(module, device)
 
 
+def _is_packed(module: nn.Module) -> bool:
+    """Whether its matrix is GGUF's blocks."""
+    return getattr(module, "layout_type", None) == LAYOUT
+
+
 def _sizes(model) -> tuple[int, list[int]]:
     """Bytes of what is in no block, and of each block."""
     blocks = [sum(map(streaming.size_of, streaming.entries(block)))
@@ -219,7 +225,7 @@ def with_relief(model, step: Callable[[], Tensor], report: Callable[[str], None]
     except Exception as error:
         if not comfy.model_management.is_oom(error):
             raise
-        if model.crowded:
+        if model.crowded or not (_beside(model) or _resident(model)):
             raise _out_of_memory(model) from error
     # Outside of the handler: the error holds on to every tensor of the step that failed.
     report(_relieve(model))
@@ -231,37 +237,64 @@ def with_relief(model, step: Callable[[], Tensor], report: Callable[[str], None]
         raise
 
 
+def _beside(model) -> bool:
+    """Whether keys and values are kept beside the model."""
+    return any(prefix.place is Place.DEVICE for prefix in model.prefixes)
+
+
+def _resident(model) -> int:
+    """How many blocks a budget keeps on the device."""
+    budgeted = isinstance(model.current_patcher, BudgetPatcher)
+    return len(model.plan.sizes) - len(model.plan.streamed) if budgeted else 0
+
+
 def _relieve(model) -> Sentence:
+    """Give up what can be given up of both, and say what."""
+    beside, before = _beside(model), _resident(model)
     model.crowded = True
     model.clear_prefixes()
-    done = Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and references "
-                    "leave video memory.")
-    if isinstance(model.current_patcher, BudgetPatcher):
-        before, after = model.current_patcher.halve()
-        done = Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and "
-                        "references leave video memory, and {after} blocks instead of {before} stay on the device.",
-                        before=before, after=after)
+    after = model.current_patcher.halve() if before else 0
     comfy.model_management.soft_empty_cache()
-    return done
+    if not before:
+        return Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and "
+                        "references leave video memory.")
+    if not beside:
+        return Sentence("Out of memory in a step, which is repeated with less: {after} blocks instead of {before} stay "
+                        "on the device.", before=before, after=after)
+    return Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and references "
+                    "leave video memory, and {after} blocks instead of {before} stay on the device.",
+                    before=before, after=after)
 
 
 def _out_of_memory(model) -> Exception:
-    patcher = model.current_patcher
-    if isinstance(patcher, BudgetPatcher):
-        least = patcher.plan_for(0).on_device
-        what = (f"lower vram_for_weights on QwenImage2Memory (the weights took {gib(model.plan.on_device)} at last, "
-                f"{gib(least)} is the least)")
-    else:
-        what = "put QwenImage2Memory between loader and sampler and give vram_for_weights a number"
+    advice = "choose a smaller picture, a smaller batch or fewer references"
+    if not isinstance(model.current_patcher, BudgetPatcher):
+        advice = f"put QwenImage2Memory between loader and sampler and give vram_for_weights a number, or {advice}"
+    elif _resident(model):
+        advice = (f"lower vram_for_weights on QwenImage2Memory (the weights took {gib(model.plan.on_device)} at last, "
+                  f"{gib(model.current_patcher.plan_for(0).on_device)} is the least), or {advice}")
     return comfy.model_management.OOM_EXCEPTION(
-        f"Out of memory, even with keys and values of prompt and references out of video memory: {what}, or choose a "
-        f"smaller picture, a smaller batch or fewer references.")
+        f"Out of memory, even with keys and values of prompt and references out of video memory: {advice}.")
 
 
 # ---------------------------------------------------------------- in words
 
 def gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
+
+
+def costs(model) -> Iterator[Sentence]:
+    """What each pass of a run has paid for memory."""
+    if model.plan is not None and model.plan.streamed:
+        yield in_words(model.plan)
+    merged = [module for module in model.diffusion_model.modules()
+              if any(isinstance(function, LowVramPatch) for function in getattr(module, "weight_function", ()))]
+    if packed := sum(map(_is_packed, merged)):
+        yield Sentence("LoRAs on GGUF weights are computed each time that these are used (matrices: {count}).",
+                       count=packed)
+    if others := len(merged) - packed:
+        yield Sentence("LoRAs are merged anew in every pass where weights stream (matrices: {count}), and only once "
+                       "where they stay on the device.", count=others)
 
 
 def in_words(plan: Plan) -> str:

@@ -213,6 +213,25 @@ def test_slots_and_references_must_agree():
         Condition(text, ((0, 3),), (latent,))
 
 
+@pytest.mark.parametrize(("slots", "words"), [
+    (((-1, 4),), "slot 1 takes the states -1 to 2 of the prompt, but only 0 to 11"),
+    (((10, 4),), "slot 1 takes the states 10 to 13 of the prompt, but only 0 to 11"),
+    (((2, 4), (1, 4)), "slot 2 takes the states 1 to 4 of the prompt, but only 6 to 11"),
+    (((2, 4), (4, 4)), "slot 2 takes the states 4 to 7 of the prompt, but only 6 to 11")])
+def test_slots_lie_inside_the_prompt_in_order_and_apart(slots, words):
+    text, latents = torch.zeros(1, 12, 64), (torch.zeros(1, 64, 4, 4),) * len(slots)
+    with pytest.raises(ValueError, match=words):
+        Condition(text, slots, latents)
+    assert Condition(text, ((0, 4), (4, 4), (8, 4)), latents[:1] * 3)  # without text between them, to the very end
+
+
+def test_a_batch_of_references_is_one_or_as_many_as_prompts():
+    latent = torch.zeros(2, 64, 4, 4)
+    with pytest.raises(ValueError, match="Reference 1 is a batch of 2 latents for 3 prompts"):
+        Condition(torch.zeros(3, 12, 64), ((2, 4),), (latent,))
+    assert Condition(torch.zeros(2, 12, 64), ((2, 4),), (latent,))
+
+
 def test_joint_buffer_is_reused():
     cache = PrefixCache(5, [(torch.ones(1, 5, 2, 4), torch.ones(1, 5, 2, 4))] * 2)
     k = torch.zeros(2, 3, 2, 4)

@@ -1,4 +1,5 @@
 """The MODEL in this process: what a sampling run does with its prefix, its kernels and its memory."""
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -46,6 +47,41 @@ def test_prefix_is_computed_anew_when_the_weights_change(model, prefix, monkeypa
     for key in ("plain", "plain", "with LoRA", "plain"):
         velocity(model, prefix, weights_key=key)
     assert len(calls) == 3
+
+
+def test_a_place_is_reported_once_however_often_the_weights_change(diffusion, model, prefix, monkeypatch):
+    """As under a hook with keyframes, whose every strength makes keys and values of its own."""
+    told, calls = [], count_prefix_passes(monkeypatch, model)
+    options = {diffusion.REPORT_KEY: told.append}
+    for key in range(4):
+        velocity(model, prefix, weights_key=key, transformer_options=options)
+    assert len(calls) == 4 and len(told) == 1
+    velocity(model, prefix, weights_key="out of memory", transformer_options=options,
+             first_place=diffusion.Place.NOWHERE)
+    assert len(told) == 2 and "computed anew in every step" in told[1]
+
+
+def test_ram_that_cannot_be_pinned_is_said(diffusion, model, prefix, monkeypatch):
+    keep, told = diffusion.placement.keep, []
+    monkeypatch.setattr(diffusion.placement, "keep", lambda *args: (keep(*args)[0], diffusion.Place.RAM))
+    velocity(model, prefix, transformer_options={diffusion.REPORT_KEY: told.append})
+    assert told[1:] == ["RAM could not be pinned for keys and values: each block waits for its copy."]
+
+
+def test_keys_and_values_are_released_when_others_take_their_place_and_at_the_end(diffusion, prefix):
+    released = []
+
+    class Cache(diffusion.PrefixCache):
+        def release(self):
+            released.append(self.position)
+
+    prefix.cache("plain", lambda: Cache(1))
+    prefix.cache("plain", lambda: Cache(1))
+    prefix.cache("with LoRA", lambda: Cache(2))
+    assert released == [1]
+    prefix.clear()
+    prefix.clear()
+    assert released == [1, 2]
 
 
 def test_weights_key_follows_loras_and_hooks(model):
@@ -173,6 +209,69 @@ def test_memory_estimate_counts_the_prefix(diffusion, model):
     without, with_prefix = inner.memory_required([1, 64, 64, 64]), inner.memory_required([1, 64, 64, 64], shapes)
     kept = 1000 * 2 * 256 * 2 * 4  # tokens, keys and values, width, blocks, bytes
     assert with_prefix - without == kept + 1000 * diffusion.ACTIVATION_WIDTHS * 256 * 4
+
+
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_the_room_for_keys_and_values_is_what_they_take(diffusion, model, prompts):
+    """A prompt for each picture of a batch has keys and values of its own; of references too."""
+    told = []
+    prefix = diffusion.PromptPrefix(Condition(torch.randn(prompts, 20, 64), ((4, 2),), (torch.randn(1, 64, 2, 4),)))
+    with torch.no_grad():
+        model.model.diffusion_model(torch.randn(prompts, 64, 4, 6), torch.full((prompts,), 0.7), prefix=prefix,
+                                    transformer_options={diffusion.REPORT_KEY: told.append})
+    taken = sum(t.nbytes for pair in prefix._cache.layers for t in pair)
+    tokens = math.prod(diffusion.PrefixCond(prefix).size())
+    assert diffusion.kept_bytes(model.model.spec, tokens, 4) == taken
+    assert f"({taken / 2**20:.1f} MiB)" in told[0] and told[0].startswith(f"{prompts * 26} tokens")
+
+
+def least_room(monkeypatch, model, cfg: float, place: str = "DEVICE", **options) -> int:
+    """Bytes that ComfyUI must find beside the weights of a run with prompts of 30 and of 20 tokens."""
+    import comfy.model_management as management
+    import comfy.samplers
+
+    from qwen_image_2.nodes.bridge import diffusion
+    changed, asked, load = model.clone(), [], management.load_models_gpu
+    changed.model_options |= options
+    changed.model_options["transformer_options"][diffusion.PLACE_KEY] = diffusion.Place[place]
+    guider = comfy.samplers.CFGGuider(changed)
+    guider.set_conds([[torch.randn(1, 30, 64), {}]], [[torch.randn(1, 20, 64), {}]])
+    guider.set_cfg(cfg)
+    with monkeypatch.context() as patch:
+        patch.setattr(management, "load_models_gpu",
+                      lambda models, minimum_memory_required, **rest: asked.append(minimum_memory_required)
+                      or load(models, minimum_memory_required=minimum_memory_required, **rest))
+        latent = torch.zeros(1, 64, 4, 4)
+        guider.sample(torch.randn_like(latent), latent, comfy.samplers.sampler_object("euler"),
+                      torch.tensor([1.0, 0.0]))
+    return asked[0]
+
+
+def test_the_least_room_holds_the_prompts_of_both_branches(model, monkeypatch):
+    """ComfyUI fills up the rest with weights; at cfg 1 the second prompt is not computed."""
+    token = 2 * 256 * 2 * 4  # keys and values, width, blocks, bytes
+    alone = least_room(monkeypatch, model, 1.0)
+    assert least_room(monkeypatch, model, 2.0) - alone == 20 * token
+    assert least_room(monkeypatch, model, 1.0, disable_cfg1_optimization=True) - alone == 20 * token
+    assert alone - least_room(monkeypatch, model, 2.0, "RAM") == 30 * token
+    assert model.model.kept_tokens is None
+
+
+def test_each_prompt_is_placed_beside_what_the_other_keeps(diffusion, model, monkeypatch):
+    found, keep = [], diffusion.placement.keep
+    monkeypatch.setattr(diffusion.placement, "keep", lambda *args: found.append(args[-1]) or keep(*args))
+    monkeypatch.setattr(diffusion.PromptPrefix, "video_memory", 7)
+    least_room(monkeypatch, model, 2.0)
+    assert found == [7, 7]
+
+
+def test_what_a_prefix_takes_on_a_card(diffusion, prefix):
+    assert prefix.video_memory == 0
+    card, ram = (torch.empty(1, 20, 2, 8, device=device) for device in ("meta", "cpu"))
+    prefix.cache("on the card", lambda: diffusion.PrefixCache(0, [(card, card)] * 3))
+    assert prefix.video_memory == 6 * card.nbytes
+    prefix.cache("in RAM", lambda: diffusion.PrefixCache(0, [(ram, ram)] * 3))
+    assert prefix.video_memory == 0
 
 
 def test_a_failed_run_keeps_no_keys_and_values(diffusion, model):

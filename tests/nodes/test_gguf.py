@@ -125,7 +125,7 @@ def test_packed_blocks_stream(comfyui, plain, tmp_path):
 
 def test_a_lora_makes_no_packed_matrix_larger_than_the_budget_knows(comfyui, plain, tmp_path):
     from qwen_image_2.nodes.bridge.diffusion import load_model
-    from qwen_image_2.nodes.bridge.memory import BudgetPatcher
+    from qwen_image_2.nodes.bridge.memory import BudgetPatcher, costs
     state = tiny.to_comfy_transformer(plain)
     model = load_model(write(tmp_path / "m.gguf", state, "Q4_K"), "m.gguf", "base")
     name, change = "transformer_blocks.1.attn.to_q.weight", torch.randn(256, 256) * 0.05
@@ -133,6 +133,8 @@ def test_a_lora_makes_no_packed_matrix_larger_than_the_budget_knows(comfyui, pla
     budgeted.add_patches({f"diffusion_model.{name}": ("diff", (change,))}, 1.0)
     budgeted.partially_load(budgeted.load_device, 1e32)
     assert model.model.diffusion_model.get_parameter(name)._qdata.nbytes == 256 * 144
+    assert list(costs(model.model)) == [
+        "LoRAs on GGUF weights are computed each time that these are used (matrices: 1)."]
     patched = rounded(state, "Q4_K")
     assert error(files.velocity(model.model.diffusion_model), files.expected(patched | {name: patched[name] + change}
                                                                              )) < 1e-4

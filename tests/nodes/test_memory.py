@@ -129,6 +129,22 @@ def test_loras_work_on_what_stays_and_on_what_streams(memory, load, before):
     assert torch.equal(sample(model), plain)
 
 
+@pytest.mark.parametrize(("kept", "adapted", "count"), [
+    (4, LORA, 1), (0, LORA, 3), (0, ("img_in.weight",), 0), (0, (), 0)])
+def test_loras_that_are_merged_in_every_pass_are_reported(memory, load, kept, adapted, count):
+    """img_in is in no block and stays; of four kept blocks two are among the LoRA's three."""
+    from qwen_image_2.nodes.bridge.diffusion import reporting_to
+    model, told = load("fp32"), []
+    sample(reporting_to(told.append, with_lora(memory.BudgetPatcher.of(model, budget_for(model, kept)), *adapted)))
+    expected = [f"LoRAs are merged anew in every pass where weights stream (matrices: {count}), and only once where "
+                f"they stay on the device."]
+    assert [line for line in told if "LoRAs" in line] == (expected if count else [])
+    told.clear()
+    sample(reporting_to(told.append, with_lora(model, *adapted)))
+    assert not any("LoRAs" in line for line in told)
+    unload()
+
+
 def test_a_lora_on_a_quantised_block_that_streams(memory, load):
     """It is merged as the block passes, not rounded to the block's format as on one that stays."""
     model, exact = load("int8 (ConvRot)"), load("fp32")
@@ -309,7 +325,7 @@ def test_a_step_that_runs_out_of_memory_is_repeated_with_less(memory, load, shor
     assert len(model.model.plan.streamed) == 6
     relief = next(sentence for sentence in told if sentence.startswith("Out of memory"))
     assert "2 blocks instead of 4" in relief and "keys and values" in relief
-    assert sum("tokens of prompt" in sentence for sentence in told) == 2  # computed, freed, and computed again
+    assert sum("tokens of prompt" in sentence for sentence in told) == 1  # on a CPU, RAM is the place that it was in
     unload()
 
 
@@ -318,6 +334,55 @@ def test_a_model_without_a_budget_gets_a_second_try_too(load, short_of_memory):
     expected = sample(model)
     short_of_memory(model, 1)
     assert torch.equal(sample(model), expected)
+
+
+@pytest.fixture
+def tries(monkeypatch):
+    """Counts the steps that ComfyUI's part of the model is asked for."""
+    import comfy.model_base
+    tries, apply = [], comfy.model_base.BaseModel._apply_model
+    monkeypatch.setattr(comfy.model_base.BaseModel, "_apply_model",
+                        lambda *args, **kwargs: tries.append(1) or apply(*args, **kwargs))
+    return tries
+
+
+def short(memory, load, kept: int | None, place: str):
+    """(A model with so many blocks within its budget, None without one, what it tells)."""
+    from qwen_image_2.nodes.bridge.diffusion import PLACE_KEY, reporting_to
+    from qwen_image_2.nodes.bridge.placement import Place
+    model, told = load(), []
+    if kept is not None:
+        model = memory.BudgetPatcher.of(model, budget_for(model, kept))
+    model = reporting_to(told.append, model)
+    model.model_options["transformer_options"][PLACE_KEY] = Place[place]
+    return model, told
+
+
+@pytest.mark.parametrize(("kept", "place", "words"), [
+    (None, "DEVICE", "less: keys and values of prompt and references leave video memory."),
+    (0, "DEVICE", "less: keys and values of prompt and references leave video memory."),
+    (5, "NOWHERE", "less: 2 blocks instead of 5 stay on the device."),
+    (1, "NOWHERE", "less: 0 blocks instead of 1 stay on the device.")])
+def test_what_the_sentence_says_is_what_has_been_given_up(memory, load, short_of_memory, kept, place, words):
+    model, told = short(memory, load, kept, place)
+    expected = sample(load())
+    short_of_memory(model, 1)
+    assert torch.equal(sample(model), expected)
+    assert [sentence for sentence in told if sentence.startswith("Out of memory")] == [
+        f"Out of memory in a step, which is repeated with {words}"]
+    unload()
+
+
+@pytest.mark.parametrize("kept", [None, 0])
+def test_a_step_with_nothing_to_give_up_is_not_repeated(memory, load, short_of_memory, tries, kept):
+    model, told = short(memory, load, kept, "NOWHERE")
+    short_of_memory(model, 1)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="a smaller picture, a smaller batch") as raised:
+        sample(model)
+    assert len(tries) == 1 and not any("repeated" in sentence for sentence in told)
+    assert "lower" not in str(raised.value)
+    assert ("QwenImage2Memory" in str(raised.value)) is (kept is None)
+    unload()
 
 
 @pytest.mark.parametrize("budgeted", [True, False])

@@ -1,4 +1,6 @@
 """Where keys and values of a prefix are kept."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -30,6 +32,9 @@ class Pair:
 
     def to(self, device):
         self.device = device
+        return self
+
+    def contiguous(self):
         return self
 
 
@@ -90,3 +95,69 @@ def test_a_pass_over_the_prefix_can_be_cancelled_between_blocks(placement, memor
     with pytest.raises(management.InterruptProcessingException):
         placement.keep(layers, 0, GIB, GIB, torch.device("cpu"))
     assert done == [0, 1]
+
+
+def test_what_other_prefixes_keep_on_the_card_counts(placement, memory):
+    """Guidance has two prompts: the second must not be tried where the first has taken the room."""
+    memory(4 * GIB, 8 * GIB)
+    assert placement.keep(pairs, 0, GIB, GIB, CARD, others=2 * GIB)[1] == placement.Place.DEVICE
+    assert placement.keep(pairs, 0, GIB, GIB, CARD, others=2 * GIB + 1)[1] == placement.Place.RAM
+
+
+# ---------------------------------------------------------------- pinned RAM
+
+@pytest.fixture
+def pins(monkeypatch):
+    """ComfyUI's account of pinned memory, with room for as many tensors as told."""
+    import comfy.model_management as management
+
+    def pin(tensor):
+        if len(pins.held) == pins.room or not tensor.is_contiguous():
+            return False
+        pins.held.append(tensor.data_ptr())
+        return True
+
+    pins = SimpleNamespace(room=0, held=[])
+    monkeypatch.setattr(management, "pin_memory", pin)
+    monkeypatch.setattr(management, "unpin_memory", lambda tensor: pins.held.remove(tensor.data_ptr()))
+    return pins
+
+
+def real_pairs():
+    """Keys and values of two blocks; the first one's keys are a view of something larger."""
+    return iter([(torch.ones(1, 5, 4, 2)[..., :1], torch.ones(1, 5, 4, 1)),
+                 (torch.ones(1, 5, 4, 1), torch.ones(1, 5, 4, 1))])
+
+
+@pytest.fixture
+def in_ram(placement, memory, monkeypatch):
+    from qwen_image_2.model.streaming import Lane
+    monkeypatch.setattr(placement, "lane_for", lambda device: Lane(torch.device("cpu")))
+    memory(0, 8 * GIB)
+    return lambda: placement.keep(real_pairs, 5, GIB, GIB, CARD)
+
+
+def test_ram_is_pinned_until_the_run_ends(placement, pins, in_ram):
+    pins.room = 4
+    cache, place = in_ram()
+    assert isinstance(cache, placement.PinnedPrefix) and len(pins.held) == 4
+    assert not placement.waits(cache, place)
+    assert cache.layer(1, torch.device("cpu"))[0].sum() == 20
+    cache.release()
+    cache.release()
+    assert not pins.held
+
+
+def test_pins_do_not_outlive_their_tensors(pins, in_ram):
+    pins.room = 4
+    cache = in_ram()[0]
+    assert pins.held
+    del cache
+    assert not pins.held
+
+
+def test_without_room_for_all_nothing_stays_pinned(placement, pins, in_ram):
+    pins.room = 3
+    cache, place = in_ram()
+    assert type(cache).__name__ == "PrefixCache" and place is placement.Place.RAM and not pins.held
+    assert placement.waits(cache, place) and not placement.waits(cache, placement.Place.DEVICE)

@@ -134,9 +134,22 @@ def test_references_without_image_slots(client, sampler):
 
 
 def test_guidance_without_a_negative_prompt(client):
+    """Refused before anything runs; a linked cfg is known only when the sampler's turn comes."""
     nodes = Graph(cfg=3.0).nodes()
     del nodes["sampler"]["inputs"]["negative"]
-    assert "connect one, or set cfg to 1" in message(client, nodes)
+    with pytest.raises(WorkflowError, match="connect one, or set cfg to 1") as raised:
+        client.run(nodes)
+    assert "custom_validation_failed" in raised.value.details
+    nodes["guidance"] = node("PrimitiveFloat", value=3.0)
+    nodes["sampler"]["inputs"]["cfg"] = ["guidance", 0]
+    with pytest.raises(WorkflowError, match="connect one, or set cfg to 1") as raised:
+        client.run(nodes)
+    assert "in execute" in raised.value.details
+
+
+@pytest.mark.parametrize("cfg", [0.5, 31.0])
+def test_guidance_out_of_range(client, cfg):
+    assert f"cfg is {cfg}, it must be 1 to 30" in message(client, Graph(cfg=cfg).nodes())
 
 
 def test_no_negative_prompt_is_fine_without_guidance(client):

@@ -130,6 +130,16 @@ def test_grid_guard(client, tmp_path, guard, expected):
     assert ("Moved from 1024 x 1024 to 1056 x 1056" in str(result.messages.get("prompt"))) == guard
 
 
+@pytest.mark.parametrize("canvas, told", [("last reference", False), ("first reference", False), ("custom", True)])
+def test_a_canvas_of_no_reference_is_pointed_out_by_the_sampler(client, tmp_path, canvas, told):
+    images = pictures([((60, 100), "RGB"), ((200, 120), "RGB")])
+    nodes = edit_nodes(client, tmp_path, images, canvas=canvas, width=224, height=64)
+    nodes["sampler"]["inputs"]["steps"] = 1
+    said = [line for line in client.run(nodes).messages["sampler"] if "shift or zoom" in line]
+    assert bool(said) == told
+    assert all("The latent is 224 x 64 pixels" in line and "96 x 160, 160 x 96" in line for line in said)
+
+
 def test_every_picture_of_a_batch_is_a_reference(client, tmp_path):
     images = pictures([((64, 64), "RGB"), ((64, 64), "RGB")])
     apart = here.latent(client, client.run(edit_nodes(client, tmp_path, images)))
