@@ -69,8 +69,13 @@ def projector_path(choice: str) -> Path | str | None:
     return None if choice == NONE else folders.resolve(folders.TEXT_ENCODER, choice)
 
 
-def projectors_found(text_encoder: str, choice: str) -> list[str]:
-    """What auto can choose from: a projector that is put there later makes ComfyUI load the text encoder anew."""
+def projectors_found(text_encoder: str | None, choice: str | None) -> list[str]:
+    """What auto can choose from: a projector that is put there later makes ComfyUI load the text encoder anew.
+
+    None: linked, and not yet known. Whichever text encoder it will be, its projector is one of all.
+    """
+    if text_encoder is None or choice is None:
+        return folders.projectors()
     beside = projectors_beside(folders.resolve(folders.TEXT_ENCODER, text_encoder)) if choice == AUTO else []
     return [path.name for path in beside]
 
