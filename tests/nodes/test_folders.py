@@ -79,7 +79,7 @@ def test_a_pipeline_in_the_diffusers_folder_serves_all_parts(folders, tmp_path):
 
 
 def test_gguf_files_of_a_pipeline(folders, tmp_path):
-    """That of another part is no choice; that beside the folder's own files is, for the folder stands only for those."""
+    """Of another part: no choice. Beside the own files of a folder: one, for the folder stands for those alone."""
     root = tmp_path / "diffusion_models" / "Qwen-Image-2.1"
     pipeline(root)
     add(root, "transformer/q8.gguf", "text_encoder/q8.gguf")

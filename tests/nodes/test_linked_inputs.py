@@ -1,4 +1,4 @@
-"""Inputs that are linked: before a run ComfyUI asks about them with None, and takes an exception for `always changed`."""
+"""Inputs that are linked: ComfyUI asks about them with None beforehand, and takes an exception for "changed"."""
 import inspect
 
 import pytest
