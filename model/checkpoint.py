@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from . import ggml, layouts, quantised
+from . import finite, ggml, layouts, quantised
 from .files import CheckpointError, CheckpointFiles, TensorInfo
 from .prompt import IMAGE_PAD_TOKEN
 from .spec import EnhancerSpec, TextEncoderSpec, TransformerSpec, VAESpec, VisionSpec
@@ -425,8 +425,8 @@ def load(module: nn.Module, detected: Detected, files: CheckpointFiles, dtype: t
     """Fill a module built on the meta device, strictly.
 
     Tensors that are stored as `dtype` stay mapped from the file, the others are converted or quantised. Every tensor
-    is read and refused if it holds NaN or infinity: a single one turns every picture black, and nothing later could
-    name it. progress(done, total) counts tensors and may raise to cancel.
+    is looked at (whole numbers need no look) and refused if it holds NaN or infinity: a single one turns every picture
+    black, and nothing later could name it. progress(done, total) counts tensors and may raise to cancel.
     """
     values = {f"{layer}{quantised.MARK}": quantised.encoded(mark)
               for layer, mark in (detected.quantised | quantising.layers).items()}
@@ -436,13 +436,14 @@ def load(module: nn.Module, detected: Detected, files: CheckpointFiles, dtype: t
         value, stored = _rows(read(source.name), source.rows), files.tensors[source.name].dtype
         if stored in ggml.BLOCKS:
             value = ggml.dequantise(value, stored)
-        return _finite(value.reshape(detected.shapes[name]), source.name, files.label)
+        return _refuse_infinite(value.reshape(detected.shapes[name]), source.name, files)
 
     with files.mapped() as mapped:
         for done, (name, source) in enumerate(detected.table.items(), start=1):
             layer = layer_of(name)
             if name not in detected.shapes or layer in detected.quantised:
-                values[name] = _finite(_rows(mapped(source.name), source.rows), source.name, files.label)
+                values[name] = _rows(mapped(source.name), source.rows)
+                _refuse_infinite(quantised.as_numbers(name, values[name], detected.quantised), source.name, files)
             elif layer in quantising.layers:
                 peak = quantised.peak(plain(one, files.read) for one in layouts.mlp_halves(name))
                 made = quantising.quantise(plain(name, files.read), peak, quantising.layers[layer])
@@ -460,12 +461,12 @@ def _rows(value: torch.Tensor, rows: slice) -> torch.Tensor:
     return value if rows == slice(None) else value[rows]
 
 
-def _finite(value: torch.Tensor, name: str, label: str) -> torch.Tensor:
-    if value.dtype not in STORED_DTYPES.values():  # integers always are, and torch compares no 8-bit floats
-        return value
-    # Smallest and largest value carry NaN and infinity with them, and need no memory.
-    if not all(torch.isfinite(extreme) for extreme in value.aminmax()):
-        raise CheckpointError(f"{label} is damaged: the tensor {name} holds NaN or infinite values.")
+def _refuse_infinite(value: torch.Tensor, name: str, files: CheckpointFiles) -> torch.Tensor:
+    """value: of this tensor of the file, packed or not."""
+    kind = files.tensors[name].dtype
+    packed = kind in ggml.BLOCKS and value.dtype == torch.uint8
+    if not (finite.has_finite_scales(value, kind) if packed else finite.is_finite(value)):
+        raise CheckpointError(f"{files.label} is damaged: the tensor {name} holds NaN or infinite values.")
     return value
 
 

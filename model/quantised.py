@@ -29,13 +29,15 @@ class Format:
     scales: tuple[str, ...]     # that must stand beside the weight
     packed: int = 1             # columns of the matrix in one stored value
     block: int = 0              # columns that share a scale with no other row's; such scales lie in tiles
+    block_scale: torch.dtype | None = None  # of such scales, which some files hold as bare bytes
 
 
 FORMATS = {
     "float8_e4m3fn": Format("fp8 (e4m3)", ("F8_E4M3",), ("weight_scale",)),
     "float8_e5m2": Format("fp8 (e5m2)", ("F8_E5M2",), ("weight_scale",)),
-    "mxfp8": Format("mxfp8", ("F8_E4M3",), ("weight_scale",), block=32),
-    "nvfp4": Format("nvfp4", ("U8",), ("weight_scale", "weight_scale_2"), packed=2, block=16),
+    "mxfp8": Format("mxfp8", ("F8_E4M3",), ("weight_scale",), block=32, block_scale=torch.float8_e8m0fnu),
+    "nvfp4": Format("nvfp4", ("U8",), ("weight_scale", "weight_scale_2"), packed=2, block=16,
+                    block_scale=torch.float8_e4m3fn),
     "int8_tensorwise": Format("int8", ("I8",), ("weight_scale",)),
     "convrot_w4a4": Format("4-bit ConvRot", ("I8", "U8"), ("weight_scale",), packed=2),
     "gguf": Format("GGUF", tuple(ggml.BLOCKS), ()),  # the pack's own: blocks with their scales inside
@@ -199,6 +201,13 @@ def _scales_fit(kind: Format, shape: tuple[int, ...], rows: int, columns: int) -
         return math.prod(shape) == 1 or shape in ((rows,), (rows, 1))
     blocks = -(-columns // kind.block)
     return shape in ((rows, blocks), (rows + -rows % TILE_ROWS, blocks + -blocks % TILE_BLOCKS))
+
+
+def as_numbers(name: str, value: Tensor, settings: Settings) -> Tensor:
+    """A parameter of a quantised layer; bytes that are scales of blocks as the numbers that they mean."""
+    layer, _, last = name.rpartition(".")
+    meant = FORMATS[settings[layer]["format"]].block_scale if last == "weight_scale" else None
+    return value.view(meant) if meant and value.dtype == torch.uint8 else value
 
 
 def in_words(settings: Settings) -> str:
