@@ -111,8 +111,7 @@ def _files_of_folder(folder: Path, label: str) -> list[Path]:
 
 def _indexed_files(index: Path, label: str) -> list[str]:
     """File names in an index, without any folder: it may only name its neighbours."""
-    content = _read_json(index, label)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    weight_map = _read_json(index, label).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index.name} in {label} is not an index of tensors: download it again.")
     return sorted({Path(str(name)).name for name in weight_map.values()})
@@ -171,10 +170,7 @@ def _open_gguf(path: Path, label: str) -> GGUFFile:
 def _config_of_metadata(metadata: dict[str, str], label: str) -> dict:
     if "config" not in metadata:
         return {}
-    try:
-        return json.loads(metadata["config"])
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"The configuration inside {label} is not valid JSON ({error}).") from error
+    return _as_dict(metadata["config"], f"The configuration inside {label}")
 
 
 def _read_config(path: Path, label: str) -> dict:
@@ -182,7 +178,14 @@ def _read_config(path: Path, label: str) -> dict:
 
 
 def _read_json(path: Path, label: str) -> dict:
+    return _as_dict(path.read_bytes(), f"{path.name} in {label}")
+
+
+def _as_dict(text: str | bytes, what: str) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path.name} in {label} is not valid JSON ({error}).") from error
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{what} is not valid JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{what} holds no named entries ({{...}}): download it again.")
+    return content

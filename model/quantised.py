@@ -114,7 +114,7 @@ def settings_of(files: CheckpointFiles) -> Settings:
         for name in files.tensors:
             if name.endswith(MARK):
                 found[name.removesuffix(MARK)] = json.loads(files.read(name).numpy().tobytes())
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{files.label} says that it is quantised, but not how ({error}): download it "
                               f"again.") from error
     return found
@@ -132,7 +132,7 @@ def _old_settings(files: CheckpointFiles) -> Settings:
     with files.mapped() as read:
         for layer, settings in found.items():
             name = f"{layer}.{OLD_COMPANIONS['input_scale']}"
-            if name in files.tensors and read(name).item() == 1.0:
+            if name in files.tensors and (read(name) == 1.0).all():
                 settings[NO_INPUT_SCALE] = True
     return found
 
@@ -149,7 +149,8 @@ def other_tool(tensors: Iterable[str], config: Mapping) -> str | None:
         for name in tensors:
             if name.endswith(ends):
                 return f"{tool} ({name})"
-    method = (config.get("quantization_config") or {}).get("quant_method")
+    found = config.get("quantization_config")
+    method = found.get("quant_method") if isinstance(found, Mapping) else found
     return f"{method} (quantization_config)" if method else None
 
 
@@ -169,12 +170,15 @@ def unpacked(stored: Mapping[str, TensorInfo], settings: Settings,
 def check(layer: str, settings: Mapping, tensors: Mapping[str, TensorInfo], label: str) -> TensorInfo:
     """The layer's weight as it would be without quantisation; its dtype and its scales are checked."""
     name = settings.get("format") if isinstance(settings, Mapping) else None
-    if name not in FORMATS:
+    if not isinstance(name, str) or name not in FORMATS:
         raise CheckpointError(f"In {label} the layer {layer} is quantised as {name!r}, which this version of the pack "
                               f"does not know ({', '.join(FORMATS)}).")
-    if name == "gguf" and settings["type"] not in ggml.BLOCKS:
-        raise CheckpointError(f"In {label} the tensor {layer}.weight is of GGUF's type {settings['type']}, which this "
-                              f"version of the pack does not read ({', '.join(ggml.BLOCKS)}): choose another file.")
+    if name == "gguf" and (found := str(settings.get("type"))) not in ggml.BLOCKS:
+        raise CheckpointError(f"In {label} the tensor {layer}.weight is of GGUF's type {found}, which this version of "
+                              f"the pack does not read ({', '.join(ggml.BLOCKS)}): choose another file.")
+    if not isinstance(settings.get("convrot_groupsize", ROTATIONS[0]), int):
+        raise CheckpointError(f"In {label} the layer {layer} is rotated in groups of "
+                              f"{str(settings['convrot_groupsize'])[:60]} inputs: download it again.")
     kind, weight = FORMATS[name], tensors.get(f"{layer}.weight")
     if weight is None:
         raise CheckpointError(f"{label} is incomplete: the tensor {layer}.weight is missing.")
