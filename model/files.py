@@ -74,10 +74,18 @@ def open_checkpoint(path: str | Path, label: str | None = None) -> CheckpointFil
     """Open a .safetensors or .gguf file, one shard of a set, or a folder as diffusers and transformers write them.
 
     A config.json beside a file is read where that file is the only one in its folder.
-    Raises CheckpointError for what is missing, truncated or of another format.
+    Raises CheckpointError for what is missing, not readable, truncated or of another format.
     """
     path = Path(path)
-    label = label or path.name
+    try:
+        return _open(path, label or path.name)
+    except OSError as error:
+        name = Path(error.filename or path).name
+        raise CheckpointError(f"{name} cannot be read ({error.strerror or error}): see that you may read it, that no "
+                              f"other program keeps it, and that its disk or network share is there.") from error
+
+
+def _open(path: Path, label: str) -> CheckpointFiles:
     if path.is_dir():
         return _open_files(_files_of_folder(path, label), label, _read_config(path / "config.json", label))
     if shard := SHARD.match(path.name):
@@ -143,10 +151,11 @@ def _open_files(files: list[Path], label: str, config: dict) -> CheckpointFiles:
 
 def _safe_open(path: Path):
     try:
+        path.open("rb").close()  # safetensors says of every file that it cannot open that it does not exist
         return safe_open(path, "pt")
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} does not exist.") from None
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         size = path.stat().st_size
         raise CheckpointError(f"{path.name} ({size:,} bytes) is truncated or damaged, download it again "
                               f"({error}).") from error
@@ -160,7 +169,7 @@ def _open_gguf(path: Path, label: str) -> GGUFFile:
                               f"ComfyUI's Python.") from error
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} does not exist.") from None
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path.name} ({path.stat().st_size:,} bytes) is truncated, damaged or no GGUF file, "
                               f"download it again ({error}).") from error
     tensors = {name: TensorInfo(one.shape, one.kind) for name, one in stored.items()}
