@@ -70,6 +70,7 @@ TARGETS = {
     "int8 (ConvRot)": {"format": "int8_tensorwise", "convrot": True},
     "4-bit (nvfp4)": {"format": "nvfp4"},
 }
+BYTES = {"float8_e4m3fn": 1, "int8_tensorwise": 1, "nvfp4": 1 / 2 + 1 / 16}  # of a value, with its block's scale
 # As in the official files: the layers between are quantised, what stands around them is not. For ComfyUI's modules.
 INNER_LAYERS = ("transformer_blocks.", "model.layers.")
 VOCABULARY = ("model.embed_tokens", "model.lm_head")
@@ -90,6 +91,17 @@ def targets(shapes: Mapping[str, tuple[int, ...]], target: str) -> Settings:
         elif layer in VOCABULARY:  # looked up row by row, which no 4-bit format can be
             found[layer] = _mark(TARGETS["int8 (ConvRot)"] if "4-bit" in target else TARGETS[target], shape)
     return {layer: mark for layer, mark in found.items() if mark is not None}
+
+
+def saved_size(shapes: Mapping[str, tuple[int, ...]], target: str, width: int) -> int:
+    """Bytes of a network whose layers are quantised so, to within one percent. shapes: as for `targets`; width: bytes
+    of a value that is not quantised."""
+    marks, total = targets(shapes, target), 0.0
+    for name, shape in shapes.items():
+        mark = marks.get(name.removesuffix(".weight"))
+        total += math.prod(shape) * (width if mark is None else BYTES[mark["format"]])
+        total += 4 * shape[0] if mark is not None and mark["format"] == "int8_tensorwise" else 0  # a scale for each row
+    return int(total)
 
 
 def _mark(target: Mapping, shape: tuple[int, int]) -> dict | None:

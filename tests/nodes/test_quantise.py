@@ -256,6 +256,29 @@ def test_the_command_line_makes_a_file_of_either_network(comfyui, path, referenc
         assert sum(name.endswith(quantised.MARK) for name in file.keys()) > 10  # noqa: SIM118 (not a mapping)
 
 
+@pytest.mark.parametrize("target", ["int8", "fp8", "4-bit"])
+@pytest.mark.parametrize("part", ["diffusion_models", "text_encoders"])
+def test_the_command_line_knows_the_size_beforehand(comfyui, path, reference, tmp_path, monkeypatch, part, target):
+    from types import SimpleNamespace
+
+    from qwen_image_2.tools import command_line
+    from qwen_image_2.tools.errors import UserError
+    from qwen_image_2.tools.quantize import quantize
+    if part == "text_encoders":
+        path = text_files.write(reference.text_encoder.state_dict(), tmp_path / "plain.safetensors")
+    out = tmp_path / "made.safetensors"
+    quantize(comfyui, path, target, out)
+    with safe_open(out, "pt") as file:  # without the header, which is large in so small a file
+        size = sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118 (not a mapping)
+    for free, fits in ((1.05 * size, True), (0.95 * size, False)):
+        monkeypatch.setattr(command_line.shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        if fits:
+            command_line.require_room(path, target, out)
+        else:
+            with pytest.raises(UserError, match=r"free, made.safetensors needs about \d.\d GB: choose another --out"):
+                command_line.require_room(path, target, out)
+
+
 def test_the_command_line_refuses_in_one_sentence(comfyui, vae_file, tmp_path):
     from qwen_image_2.tools.errors import UserError
     from qwen_image_2.tools.quantize import quantize
