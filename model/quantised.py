@@ -94,8 +94,8 @@ def targets(shapes: Mapping[str, tuple[int, ...]], target: str) -> Settings:
 
 
 def saved_size(shapes: Mapping[str, tuple[int, ...]], target: str, width: int) -> int:
-    """Bytes of a network whose layers are quantised so, to within one percent. shapes: as for `targets`; width: bytes
-    of a value that is not quantised."""
+    """Bytes of a network whose layers are quantised so, without a file's header. shapes: as for `targets`; width:
+    bytes of a value that is not quantised."""
     marks, total = targets(shapes, target), 0.0
     for name, shape in shapes.items():
         mark = marks.get(name.removesuffix(".weight"))
@@ -144,7 +144,7 @@ def _old_settings(files: CheckpointFiles) -> Settings:
     with files.mapped() as read:
         for layer, settings in found.items():
             name = f"{layer}.{OLD_COMPANIONS['input_scale']}"
-            if name in files.tensors and (read(name) == 1.0).all():
+            if name in files.tensors and (read(name).float() == 1.0).all():
                 settings[NO_INPUT_SCALE] = True
     return found
 
