@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from . import ggml, layouts, quantised
+from . import finite, ggml, layouts, quantised
+from .configuration import COUNT, FLAG, INDEX, NUMBER, POSITIVE, Configuration
 from .files import CheckpointError, CheckpointFiles, TensorInfo
 from .prompt import IMAGE_PAD_TOKEN
 from .spec import EnhancerSpec, TextEncoderSpec, TransformerSpec, VAESpec, VisionSpec
@@ -137,7 +138,7 @@ def detect_transformer(tensors: Tensors, config: Mapping, label: str,
     tensors, companions = quantised.unpacked(stored, settings, label)
     _refuse_unmarked(tensors, settings, label)
     spec = _checked(label, _transformer_spec, tensors, config, label)
-    expected = shapes(Transformer(spec, device="meta"))
+    expected = _checked(label, lambda: shapes(Transformer(spec, device="meta")))
     table = match(expected, tensors, _transformer_sources(expected, tensors), label)
     layers = {layer_of(name): settings[layer_of(s.name)] for name, s in table.items()
               if layer_of(s.name) in settings}
@@ -186,7 +187,7 @@ def _checked(label: str, build: Callable, *args):
 
 
 def _transformer_spec(tensors: Tensors, config: Mapping, label: str) -> TransformerSpec:
-    shape = shape_reader(tensors, label)
+    shape, said = shape_reader(tensors, label), Configuration(config, label)
     dim, channels = shape("img_in.weight")
     head_dim, = shape("transformer_blocks.0.attn.norm_q.weight")
     if channels != 64:
@@ -196,12 +197,12 @@ def _transformer_spec(tensors: Tensors, config: Mapping, label: str) -> Transfor
         dim=dim,
         heads=shape("transformer_blocks.0.attn.to_q.weight")[0] // head_dim,
         head_dim=head_dim,
-        mlp_dim=shape("transformer_blocks.0.img_mlp.out.weight")[1],
+        mlp_dim=shape("transformer_blocks.0.img_mlp.out.weight", 2)[1],
         context_dim=shape("txt_in.text_norm.weight")[0],
         channels=channels,
-        rope_axes=tuple(config.get("axes_dims_rope") or _rope_axes(head_dim)),
-        eps=config.get("eps", TransformerSpec.eps),
-        causal_condition=config.get("causal_condition", True),
+        rope_axes=said.several("axes_dims_rope", COUNT, _rope_axes(head_dim), length=3),
+        eps=said.one("eps", POSITIVE, TransformerSpec.eps),
+        causal_condition=said.one("causal_condition", FLAG, True),
     )
 
 
@@ -218,7 +219,7 @@ def _transformer_sources(expected: Iterable[str], tensors: Tensors) -> dict[str,
         sources[name] = Source(name)
         for half, split in enumerate(layouts.SPLIT_MLP):
             fused = name.replace(split, layouts.FUSED_MLP)
-            if split in name and fused in tensors:
+            if split in name and fused in tensors and tensors[fused].shape:
                 rows = tensors[fused].shape[0] // 2
                 sources[name] = Source(fused, slice(half * rows, (half + 1) * rows))
     return sources
@@ -242,9 +243,9 @@ def detect_vae(tensors: Tensors, config: Mapping, label: str) -> Detected:
 
 
 def _vae_spec(tensors: Tensors, config: Mapping, label: str) -> VAESpec:
-    shape = shape_reader(tensors, label)
-    base, pixels = shape("encoder.conv_in.weight")[:2]
-    latent = shape("decoder.conv_in.weight")[1]
+    shape, said = shape_reader(tensors, label), Configuration(config, label)
+    base, pixels = shape("encoder.conv_in.weight", 2)[:2]
+    latent = shape("decoder.conv_in.weight", 2)[1]
     if (pixels, latent) != (VAESpec.pixel_channels, VAESpec.latent_channels):
         raise CheckpointError(f"{label} is a VAE from {pixels} pixel channels to {latent} latent channels, Qwen-Image "
                               f"2 needs {VAESpec.pixel_channels} to {VAESpec.latent_channels}: {ADVICE['vae']}.")
@@ -260,9 +261,9 @@ def _vae_spec(tensors: Tensors, config: Mapping, label: str) -> VAESpec:
         res_blocks=count(tensors, "encoder.down_blocks.0.resnets.{}.norm1.gamma"),
         latent_channels=latent,
         pixel_channels=pixels,
-        video_levels=tuple(config.get("temperal_downsample", VAESpec.video_levels)),
-        latent_mean=tuple(config.get("latents_mean", VAESpec.latent_mean)),
-        latent_std=tuple(config.get("latents_std", VAESpec.latent_std)),
+        video_levels=said.several("temperal_downsample", FLAG, VAESpec.video_levels),
+        latent_mean=said.several("latents_mean", NUMBER, VAESpec.latent_mean),
+        latent_std=said.several("latents_std", POSITIVE, VAESpec.latent_std),
     )
 
 
@@ -306,8 +307,9 @@ def _refuse_packed_table(name: str | None, settings: quantised.Settings, label: 
 
 def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEncoderSpec:
     shape = shape_reader(tensors, label)
-    text = config.get("text_config", {})
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    said = Configuration(config, label)
+    text = said.section("text_config")
+    rope = text.section("rope_parameters") or text.section("rope_scaling")
     layer = "model.language_model.layers.0."
     head_dim, = shape(layer + "self_attn.q_norm.weight")
     vocabulary, dim = shape("model.language_model.embed_tokens.weight")
@@ -325,10 +327,10 @@ def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEnc
         kv_heads=shape(layer + "self_attn.k_proj.weight")[0] // head_dim,
         head_dim=head_dim,
         vocabulary=vocabulary,
-        rope_theta=rope.get("rope_theta") or text.get("rope_theta") or TextEncoderSpec.rope_theta,
-        mrope_section=tuple(rope.get("mrope_section") or _mrope_section(head_dim, label)),
+        rope_theta=rope.one("rope_theta", POSITIVE, text.one("rope_theta", POSITIVE, TextEncoderSpec.rope_theta)),
+        mrope_section=rope.several("mrope_section", COUNT, None, length=3) or _mrope_section(head_dim, label),
         lm_head="lm_head.weight" in tensors,
-        vision=(vision_spec(tensors, config.get("vision_config", {}), label, "text encoder")
+        vision=(vision_spec(tensors, said.section("vision_config"), label, "text encoder")
                 if VISION_MARK in tensors else None),
     )
 
@@ -340,11 +342,11 @@ def _mrope_section(head_dim: int, label: str) -> tuple[int, int, int]:
     return TextEncoderSpec.mrope_section
 
 
-def vision_spec(tensors: Tensors, config: Mapping, label: str, kind: str) -> VisionSpec:
+def vision_spec(tensors: Tensors, said: Configuration, label: str, kind: str) -> VisionSpec:
     shape = shape_reader(tensors, label)
     depth = count(tensors, "model.visual.blocks.{}.attn.qkv.weight")
     dim = shape("model.visual.blocks.0.norm1.weight")[0]
-    if not config and (depth, dim) != (VisionSpec.depth, VisionSpec.dim):
+    if not said and (depth, dim) != (VisionSpec.depth, VisionSpec.dim):
         raise CheckpointError(f"{label} has a vision tower of depth {depth} and width {dim}, not the published "
                               f"{VisionSpec.depth} and {VisionSpec.dim}: {ADVICE[kind]}.")
     _, _, temporal_patch, patch, _ = shape("model.visual.patch_embed.proj.weight")
@@ -352,21 +354,25 @@ def vision_spec(tensors: Tensors, config: Mapping, label: str, kind: str) -> Vis
         depth=depth,
         dim=dim,
         mlp_dim=shape("model.visual.blocks.0.mlp.linear_fc1.weight")[0],
-        heads=config.get("num_heads", VisionSpec.heads),
+        heads=said.one("num_heads", COUNT, VisionSpec.heads),
         patch=patch,
         temporal_patch=temporal_patch,
         positions=shape("model.visual.pos_embed.weight")[0],
-        deepstack_layers=tuple(config.get("deepstack_visual_indexes", VisionSpec.deepstack_layers)),
+        deepstack_layers=said.several("deepstack_visual_indexes", INDEX, VisionSpec.deepstack_layers),
     )
 
 
 # ---------------------------------------------------------------- matching and loading
 
 def shape_reader(tensors: Tensors, label: str) -> Callable[[str], tuple[int, ...]]:
-    def shape(name: str) -> tuple[int, ...]:
+    def shape(name: str, axes: int = 1) -> tuple[int, ...]:
+        """Of a tensor with at least so many axes, none of them empty."""
         if name not in tensors:
             raise CheckpointError(f"{label} is incomplete: the tensor {name} is missing.")
-        return tensors[name].shape
+        found = tensors[name].shape
+        if len(found) < axes or 0 in found:
+            raise CheckpointError(f"In {label} the tensor {name} has the impossible shape {list(found)}.")
+        return found
     return shape
 
 
@@ -425,8 +431,8 @@ def load(module: nn.Module, detected: Detected, files: CheckpointFiles, dtype: t
     """Fill a module built on the meta device, strictly.
 
     Tensors that are stored as `dtype` stay mapped from the file, the others are converted or quantised. Every tensor
-    is read and refused if it holds NaN or infinity: a single one turns every picture black, and nothing later could
-    name it. progress(done, total) counts tensors and may raise to cancel.
+    is looked at (whole numbers need no look) and refused if it holds NaN or infinity: a single one turns every picture
+    black, and nothing later could name it. progress(done, total) counts tensors and may raise to cancel.
     """
     values = {f"{layer}{quantised.MARK}": quantised.encoded(mark)
               for layer, mark in (detected.quantised | quantising.layers).items()}
@@ -436,13 +442,14 @@ def load(module: nn.Module, detected: Detected, files: CheckpointFiles, dtype: t
         value, stored = _rows(read(source.name), source.rows), files.tensors[source.name].dtype
         if stored in ggml.BLOCKS:
             value = ggml.dequantise(value, stored)
-        return _finite(value.reshape(detected.shapes[name]), source.name, files.label)
+        return _refuse_infinite(value.reshape(detected.shapes[name]), source.name, files)
 
     with files.mapped() as mapped:
         for done, (name, source) in enumerate(detected.table.items(), start=1):
             layer = layer_of(name)
             if name not in detected.shapes or layer in detected.quantised:
-                values[name] = _finite(_rows(mapped(source.name), source.rows), source.name, files.label)
+                values[name] = _rows(mapped(source.name), source.rows)
+                _refuse_infinite(quantised.as_numbers(name, values[name], detected.quantised), source.name, files)
             elif layer in quantising.layers:
                 peak = quantised.peak(plain(one, files.read) for one in layouts.mlp_halves(name))
                 made = quantising.quantise(plain(name, files.read), peak, quantising.layers[layer])
@@ -460,12 +467,12 @@ def _rows(value: torch.Tensor, rows: slice) -> torch.Tensor:
     return value if rows == slice(None) else value[rows]
 
 
-def _finite(value: torch.Tensor, name: str, label: str) -> torch.Tensor:
-    if value.dtype not in STORED_DTYPES.values():  # integers always are, and torch compares no 8-bit floats
-        return value
-    # Smallest and largest value carry NaN and infinity with them, and need no memory.
-    if not all(torch.isfinite(extreme) for extreme in value.aminmax()):
-        raise CheckpointError(f"{label} is damaged: the tensor {name} holds NaN or infinite values.")
+def _refuse_infinite(value: torch.Tensor, name: str, files: CheckpointFiles) -> torch.Tensor:
+    """value: of this tensor of the file, packed or not."""
+    kind = files.tensors[name].dtype
+    packed = kind in ggml.BLOCKS and value.dtype == torch.uint8
+    if not (finite.has_finite_scales(value, kind) if packed else finite.is_finite(value)):
+        raise CheckpointError(f"{files.label} is damaged: the tensor {name} holds NaN or infinite values.")
     return value
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from . import layouts, quantised
 from .checkpoint import Detected, Tensors, count, detect_language_model, shape_reader, vision_spec
+from .configuration import COUNT, POSITIVE, Configuration
 from .files import CheckpointError
 from .spec import EnhancerSpec
 
@@ -19,8 +20,9 @@ def detect_enhancer(stored: Tensors, config: Mapping, label: str,
 
 def _spec(tensors: Tensors, config: Mapping, label: str) -> EnhancerSpec:
     shape = shape_reader(tensors, label)
-    text = config.get("text_config", {})
-    rope = text.get("rope_parameters") or {}
+    said = Configuration(config, label)
+    text = said.section("text_config")
+    rope = text.section("rope_parameters")
     layers = "model.language_model.layers.{}."
     attention = tuple(layers.format(number) + "self_attn.q_norm.weight" in tensors
                       for number in range(count(tensors, layers + "input_layernorm.weight")))
@@ -29,11 +31,11 @@ def _spec(tensors: Tensors, config: Mapping, label: str) -> EnhancerSpec:
     full, linear = layers.format(attention.index(True)) + "self_attn.", layers.format(0) + "linear_attn."
     head_dim, = shape(full + "q_norm.weight")
     value_heads, value_dim = shape(linear + "A_log")[0], shape(linear + "norm.weight")[0]
-    key_dim = text.get("linear_key_head_dim", EnhancerSpec.linear_key_dim)
+    key_dim = text.one("linear_key_head_dim", COUNT, EnhancerSpec.linear_key_dim)
     channels, _, taps = shape(linear + "conv1d.weight")  # of queries, keys and values side by side
     return EnhancerSpec(
         attention_layers=attention,
-        dim=shape("model.language_model.embed_tokens.weight")[1],
+        dim=shape("model.language_model.embed_tokens.weight", 2)[1],
         mlp_dim=shape(layers.format(0) + "mlp.gate_proj.weight")[0],
         heads=shape(full + "q_proj.weight")[0] // (2 * head_dim),  # queries and their gates
         kv_heads=shape(full + "k_proj.weight")[0] // head_dim,
@@ -44,10 +46,10 @@ def _spec(tensors: Tensors, config: Mapping, label: str) -> EnhancerSpec:
         linear_value_dim=value_dim,
         conv_taps=taps,
         vocabulary=shape("model.language_model.embed_tokens.weight")[0],
-        rope_theta=rope.get("rope_theta", EnhancerSpec.rope_theta),
-        rotary_share=rope.get("partial_rotary_factor", EnhancerSpec.rotary_share),
-        mrope_section=tuple(rope.get("mrope_section", EnhancerSpec.mrope_section)),
+        rope_theta=rope.one("rope_theta", POSITIVE, EnhancerSpec.rope_theta),
+        rotary_share=rope.one("partial_rotary_factor", POSITIVE, EnhancerSpec.rotary_share),
+        mrope_section=rope.several("mrope_section", COUNT, EnhancerSpec.mrope_section, length=3),
         lm_head="lm_head.weight" in tensors,
-        vision=replace(vision_spec(tensors, config.get("vision_config", {}), label, "prompt enhancer"),
+        vision=replace(vision_spec(tensors, said.section("vision_config"), label, "prompt enhancer"),
                        deepstack_layers=()),
     )

@@ -74,10 +74,18 @@ def open_checkpoint(path: str | Path, label: str | None = None) -> CheckpointFil
     """Open a .safetensors or .gguf file, one shard of a set, or a folder as diffusers and transformers write them.
 
     A config.json beside a file is read where that file is the only one in its folder.
-    Raises CheckpointError for what is missing, truncated or of another format.
+    Raises CheckpointError for what is missing, not readable, truncated or of another format.
     """
     path = Path(path)
-    label = label or path.name
+    try:
+        return _open(path, label or path.name)
+    except OSError as error:
+        name = Path(error.filename or path).name
+        raise CheckpointError(f"{name} cannot be read ({error.strerror or error}): see that you may read it, that no "
+                              f"other program keeps it, and that its disk or network share is there.") from error
+
+
+def _open(path: Path, label: str) -> CheckpointFiles:
     if path.is_dir():
         return _open_files(_files_of_folder(path, label), label, _read_config(path / "config.json", label))
     if shard := SHARD.match(path.name):
@@ -111,8 +119,7 @@ def _files_of_folder(folder: Path, label: str) -> list[Path]:
 
 def _indexed_files(index: Path, label: str) -> list[str]:
     """File names in an index, without any folder: it may only name its neighbours."""
-    content = _read_json(index, label)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    weight_map = _read_json(index, label).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index.name} in {label} is not an index of tensors: download it again.")
     return sorted({Path(str(name)).name for name in weight_map.values()})
@@ -144,10 +151,11 @@ def _open_files(files: list[Path], label: str, config: dict) -> CheckpointFiles:
 
 def _safe_open(path: Path):
     try:
+        path.open("rb").close()  # safetensors says of every file that it cannot open that it does not exist
         return safe_open(path, "pt")
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} does not exist.") from None
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         size = path.stat().st_size
         raise CheckpointError(f"{path.name} ({size:,} bytes) is truncated or damaged, download it again "
                               f"({error}).") from error
@@ -161,7 +169,7 @@ def _open_gguf(path: Path, label: str) -> GGUFFile:
                               f"ComfyUI's Python.") from error
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} does not exist.") from None
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path.name} ({path.stat().st_size:,} bytes) is truncated, damaged or no GGUF file, "
                               f"download it again ({error}).") from error
     tensors = {name: TensorInfo(one.shape, one.kind) for name, one in stored.items()}
@@ -171,10 +179,7 @@ def _open_gguf(path: Path, label: str) -> GGUFFile:
 def _config_of_metadata(metadata: dict[str, str], label: str) -> dict:
     if "config" not in metadata:
         return {}
-    try:
-        return json.loads(metadata["config"])
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"The configuration inside {label} is not valid JSON ({error}).") from error
+    return _as_dict(metadata["config"], f"The configuration inside {label}")
 
 
 def _read_config(path: Path, label: str) -> dict:
@@ -182,7 +187,14 @@ def _read_config(path: Path, label: str) -> dict:
 
 
 def _read_json(path: Path, label: str) -> dict:
+    return _as_dict(path.read_bytes(), f"{path.name} in {label}")
+
+
+def _as_dict(text: str | bytes, what: str) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path.name} in {label} is not valid JSON ({error}).") from error
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{what} is not valid JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{what} holds no named entries ({{...}}): download it again.")
+    return content

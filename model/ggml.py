@@ -126,6 +126,8 @@ def _stored(gguf, file: numpy.memmap, shape: tuple[int, ...], number: int, place
         return Stored(shape, f"number {number}", torch.empty(0))
     kind = gguf.GGMLQuantizationType(number)
     values, size = gguf.GGML_QUANT_SIZES[kind]
+    if 0 in shape or (shape or (1,))[-1] % values:
+        raise ValueError(f"a tensor of the type {kind.name} has the impossible shape {list(shape)}")
     end = place + math.prod(shape) // values * size
     if end > len(file):
         raise ValueError(f"a tensor ends at byte {end:,}")

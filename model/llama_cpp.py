@@ -57,7 +57,7 @@ def check_language(files: GGUFFile) -> None:
         raise CheckpointError(f"{files.label} is a language model {what}, not a text encoder for Qwen-Image 2 "
                               f"({ARCHITECTURE}): {GET_LANGUAGE}.")
     words = files.header.get("tokenizer.ggml.tokens")
-    if words is not None and words[IMAGE_PAD_TOKEN:IMAGE_PAD_TOKEN + 1] != ["<|image_pad|>"]:
+    if isinstance(words, list) and words[IMAGE_PAD_TOKEN:IMAGE_PAD_TOKEN + 1] != ["<|image_pad|>"]:
         raise CheckpointError(f"{files.label} has another vocabulary than Qwen3-VL ({len(words):,} words, and "
                               f"<|image_pad|> is not number {IMAGE_PAD_TOKEN}): {GET_LANGUAGE}.")
 
@@ -79,13 +79,17 @@ def unfit(projector: GGUFFile, language: GGUFFile) -> str | None:
 def width(files: GGUFFile, name: str, axis: int) -> int:
     if name not in files.tensors:
         raise CheckpointError(f"{files.label} is incomplete: the tensor {name} is missing.")
-    return files.tensors[name].shape[axis]
+    shape = files.tensors[name].shape
+    if len(shape) <= axis:
+        raise CheckpointError(f"In {files.label} the tensor {name} has the impossible shape {list(shape)}.")
+    return shape[axis]
 
 
 def _text_config(header: Mapping) -> dict:
     """What shapes cannot tell, as Hugging Face's configuration calls it."""
+    sections = header.get(f"{ARCHITECTURE}.rope.dimension_sections")  # a fourth is 0
     rope = {"rope_theta": header.get(f"{ARCHITECTURE}.rope.freq_base"),
-            "mrope_section": header.get(f"{ARCHITECTURE}.rope.dimension_sections", [])[:3]}
+            "mrope_section": sections[:3] if isinstance(sections, list) else sections}
     return {"rope_parameters": {name: value for name, value in rope.items() if value}}
 
 
@@ -96,6 +100,9 @@ def _vision(files: GGUFFile) -> tuple[dict[str, ggml.Stored], dict]:
     stored = {DEEPSTACK.sub(lambda found: str(layers.index(int(found[0]))), name): one for name, one in moved.items()}
     if all(name in stored for name in FRAMES):
         frames = [stored.pop(name) for name in FRAMES]
+        if frames[0].data.shape != frames[1].data.shape:
+            raise CheckpointError(f"In {files.label} the patch embeddings of the two frames differ in shape: "
+                                  f"{GET_PROJECTOR}.")
         joined = torch.stack([frame.data for frame in frames], 2)  # (width, 3, 2, patch, patch)
         stored[FRAMES[0]] = ggml.Stored(tuple(joined.shape), frames[0].kind, joined)
     config = {"deepstack_visual_indexes": layers, "num_heads": files.header.get("clip.vision.attention.head_count")}

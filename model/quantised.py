@@ -29,13 +29,15 @@ class Format:
     scales: tuple[str, ...]     # that must stand beside the weight
     packed: int = 1             # columns of the matrix in one stored value
     block: int = 0              # columns that share a scale with no other row's; such scales lie in tiles
+    block_scale: torch.dtype | None = None  # of such scales, which some files hold as bare bytes
 
 
 FORMATS = {
     "float8_e4m3fn": Format("fp8 (e4m3)", ("F8_E4M3",), ("weight_scale",)),
     "float8_e5m2": Format("fp8 (e5m2)", ("F8_E5M2",), ("weight_scale",)),
-    "mxfp8": Format("mxfp8", ("F8_E4M3",), ("weight_scale",), block=32),
-    "nvfp4": Format("nvfp4", ("U8",), ("weight_scale", "weight_scale_2"), packed=2, block=16),
+    "mxfp8": Format("mxfp8", ("F8_E4M3",), ("weight_scale",), block=32, block_scale=torch.float8_e8m0fnu),
+    "nvfp4": Format("nvfp4", ("U8",), ("weight_scale", "weight_scale_2"), packed=2, block=16,
+                    block_scale=torch.float8_e4m3fn),
     "int8_tensorwise": Format("int8", ("I8",), ("weight_scale",)),
     "convrot_w4a4": Format("4-bit ConvRot", ("I8", "U8"), ("weight_scale",), packed=2),
     "gguf": Format("GGUF", tuple(ggml.BLOCKS), ()),  # the pack's own: blocks with their scales inside
@@ -68,6 +70,7 @@ TARGETS = {
     "int8 (ConvRot)": {"format": "int8_tensorwise", "convrot": True},
     "4-bit (nvfp4)": {"format": "nvfp4"},
 }
+BYTES = {"float8_e4m3fn": 1, "int8_tensorwise": 1, "nvfp4": 1 / 2 + 1 / 16}  # of a value, with its block's scale
 # As in the official files: the layers between are quantised, what stands around them is not. For ComfyUI's modules.
 INNER_LAYERS = ("transformer_blocks.", "model.layers.")
 VOCABULARY = ("model.embed_tokens", "model.lm_head")
@@ -88,6 +91,17 @@ def targets(shapes: Mapping[str, tuple[int, ...]], target: str) -> Settings:
         elif layer in VOCABULARY:  # looked up row by row, which no 4-bit format can be
             found[layer] = _mark(TARGETS["int8 (ConvRot)"] if "4-bit" in target else TARGETS[target], shape)
     return {layer: mark for layer, mark in found.items() if mark is not None}
+
+
+def saved_size(shapes: Mapping[str, tuple[int, ...]], target: str, width: int) -> int:
+    """Bytes of a network whose layers are quantised so, without a file's header. shapes: as for `targets`; width:
+    bytes of a value that is not quantised."""
+    marks, total = targets(shapes, target), 0.0
+    for name, shape in shapes.items():
+        mark = marks.get(name.removesuffix(".weight"))
+        total += math.prod(shape) * (width if mark is None else BYTES[mark["format"]])
+        total += 4 * shape[0] if mark is not None and mark["format"] == "int8_tensorwise" else 0  # a scale for each row
+    return int(total)
 
 
 def _mark(target: Mapping, shape: tuple[int, int]) -> dict | None:
@@ -112,7 +126,7 @@ def settings_of(files: CheckpointFiles) -> Settings:
         for name in files.tensors:
             if name.endswith(MARK):
                 found[name.removesuffix(MARK)] = json.loads(files.read(name).numpy().tobytes())
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{files.label} says that it is quantised, but not how ({error}): download it "
                               f"again.") from error
     return found
@@ -130,7 +144,7 @@ def _old_settings(files: CheckpointFiles) -> Settings:
     with files.mapped() as read:
         for layer, settings in found.items():
             name = f"{layer}.{OLD_COMPANIONS['input_scale']}"
-            if name in files.tensors and read(name).item() == 1.0:
+            if name in files.tensors and (read(name).float() == 1.0).all():
                 settings[NO_INPUT_SCALE] = True
     return found
 
@@ -147,7 +161,8 @@ def other_tool(tensors: Iterable[str], config: Mapping) -> str | None:
         for name in tensors:
             if name.endswith(ends):
                 return f"{tool} ({name})"
-    method = (config.get("quantization_config") or {}).get("quant_method")
+    found = config.get("quantization_config")
+    method = found.get("quant_method") if isinstance(found, Mapping) else found
     return f"{method} (quantization_config)" if method else None
 
 
@@ -167,12 +182,15 @@ def unpacked(stored: Mapping[str, TensorInfo], settings: Settings,
 def check(layer: str, settings: Mapping, tensors: Mapping[str, TensorInfo], label: str) -> TensorInfo:
     """The layer's weight as it would be without quantisation; its dtype and its scales are checked."""
     name = settings.get("format") if isinstance(settings, Mapping) else None
-    if name not in FORMATS:
+    if not isinstance(name, str) or name not in FORMATS:
         raise CheckpointError(f"In {label} the layer {layer} is quantised as {name!r}, which this version of the pack "
                               f"does not know ({', '.join(FORMATS)}).")
-    if name == "gguf" and settings["type"] not in ggml.BLOCKS:
-        raise CheckpointError(f"In {label} the tensor {layer}.weight is of GGUF's type {settings['type']}, which this "
-                              f"version of the pack does not read ({', '.join(ggml.BLOCKS)}): choose another file.")
+    if name == "gguf" and (found := str(settings.get("type"))) not in ggml.BLOCKS:
+        raise CheckpointError(f"In {label} the tensor {layer}.weight is of GGUF's type {found}, which this version of "
+                              f"the pack does not read ({', '.join(ggml.BLOCKS)}): choose another file.")
+    if not isinstance(settings.get("convrot_groupsize", ROTATIONS[0]), int):
+        raise CheckpointError(f"In {label} the layer {layer} is rotated in groups of "
+                              f"{str(settings['convrot_groupsize'])[:60]} inputs: download it again.")
     kind, weight = FORMATS[name], tensors.get(f"{layer}.weight")
     if weight is None:
         raise CheckpointError(f"{label} is incomplete: the tensor {layer}.weight is missing.")
@@ -199,6 +217,13 @@ def _scales_fit(kind: Format, shape: tuple[int, ...], rows: int, columns: int) -
         return math.prod(shape) == 1 or shape in ((rows,), (rows, 1))
     blocks = -(-columns // kind.block)
     return shape in ((rows, blocks), (rows + -rows % TILE_ROWS, blocks + -blocks % TILE_BLOCKS))
+
+
+def as_numbers(name: str, value: Tensor, settings: Settings) -> Tensor:
+    """A parameter of a quantised layer; bytes that are scales of blocks as the numbers that they mean."""
+    layer, _, last = name.rpartition(".")
+    meant = FORMATS[settings[layer]["format"]].block_scale if last == "weight_scale" else None
+    return value.view(meant) if meant and value.dtype == torch.uint8 else value
 
 
 def in_words(settings: Settings) -> str:

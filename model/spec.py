@@ -69,6 +69,10 @@ class VisionSpec:
     positions: int = 2304           # 48 x 48 learned positions, interpolated
     deepstack_layers: tuple[int, ...] = (8, 16, 24)
 
+    def __post_init__(self):
+        if self.dim % self.heads:
+            raise ValueError(f"the vision tower's width {self.dim} is no multiple of its {self.heads} heads.")
+
 
 @dataclass(frozen=True)
 class TextEncoderSpec:
@@ -89,6 +93,9 @@ class TextEncoderSpec:
         if 2 * sum(self.mrope_section) != self.head_dim:
             raise ValueError(f"mrope_section {self.mrope_section} makes {2 * sum(self.mrope_section)} channels, "
                              f"but head_dim is {self.head_dim}.")
+        if self.vision and max(self.vision.deepstack_layers, default=0) >= self.vision.depth:
+            raise ValueError(f"deepstack_layers {self.vision.deepstack_layers} are taken from a vision tower of "
+                             f"{self.vision.depth} blocks.")
 
 
 @dataclass(frozen=True)

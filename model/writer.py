@@ -83,7 +83,7 @@ def _words_for(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+        why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or error
         raise WriteError(f"{path.name} could not be written: {why}. Nothing is left of it.") from error
 
 

@@ -1,6 +1,6 @@
 """An outline -> one slide brief after the other; the pictures of all slides -> a PowerPoint file and a PDF."""
 from collections.abc import Callable
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
@@ -14,7 +14,7 @@ from .bridge.text_encoder import count_tokens
 from .briefs import Measure, line_input, page_inputs, refused
 from .frontend import measured
 from .messages import tell
-from .save import new_path
+from .save import check_name, new_path
 from .text import TRAINED_TOKENS
 from .text_check import eight_bits
 
@@ -184,18 +184,6 @@ class QwenImage2SaveDeck(io.ComfyNode):
         return io.NodeOutput(ui={"files": [saved(path) for path in paths]} | tell(
             cls, Sentence("Saved {files}: {pages}.", files=joined([path.name for path in paths]),
                           pages=counted(len(sheets), "{count} page", "{count} pages")), *unlike))
-
-
-def check_name(prefix: str | None) -> None:
-    """Raises ValueError for a name that is none, or that would leave ComfyUI's output folder on any system."""
-    if prefix is None:
-        return
-    path = PureWindowsPath(prefix)  # knows both kinds of slashes
-    if path.anchor or ".." in path.parts:
-        raise ValueError(f"The name {prefix[:80]!r} leaves ComfyUI's output folder: choose a name, or folders below it "
-                         f"and a name.")
-    if not path.name.strip(". ") or prefix.endswith(("/", "\\")) or not prefix.isprintable():
-        raise ValueError(f"{prefix[:80]!r} is not a name for files: choose one such as talk, or talks/harbour.")
 
 
 def require(files: str | None) -> None:

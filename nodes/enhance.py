@@ -129,10 +129,14 @@ class QwenImage2PromptEnhance(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, enabled, system_prompt, **_):
-        """The file behind a name may have changed."""
-        if not enabled or system_prompt in (None, system_prompts.BUILT_IN):
+        """The file behind a name may have changed. Where `enabled` is linked (None) it may be used."""
+        if enabled is False or system_prompt in (None, system_prompts.BUILT_IN):
             return ""
-        return hashlib.sha256(system_prompts.read(system_prompt, enhancement.TEXT_TO_IMAGE).encode()).hexdigest()
+        try:
+            text = system_prompts.read(system_prompt, enhancement.TEXT_TO_IMAGE)
+        except ValueError as error:  # the node says so where it needs the file; raised here, it would run every time
+            return str(error)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
     def execute(cls, prompt, enabled, system_prompt, aspect_ratio, size, width, height, follow_proposal, seed,

@@ -69,8 +69,13 @@ def projector_path(choice: str) -> Path | str | None:
     return None if choice == NONE else folders.resolve(folders.TEXT_ENCODER, choice)
 
 
-def projectors_found(text_encoder: str, choice: str) -> list[str]:
-    """What auto can choose from: a projector that is put there later makes ComfyUI load the text encoder anew."""
+def projectors_found(text_encoder: str | None, choice: str | None) -> list[str]:
+    """What auto can choose from: a projector that is put there later makes ComfyUI load the text encoder anew.
+
+    None: linked, and not yet known. Whichever text encoder it will be, its projector is one of all.
+    """
+    if text_encoder is None or choice is None:
+        return folders.projectors()
     beside = projectors_beside(folders.resolve(folders.TEXT_ENCODER, text_encoder)) if choice == AUTO else []
     return [path.name for path in beside]
 
@@ -80,6 +85,22 @@ def variant_of(name: str, variant: str) -> str:
     if variant != "auto":
         return variant
     return "turbo" if "turbo" in PurePath(name).as_posix().lower() else "base"
+
+
+def about_part(node, name: str) -> Sentence | None:
+    """What to tell of a text encoder or VAE where it is the miniature's.
+
+    Inside the combined loader, whose parts speak through one node, the model has said it for all three.
+    """
+    inside = "." in str(node.hidden.unique_id)
+    return miniature.ABOUT if name == miniature.NAME and not inside else None
+
+
+def refuse_mixture(*names: str) -> None:
+    """Raises ValueError where only some of the parts are the miniature: they would draw noise without a word."""
+    if miniature.NAME in names and set(names) != {miniature.NAME}:
+        raise ValueError(f"The {miniature.NAME} works with no other file: choose {miniature.NAME} three times, or "
+                         f"three real files.")
 
 
 class QwenImage2LoadModel(io.ComfyNode):
@@ -136,7 +157,7 @@ class QwenImage2LoadTextEncoder(io.ComfyNode):
     def execute(cls, text_encoder, weight_format, vision_projector=AUTO):
         clip = load_text_encoder(folders.resolve(folders.TEXT_ENCODER, text_encoder), text_encoder, weight_format,
                                  projector_path(vision_projector))
-        return io.NodeOutput(clip, ui=tell(cls, *text_encoder_summary(clip)))
+        return io.NodeOutput(clip, ui=tell(cls, *text_encoder_summary(clip), about_part(cls, text_encoder)))
 
 
 class QwenImage2LoadVAE(io.ComfyNode):
@@ -150,11 +171,16 @@ class QwenImage2LoadVAE(io.ComfyNode):
             search_aliases=["vae loader", "qwen image vae", "rgba vae"],
             inputs=[vae_input()],
             outputs=[io.Vae.Output()],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
     def execute(cls, vae):
-        return io.NodeOutput(load_vae(folders.resolve(folders.VAE, vae), vae))
+        loaded = load_vae(folders.resolve(folders.VAE, vae), vae)
+        told = Sentence("{file}: VAE, {size} MiB, {weights}.", file=vae, size=f"{loaded.model_size() / 2**20:.0f}",
+                        weights=str(loaded.vae_dtype).removeprefix("torch."))
+        return io.NodeOutput(loaded, ui=tell(cls, told, about_part(cls, vae)))
 
 
 class QwenImage2Loader(io.ComfyNode):
@@ -180,6 +206,7 @@ class QwenImage2Loader(io.ComfyNode):
 
     @classmethod
     def execute(cls, diffusion_model, text_encoder, vae, variant, weight_format, vision_projector=AUTO):
+        refuse_mixture(diffusion_model, text_encoder, vae)
         # A wrong file is refused before the first of three large ones is read.
         open_model(folders.resolve(folders.TRANSFORMER, diffusion_model), diffusion_model)
         open_text_encoder(folders.resolve(folders.TEXT_ENCODER, text_encoder), text_encoder,

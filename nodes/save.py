@@ -1,6 +1,6 @@
 """Saving a loaded model in its weight format, in the official layout."""
 import shutil
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import folder_paths
 from comfy_api.latest import io
@@ -39,7 +39,16 @@ class QwenImage2SaveQuantized(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix):
+        try:
+            check_name(filename_prefix)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(cls, filename_prefix, model=None, clip=None):
+        check_name(filename_prefix)
         if model is None and clip is None:
             raise ValueError("Nothing to save: connect a model, a text encoder, or both.")
         networks = {}
@@ -48,12 +57,26 @@ class QwenImage2SaveQuantized(io.ComfyNode):
         if clip is not None:
             check_clip(clip)
             networks["clip"] = text_network(clip)
-        paths = {kind: new_path(f"{FOLDERS[kind]}/{filename_prefix}", ".safetensors") for kind in networks}
+        # Everything that can be refused, before anything is unloaded or written.
         for kind, network in networks.items():
-            require_room(paths[kind], network.size)
+            quantise.check(network, f"The {kind} {filename_prefix}")
+        paths = {kind: new_path(f"{FOLDERS[kind]}/{filename_prefix}", ".safetensors") for kind in networks}
+        require_room({paths[kind]: network.size for kind, network in networks.items()})
         for kind, network in networks.items():
             quantise.save(paths[kind], network, loading_progress(1))
         return io.NodeOutput(ui=tell(cls, *(in_words(kind, path) for kind, path in paths.items())))
+
+
+def check_name(prefix: str | None) -> None:
+    """Raises ValueError for a name that is none, or that would leave ComfyUI's output folder on any system."""
+    if prefix is None:
+        return
+    path = PureWindowsPath(prefix)  # knows both kinds of slashes
+    if path.anchor or ".." in path.parts:
+        raise ValueError(f"The name {prefix[:80]!r} leaves ComfyUI's output folder: choose a name, or folders below it "
+                         f"and a name.")
+    if not path.name.strip(". ") or prefix.endswith(("/", "\\")) or not prefix.isprintable():
+        raise ValueError(f"{prefix[:80]!r} is not a name for files: choose one such as talk, or talks/harbour.")
 
 
 def new_path(prefix: str, suffix: str) -> Path:
@@ -62,11 +85,17 @@ def new_path(prefix: str, suffix: str) -> Path:
     return Path(place) / f"{name}_{number:05}_{suffix}"
 
 
-def require_room(path: Path, size: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if free < size:
-        raise OSError(f"The disk of ComfyUI's output folder has {free / 1e9:.1f} GB free, {path.name} needs "
-                      f"{size / 1e9:.1f} GB.")
+def require_room(files: dict[Path, int]) -> None:
+    """files: their sizes in bytes. Raises OSError where those of one disk do not fit together."""
+    by_disk: dict[int, list[Path]] = {}
+    for path in files:
+        by_disk.setdefault(path.parent.stat().st_dev, []).append(path)
+    for paths in by_disk.values():
+        free, needed = shutil.disk_usage(paths[0].parent).free, sum(files[path] for path in paths)
+        if free < needed:
+            names = " and ".join(f"{path.parent.name}/{path.name}" for path in paths)
+            raise OSError(f"The disk of ComfyUI's output folder has {free / 1e9:.1f} GB free, {names} "
+                          f"need{'s' if len(paths) == 1 else ''} {needed / 1e9:.1f} GB.")
 
 
 def in_words(kind: str, path: Path) -> str:

@@ -56,7 +56,7 @@ def _seeds_of_file(name) -> list[int]:
     try:
         with Image.open(folder_paths.get_annotated_filepath(name)) as picture:
             graph = json.loads(picture.info.get("prompt", "{}"))
-    except (OSError, ValueError):  # not a picture, or its text is another program's: nothing is known then
+    except (OSError, ValueError, RecursionError):  # no picture, or its text is another program's: nothing is known
         return []
     nodes = graph.values() if isinstance(graph, dict) else ()
     return [seed for node in nodes if isinstance(node, dict) and isinstance(node.get("inputs"), dict)

@@ -206,6 +206,26 @@ def quantize_paths(options: argparse.Namespace) -> tuple[Path, Path]:
     return file, out
 
 
+def require_room(file: Path, target: str, out: Path) -> None:
+    """Refuse a disk that cannot take what will be made, by the header of the file. Needs the environment's packages."""
+    from ..model import checkpoint, layouts, quantised
+    from ..model.files import CheckpointError, open_checkpoint
+    from .quantize import FORMATS
+    try:
+        files = open_checkpoint(file)
+        text = checkpoint.is_text_encoder(files.tensors)
+        detect = checkpoint.detect_text_encoder if text else checkpoint.detect_transformer
+        found = detect(files.tensors, files.config, file.name, quantised.settings_of(files))
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+    shapes = {layouts.text_encoder_to_comfy(name) if text else name: shape for name, shape in found.shapes.items()}
+    needed = quantised.saved_size(shapes, FORMATS[target], checkpoint.stored_dtype(files.tensors).itemsize)
+    free = shutil.disk_usage(out.parent).free
+    if free < needed:
+        raise UserError(f"The disk of {out.parent} has {free / 1e9:.1f} GB free, {out.name} needs about "
+                        f"{needed / 1e9:.1f} GB: choose another --out.")
+
+
 def find_installation(options: argparse.Namespace) -> Installation:
     """The ComfyUI that the person names, or the pack's own environment, which is set up if it is not there."""
     named = options.comfyui or os.environ.get("COMFYUI_PATH")
@@ -233,7 +253,8 @@ def run_command(options: argparse.Namespace) -> int:
         "demo": lambda: commands.demo(place, options.out),
         "serve": lambda: commands.serve(place, options.port, options.models),
         "run": lambda: commands.run(place, options.file, options.set, options.models, options.out),
-        "quantize": lambda: commands.quantize(place, options.file, options.format, options.out),
+        "quantize": lambda: (require_room(options.file, options.format, options.out)
+                             or commands.quantize(place, options.file, options.format, options.out)),
         "test": lambda: commands.test(place, options.rest),
         "bench": lambda: commands.bench(place, options.rest),
         "make": lambda: make.run(place.comfyui, options.target, options.rest),

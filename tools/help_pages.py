@@ -18,7 +18,8 @@ FOLDER = ROOT / "js" / "docs"
 TRANSLATION = ROOT / "locales" / "zh" / "nodeDefs.json"
 GROWING = "COMFY_AUTOGROW_V3"
 # Menus that differ from machine to machine.
-FROM_FOLDERS = {"diffusion_model", "text_encoder", "vae", "font", "enhancer", "system_prompt"}
+FROM_FOLDERS = {"diffusion_model", "text_encoder", "vae", "vision_projector", "lora", "font", "enhancer",
+                "system_prompt"}
 
 
 @dataclass(frozen=True)

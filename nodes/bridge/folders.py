@@ -42,15 +42,18 @@ def choices(part: Part) -> list[str]:
     """Names for the loader's menu: files, then folders, which end in a slash and stand for their files, and at the
     end the built-in miniature."""
     folders = checkpoint_folders(part)
-    # Files of a folder that is one choice, and those of the other parts of a pipeline, are no choices of their own.
-    inside = tuple(folders) + tuple(name for other in _PARTS if other != part
-                                    for name in checkpoint_folders(Part(part.folder, other.subfolder))
-                                    if name.endswith(f"/{other.subfolder}/"))
+    # Files of the other parts of a pipeline are no choices, nor are those that a folder stands for: all but GGUF files.
+    others = tuple(name for other in _PARTS if other != part
+                   for name in checkpoint_folders(Part(part.folder, other.subfolder))
+                   if name.endswith(f"/{other.subfolder}/"))
     files = [name for name in folder_paths.get_filename_list(part.folder)
              if name.lower().endswith(".safetensors") and not SHARD.match(PurePath(name).name)]
-    files = [name for name in files if not PurePath(name).as_posix().startswith(inside)]
     gguf = [name for name in _gguf_names(part) if not llama_cpp.is_projector_name(name)] if part in GGUF_PARTS else []
-    return [*files, *gguf, *sorted(folders), miniature.NAME]
+    return [*_outside((*folders, *others), files), *_outside(others, gguf), *sorted(folders), miniature.NAME]
+
+
+def _outside(folders: tuple[str, ...], names: list[str]) -> list[str]:
+    return [name for name in names if not PurePath(name).as_posix().startswith(folders)]
 
 
 def projectors() -> list[str]:

@@ -54,18 +54,23 @@ def patches_below(prefix: str, patcher) -> dict[str, list]:
     return {name.removeprefix(prefix): patches for name, patches in patcher.patches.items() if name.startswith(prefix)}
 
 
+def check(network: Network, name: str) -> None:
+    """Raises ValueError for a network that cannot be written. name: of the file."""
+    if any(getattr(layer, "quant_format", None) == "gguf" for layer in network.module.modules()):
+        raise ValueError(f"{name} cannot be written in the official layout while its matrices are GGUF's: choose "
+                         f"another weight_format than 'as stored' in the loader.")
+
+
 def save(path: Path, network: Network, progress: Callable[[int, int], None]) -> None:
     """Write the weights, LoRAs baked in, as one file in the official layout.
 
     A layer keeps its format; progress(done, total) may raise to cancel. Raises WriteError.
     """
+    check(network, path.name)
     # Weights that are patched in place get their own values back, and the device its memory.
     comfy.model_management.unload_all_models()
     state = network.module.state_dict()
     groups = list(_groups(state))
-    if any(_format(name, state) == "gguf" for name in state):
-        raise ValueError(f"{path.name} cannot be written in the official layout while its matrices are GGUF's: choose "
-                         f"another weight_format than 'as stored' in the loader.")
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for done, group in enumerate(groups, start=1):
@@ -76,11 +81,6 @@ def save(path: Path, network: Network, progress: Callable[[int, int], None]) -> 
     names = [network.official(each) for name in state for each in (name, layouts.fused_mlp(name))]
     config = {"config": json.dumps(network.origin.config)} if network.origin.config else {}
     writer.write(path, names, tensors(), {"format": "pt"} | config)
-
-
-def _format(name: str, state: Mapping[str, Tensor]) -> str | None:
-    """The format that a mark among the parameters gives its layer."""
-    return json.loads(state[name].numpy().tobytes())["format"] if name.endswith(quantised.MARK) else None
 
 
 def _groups(state: Mapping[str, Tensor]) -> Iterator[tuple[str, ...]]:

@@ -1,5 +1,9 @@
 """Opening files and folders: what is missing or damaged is said in one sentence."""
+import builtins
+import errno
+import io
 import json
+import os
 
 import pytest
 import torch
@@ -47,6 +51,34 @@ def test_gone(tmp_path):
         open_checkpoint(tmp_path / "gone.safetensors")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.gguf", "config.json"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_what_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch, name, number):
+    """As a lock of Windows, a failing disk or a network share that is gone have it."""
+    path = write(tmp_path / ("model.gguf" if "gguf" in name else "model.safetensors"))
+    (tmp_path / "config.json").write_text("{}")
+    real = io.open
+
+    def locked(file, *args, **kwargs):
+        if str(file).endswith(name):
+            raise OSError(number, os.strerror(number), str(file))
+        return real(file, *args, **kwargs)
+
+    for module in (io, builtins):  # for pathlib and for numpy
+        monkeypatch.setattr(module, "open", locked)
+    with pytest.raises(CheckpointError, match=rf"^{name} cannot be read \({os.strerror(number)}\): see that you may"):
+        open_checkpoint(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows asks for rights to make links")
+def test_a_link_to_itself(tmp_path):
+    """One that the system itself refuses to open."""
+    for name in ("model.safetensors", "model.gguf"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+        with pytest.raises(CheckpointError, match=rf"^{name} cannot be read \({os.strerror(errno.ELOOP)}\)"):
+            open_checkpoint(tmp_path / name)
+
+
 def shards(folder, index: bool):
     names = [f"model-{n:05}-of-00003.safetensors" for n in (1, 2, 3)]
     for number, name in enumerate(names):
@@ -84,7 +116,7 @@ def test_missing_shard_is_named(tmp_path, index):
         open_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"weight_map": []}'])
+@pytest.mark.parametrize("content", ["{}", '{"weight_map": []}'])
 def test_an_index_of_another_form(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(CheckpointError, match="model.safetensors.index.json in .* is not an index of tensors"):

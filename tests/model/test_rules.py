@@ -49,8 +49,8 @@ def test_only_the_bridge_is_given_comfyui_internals(path):
 MODEL_ORDER = ("sentences", "frozen", "latents", "spec", "layouts", "lora", "sizes", "editing", "regions", "text_match",
                "text_report", "ocr", "glyphs", "prompt", "quotation", "briefs", "languages", "wording", "enhancement",
                "outline", "schedule", "rope", "kernels", "prefix", "streaming", "prefetch", "transformer",
-               "vae_layers", "bands", "vae", "vae_memory", "ggml", "files", "writer", "deck", "llama_cpp", "quantised",
-               "checkpoint", "enhancer_checkpoint")
+               "vae_layers", "bands", "vae", "vae_memory", "ggml", "finite", "files", "configuration", "writer", "deck",
+               "llama_cpp", "quantised", "checkpoint", "enhancer_checkpoint")
 
 
 @pytest.mark.parametrize("path", [path for path in files("model") if path.name != "__init__.py"],

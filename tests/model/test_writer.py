@@ -81,6 +81,15 @@ def test_the_disk_is_said_to_be_full_where_it_is(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_error_without_a_number_is_said_in_its_own_words(tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError("the share is gone")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(writer.WriteError, match=r"^a.safetensors could not be written: the share is gone. Nothing is"):
+        writer.write(tmp_path / "a.safetensors", ["a"], [("a", torch.zeros(10))], {})
+
+
 KILLED = """
 import os, signal, sys, torch
 sys.path.insert(0, sys.argv[1])

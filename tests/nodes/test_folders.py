@@ -78,6 +78,15 @@ def test_a_pipeline_in_the_diffusers_folder_serves_all_parts(folders, tmp_path):
         assert folders.resolve(part, f"Qwen-Image-2.1/{subfolder}/").name == subfolder
 
 
+def test_gguf_files_of_a_pipeline(folders, tmp_path):
+    """Of another part: no choice. Beside the own files of a folder: one, for the folder stands for those alone."""
+    root = tmp_path / "diffusion_models" / "Qwen-Image-2.1"
+    pipeline(root)
+    add(root, "transformer/q8.gguf", "text_encoder/q8.gguf")
+    assert folders.choices(folders.TRANSFORMER) == ["Qwen-Image-2.1/transformer/q8.gguf", "Qwen-Image-2.1/transformer/",
+                                                    "miniature"]
+
+
 def test_a_folder_of_unrelated_files_stays_files(folders, tmp_path):
     add(tmp_path / "vae" / "mine", "a.safetensors", "b.safetensors", "config.json")
     assert set(folders.choices(folders.VAE)) == {"mine/a.safetensors", "mine/b.safetensors", "miniature"}

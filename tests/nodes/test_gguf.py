@@ -92,6 +92,19 @@ def test_a_gguf_file_can_become_another_format(comfyui, plain, tmp_path):
     assert 1e-4 < error(files.velocity(files.load(path, weight_format="int8 (ConvRot)")), wanted) < 0.02
 
 
+@pytest.mark.parametrize("weight_format", ["as stored", "bf16", "fp8"])
+def test_damage_in_blocks_is_named(comfyui, plain, tmp_path, weight_format):
+    from qwen_image_2.nodes.bridge.diffusion import load_model
+    name, state = "transformer_blocks.1.attn.to_v.weight", tiny.to_comfy_transformer(plain)
+    path = write(tmp_path / "nan.gguf", state, "Q8_0")
+    content = path.read_bytes()
+    blocks = pack(state[name], "Q8_0").tobytes()
+    assert content.count(blocks) == 1
+    path.write_bytes(content.replace(blocks, blocks[:34] + b"\0\x7e" + blocks[36:]))
+    with pytest.raises(CheckpointError, match=f"^nan.gguf is damaged: the tensor {name} holds NaN or infinite values"):
+        load_model(path, "nan.gguf", "base", weight_format)
+
+
 def test_loras_reach_packed_matrices(comfyui, plain, tmp_path):
     import comfy.model_management
 

@@ -140,9 +140,44 @@ def test_a_disk_without_room_is_said_before_anything_is_written(comfyui, path, t
     from qwen_image_2.nodes import save as node
     monkeypatch.setattr(node.folder_paths, "get_output_directory", lambda: str(tmp_path))
     monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
-    with pytest.raises(OSError, match=r"^The disk of ComfyUI's output folder has 0.0 GB free, x_00001_.safetensors"):
+    with pytest.raises(OSError, match=r"^The disk of ComfyUI's output folder has 0.0 GB free, diffusion_models/"
+                                      r"x_00001_.safetensors needs"):
         node.QwenImage2SaveQuantized.execute("x", model=load(path, "fp8"))
     assert not [each for each in tmp_path.rglob("*") if each.is_file()]
+
+
+def test_two_files_must_fit_together(comfyui, path, clip, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from qwen_image_2.nodes import save as node
+    model = load(path, "fp8")
+    sizes = node.diffusion_network(model).size, node.text_network(clip).size
+    monkeypatch.setattr(node.folder_paths, "get_output_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=sum(sizes) - 1))
+    with pytest.raises(OSError, match="diffusion_models/x_00001_.safetensors and clip/x_00001_.safetensors need "):
+        node.QwenImage2SaveQuantized.execute("x", model=model, clip=clip)
+    assert not [each for each in tmp_path.rglob("*") if each.is_file()]
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_unloaded_or_written(comfyui, clip, plain, tmp_path,
+                                                                                 monkeypatch):
+    import comfy.model_management
+
+    from qwen_image_2.nodes import save as node
+    from qwen_image_2.tests.nodes import test_gguf
+    packed = load(test_gguf.write(tmp_path / "q8.gguf", tiny.to_comfy_transformer(plain), "Q8_0"))
+    plain_clip = node.text_network(clip)
+    monkeypatch.setattr(node.folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
+    monkeypatch.setattr(node, "text_network", lambda clip: plain_clip._replace(module=packed.model.diffusion_model))
+    monkeypatch.setattr(comfy.model_management, "unload_all_models", lambda: pytest.fail("unloaded"))
+    with pytest.raises(ValueError, match="The clip x cannot be written in the official layout while its matrices are"):
+        node.QwenImage2SaveQuantized.execute("x", model=load_plain(tmp_path, plain), clip=clip)
+    with pytest.raises(ValueError, match="q.safetensors cannot be written in the official layout"):
+        save(tmp_path / "q.safetensors", packed)
+
+
+def load_plain(folder, plain):
+    return load(files.write(tiny.to_comfy_transformer(plain), folder / "p.safetensors"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="limits of a process are POSIX")
@@ -219,6 +254,29 @@ def test_the_command_line_makes_a_file_of_either_network(comfyui, path, referenc
     quantize(comfyui, path, "int8", tmp_path / "int8.safetensors")
     with safe_open(tmp_path / "int8.safetensors", "pt") as file:
         assert sum(name.endswith(quantised.MARK) for name in file.keys()) > 10  # noqa: SIM118 (not a mapping)
+
+
+@pytest.mark.parametrize("target", ["int8", "fp8", "4-bit"])
+@pytest.mark.parametrize("part", ["diffusion_models", "text_encoders"])
+def test_the_command_line_knows_the_size_beforehand(comfyui, path, reference, tmp_path, monkeypatch, part, target):
+    from types import SimpleNamespace
+
+    from qwen_image_2.tools import command_line
+    from qwen_image_2.tools.errors import UserError
+    from qwen_image_2.tools.quantize import quantize
+    if part == "text_encoders":
+        path = text_files.write(reference.text_encoder.state_dict(), tmp_path / "plain.safetensors")
+    out = tmp_path / "made.safetensors"
+    quantize(comfyui, path, target, out)
+    with safe_open(out, "pt") as file:  # without the header, which is large in so small a file
+        size = sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118 (not a mapping)
+    for free, fits in ((1.05 * size, True), (0.95 * size, False)):
+        monkeypatch.setattr(command_line.shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        if fits:
+            command_line.require_room(path, target, out)
+        else:
+            with pytest.raises(UserError, match=r"free, made.safetensors needs about \d.\d GB: choose another --out"):
+                command_line.require_room(path, target, out)
 
 
 def test_the_command_line_refuses_in_one_sentence(comfyui, vae_file, tmp_path):

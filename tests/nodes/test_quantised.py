@@ -185,6 +185,20 @@ def test_scales_of_another_shape_are_refused(comfyui, plain, tmp_path, name, sha
         load(write(stored, tmp_path / "broken.safetensors"))
 
 
+@pytest.mark.parametrize("name, last, pattern, bare", [
+    ("fp8 e4m3", "weight", 0x7F, False), ("fp8 e4m3", "weight", 0xFF, False), ("fp8 e5m2", "weight", 0xFC, False),
+    ("mxfp8", "weight", 0xFF, False), ("mxfp8", "weight_scale", 0xFF, False), ("mxfp8", "weight_scale", 0xFF, True),
+    ("nvfp4", "weight_scale", 0x7F, False), ("nvfp4", "weight_scale", 0xFF, True)])
+def test_damage_in_quantised_matrices_is_named(comfyui, plain, tmp_path, name, last, pattern, bare):
+    """bare: older files hold the scales of blocks as bytes."""
+    stored, _ = quantise(plain, name)
+    tensor = stored[f"{LAYER}.{last}"] = stored[f"{LAYER}.{last}"].clone()
+    tensor.view(torch.uint8)[5, 1] = pattern
+    stored[f"{LAYER}.{last}"] = tensor.view(torch.uint8) if bare else tensor
+    with pytest.raises(CheckpointError, match=f"^nan.safetensors is damaged: the tensor {LAYER}.{last} holds NaN or"):
+        load(write(stored, tmp_path / "nan.safetensors"))
+
+
 def test_the_official_int8_file(comfyui, plain, tmp_path):
     """qwen_image_2.1_int8_convrot: six matrices of each block, the rest bf16, marks in the file and no metadata."""
     stored, rounded = quantise({name: value.bfloat16().float() for name, value in plain.items()}, "int8 ConvRot")

@@ -127,6 +127,17 @@ def test_the_same_inputs_are_not_computed_again(client, models):
     assert "enhance" not in client.run(nodes(RANDOM, seed=5, max_tokens=8)).cached, "another system prompt"
 
 
+def test_an_edited_system_prompt_counts_where_the_switch_is_linked(client, models):
+    def run():
+        graph = nodes(RANDOM, seed=9, max_tokens=4, enabled=["switch", 0])
+        return client.run(graph | {"switch": node("PrimitiveBoolean", value=True)})
+
+    run()
+    assert "enhance" in run().cached
+    (models / "text_encoders" / PROMPTS).write_text("You write quite other prompts.", encoding="utf-8")
+    assert "enhance" not in run().cached
+
+
 def test_progress_counts_tokens(client):
     events = []
     result = client.run(nodes(RANDOM, seed=7, max_tokens=100), on_event=events.append)

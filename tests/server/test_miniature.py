@@ -4,6 +4,9 @@ from dataclasses import replace
 import numpy
 import pytest
 
+from qwen_image_2.tests.server import conftest as here
+from qwen_image_2.tests.server.conftest import node
+from qwen_image_2.tools.client import WorkflowError
 from qwen_image_2.tools.miniature import judge, scenes
 from qwen_image_2.tools.miniature.examples import Example
 from qwen_image_2.tools.miniature.painter import Painter
@@ -77,6 +80,47 @@ def test_an_edit_changes_what_it_says_and_nothing_else(painter, edit):
     picture = painter.paint(edit, seed=1)
     assert judge.compare(judge.look(picture), edit.target).all
     assert judge.psnr_of_kept(picture, SOURCE, edit.target) > 25
+
+
+SEPARATE = {
+    "diffusion_model": ("QwenImage2LoadModel", {"variant": "auto", "weight_format": "as stored"}),
+    "text_encoder": ("QwenImage2LoadTextEncoder", {"weight_format": "as stored"}),
+    "vae": ("QwenImage2LoadVAE", {}),
+}
+
+
+@pytest.mark.parametrize("part", SEPARATE)
+def test_every_loader_says_that_it_is_the_miniature(client, part):
+    kind, others = SEPARATE[part]
+    graph = {"loader": node(kind, **{part: "miniature"}, **others),
+             "shown": node("PreviewAny", source=["loader", 0])}
+    client.free()
+    said = client.run(graph).messages["loader"]
+    assert len(said) == 2 and said[0].startswith("miniature: ") and "not Qwen-Image" in said[1]
+
+
+def test_the_combined_loader_says_it_once(painter, client):
+    client.free()
+    said = [line for lines in client.run(painter.graph(PROMPTS[0])).messages.values() for line in lines]
+    assert sum("not Qwen-Image" in line for line in said) == 1
+    assert sum(line.startswith("miniature: ") for line in said) == 3
+
+
+@pytest.mark.parametrize("real", [{"vae": here.WAN_VAE}, {"text_encoder": here.TEXT_ENCODER},
+                                  {"diffusion_model": here.FUSED, "vae": here.WAN_VAE}])
+def test_some_parts_of_the_miniature_are_refused(client, real):
+    chosen = dict.fromkeys(SEPARATE, "miniature") | real
+    with pytest.raises(WorkflowError, match="choose miniature three times, or three real files"):
+        client.run(here.Graph(**chosen).nodes())
+
+
+def test_a_text_encoder_of_another_width_from_a_loader_of_its_own(client):
+    graph = here.Graph(*["miniature"] * 3, steps=1).nodes()
+    graph["other"] = node("QwenImage2LoadTextEncoder", text_encoder=here.TEXT_ENCODER, weight_format="as stored")
+    graph["prompt"]["inputs"]["clip"] = ["other", 0]
+    with pytest.raises(WorkflowError, match="64.*128") as raised:
+        client.run(graph)
+    assert "\n" not in raised.value.message
 
 
 def test_the_loader_says_that_it_is_the_miniature(painter, client):

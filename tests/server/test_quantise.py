@@ -37,9 +37,20 @@ def test_a_saved_model_and_text_encoder_draw_what_they_drew(client):
 
 @pytest.mark.parametrize("inputs, words", [
     ({}, "Nothing to save: connect a model, a text encoder, or both"),
-    ({"model": ["loader", 0], "filename_prefix": "../../outside"}, "outside the output folder is not allowed"),
+    *(({"model": ["loader", 0], "filename_prefix": name}, words) for name, words in (
+        ("../../outside", "The name '../../outside' leaves ComfyUI's output folder: choose a name, or folders below"),
+        ("../beside", "The name '../beside' leaves"), ("C:\\x", "leaves ComfyUI's output folder"),
+        ("below/", "'below/' is not a name for files"))),
 ])
 def test_what_cannot_be_saved_is_refused(client, inputs, words):
     nodes = {"loader": Graph().nodes()["loader"], "save": save(**{"filename_prefix": "x", **inputs})}
-    with pytest.raises(WorkflowError, match=words):
+    with pytest.raises(WorkflowError, match=words) as raised:
+        client.run(nodes)
+    assert "\n" not in raised.value.message
+
+
+def test_a_linked_name_is_checked_as_well(client):
+    nodes = {"loader": Graph().nodes()["loader"], "name": node("PrimitiveString", value="../beside"),
+             "save": save(model=["loader", 0], filename_prefix=["name", 0])}
+    with pytest.raises(WorkflowError, match="The name '../beside' leaves"):
         client.run(nodes)
