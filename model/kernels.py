@@ -50,7 +50,7 @@ class Kernels:
     attention: Callable[..., Tensor] = attention
     norm_rope: Callable[..., tuple[Tensor, Tensor]] = norm_rope
     scaled_layer_norm: Callable[..., Tensor] = scaled_layer_norm
-    # Rotations (S, C/2) in whatever form norm_rope wants, made once for a pass through all blocks.
+    # Rotations (S, C/2) on the CPU -> in whatever form norm_rope wants, made once for a pass through all blocks.
     prepare_rotations: Callable[[Tensor], Tensor] = lambda rotations: rotations
 
 

@@ -236,8 +236,8 @@ class Transformer(nn.Module):
         return scale1, gate1.tanh(), scale2, gate2.tanh()
 
     def _rope(self, positions: Tensor, device) -> Tensor:
-        table = rotations(positions, self.spec.rope_axes, self.spec.rope_theta, device)
-        return self.kernels.prepare_rotations(table)
+        table = rotations(positions, self.spec.rope_axes, self.spec.rope_theta)
+        return self.kernels.prepare_rotations(table).to(device)
 
     def _prefix_tokens(self, condition: Condition, segments: list[Segment], dtype: torch.dtype) -> Tensor:
         """Embed each segment and line them up (P, T, D). References go through img_in, like the target."""
