@@ -1,4 +1,6 @@
 """The VAE in this process."""
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -105,3 +107,8 @@ def test_doubling_gets_its_weights_from_comfyui(comfyui):
     x = torch.randn(1, 4, 5, 3)
     expected = F.conv2d(F.interpolate(x, scale_factor=2), layer.weight.float(), layer.bias.float(), padding=1)
     assert error(layer(x).float(), expected) < 1e-5
+    taps = layer.taps(x)
+    assert torch.equal(layer(x, taps), layer(x))
+    places = [tensor.untyped_storage().data_ptr()
+              for tensor in (layer.weight, layer.bias, *itertools.chain(*taps.weights), taps.bias)]
+    assert len(set(places)) == 7, "ComfyUI may take back what it has made ready"
