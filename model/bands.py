@@ -140,5 +140,17 @@ def up_block(block: UpBlock, rows: Rows, height: int, size: int) -> Rows:
             doubled.put(duplicate_up(few, block.channels, block.video))
         return doubled.take(count)
 
+    upsampler = _folded_once(block.upsampler.resample[1])
     return each(lambda chunk: chunk + shortcut(chunk.shape[2]),
-                convolution(block.upsampler, chunked(rows, size // 4), height, factor=2))
+                convolution(upsampler, chunked(rows, size // 4), height, factor=2))
+
+
+def _folded_once(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A doubling that folds its weights for the first chunk, and keeps them as long as the rows flow."""
+    taps = []
+
+    def double(chunk: Tensor) -> Tensor:
+        if not taps:
+            taps.append(layer.taps(chunk))
+        return layer(chunk, *taps)
+    return double

@@ -48,7 +48,7 @@ def reference_size(width: int, height: int, resolution: int | None) -> tuple[int
 def resize(image: Tensor, width: int, height: int) -> Tensor:
     """Picture (H, W, 3 or 4) in [0, 1] -> RGBA (1, height, width, 4), Lanczos in 8 bits as the reference does it."""
     values = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    picture = Image.fromarray(values, "RGBA" if values.shape[-1] == 4 else "RGB").convert("RGBA")
+    picture = Image.fromarray(values).convert("RGBA")  # of three or four channels
     resized = picture.resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(resized).astype(np.float32) / 255).unsqueeze(0)
 

@@ -25,10 +25,11 @@ def _half(data: Tensor) -> Tensor:
     return data.contiguous().view(torch.float16).float()
 
 
-def _parts(data: Tensor, shifts: tuple[int, ...], mask: int, group: int) -> Tensor:
-    """Bytes cut into groups; each group's bits at every shift in turn (blocks, values)."""
-    shift = torch.tensor(shifts, dtype=torch.uint8, device=data.device).view(1, 1, -1, 1)
-    return (data.unflatten(1, (-1, 1, group)) >> shift & mask).flatten(1)
+def _parts(data: Tensor, bits: int, group: int) -> Tensor:
+    """Bytes cut into groups; of each group first the lowest so many bits, then the next ones (blocks, values)."""
+    # Counted on the device: copying a list there would make the host wait for it, once for every matrix.
+    shift = torch.arange(0, 8, bits, dtype=torch.uint8, device=data.device).view(1, 1, -1, 1)
+    return (data.unflatten(1, (-1, 1, group)) >> shift & (1 << bits) - 1).flatten(1)
 
 
 def _q8_0(data: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ def _q8_0(data: Tensor) -> Tensor:
 
 
 def _q4_0(data: Tensor) -> Tensor:
-    return _half(data[:, :2]) * (_parts(data[:, 2:], (0, 4), 15, 16).float() - 8)
+    return _half(data[:, :2]) * (_parts(data[:, 2:], 4, 16).float() - 8)
 
 
 def _scales_and_minima(data: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,19 +53,19 @@ def _scales_and_minima(data: Tensor) -> tuple[Tensor, Tensor]:
 
 def _q4_k(data: Tensor) -> Tensor:
     scales, minima = _scales_and_minima(data)
-    values = _parts(data[:, 16:], (0, 4), 15, 32).unflatten(1, (8, 32))
+    values = _parts(data[:, 16:], 4, 32).unflatten(1, (8, 32))
     return (scales * values.float() - minima).flatten(1)
 
 
 def _q5_k(data: Tensor) -> Tensor:
     scales, minima = _scales_and_minima(data)
-    fifth = _parts(data[:, 16:48], tuple(range(8)), 1, 32)
-    values = (_parts(data[:, 48:], (0, 4), 15, 32) | fifth << 4).unflatten(1, (8, 32))
+    fifth = _parts(data[:, 16:48], 1, 32)
+    values = (_parts(data[:, 48:], 4, 32) | fifth << 4).unflatten(1, (8, 32))
     return (scales * values.float() - minima).flatten(1)
 
 
 def _q6_k(data: Tensor) -> Tensor:
-    low, high = _parts(data[:, :128], (0, 4), 15, 64), _parts(data[:, 128:192], (0, 2, 4, 6), 3, 32)
+    low, high = _parts(data[:, :128], 4, 64), _parts(data[:, 128:192], 2, 32)
     scales = _half(data[:, 208:]) * data[:, 192:208].contiguous().view(torch.int8).float()
     values = (low | high << 4).unflatten(1, (16, 16)).float() - 32
     return (scales.unsqueeze(-1) * values).flatten(1)

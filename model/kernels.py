@@ -7,6 +7,7 @@ Shapes: B batch, Q query tokens, K key tokens, H heads, C channels of a head, S 
 """
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,9 @@ class Kernels:
     attention: Callable[..., Tensor] = attention
     norm_rope: Callable[..., tuple[Tensor, Tensor]] = norm_rope
     scaled_layer_norm: Callable[..., Tensor] = scaled_layer_norm
-    # Rotations (S, C/2) in whatever form norm_rope wants, made once for a pass through all blocks.
+    # A scale (B or 1, 1, D) in whatever form scaled_layer_norm wants, made once for a pass through all blocks.
+    prepare_scale: Callable[[Tensor], Any] = lambda scale: scale
+    # Rotations (S, C/2) on the CPU -> in whatever form norm_rope wants, made once for a pass through all blocks.
     prepare_rotations: Callable[[Tensor], Tensor] = lambda rotations: rotations
 
 

@@ -25,13 +25,13 @@ def image_positions(start: int, height: int, width: int) -> torch.Tensor:
     ], dim=-1).reshape(-1, 3)
 
 
-def rotations(positions: torch.Tensor, axes: tuple[int, int, int], theta: float, device=None) -> torch.Tensor:
+def rotations(positions: torch.Tensor, axes: tuple[int, int, int], theta: float) -> torch.Tensor:
     """Positions (S, 3) -> unit complex numbers (S, C/2), complex64; `axes` are each axis's rotary channels.
 
-    Angles are computed on the CPU: they are few, and every device then gets the very same numbers.
+    On the CPU: they are few, every device then gets the very same numbers, and not every one knows complex numbers.
     """
     angles = torch.cat([
         torch.outer(positions[:, i].float(), 1.0 / torch.pow(theta, torch.arange(0, channels, 2).float() / channels))
         for i, channels in enumerate(axes)
     ], dim=1)
-    return torch.polar(torch.ones_like(angles), angles).to(device)
+    return torch.polar(torch.ones_like(angles), angles)

@@ -8,6 +8,7 @@ T prefix tokens, D width, H heads, C channels of a head, M hidden width of the M
 """
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,9 @@ from .spec import TransformerSpec
 from .streaming import Streamer
 
 TIME_CHANNELS = 256
+
+# Scale and gate for attention, then for the MLP; scales as the kernels want them (kernels.py).
+Modulation = tuple[Any, Tensor, Any, Tensor]
 
 # attend(q, k, v) -> attended values; q, k, v (B, S, H, C) -> (B, S, H * C)
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -126,8 +130,8 @@ class Block(nn.Module):
         self.attn = Attention(spec, ops, kernels, **factory)
         self.img_mlp = SwiGLU(spec, ops, **factory)
 
-    def forward(self, x: Tensor, modulation: tuple[Tensor, ...], rope: Tensor, attend: Attend) -> Tensor:
-        """x (B, S, D); modulation: scale and gate for attention, then for the MLP, each (B or 1, 1, D)."""
+    def forward(self, x: Tensor, modulation: Modulation, rope: Tensor, attend: Attend) -> Tensor:
+        """x (B, S, D); modulation: see Transformer._modulation."""
         scale1, gate1, scale2, gate2 = modulation
         norm = self.kernels.scaled_layer_norm
         x = torch.addcmul(x, gate1, self.attn(norm(x, scale1, self.eps), rope, attend))
@@ -144,7 +148,8 @@ class OutputNorm(nn.Module):
         self.linear = ops.Linear(spec.dim, spec.dim, bias=False, **factory)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        return self.kernels.scaled_layer_norm(x, self.linear(F.silu(time)).unsqueeze(1), self.eps)
+        scale = self.linear(F.silu(time)).unsqueeze(1)  # (B, 1, D)
+        return self.kernels.scaled_layer_norm(x, self.kernels.prepare_scale(scale), self.eps)
 
 
 class Transformer(nn.Module):
@@ -230,14 +235,18 @@ class Transformer(nn.Module):
     def _blocks_in_turn(self) -> Iterator[Block]:
         return iter(self.transformer_blocks) if self.streamer is None else self.streamer.in_turn()
 
-    def _modulation(self, time: Tensor) -> tuple[Tensor, ...]:
-        """Time embedding (B, D) -> scale, tanh(gate), scale, tanh(gate), each (B, 1, D), the same for all blocks."""
+    def _modulation(self, time: Tensor) -> Modulation:
+        """Time embedding (B, D) -> prepared scale and tanh(gate) for attention, then for the MLP, each of (B, 1, D).
+
+        The same for all blocks.
+        """
         scale1, gate1, scale2, gate2 = self.modulation(time).unsqueeze(1).chunk(4, dim=-1)
-        return scale1, gate1.tanh(), scale2, gate2.tanh()
+        prepare = self.kernels.prepare_scale
+        return prepare(scale1), gate1.tanh(), prepare(scale2), gate2.tanh()
 
     def _rope(self, positions: Tensor, device) -> Tensor:
-        table = rotations(positions, self.spec.rope_axes, self.spec.rope_theta, device)
-        return self.kernels.prepare_rotations(table)
+        table = rotations(positions, self.spec.rope_axes, self.spec.rope_theta)
+        return self.kernels.prepare_rotations(table).to(device)
 
     def _prefix_tokens(self, condition: Condition, segments: list[Segment], dtype: torch.dtype) -> Tensor:
         """Embed each segment and line them up (P, T, D). References go through img_in, like the target."""

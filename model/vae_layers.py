@@ -8,6 +8,7 @@ output pixel depends only on its neighbourhood.
 Shapes: B batch, C channels of the level at hand, H x W pixels of the level at hand, h x w latents, Z 64.
 """
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -110,26 +111,55 @@ class Resample(nn.Module):
         return self.resample(x)
 
 
+class Taps(NamedTuple):
+    """What a doubling convolution computes with, see `doubling`."""
+
+    weights: list[list[Tensor]]  # (C', C, 2, 2) for each kind of output row, then column: even, odd
+    bias: Tensor
+
+
 def doubling(ops) -> type[nn.Module]:
     """A host's Conv2d that doubles its input first, each pixel to 2x2: (B, C, H, W) -> (B, C', 2H, 2W); kernel 3x3.
 
     The doubled picture is never made. Of the three rows that an output row sees, two are copies of one input row, and
     so with columns. Each of the four kinds of output pixel (even or odd row, even or odd column) is therefore a 2x2
-    convolution of the input with sums of the 3x3 weights: 4 products instead of 9. `_conv_forward` is where torch's
-    layer gets its weights, and where a host's gets them once they are on the device.
+    convolution of the input with sums of the 3x3 weights: 4 products instead of 9.
+
+    Summing takes longer than a small convolution: who calls often asks for the taps once and hands them in.
     """
     class DoublingConv2d(ops.Conv2d):
-        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            height, width = x.shape[-2:]
-            out = x.new_empty(x.shape[0], len(weight), 2 * height, 2 * width)
-            for row in (0, 1):
-                for column in (0, 1):
-                    taps = _folded(_folded(weight.float(), 2, row), 3, column).to(weight.dtype)
-                    padded = F.pad(x, (1 - column, column, 1 - row, row))
-                    out[:, :, row::2, column::2] = F.conv2d(padded, taps, bias)
-            return out
+        def forward(self, x: Tensor, taps: Taps | None = None) -> Tensor:
+            return _double(x, taps or self.taps(x))
+
+        def taps(self, x: Tensor) -> Taps:
+            """For inputs of x's dtype and on its device: copies, which hold until the weights change."""
+            taps = super().forward(x)
+            if not isinstance(taps, Taps):  # or the decoder would give pictures of half the size
+                raise RuntimeError("This version of ComfyUI or PyTorch computes convolutions in a way that the VAE of "
+                                   "Qwen-Image 2 does not know: update this pack.")
+            return taps
+
+        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Taps:
+            """Where torch's layer gets its weights, and where a host's gets them once they are on the device."""
+            return fold(weight, bias)
 
     return DoublingConv2d
+
+
+def fold(weight: Tensor, bias: Tensor) -> Taps:
+    """3x3 weights (C', C, 3, 3) -> the taps of a doubling, summed in fp32."""
+    rows = (_folded(weight.float(), 2, row) for row in (0, 1))  # (C', C, 2, 3)
+    return Taps([[_folded(taps, 3, column).to(weight.dtype) for column in (0, 1)] for taps in rows], bias.clone())
+
+
+def _double(x: Tensor, taps: Taps) -> Tensor:
+    height, width = x.shape[-2:]
+    out = x.new_empty(x.shape[0], len(taps.bias), 2 * height, 2 * width)
+    for row in (0, 1):
+        for column in (0, 1):
+            padded = F.pad(x, (1 - column, column, 1 - row, row))
+            out[:, :, row::2, column::2] = F.conv2d(padded, taps.weights[row][column], taps.bias)
+    return out
 
 
 def _folded(weight: Tensor, axis: int, odd: int) -> Tensor:

@@ -11,9 +11,9 @@ from .vae import CHUNK_BYTES
 # A picture that fits into one chunk of rows takes up to 1730 values per pixel; a larger one takes about twenty chunks,
 # and per pixel what the mid-block and the picture itself need.
 SMALL_VALUES_PER_PIXEL, VALUES_PER_PIXEL, CHUNKS = 1730, 50, 24
-# However small a chunk is wished, it has some rows, what they take at the least per column of pixels; and the weights
-# of a doubling are summed in fp32 (vae_layers.py), bytes per weight of the largest.
-VALUES_PER_COLUMN, BYTES_PER_SUMMED_WEIGHT = 110_000, 16
+# However small a chunk is wished, it has some rows, what they take at the least per column of pixels. And the weights
+# of a doubling are summed in fp32 (vae_layers.py), bytes per weight of the largest; all sums are kept for a decode.
+VALUES_PER_COLUMN, BYTES_PER_SUMMED_WEIGHT, SUMS_PER_WEIGHT = 110_000, 9, 4 * 4 / 9
 
 
 def expected(pixels: int, element: int) -> int:
@@ -23,9 +23,10 @@ def expected(pixels: int, element: int) -> int:
 
 
 def summed(decoder: nn.Module) -> int:
-    """Bytes that the largest of a decoder's doublings takes for its weights."""
-    convolutions = (block.upsampler.resample[1] for block in decoder.up_blocks if block.upsampler is not None)
-    return BYTES_PER_SUMMED_WEIGHT * max(convolution.weight.numel() for convolution in convolutions)
+    """Bytes that a decoder's doublings take for the sums of their weights."""
+    weights = [block.upsampler.resample[1].weight for block in decoder.up_blocks if block.upsampler is not None]
+    return math.ceil(BYTES_PER_SUMMED_WEIGHT * max(weight.numel() for weight in weights)
+                     + SUMS_PER_WEIGHT * sum(weight.nbytes for weight in weights))
 
 
 def least(height: int, width: int, element: int, summed: int) -> int:

@@ -5,7 +5,7 @@ from comfy_api.latest import io, ui
 
 from ..model import editing, sizes
 from ..model.sentences import Sentence
-from .bridge.text_encoder import check_clip
+from .bridge.text_encoder import check_clip, encode_together
 from .frontend import marks, only_with
 from .latent import empty_latent
 from .messages import tell
@@ -122,15 +122,10 @@ class QwenImage2EditEncode(io.ComfyNode):
         wanted, target, note = plan_sizes(references, resolution, canvas, width, height, grid_guard)
         pictures = [editing.resize(image, *size) for image, size in zip(references, wanted)]
         latents = [vae.encode(picture) for picture in pictures]
-        positive, negative = (encode(clip, text, pictures, latents) for text in (prompt, negative_prompt))
+        positive, negative = (node_helpers.conditioning_set_values(encoded, {"reference_latents": latents})
+                              for encoded in encode_together(clip, (prompt, negative_prompt), pictures))
         advice = None if named or len(references) == 1 else Sentence(
             "None of the {count} references is named in the prompt: say which is which with <image1>, <image2>, ...",
             count=len(references))
         return io.NodeOutput(positive, negative, empty_latent(*target, batch_size),
                              ui=tell(cls, note, advice) | for_the_page(images, pictures))
-
-
-def encode(clip, text: str, pictures: list[torch.Tensor], latents: list[torch.Tensor]):
-    """CONDITIONING of a prompt with its references: states and slots from the text encoder, latents beside them."""
-    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text, images=pictures))
-    return node_helpers.conditioning_set_values(conditioning, {"reference_latents": latents})

@@ -46,10 +46,16 @@ def kitchen_kernels(kitchen) -> Kernels:
         comfy.ops.uncast_bias_weight(norm_k, weight_k, None, stream_k)
         return out
 
-    def scaled_layer_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
-        return kitchen.adaln(x, scale, torch.zeros_like(scale), eps)
+    def scaled_layer_norm(x: Tensor, scale: tuple[Tensor, Tensor], eps: float) -> Tensor:
+        return kitchen.adaln(x, *scale, eps)
 
-    return Kernels(plain.attention, norm_rope, scaled_layer_norm, rotation_matrices)
+    return Kernels(plain.attention, norm_rope, scaled_layer_norm, with_zero_shift, rotation_matrices)
+
+
+def with_zero_shift(scale: Tensor) -> tuple[Tensor, Tensor]:
+    """comfy-kitchen shifts too. Its kernels copy rows that do not lie one after the other, at every call."""
+    scale = scale.contiguous()
+    return scale, torch.zeros_like(scale)
 
 
 def rotation_matrices(rotations: Tensor) -> Tensor:

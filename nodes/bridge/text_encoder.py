@@ -3,7 +3,9 @@
 The transformer reads the last decoder layer's output before the final norm, without the 14 tokens of the system
 turn. Core's prompt weights and textual inversions do not apply: the text goes to the tokenizer as it is.
 """
+import contextlib
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,6 +62,7 @@ class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
         nn.Module.__init__(self)
         self.spec = spec
         self.origin: Origin | None = None
+        self.seen: dict[Tensor, tuple[Tensor, dict]] | None = None  # see seeing_once
         self.label, self.weights = "", ""  # the files, and how their weights are stored, for people
         self.num_layers = spec.layers
         self.dtype = dtype
@@ -72,9 +75,21 @@ class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
         """Core would resize small images here; their size must stay what the VAE encodes."""
         if self.visual is None:
             raise ValueError(NO_VISION)
-        patches, grid = image_patches(embed["data"], self.spec.vision)
-        merged, deepstack = self.visual(patches.to(device), grid.to(device))
-        return merged, {"grid": grid, "deepstack": deepstack}
+        picture, seen = embed["data"], {} if self.seen is None else self.seen
+        if picture not in seen:
+            patches, grid = image_patches(picture, self.spec.vision)
+            merged, deepstack = self.visual(patches.to(device), grid.to(device))
+            seen[picture] = merged, {"grid": grid, "deepstack": deepstack}
+        return seen[picture]
+
+    @contextlib.contextmanager
+    def seeing_once(self):
+        """Inside, a picture, as this very tensor, passes through the vision tower once. Its weights must not change."""
+        self.seen = {}
+        try:
+            yield
+        finally:
+            self.seen = None
 
 
 def image_patches(image: Tensor, spec: VisionSpec) -> tuple[Tensor, Tensor]:
@@ -152,6 +167,18 @@ def over_white(image: Tensor) -> Tensor:
         return image
     colour, alpha = image[..., :3], image[..., 3:4]
     return ((colour * alpha + (1 - alpha)) * 255).round() / 255  # in 8 bits, as the reference composes
+
+
+def encode_together(clip, prompts: Sequence[str], pictures: Sequence[Tensor]) -> list:
+    """CONDITIONING of each prompt with the same references (1, H, W, 3 or 4), sides multiples of 32.
+
+    The vision tower sees each reference once for all prompts; where hooks on the CLIP change its weights while it
+    encodes, once for each.
+    """
+    shown = [over_white(picture) for picture in pictures]
+    once = language_model(clip).seeing_once() if clip.patcher.forced_hooks is None else contextlib.nullcontext()
+    with once:
+        return [clip.encode_from_tokens_scheduled(clip.tokenize(text, images=shown)) for text in prompts]
 
 
 def check_clip(clip, reads_pictures: bool = False) -> None:

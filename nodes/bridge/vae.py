@@ -1,4 +1,5 @@
 """The RGBA autoencoder as ComfyUI's VAE. Core's VAEDecode, VAEEncode and their tiled forms work on it."""
+import contextlib
 import copy
 import logging
 from collections.abc import Callable
@@ -97,21 +98,31 @@ class QwenImage2VAE(comfy.sd.VAE):
         self.memory_used_decode = lambda shape, dtype: needed(shape[2] * shape[3] * scale ** 2, dtype)
         self.memory_used_encode = lambda shape, dtype: needed(shape[2] * shape[3], dtype)
 
+    @contextlib.contextmanager
+    def _kept_to_peak(self):
+        """Inside, the network, which VAEs of one file share, keeps to this one's peak."""
+        network = self.first_stage_model
+        before, network.peak = network.peak, self.peak
+        try:
+            yield
+        finally:
+            network.peak = before
+
     def decode(self, *args, **kwargs):
-        self.first_stage_model.peak = self.peak  # which VAEs of one file share
-        return super().decode(*args, **kwargs)
+        with self._kept_to_peak():
+            return super().decode(*args, **kwargs)
 
     def encode(self, *args, **kwargs):
-        self.first_stage_model.peak = self.peak
-        return super().encode(*args, **kwargs)
+        with self._kept_to_peak():
+            return super().encode(*args, **kwargs)
 
     def decode_tiled(self, *args, **kwargs):
-        self.first_stage_model.peak = self.peak
-        return super().decode_tiled(*args, **kwargs)
+        with self._kept_to_peak():
+            return super().decode_tiled(*args, **kwargs)
 
     def encode_tiled(self, *args, **kwargs):
-        self.first_stage_model.peak = self.peak
-        return super().encode_tiled(*args, **kwargs)
+        with self._kept_to_peak():
+            return super().encode_tiled(*args, **kwargs)
 
     @property
     def largest_side(self) -> int:

@@ -30,6 +30,19 @@ def test_every_type_says_what_the_package_says(kind):
     torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ggml.BLOCKS)
+def test_nothing_is_copied_to_the_device(kind, monkeypatch):
+    """On a graphics card such a copy waits for everything before it; matrices are unpacked hundreds of times a step."""
+    def refuse(*arguments, **options):
+        raise AssertionError("made on the host")
+
+    data = torch.from_numpy(packed(kind)).to("meta")
+    monkeypatch.setattr(torch, "tensor", refuse)
+    monkeypatch.setattr(torch, "as_tensor", refuse)
+    monkeypatch.setattr(torch.Tensor, "to", refuse)
+    assert ggml.dequantise(data, kind).device.type == "meta"
+
+
 def test_rows_can_be_cut():
     data = torch.from_numpy(packed("Q5_K"))
     assert torch.equal(ggml.dequantise(data[1:], "Q5_K"), ggml.dequantise(data, "Q5_K")[1:])

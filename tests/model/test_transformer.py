@@ -8,6 +8,7 @@ from qwen_image_2.model import checkpoint
 from qwen_image_2.model.files import TensorInfo
 from qwen_image_2.model.kernels import TORCH
 from qwen_image_2.model.prefix import Condition, PrefixCache, RecomputedPrefix
+from qwen_image_2.model.spec import TransformerSpec
 from qwen_image_2.model.transformer import Transformer
 from qwen_image_2.tests import reference
 from qwen_image_2.tests.reference import error
@@ -195,6 +196,25 @@ def test_no_mask_for_images_and_none_of_target_size():
     model(target, sigma, model.encode_prefix(condition))
     # Prefix: image of 20, then 25 states of text (5 of 30 were the slot). The last block needs keys only.
     assert calls == [(20, 20, False), (25, 45, True), (24, 69, False), (24, 69, False)]
+
+
+def test_rotations_are_prepared_before_they_reach_the_device():
+    """Not every device knows complex numbers."""
+    prepared, used = [], []
+
+    def norm_rope(q, k, norm_q, norm_k, rope):
+        used.append((rope.device.type, rope.dtype))
+        return norm_q(q), norm_k(k)
+
+    def prepare(rotations):
+        prepared.append(rotations.device.type)
+        return torch.view_as_real(rotations)
+
+    kernels = replace(TORCH, norm_rope=norm_rope, prepare_rotations=prepare)
+    model = Transformer(TransformerSpec(layers=2, heads=2, context_dim=64), kernels=kernels, device="meta")
+    cache = model.encode_prefix(Condition(torch.empty(1, 5, 64, device="meta")))
+    model(torch.empty(1, 64, 4, 6, device="meta"), torch.empty(1, device="meta"), cache)
+    assert prepared == ["cpu", "cpu"] and set(used) == {("meta", torch.float32)} and len(used) == 4
 
 
 def test_gradients_flow_through_prefix_and_target():

@@ -1,4 +1,8 @@
 """The autoencoder against diffusers."""
+import contextlib
+import itertools
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -79,6 +83,46 @@ def test_four_small_convolutions_are_doubling_and_a_large_one(size):
     x = torch.randn(2, 6, *size)
     expected = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), layer.weight, layer.bias, padding=1)
     assert error(layer(x), expected) < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fails", [False, True])
+def test_weights_are_folded_once_for_a_decode_and_kept_no_longer(pair, fails, monkeypatch):
+    """However many chunks there are: at 2048 x 2048 the doublings are called 69 times."""
+    _, ours = pair
+    calls, folds, kept = [], [], []
+    fold, double = vae_layers.fold, vae_layers._double
+
+    def counted_fold(weight, bias):
+        taps = fold(weight, bias)
+        folds.append(weight.shape)
+        kept.extend(map(weakref.ref, [*itertools.chain(*taps.weights), taps.bias]))
+        return taps
+
+    def counted_double(x, taps):
+        calls.append(x.shape)
+        if fails and len(calls) == 12:
+            raise InterruptedError
+        return double(x, taps)
+
+    monkeypatch.setattr(vae_layers, "fold", counted_fold)
+    monkeypatch.setattr(vae_layers, "_double", counted_double)
+    with contextlib.suppress(InterruptedError):
+        ours.decode(torch.randn(1, 64, 16, 4), chunk_bytes=1)
+    assert len(calls) == 12 if fails else len(calls) > 12
+    assert len(folds) == 4 and len(kept) == 4 * 5
+    assert not any(reference() is not None for reference in kept)
+
+
+def test_a_host_that_computes_otherwise_is_refused():
+    """Its layer would not double, and the picture would be of half the size."""
+    class Host:
+        class Conv2d(torch.nn.Conv2d):
+            def forward(self, x):
+                return F.conv2d(x, self.weight, self.bias, padding=1)
+
+    with pytest.raises(RuntimeError, match="does not know: update this pack"):
+        vae_layers.doubling(Host)(6, 10, 3, padding=1)(torch.randn(1, 6, 4, 4))
 
 
 def test_the_decoder_saves_five_ninths_of_its_doublings():

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from qwen_image_2.model import kernels as plain
 from qwen_image_2.model.prefix import Condition
@@ -145,7 +146,8 @@ def test_comfy_kitchen_kernels_give_the_same_result(comfyui):
     found = kernels.norm_rope(q, k, norm_q, norm_k, kernels.prepare_rotations(rotations))
     assert all(error(f, e) < 1e-6 for f, e in zip(found, expected))
     x, scale = torch.randn(2, 7, 96), torch.randn(2, 1, 96)
-    assert error(kernels.scaled_layer_norm(x, scale, 1e-6), plain.scaled_layer_norm(x, scale, 1e-6)) < 1e-6
+    expected = plain.scaled_layer_norm(x, scale, 1e-6)
+    assert error(kernels.scaled_layer_norm(x, kernels.prepare_scale(scale), 1e-6), expected) < 1e-6
 
 
 def test_graphics_cards_get_the_fused_kernels(comfyui):
@@ -175,6 +177,24 @@ def test_a_whole_transformer_runs_on_the_fused_kernels(comfyui, reference, dtype
         model.load_state_dict(state)
         velocities.append(model(x, sigma, model.encode_prefix(condition)).float())
     assert error(*velocities) < (1e-5 if dtype == torch.float32 else 0.1)
+
+
+@torch.no_grad()
+def test_zero_shifts_are_made_once_for_a_pass(comfyui):
+    """Not for every norm: the published model has 65 of them."""
+    import comfy.ops
+    import comfy_kitchen
+
+    from qwen_image_2.model.spec import TransformerSpec
+    from qwen_image_2.model.transformer import Transformer
+    from qwen_image_2.nodes.bridge.kernels import kitchen_kernels
+    spec = TransformerSpec(layers=5, dim=64, heads=2, mlp_dim=128, context_dim=64)
+    model = Transformer(spec, comfy.ops.manual_cast, kitchen_kernels(comfy_kitchen))
+    cache = model.encode_prefix(Condition(torch.randn(1, 5, 64)))
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as calls:
+        model(torch.randn(2, 64, 4, 6), torch.rand(2), cache)
+    counts = {event.key: event.count for event in calls.key_averages()}
+    assert counts["comfy_kitchen::adaln"] == 2 * 5 + 1 and counts["aten::zeros_like"] == 3
 
 
 def test_conditionings_that_do_not_fit_are_refused(diffusion, model):

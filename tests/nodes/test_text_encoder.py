@@ -59,6 +59,59 @@ def test_states_and_slots_with_references(clip, reference, sizes, mode):
     assert [count for _, count in found_slots] == [w * h // 1024 for w, h in sizes]
 
 
+@pytest.fixture
+def looks(clip, monkeypatch):
+    """Grows by one with every pass through the vision tower."""
+    from qwen_image_2.nodes.bridge.text_encoder import language_model
+    counted, tower = [], type(language_model(clip).visual)
+    forward = tower.forward
+    monkeypatch.setattr(tower, "forward", lambda self, *arguments: counted.append(1) or forward(self, *arguments))
+    return counted
+
+
+REFERENCES = [torch.rand(1, *size, generator=torch.Generator().manual_seed(4))
+              for size in [(64, 96, 4), (64, 64, 3), (32, 160, 4)]]
+
+
+def encode_edits(clip, *prompts):
+    from qwen_image_2.nodes.bridge.text_encoder import encode_together
+    return [(states, extra["qwen_image_2_slots"]) for (states, extra), in encode_together(clip, prompts, REFERENCES)]
+
+
+def test_prompts_of_an_edit_share_what_the_vision_tower_sees(clip, looks):
+    apart = [encode(clip, prompt, REFERENCES) for prompt in ("make <image1> blue", "blurred")]
+    assert len(looks) == 6
+    together = encode_edits(clip, "make <image1> blue", "blurred")
+    assert len(looks) == 6 + 3
+    for (states, slots), (expected, expected_slots) in zip(together, apart, strict=True):
+        assert torch.equal(states, expected) and slots == expected_slots
+    encode_edits(clip, "make <image1> blue")
+    assert len(looks) == 6 + 3 + 3, "a LoRA may have changed the tower since"
+
+
+def test_features_are_forgotten_where_encoding_is_interrupted(clip, monkeypatch):
+    from qwen_image_2.nodes.bridge.text_encoder import language_model
+
+    def interrupt(*arguments, **options):
+        assert len(language_model(clip).seen) == 3
+        raise InterruptedError
+
+    monkeypatch.setattr(language_model(clip).model, "forward", interrupt)
+    with pytest.raises(InterruptedError):
+        encode_edits(clip, "make <image1> blue")
+    assert language_model(clip).seen is None
+
+
+def test_hooks_that_change_the_tower_between_prompts_are_seen(clip, looks):
+    import comfy.hooks
+
+    from qwen_image_2.nodes.bridge.text_encoder import encode_together
+    hooked = clip.clone()
+    hooked.use_clip_schedule, hooked.patcher.forced_hooks = True, comfy.hooks.create_hook_lora({}, 1.0, 1.0)
+    assert len(encode_together(hooked, ("make <image1> blue", "blurred"), REFERENCES)) == 2
+    assert len(looks) == 6
+
+
 def test_readout_is_before_the_final_norm(clip, reference):
     states, _ = encode(clip, PROMPTS["english"])
     normed = reference.text_encoder.model.language_model.norm(states)

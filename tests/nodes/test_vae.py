@@ -1,4 +1,6 @@
 """The VAE in this process."""
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -51,16 +53,27 @@ def test_a_peak_is_asked_for_and_kept_to(vae, monkeypatch):
     summed = vae_memory.summed(vae.first_stage_model.decoder)
     chunk = vae_memory.chunk_for(2**28, 64, 96, 4, summed)
     assert chunks == [chunk, chunk, 0]  # each picture alone, then both with the standard
-    limited.decode_tiled(latent)
-    assert vae.first_stage_model.peak == 2**28
-    vae.decode_tiled(latent)
-    assert vae.first_stage_model.peak is None
     with pytest.raises(ValueError, match="96 x 64 pixels takes the VAE at least 0.0. GiB, but vae_peak .* is 0.01 GiB"):
         vae.with_peak(2**23).decode(latent)
     side = limited.largest_side
     vae_memory.chunk_for(2**28, side, side, 4, summed)
     with pytest.raises(ValueError, match="vae_peak"):
         vae_memory.chunk_for(2**28, side + 16, side + 16, 4, summed)
+
+
+@pytest.mark.parametrize("work, given", [
+    ("decode", (1, 64, 4, 6)), ("decode_tiled", (1, 64, 4, 6)), ("encode", (1, 64, 96, 4)),
+    ("encode_tiled", (1, 64, 96, 4))])
+def test_a_peak_is_gone_after_a_call_that_is_refused(vae, work, given, monkeypatch):
+    """VAEs of one file share their network: another one must not inherit the peak."""
+    from qwen_image_2.nodes.bridge.vae import AutoEncoder
+    network, seen = vae.first_stage_model, []
+    each = AutoEncoder._each
+    monkeypatch.setattr(AutoEncoder, "_each", lambda self, *arguments: seen.append(self.peak)
+                        or each(self, *arguments))
+    with pytest.raises(ValueError, match="vae_peak .* is 0.00 GiB"):
+        getattr(vae.with_peak(2**20), work)(torch.rand(given))
+    assert set(seen) == {2**20} and network.peak is None
 
 
 def test_fp16_is_not_used(comfyui, monkeypatch, caplog):
@@ -94,3 +107,8 @@ def test_doubling_gets_its_weights_from_comfyui(comfyui):
     x = torch.randn(1, 4, 5, 3)
     expected = F.conv2d(F.interpolate(x, scale_factor=2), layer.weight.float(), layer.bias.float(), padding=1)
     assert error(layer(x).float(), expected) < 1e-5
+    taps = layer.taps(x)
+    assert torch.equal(layer(x, taps), layer(x))
+    places = [tensor.untyped_storage().data_ptr()
+              for tensor in (layer.weight, layer.bias, *itertools.chain(*taps.weights), taps.bias)]
+    assert len(set(places)) == 7, "ComfyUI may take back what it has made ready"
