@@ -9,6 +9,7 @@ from .bridge.text_encoder import check_clip, encode_together
 from .frontend import marks, only_with
 from .latent import empty_latent
 from .messages import tell
+from .text import advice_on
 from .vae import check_vae
 
 CATEGORY = "Qwen-Image 2/conditioning"
@@ -128,4 +129,4 @@ class QwenImage2EditEncode(io.ComfyNode):
             "None of the {count} references is named in the prompt: say which is which with <image1>, <image2>, ...",
             count=len(references))
         return io.NodeOutput(positive, negative, empty_latent(*target, batch_size),
-                             ui=tell(cls, note, advice) | for_the_page(images, pictures))
+                             ui=tell(cls, advice_on(prompt), note, advice) | for_the_page(images, pictures))

@@ -119,6 +119,10 @@ class QwenImage2LoadModel(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, diffusion_model, **others):
+        return folders.stamp(folders.TRANSFORMER, diffusion_model)
+
+    @classmethod
     def execute(cls, diffusion_model, variant, weight_format):
         variant = variant_of(diffusion_model, variant)
         model = load_model(folders.resolve(folders.TRANSFORMER, diffusion_model), diffusion_model, variant,
@@ -151,7 +155,7 @@ class QwenImage2LoadTextEncoder(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, text_encoder, vision_projector=AUTO, **others):
-        return projectors_found(text_encoder, vision_projector)
+        return [folders.stamp(folders.TEXT_ENCODER, text_encoder), projectors_found(text_encoder, vision_projector)]
 
     @classmethod
     def execute(cls, text_encoder, weight_format, vision_projector=AUTO):
@@ -174,6 +178,10 @@ class QwenImage2LoadVAE(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, vae):
+        return folders.stamp(folders.VAE, vae)
 
     @classmethod
     def execute(cls, vae):
@@ -201,8 +209,9 @@ class QwenImage2Loader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, text_encoder, vision_projector=AUTO, **others):
-        return projectors_found(text_encoder, vision_projector)
+    def fingerprint_inputs(cls, diffusion_model, text_encoder, vae, vision_projector=AUTO, **others):
+        return [folders.stamp(folders.TRANSFORMER, diffusion_model), folders.stamp(folders.TEXT_ENCODER, text_encoder),
+                folders.stamp(folders.VAE, vae), projectors_found(text_encoder, vision_projector)]
 
     @classmethod
     def execute(cls, diffusion_model, text_encoder, vae, variant, weight_format, vision_projector=AUTO):

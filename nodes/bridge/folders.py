@@ -76,6 +76,21 @@ def resolve(part: Part, name: str) -> Path:
     return folders[name]
 
 
+def stamp(part: Part, name: str | None) -> list[tuple[str, int, int]]:
+    """Name, size and time of the files behind a choice: other ones under the same name are to be loaded anew.
+
+    Empty for what is linked (None) or gone, and for the miniature, which does not change.
+    """
+    if name in (None, miniature.NAME):
+        return []
+    try:
+        path = resolve(part, name)
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except FileNotFoundError:  # the run itself will say so
+        return []
+
+
 def checkpoint_folders(part: Part) -> dict[str, Path]:
     """Name with a slash -> path of every folder that is one checkpoint of this part.
 

@@ -141,3 +141,14 @@ def test_system_prompts_of_windows(windows, tmp_path):
     assert not any("merges" in name for name in system_prompts.choices())
     assert system_prompts.resolve("PE/own/system_prompt.txt") == (
         tmp_path / "text_encoders" / "PE" / "own" / "system_prompt.txt")
+
+
+def test_another_file_of_the_same_name_has_another_stamp(folders, tmp_path):
+    """Or ComfyUI would go on with the weights that it has."""
+    add(tmp_path / "vae", "a.safetensors", "folder/vae/config.json", "folder/vae/model.safetensors")
+    for name, file in (("a.safetensors", "a.safetensors"), ("folder/vae/", "folder/vae/model.safetensors")):
+        before = folders.stamp(folders.VAE, name)
+        assert before == folders.stamp(folders.VAE, name) != []
+        save_file({"a": torch.zeros(1000)}, tmp_path / "vae" / file)
+        assert folders.stamp(folders.VAE, name) != before
+    assert folders.stamp(folders.VAE, "gone.safetensors") == folders.stamp(folders.VAE, None) == []
