@@ -57,7 +57,7 @@ class Condition:
         if not free <= first < first + states <= length:
             raise ValueError(f"Image slot {number} takes the states {first} to {first + states - 1} of the prompt, but "
                              f"only {free} to {length - 1} are there for it: slots lie inside the prompt, in order and "
-                             f"apart. Encode the prompt anew with QwenImage2EditEncode.")
+                             f"apart. Encode the prompt anew with Encode Edit (Qwen-Image 2).")
 
     def _check_latent(self, number: int, states: int, latent: Tensor) -> None:
         if len(latent) not in (1, len(self.text)):

@@ -39,7 +39,7 @@ def chunk_for(peak: int, height: int, width: int, element: int, summed: int) -> 
     needed = least(height, width, element, summed)
     if peak < needed:
         raise ValueError(f"A picture of {width} x {height} pixels takes the VAE at least {needed / 2**30:.2f} GiB, but "
-                         f"vae_peak of QwenImage2Memory is {peak / 2**30:.2f} GiB: raise it, or set it to 0.")
+                         f"vae_peak of Memory Budget is {peak / 2**30:.2f} GiB: raise it, or set it to 0.")
     return (peak - needed) // CHUNKS
 
 

@@ -159,8 +159,8 @@ def answer(clip, task: enhancement.Task, prompt: str, system_prompt: str, refere
            max_tokens: int, progress: Callable[[int], None]) -> enhancement.Generated:
     """What the language model writes. Raises ValueError for what it cannot be asked, before it is."""
     if clip is None:
-        raise ValueError("No language model is connected: connect a prompt enhancer (QwenImage2LoadEnhancer) as clip, "
-                         "or switch enabled off.")
+        raise ValueError("No language model is connected: connect a prompt enhancer (from Load Prompt Enhancer) as "
+                         "clip, or switch enabled off.")
     enhancement.check_text(prompt, "The prompt")
     if references:
         editing.named_references(prompt, len(references))

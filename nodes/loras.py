@@ -24,7 +24,7 @@ class QwenImage2LoadLoRA(io.ComfyNode):
                         "one, or that keep their scale in the metadata; it refuses a LoRA of another model at once.",
             search_aliases=["lora", "lora loader", "lycoris", "lokr", "style", "lightning"],
             inputs=[
-                io.Model.Input("model", tooltip="From QwenImage2Loader, or after another LoRA."),
+                io.Model.Input("model", tooltip="From Load Qwen-Image 2, or after another LoRA."),
                 io.Combo.Input("lora", [name for name in folder_paths.get_filename_list(FOLDER)
                                         if name.lower().endswith(".safetensors")],
                                tooltip="A .safetensors file in models/loras."),

@@ -31,7 +31,7 @@ class QwenImage2Memory(io.ComfyNode):
                         "costs.",
             search_aliases=["vram", "offload", "low vram", "block swap", "memory", "budget", "out of memory", "oom"],
             inputs=[
-                io.Model.Input("model", tooltip="From QwenImage2Loader, before or after LoRAs."),
+                io.Model.Input("model", tooltip="From Load Qwen-Image 2, before or after LoRAs."),
                 io.Float.Input("vram_for_weights", default=0.0, min=0.0, max=1024.0, step=0.1,
                                tooltip="GiB of video memory for the transformer's weights, the two buffers for what "
                                        "streams included. 0: as much as there is room for at the start of a run."),

@@ -68,7 +68,7 @@ def check_guidance(cfg: float, negative: bool) -> None:
 
 def check_model(model) -> None:
     if not isinstance(model.model, QwenImage2):
-        raise ValueError("This MODEL is not a Qwen-Image 2 transformer: load it with QwenImage2Loader.")
+        raise ValueError("This MODEL is not a Qwen-Image 2 transformer: load it with Load Qwen-Image 2.")
 
 
 def check_latent(model, latent: dict) -> torch.Tensor:
@@ -77,7 +77,8 @@ def check_latent(model, latent: dict) -> torch.Tensor:
     samples = latent["samples"]
     if samples.ndim != 4 or samples.shape[1] != model.model.spec.channels:
         raise ValueError(f"The latent has the shape {list(samples.shape)}, Qwen-Image 2 works on [batch, 64, "
-                         f"height/16, width/16]: make it with QwenImage2EmptyLatent or QwenImage2VAEEncode.")
+                         f"height/16, width/16]: make it with Empty Latent (Qwen-Image 2) or VAE Encode "
+                         f"(Qwen-Image 2).")
     if 0 in samples.shape:
         raise ValueError(f"The latent is empty: its shape is {list(samples.shape)}.")
     return samples
@@ -153,7 +154,7 @@ class QwenImage2Sampler(io.ComfyNode):
             description="Euler with the reference's exact sigmas for the model and the size.",
             search_aliases=["ksampler", "sample", "generate", "qwen image sampler", "turbo"],
             inputs=[
-                io.Model.Input("model", tooltip="From QwenImage2Loader, with or without LoRAs."),
+                io.Model.Input("model", tooltip="From Load Qwen-Image 2, with or without LoRAs."),
                 io.Conditioning.Input("positive", tooltip="What to draw."),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed only when cfg is above 1."),
                 io.Latent.Input("latent", tooltip="An empty latent, or an encoded picture with denoise below 1."),

@@ -13,7 +13,7 @@ CATEGORY = "Qwen-Image 2/latent"
 
 def check_vae(vae) -> None:
     if not isinstance(vae, QwenImage2VAE):
-        raise ValueError("This VAE is not the one of Qwen-Image 2: load it with QwenImage2LoadVAE.")
+        raise ValueError("This VAE is not the one of Qwen-Image 2: load it with Load VAE (Qwen-Image 2).")
 
 
 def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
@@ -54,7 +54,7 @@ class QwenImage2VAEEncode(io.ComfyNode):
             search_aliases=["vae encode", "image to latent", "rgba encode", "img2img"],
             inputs=[
                 io.Image.Input("image", tooltip="RGB or RGBA, any size; cropped to multiples of 32 pixels."),
-                io.Vae.Input("vae", tooltip="From QwenImage2Loader or QwenImage2LoadVAE."),
+                io.Vae.Input("vae", tooltip="From Load Qwen-Image 2 or Load VAE (Qwen-Image 2)."),
                 io.Mask.Input("alpha", optional=True,
                               tooltip="Transparency as Load Image gives it: 1 is transparent. Without it an RGB "
                                       "picture is opaque and an RGBA picture keeps its own."),
@@ -82,7 +82,7 @@ class QwenImage2VAEDecode(io.ComfyNode):
             search_aliases=["vae decode", "latent to image", "rgba decode", "alpha", "transparent"],
             inputs=[
                 io.Latent.Input("samples", tooltip="From the sampler."),
-                io.Vae.Input("vae", tooltip="From QwenImage2Loader or QwenImage2LoadVAE."),
+                io.Vae.Input("vae", tooltip="From Load Qwen-Image 2 or Load VAE (Qwen-Image 2)."),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="RGB, the colours alone: fits every node."),

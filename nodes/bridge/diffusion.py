@@ -238,7 +238,7 @@ class QwenImage2(comfy.model_base.QwenImage):
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, prefix=None,
                      **kwargs):
         if prefix is None:
-            raise ValueError("Qwen-Image 2 needs a prompt: connect QwenImage2TextEncode to the sampler.")
+            raise ValueError("Qwen-Image 2 needs a prompt: connect Encode Prompt (Qwen-Image 2) to the sampler.")
         options = transformer_options or {}
 
         def step():
@@ -279,12 +279,12 @@ def condition_from(cond: dict, spec: TransformerSpec, normalise) -> Condition:
     if text is None or text.shape[-1] != spec.context_dim:
         found = "no prompt" if text is None else f"a prompt of width {text.shape[-1]}"
         raise ValueError(f"The conditioning holds {found}, but this transformer reads width {spec.context_dim}: encode "
-                         f"the prompt with QwenImage2TextEncode and the text encoder of Qwen-Image 2.")
+                         f"the prompt with Encode Prompt (Qwen-Image 2) and its text encoder.")
     slots = tuple(cond.get(SLOTS_KEY, ()))
     references = tuple(normalise(latent) for latent in cond.get("reference_latents") or ())
     if len(references) != len(slots):
         raise ValueError(f"The conditioning has {len(references)} reference latents and {len(slots)} image slots in "
-                         f"its prompt: references need both, from QwenImage2EditEncode.")
+                         f"its prompt: references need both, from Encode Edit (Qwen-Image 2).")
     return Condition(text, slots, references)
 
 
@@ -328,7 +328,8 @@ def diffusion_network(patcher) -> Network:
     """The transformer of a MODEL, to be written. Raises ValueError for another kind of model."""
     model = patcher.model
     if not isinstance(model, QwenImage2):
-        raise ValueError("This MODEL is not a Qwen-Image 2 transformer of this pack: load it with QwenImage2LoadModel.")
+        raise ValueError("This MODEL is not a Qwen-Image 2 transformer of this pack: load it with Load Diffusion Model "
+                         "(Qwen-Image 2).")
     return Network(model.diffusion_model, patches_below("diffusion_model.", patcher), str, model.origin,
                    comfy.model_management.module_size(model))
 
@@ -389,8 +390,8 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
     model = guider.model_patcher.model
     if noise.ndim != 4 or noise.shape[1] != model.spec.channels:
         raise ValueError(f"The latent has the shape {list(noise.shape)}, Qwen-Image 2 works on [batch, "
-                         f"{model.spec.channels}, height/16, width/16]: make it with QwenImage2EmptyLatent or "
-                         f"QwenImage2VAEEncode.")
+                         f"{model.spec.channels}, height/16, width/16]: make it with Empty Latent "
+                         f"(Qwen-Image 2) or VAE Encode (Qwen-Image 2).")
     if noise.shape[0] == 0:
         raise ValueError("The latent batch is empty: it holds no picture to sample.")
     check_lora_shapes(guider.model_patcher)

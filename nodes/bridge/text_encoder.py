@@ -33,7 +33,7 @@ NAME = "qwen3vl_8b"
 AUTO = "auto"  # the vision projector: whichever lies beside the language model and fits
 NO_VISION = ("This text encoder was loaded without its vision projector, so it cannot read references: put the mmproj "
              "file of Qwen3-VL-8B-Instruct (for example mmproj-Qwen3VL-8B-Instruct-F16.gguf) beside the GGUF file, or "
-             "choose it as vision_projector in QwenImage2LoadTextEncoder.")
+             "choose it as vision_projector in Load Text Encoder (Qwen-Image 2).")
 
 
 def language_config(spec: TextEncoderSpec):
@@ -162,7 +162,8 @@ def over_white(image: Tensor) -> Tensor:
     """The text encoder sees RGB; transparency is composited over white, as in training."""
     if image.shape[1] % 32 or image.shape[2] % 32:
         raise ValueError(f"The text encoder reads references whose sides are multiples of 32 pixels, not "
-                         f"{image.shape[2]} x {image.shape[1]}: use QwenImage2EditEncode, which resizes them.")
+                         f"{image.shape[2]} x {image.shape[1]}: use Encode Edit (Qwen-Image 2), which resizes "
+                         f"them.")
     if image.shape[-1] == 3:
         return image
     colour, alpha = image[..., :3], image[..., 3:4]
@@ -183,7 +184,8 @@ def encode_together(clip, prompts: Sequence[str], pictures: Sequence[Tensor]) ->
 
 def check_clip(clip, reads_pictures: bool = False) -> None:
     if not isinstance(getattr(clip, "tokenizer", None), Tokenizer):
-        raise ValueError("This CLIP is not the text encoder of Qwen-Image 2: load it with QwenImage2LoadTextEncoder.")
+        raise ValueError("This CLIP is not the text encoder of Qwen-Image 2: load it with Load Text Encoder "
+                         "(Qwen-Image 2).")
     if reads_pictures and language_model(clip).spec.vision is None:
         raise ValueError(NO_VISION)
 

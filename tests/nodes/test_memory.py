@@ -381,7 +381,7 @@ def test_a_step_with_nothing_to_give_up_is_not_repeated(memory, load, short_of_m
         sample(model)
     assert len(tries) == 1 and not any("repeated" in sentence for sentence in told)
     assert "lower" not in str(raised.value)
-    assert ("QwenImage2Memory" in str(raised.value)) is (kept is None)
+    assert ("put Memory Budget" in str(raised.value)) is (kept is None)
     unload()
 
 

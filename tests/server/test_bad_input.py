@@ -121,7 +121,7 @@ def test_latent_of_another_model(client, sampler):
     nodes["picture"] = node("EmptyImage", width=96, height=64, batch_size=1, color=0xFF8800)
     nodes["canvas"] = node("VAEEncode", pixels=["picture", 0], vae=["pixels", 0])
     found = message(client, nodes)
-    assert "3" in found and "make it with QwenImage2EmptyLatent" in found
+    assert "3" in found and "make it with Empty Latent (Qwen-Image 2)" in found
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -130,7 +130,7 @@ def test_references_without_image_slots(client, sampler):
     nodes["reference"] = node("ReferenceLatent", conditioning=["prompt", 0], latent=["canvas", 0])
     nodes["sampler"]["inputs"]["positive"] = ["reference", 0]
     found = message(client, nodes)
-    assert "1 reference latents and 0 image slots" in found and "QwenImage2EditEncode" in found
+    assert "1 reference latents and 0 image slots" in found and "from Encode Edit" in found
 
 
 def test_guidance_without_a_negative_prompt(client):
