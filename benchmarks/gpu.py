@@ -175,7 +175,7 @@ def random_model(spec: TransformerSpec, weight_format: str, device: torch.device
     from qwen_image_2.nodes.bridge.diffusion import model_from
     shapes = checkpoint.shapes(Transformer(spec, device="meta"))
     tensors = {name: TensorInfo(shape, "BF16") for name, shape in shapes.items()}
-    files = RandomFiles("random weights", tensors, {}, {}, {"axes_dims_rope": spec.rope_axes}, device)
+    files = RandomFiles("random weights", tensors, {}, {}, {"axes_dims_rope": list(spec.rope_axes)}, device)
     detected = checkpoint.detect_transformer(tensors, files.config, files.label)
     return model_from(files, detected, "base", weight_format, disable_dynamic=True)
 

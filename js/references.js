@@ -26,7 +26,7 @@ export function addReferences(node, promptName, inputName) {
   const widget = addPanel(node, "qwen_image_2_references", list, 74);
 
   let ran = { state: null, previews: [] }; // what a run has said, and of which sources
-  let queued; // the sources when a run was last asked for: they may change while it waits
+  let queued; // the sources when a run was last asked for: they may change while it waits, or it is another graph's
   let shown;
 
   function update() {
@@ -49,7 +49,7 @@ export function addReferences(node, promptName, inputName) {
     const previews = output?.[KEY], slots = connected(node, inputName);
     const state = JSON.stringify(slots);
     const known = new Set(slots.map(({ slot }) => slot));
-    if (!Array.isArray(previews) || (queued ?? state) !== state || !previews.every(({ slot }) => known.has(slot))) return;
+    if (!Array.isArray(previews) || queued !== state || !previews.every(({ slot }) => known.has(slot))) return;
     ran = { state, previews };
     update();
   });
