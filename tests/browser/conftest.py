@@ -18,7 +18,7 @@ except ImportError:
     expect = sync_playwright = None
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = "COMFYUI_FRONT_END"  # another version of ComfyUI's page: the folder `static` of an unpacked front-end package
+FRONT_END = "COMFYUI_FRONT_END"  # another version of ComfyUI's page: the folder `static` of an unpacked front-end package
 # Errors that ComfyUI's page has without any pack: on a new user's first visit, and when its overlay leaves twice.
 OWN_ERRORS = ("/user.css", "/api/userdata", "ComfyApp graph accessed before initialization", "Proxy.removeMask")
 # The overlay that the page shows while it opens a file: PrimeVue's waits for the end of an animation, and on a loaded
@@ -66,7 +66,7 @@ def server(comfyui_path, tmp_path_factory):
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")  # else: a dialog, some time
     places = {name: folder / name for name in ("models", "input", "user")}
-    other_page = ("--front-end-root", os.environ[PAGE]) if PAGE in os.environ else ()
+    other_page = ("--front-end-root", os.environ[FRONT_END]) if FRONT_END in os.environ else ()
     with Server(comfyui_path, **places, cpu=True, preview="latent2rgb", arguments=other_page) as server:
         yield server
 
