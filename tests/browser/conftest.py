@@ -18,7 +18,8 @@ except ImportError:
     expect = sync_playwright = None
 
 ROOT = Path(__file__).resolve().parents[2]
-FRONT_END = "COMFYUI_FRONT_END"  # another version of ComfyUI's page: the folder `static` of an unpacked front-end package
+# Another version of ComfyUI's page: the folder `static` of an unpacked front-end package.
+FRONT_END = "COMFYUI_FRONT_END"
 # Errors that ComfyUI's page has without any pack: on a new user's first visit, and when its overlay leaves twice.
 OWN_ERRORS = ("/user.css", "/api/userdata", "ComfyApp graph accessed before initialization", "Proxy.removeMask")
 # The overlay that the page shows while it opens a file: PrimeVue's waits for the end of an animation, and on a loaded
