@@ -7,6 +7,7 @@ import { addOnlyWith } from "./inactive.js";
 import { showMessages } from "./messages.js";
 import { element } from "./panel.js";
 import { addReferences } from "./references.js";
+import { showRefusals } from "./refusals.js";
 import { addSizePicker } from "./size_picker.js";
 import { showChecks } from "./text_check.js";
 import { addBriefMeter, addTokenMeter } from "./token_meter.js";
@@ -24,6 +25,7 @@ app.registerExtension({
   async init() {
     document.head.append(element("link", { rel: "stylesheet", href: new URL("style.css", import.meta.url).href }));
     await loadWords();
+    showRefusals();
   },
 
   beforeRegisterNodeDef(nodeType, nodeData) {

@@ -6,13 +6,13 @@
  */
 import { api } from "../../scripts/api.js";
 import { addPanel, element, isLinked, onChange, widgetOf } from "./panel.js";
-import { sentence, word } from "./words.js";
+import { sentence, translated, word } from "./words.js";
 
 /** Milliseconds without a key before the server is asked. */
 const PAUSE = 300;
 
 /**
- * @typedef {{tokens: number, limit: number, quoted: string[], notes: ?Said[], slides: ?Said, refused: ?Said}} Measure
+ * @typedef {{tokens: number, limit: number, quoted: string[], notes: ?Said[], slides: ?Said, refused: ?string}} Measure
  *   refused: why the node would not run, and then nothing else
  */
 
@@ -53,7 +53,7 @@ function addMeter(node, id, title, names, route, asking) {
 
   /** @param {Measure} measure */
   function show({ tokens, limit, quoted, notes: said = [], slides, refused }) {
-    if (refused) return say(sentence(refused));
+    if (refused) return say(translated(refused) ?? refused);
     content.classList.toggle("over", tokens > limit);
     bar.style.width = `${Math.min(100, (100 * tokens) / limit)}%`;
     gauge.setAttribute("aria-valuemax", limit);

@@ -1,6 +1,6 @@
 /**
  * What the panels say, in the page's language. Words come from locales/<language>/main.json through ComfyUI, and so do
- * the translations of Python's sentences (model/sentences.py), whose English is in the code.
+ * the translations of Python's sentences (model/sentences.py) and refusals, whose English is in the code.
  */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -10,8 +10,17 @@ const KEY = "qwen_image_2";
 /** By the keys of locales/en/main.json; what stands in { } is filled in. */
 let words = {};
 
-/** By the English template. */
+/** Sentences and refusals by their English templates. */
 let sentences = {};
+
+/** What recognises a template in the English it became; those with the most fixed text first. */
+let patterns = [];
+
+/** Fewer letters of fixed text, as in "{some} and {last}", would be found in what users wrote, too. */
+const FIXED_LETTERS = 4;
+
+/** What is longer was not said by this pack, and not worth the search. */
+const LONGEST = 2000;
 
 /** ComfyUI's own translations of node definitions, by class. */
 let definitions = {};
@@ -23,7 +32,11 @@ export async function loadWords() {
   const languages = await response.json();
   const locale = app.extensionManager.setting.get("Comfy.Locale"), own = languages[locale]?.[KEY];
   words = { ...languages.en?.[KEY]?.words, ...own?.words };
-  sentences = own?.sentences ?? {};
+  sentences = { ...own?.sentences, ...own?.refusals };
+  const english = languages.en?.[KEY];
+  patterns = [...Object.keys(english?.refusals ?? {}), ...Object.keys(english?.sentences ?? {})].map(patternOf)
+    .filter(({ fixed }) => fixed.match(/[a-z]/gi)?.length >= FIXED_LETTERS)
+    .sort((one, other) => other.fixed.length - one.fixed.length);
   definitions = languages[locale]?.nodeDefs ?? {};
 }
 
@@ -50,6 +63,30 @@ export function sentence(said) {
   if (said?.template === undefined) return String(said);
   const values = Object.entries(said.values).map(([name, value]) => [name, sentence(value)]);
   return filled(sentences[said.template] ?? said.template, Object.fromEntries(values));
+}
+
+/**
+ * What Python has raised reaches the page as plain English: its template is found again by what is fixed in it.
+ *
+ * @param {string} english
+ * @returns {?string} in the page's language; null: this pack has said nothing of the kind
+ */
+export function translated(english) {
+  if (english.length > LONGEST) return null;
+  for (const { template, names, pattern } of patterns) {
+    const found = pattern.exec(english);
+    if (!found) continue;
+    const values = names.map((name, index) => [name, translated(found[index + 1]) ?? found[index + 1]]);
+    return filled(sentences[template] ?? template, Object.fromEntries(values));
+  }
+  return null;
+}
+
+function patternOf(template) {
+  const pieces = template.split(/\{(\w+)\}/); // fixed, name, fixed, name, ..., fixed
+  const between = pieces.filter((_, index) => index % 2 === 0), names = pieces.filter((_, index) => index % 2);
+  const escaped = between.map((piece) => piece.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"));
+  return { template, names, fixed: between.join(""), pattern: new RegExp(`^${escaped.join("([^]*?)")}$`) };
 }
 
 function filled(text, values) {

@@ -109,13 +109,18 @@ class Brief:
 
 # ---------------------------------------------------------------- texts of a field
 
+# Role -> what the user sees on the field.
+FIELDS = {"title": Sentence("title"), "subtitle": Sentence("subtitle"), "body": Sentence("body"),
+          "action": Sentence("call to action"), "footer": Sentence("footer"), "source": Sentence("source")}
+
+
 def visible(text: str) -> bool:
     """Whether anything of the text can be seen."""
     return any(unicodedata.category(character)[0] not in "ZC" or unicodedata.category(character) in ("Co", "Cn")
                for character in text)
 
 
-def lines(name: str, text: str) -> list[str]:
+def lines(name: Sentence, text: str) -> list[str]:
     """The lines of a field that hold something, verbatim; refuses what no picture can show."""
     broken = LINE_BREAKS.sub("\n", text)
     for character in broken:
@@ -125,7 +130,7 @@ def lines(name: str, text: str) -> list[str]:
     return [line.strip() for line in broken.split("\n") if visible(line)]
 
 
-def description(name: str, text: str) -> str:
+def description(name: Sentence, text: str) -> str:
     """A description as one line. What it quotes is drawn, so its quotations must end."""
     described = " ".join(lines(name, text))
     if not closed(described):
@@ -134,14 +139,14 @@ def description(name: str, text: str) -> str:
     return described
 
 
-def text_element(role: str, name: str, text: str, **how) -> list[Element]:
+def text_element(role: str, text: str, **how) -> list[Element]:
     """The element of a field, or none where the field is empty."""
-    found = lines(name, text)
+    found = lines(FIELDS[role], text)
     return [Element(role, "\n".join(found), **how)] if found else []
 
 
 def picture_element(page: Page, place: str) -> list[Element]:
-    described = description("picture", page.picture)
+    described = description(Sentence("picture"), page.picture)
     return [Element("picture", described, place)] if described else []
 
 
@@ -170,9 +175,9 @@ def poster(page: Page, title: str = "", subtitle: str = "", body: str = "", call
     picture = picture_element(page, picture_place)
     return _brief(kind, page, [
         *(picture + heading if title_position == "bottom" else heading + picture),
-        *text_element("body", "body", body, place=body_place, size="small", colour=page.lettering, number=1),
-        *text_element("action", "call to action", call_to_action, place="bar", size="large", colour=page.accent),
-        *text_element("footer", "footer", footer, place="lower edge", size="small", colour=page.lettering),
+        *text_element("body", body, place=body_place, size="small", colour=page.lettering, number=1),
+        *text_element("action", call_to_action, place="bar", size="large", colour=page.accent),
+        *text_element("footer", footer, place="lower edge", size="small", colour=page.lettering),
     ], "columns" if columns > 1 else "", columns)
 
 
@@ -181,12 +186,12 @@ def slide(page: Page, title: str = "", subtitle: str = "", bullets: str = "", fo
     picture = picture_element(page, {"right": "right half", "left": "left half"}.get(picture_position, "behind"))
     points_place = {"right": "left half", "left": "right half"}.get(picture_position, "") if picture else ""
     points = [LIST_MARKER.sub("", line, count=1) if LIST_MARKER.match(line) else line
-              for line in lines("bullets", bullets)]
+              for line in lines(Sentence("bullets"), bullets)]
     return _brief("slide", page, [
         *_heading(page, title, subtitle, title_position), *picture,
         *(Element("bullet", point, points_place if number == 1 else "", "medium", page.lettering, number)
           for number, point in enumerate(points, start=1)),
-        *text_element("footer", "footer", footer, place="lower edge", size="small", colour=page.lettering),
+        *text_element("footer", footer, place="lower edge", size="small", colour=page.lettering),
     ], "bullets", columns)
 
 
@@ -194,12 +199,12 @@ def infographic(page: Page, title: str = "", subtitle: str = "", data_points: st
                 source: str = "", kind: str = "infographic", arrangement: str = "grid", columns: int = 2) -> Brief:
     """data_points: one per line, value | label | icon; a line without a bar is a label."""
     points = [_data_point(page, line, number, "cell" if arrangement == "grid" else arrangement)
-              for number, line in enumerate(lines("data points", data_points), start=1)]
+              for number, line in enumerate(lines(Sentence("data points"), data_points), start=1)]
     return _brief(kind, page, [
         *_heading(page, title, subtitle, "top"), *picture_element(page, "around"),
         *(element for point in points for element in point),
-        *text_element("action", "call to action", call_to_action, place="bar", size="large", colour=page.accent),
-        *text_element("source", "source", source, place="lower edge", size="small", colour=page.lettering),
+        *text_element("action", call_to_action, place="bar", size="large", colour=page.accent),
+        *text_element("source", source, place="lower edge", size="small", colour=page.lettering),
     ], arrangement, columns)
 
 
@@ -212,7 +217,8 @@ def _data_point(page: Page, line: str, number: int, place: str) -> list[Element]
     if visible(label):
         elements.append(Element("label", label, "" if elements else place, "small", page.lettering, number))
     if visible(icon):
-        elements.append(Element("icon", description(f"icon of data point {number}", icon), "", number=number))
+        name = Sentence("icon of data point {number}", number=number)
+        elements.append(Element("icon", description(name, icon), "", number=number))
     return elements
 
 
@@ -223,15 +229,15 @@ def comic(page: Page, title: str = "", panels: str = "", columns: int = 2) -> Br
     if len(blocks) > MOST_PANELS:
         raise ValueError(f"The comic has {len(blocks)} panels: a page takes at most {MOST_PANELS}.")
     return _brief("comic", page, [
-        *text_element("title", "title", title, place="top", size="huge", colour=page.lettering),
+        *text_element("title", title, place="top", size="huge", colour=page.lettering),
         *picture_element(page, "all panels"),
         *(element for number, block in enumerate(blocks, start=1) for element in _panel(block, number)),
     ], "panels", columns)
 
 
 def _panel(block: str, number: int) -> list[Element]:
-    scene, spoken = [], []
-    for line in lines(f"text of panel {number}", block):
+    field, scene, spoken = Sentence("text of panel {number}", number=number), [], []
+    for line in lines(field, block):
         match = SPEECH.fullmatch(line)
         if not match:
             scene.append(line)
@@ -240,10 +246,10 @@ def _panel(block: str, number: int) -> list[Element]:
         role = "caption" if name.lower() in CAPTIONS else "sound" if name.lower() in SOUNDS else "speech"
         # Bubbles and boxes are white whatever the palette is.
         spoken.append(Element(role, words, "", "large" if role == "sound" else "medium", "black", number, name))
-    return [Element("panel", description(f"text of panel {number}", "\n".join(scene)), "cell", number=number), *spoken]
+    return [Element("panel", description(field, "\n".join(scene)), "cell", number=number), *spoken]
 
 
 def _heading(page: Page, title: str, subtitle: str, place: str) -> list[Element]:
-    heading = text_element("title", "title", title, place=place, size="huge", colour=page.lettering)
-    return heading + text_element("subtitle", "subtitle", subtitle, place="below title" if heading else place,
+    heading = text_element("title", title, place=place, size="huge", colour=page.lettering)
+    return heading + text_element("subtitle", subtitle, place="below title" if heading else place,
                                   size="large", colour=page.lettering)

@@ -15,6 +15,7 @@ from . import finite, ggml, layouts, quantised
 from .configuration import COUNT, FLAG, INDEX, NUMBER, POSITIVE, Configuration
 from .files import CheckpointError, CheckpointFiles, TensorInfo
 from .prompt import IMAGE_PAD_TOKEN
+from .sentences import Sentence
 from .spec import EnhancerSpec, TextEncoderSpec, TransformerSpec, VAESpec, VisionSpec
 from .transformer import Transformer
 from .vae import VAE
@@ -24,11 +25,12 @@ Tensors = Mapping[str, TensorInfo]
 STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 ADVICE = {
-    "transformer": "choose the diffusion model of Qwen-Image 2.x, for example qwen_image_2.1_bf16.safetensors",
-    "vae": "choose the VAE of Qwen-Image 2.x, for example qwen_image_2.1_vae_bf16.safetensors",
-    "text encoder": "choose Qwen3-VL-8B-Instruct, for example qwen3vl_8b_bf16.safetensors",
-    "prompt enhancer": "choose one of the official models (Qwen3.5), for example "
-                       "qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors",
+    Sentence("transformer"): Sentence("choose the diffusion model of Qwen-Image 2.x, for example "
+                                      "qwen_image_2.1_bf16.safetensors"),
+    Sentence("vae"): Sentence("choose the VAE of Qwen-Image 2.x, for example qwen_image_2.1_vae_bf16.safetensors"),
+    Sentence("text encoder"): Sentence("choose Qwen3-VL-8B-Instruct, for example qwen3vl_8b_bf16.safetensors"),
+    Sentence("prompt enhancer"): Sentence("choose one of the official models (Qwen3.5), for example "
+                                          "qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors"),
 }
 
 VISION_MARK = "model.visual.deepstack_merger_list.0.linear_fc1.weight"
@@ -66,34 +68,37 @@ def _text_only(tensors: Tensors) -> bool:
 is_text_encoder = _has("visual.deepstack_merger_list.0", "self_attn.q_norm.weight")
 
 # Tested in order; the marks are names that nothing else in circulation has.
-KNOWN_FILES: tuple[tuple[str, Callable[[Tensors], bool]], ...] = (
-    ("a LoRA (load it with a LoRA loader, after this one)",
+KNOWN_FILES: tuple[tuple[Sentence, Callable[[Tensors], bool]], ...] = (
+    (Sentence("a LoRA (load it with a LoRA loader, after this one)"),
      lambda t: any(mark in name for name in t for mark in (".lora_A.", ".lora_down.", ".lora_up.", ".lokr_w1"))),
-    ("the transformer of Qwen-Image 2.x", _has("txt_in.text_norm.weight", "modulation.1.weight")),
-    ("the transformer of Qwen-Image 1.x, another family that ComfyUI's own loader runs",
+    (Sentence("the transformer of Qwen-Image 2.x"), _has("txt_in.text_norm.weight", "modulation.1.weight")),
+    (Sentence("the transformer of Qwen-Image 1.x, another family that ComfyUI's own loader runs"),
      _has("transformer_blocks.0.attn.add_q_proj.weight")),
-    ("a prompt-enhancer language model (Qwen3.5): as a text encoder it would give pure noise", _has(".linear_attn.")),
-    ("a Qwen2.5-VL text encoder, which belongs to Qwen-Image 1.x", _has("visual.blocks.0.mlp.gate_proj")),
-    ("a Qwen3-VL text encoder", is_text_encoder),
-    ("a text-only language model without a vision tower", _text_only),
-    ("the vision projector of a language model", _has("v.patch_embd.weight")),
-    ("a language model in llama.cpp's form", _has("token_embd.weight", "blk.0.attn_norm.weight")),
-    ("a Flux model", _has("double_blocks.0.img_attn")),
-    ("a Stable Diffusion or SDXL checkpoint", _has("input_blocks.0.0.weight")),
-    ("a Stable Diffusion or SDXL model in diffusers form", _has("down_blocks.0.attentions", "time_embedding")),
-    ("a VAE in Wan naming", _has("decoder.middle.0.residual.0.gamma")),
-    ("a VAE in diffusers naming", _has("decoder.mid_block.resnets.0.norm1")),
-    ("a Stable Diffusion VAE", _has("decoder.mid.block_1.norm1")),
+    (Sentence("a prompt-enhancer language model (Qwen3.5): as a text encoder it would give pure noise"),
+     _has(".linear_attn.")),
+    (Sentence("a Qwen2.5-VL text encoder, which belongs to Qwen-Image 1.x"), _has("visual.blocks.0.mlp.gate_proj")),
+    (Sentence("a Qwen3-VL text encoder"), is_text_encoder),
+    (Sentence("a text-only language model without a vision tower"), _text_only),
+    (Sentence("the vision projector of a language model"), _has("v.patch_embd.weight")),
+    (Sentence("a language model in llama.cpp's form"), _has("token_embd.weight", "blk.0.attn_norm.weight")),
+    (Sentence("a Flux model"), _has("double_blocks.0.img_attn")),
+    (Sentence("a Stable Diffusion or SDXL checkpoint"), _has("input_blocks.0.0.weight")),
+    (Sentence("a Stable Diffusion or SDXL model in diffusers form"),
+     _has("down_blocks.0.attentions", "time_embedding")),
+    (Sentence("a VAE in Wan naming"), _has("decoder.middle.0.residual.0.gamma")),
+    (Sentence("a VAE in diffusers naming"), _has("decoder.mid_block.resnets.0.norm1")),
+    (Sentence("a Stable Diffusion VAE"), _has("decoder.mid.block_1.norm1")),
 )
 
 
-def describe(tensors: Tensors) -> str:
+def describe(tensors: Tensors) -> Sentence:
     """What a file is, in words that can follow 'is'."""
     for words, matches in KNOWN_FILES:
         if matches(tensors):
             return words
-    some = ", ".join(sorted(tensors)[:2])
-    return f"of an unknown kind ({len(tensors)} tensors: {some}, ...)" if tensors else "empty"
+    if not tensors:
+        return Sentence("empty")
+    return Sentence("of an unknown kind ({count} tensors: {some}, ...)", count=len(tensors), some=sorted(tensors)[:2])
 
 
 def _refuse(kind: str, tensors: Tensors, label: str) -> CheckpointError:

@@ -3,6 +3,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from .files import CheckpointError
+from .sentences import Sentence
 
 
 class Kind(NamedTuple):
@@ -19,11 +20,11 @@ def _is_whole(value: object) -> bool:
     return _is_number(value) and isinstance(value, int)
 
 
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-NUMBER = Kind("a number", _is_number)
-POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
-COUNT = Kind("a whole number above 0", lambda value: _is_whole(value) and value > 0)
-INDEX = Kind("a whole number from 0 on", lambda value: _is_whole(value) and value >= 0)
+FLAG = Kind(Sentence("true or false"), lambda value: isinstance(value, bool))
+NUMBER = Kind(Sentence("a number"), _is_number)
+POSITIVE = Kind(Sentence("a number above 0"), lambda value: _is_number(value) and value > 0)
+COUNT = Kind(Sentence("a whole number above 0"), lambda value: _is_whole(value) and value > 0)
+INDEX = Kind(Sentence("a whole number from 0 on"), lambda value: _is_whole(value) and value >= 0)
 
 
 class Configuration:
@@ -49,15 +50,17 @@ class Configuration:
         if value is None:
             return default
         if not isinstance(value, list) or not all(map(kind.fits, value)) or length not in (None, len(value)):
-            raise self._refusal(name, value, f"a list{f' of {length}' if length else ''}, each {kind.words}")
+            listed = (Sentence("a list, each {kind}", kind=kind.words) if length is None else
+                      Sentence("a list of {length}, each {kind}", length=length, kind=kind.words))
+            raise self._refusal(name, value, listed)
         return tuple(value)
 
     def section(self, name: str) -> "Configuration":
         value = self.entries.get(name)
         if not isinstance(value, Mapping | None):
-            raise self._refusal(name, value, "a section")
+            raise self._refusal(name, value, Sentence("a section"))
         return Configuration(value or {}, self.label)
 
     def _refusal(self, name: str, value, expected: str) -> CheckpointError:
-        return CheckpointError(f"In the configuration of {self.label} {name} is {repr(value)[:60]}, expected "
+        return CheckpointError(f"In the configuration of {self.label} the entry {name} is {repr(value)[:60]}, expected "
                                f"{expected}: download it again.")

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .sentences import Sentence
 from .sizes import MULTIPLE, size_for_area
 
 MOST_REFERENCES = 10
@@ -64,6 +65,6 @@ def named_references(prompt: str, count: int) -> set[int]:
     named = {int(number) for number in re.findall(r"<image(\d+)>", prompt)}
     missing = sorted(number for number in named if not 1 <= number <= count)
     if missing:
-        there = "only <image1>" if count == 1 else f"<image1> to <image{count}>"
+        there = Sentence("only <image1>") if count == 1 else Sentence("<image1> to <image{count}>", count=count)
         raise ValueError(f"The prompt names <image{missing[0]}>, but the references are {there}.")
     return named

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from . import ggml
+from .sentences import Sentence
 
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
 INDEX = ".safetensors.index.json"
@@ -179,7 +180,7 @@ def _open_gguf(path: Path, label: str) -> GGUFFile:
 def _config_of_metadata(metadata: dict[str, str], label: str) -> dict:
     if "config" not in metadata:
         return {}
-    return _as_dict(metadata["config"], f"The configuration inside {label}")
+    return _as_dict(metadata["config"], Sentence("The configuration inside {label}", label=label))
 
 
 def _read_config(path: Path, label: str) -> dict:
@@ -187,7 +188,7 @@ def _read_config(path: Path, label: str) -> dict:
 
 
 def _read_json(path: Path, label: str) -> dict:
-    return _as_dict(path.read_bytes(), f"{path.name} in {label}")
+    return _as_dict(path.read_bytes(), Sentence("The file {name} of {label}", name=path.name, label=label))
 
 
 def _as_dict(text: str | bytes, what: str) -> dict:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont, features
 
+from .sentences import Sentence
 from .text_match import is_invisible
 
 EXTENSIONS = (".ttf", ".otf", ".ttc", ".otc")
@@ -106,8 +107,9 @@ def check_glyphs(font: ImageFont.FreeTypeFont, lines: list[str], name: str) -> N
     lacking = missing(font, lines)
     if lacking:
         listed = ", ".join(f"{character} (U+{ord(character):04X})" for character in lacking[:8])
-        more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
-        raise ValueError(f"The font {name} has no glyphs for {listed}{more}: choose a font that has them.")
+        if len(lacking) > 8:
+            listed = Sentence("{some} and {count} more", some=listed, count=len(lacking) - 8)
+        raise ValueError(f"The font {name} has no glyphs for {listed}: choose a font that has them.")
     if any(unicodedata.bidirectional(c) in ("R", "AL") for line in lines for c in line) and not features.check("raqm"):
         raise ValueError("This Pillow was built without Raqm, so it cannot set text that runs from right to left: "
                          "install the one from PyPI.")

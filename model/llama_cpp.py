@@ -13,14 +13,16 @@ import torch
 from . import ggml, layouts
 from .files import CheckpointError, GGUFFile, TensorInfo
 from .prompt import IMAGE_PAD_TOKEN
+from .sentences import Sentence
 
 ARCHITECTURE = "qwen3vl"
 PROJECTOR = "qwen3vl_merger"
 DEEPSTACK = re.compile(r"(?<=deepstack_merger_list\.)\d+")
 FRAMES = ("model.visual.patch_embed.proj.weight", "model.visual.patch_embed.proj.weight.1")
 
-GET_LANGUAGE = "choose a GGUF file of Qwen3-VL-8B-Instruct, for example Qwen3-VL-8B-Instruct-Q8_0.gguf"
-GET_PROJECTOR = "choose the mmproj file of Qwen3-VL-8B-Instruct, for example mmproj-Qwen3VL-8B-Instruct-F16.gguf"
+GET_LANGUAGE = Sentence("choose a GGUF file of Qwen3-VL-8B-Instruct, for example Qwen3-VL-8B-Instruct-Q8_0.gguf")
+GET_PROJECTOR = Sentence("choose the mmproj file of Qwen3-VL-8B-Instruct, for example "
+                         "mmproj-Qwen3VL-8B-Instruct-F16.gguf")
 
 
 def is_projector_name(name: str) -> bool:
@@ -53,7 +55,8 @@ def check_language(files: GGUFFile) -> None:
         raise CheckpointError(f"{files.label} is the vision projector of a language model, not a text encoder for "
                               f"Qwen-Image 2: it goes into vision_projector; {GET_LANGUAGE}.")
     if found != ARCHITECTURE:
-        what = f"of the architecture {found}" if found else "that does not say its architecture"
+        what = (Sentence("of the architecture {architecture}", architecture=str(found)) if found else
+                Sentence("that does not say its architecture"))
         raise CheckpointError(f"{files.label} is a language model {what}, not a text encoder for Qwen-Image 2 "
                               f"({ARCHITECTURE}): {GET_LANGUAGE}.")
     words = files.header.get("tokenizer.ggml.tokens")
@@ -62,17 +65,20 @@ def check_language(files: GGUFFile) -> None:
                               f"<|image_pad|> is not number {IMAGE_PAD_TOKEN}): {GET_LANGUAGE}.")
 
 
-def unfit(projector: GGUFFile, language: GGUFFile) -> str | None:
+def unfit(projector: GGUFFile, language: GGUFFile) -> Sentence | None:
     """What keeps a projector from this language model, as a sentence; None where nothing does."""
     header = projector.header
     kind = header.get("clip.projector_type") or header.get("clip.vision.projector_type")
     if kind != PROJECTOR:
-        what = f"of the architecture {header.get('general.architecture')}" if kind is None else f"of the type {kind}"
-        return f"{projector.label} is {what}, not the vision projector of Qwen3-VL ({PROJECTOR}): {GET_PROJECTOR}."
+        what = (Sentence("of the architecture {architecture}", architecture=str(header.get("general.architecture")))
+                if kind is None else Sentence("of the type {type}", type=str(kind)))
+        return Sentence("{label} is {what}, not the vision projector of Qwen3-VL ({projector}): {advice}.",
+                        label=projector.label, what=what, projector=PROJECTOR, advice=GET_PROJECTOR)
     theirs, ours = width(projector, "mm.2.weight", 0), width(language, "token_embd.weight", 1)
     if theirs != ours:
-        return (f"{projector.label} belongs to a language model of width {theirs}, {language.label} has width {ours}: "
-                f"{GET_PROJECTOR}.")
+        return Sentence("{label} belongs to a language model of width {theirs}, {language} has width {ours}: {advice}.",
+                        label=projector.label, theirs=theirs, language=language.label, ours=ours,
+                        advice=GET_PROJECTOR)
     return None
 
 

@@ -185,5 +185,5 @@ def of_each(slides: list[Slide], work: Callable[[Slide], Result]) -> list[Result
         try:
             found.append(work(slide))
         except ValueError as error:
-            raise ValueError(f"{slide.name}: {error}") from error
+            raise ValueError(f"{slide.name} cannot be written: {error}") from error
     return found

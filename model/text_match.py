@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from .regions import Box
+from .sentences import Sentence
 
 RIGHT, WRONG, MISSING, UNREADABLE = "right", "wrong", "missing", "unreadable"
 LEAST_CONFIDENCE = 0.5  # of what was read without being expected, to count as writing; the reader's own figure
@@ -354,9 +355,10 @@ def compare(lines: Sequence[str], found: Sequence[Found], rules: Rules) -> Compa
     judged = [number for number, line in enumerate(lines) if not unreadable(line, rules)
               and comparable(line, rules)]
     if not judged:
-        unknown = " ".join(sorted({letter for line in lines for letter in unreadable(line, rules)})[:10])
-        raise ValueError(f"The reader knows none of the expected lines' script ({unknown or 'only signs'}): it reads "
-                         f"Latin, Greek, Chinese and Japanese.")
+        unknown = (" ".join(sorted({letter for line in lines for letter in unreadable(line, rules)})[:10])
+                   or Sentence("only signs"))
+        raise ValueError(f"The reader knows none of the expected lines' script ({unknown}): it reads Latin, Greek, "
+                         f"Chinese and Japanese.")
     matching = Matching([comparable(lines[number], rules) for number in judged],
                         [comparable(piece.text, rules) for piece in found], [piece.box for piece in found])
     verdicts = {number: Line(line, UNREADABLE) for number, line in enumerate(lines)}

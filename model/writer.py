@@ -16,6 +16,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from .sentences import Sentence
+
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3",
           torch.float8_e5m2: "F8_E5M2", torch.float8_e8m0fnu: "F8_E8M0", torch.int8: "I8", torch.uint8: "U8"}
 LENGTH_BYTES = 8
@@ -83,7 +85,7 @@ def _words_for(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or error
+        why = Sentence("the disk is full") if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or error
         raise WriteError(f"{path.name} could not be written: {why}. Nothing is left of it.") from error
 
 

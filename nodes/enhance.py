@@ -115,7 +115,7 @@ class QwenImage2PromptEnhance(io.ComfyNode):
             return canvas
         try:
             if prompt is not None:  # else it is linked, and not yet known
-                enhancement.check_text(prompt, "The prompt")
+                enhancement.check_text(prompt, Sentence("The prompt"))
             if system_prompt is not None:
                 system_prompts.read(system_prompt, enhancement.TEXT_TO_IMAGE)
         except ValueError as error:
@@ -161,7 +161,7 @@ def answer(clip, task: enhancement.Task, prompt: str, system_prompt: str, refere
     if clip is None:
         raise ValueError("No language model is connected: connect a prompt enhancer (from Load Prompt Enhancer) as "
                          "clip, or switch enabled off.")
-    enhancement.check_text(prompt, "The prompt")
+    enhancement.check_text(prompt, Sentence("The prompt"))
     if references:
         editing.named_references(prompt, len(references))
     generation.check_writes(clip, sees=bool(references))

@@ -4,6 +4,7 @@ import torch
 from comfy_api.latest import io
 
 from ..model import sizes
+from ..model.sentences import Sentence
 from ..model.spec import VAESpec
 from .frontend import marks, only_with, size_table
 
@@ -35,7 +36,8 @@ def canvas_inputs(aspect_ratio: str, size: str) -> list[io.Input]:
 def check_canvas(aspect_ratio, width, height) -> bool | str:
     """Before anything runs; ComfyUI leaves out its own checks of these, and gives None for what is linked."""
     if aspect_ratio not in (None, sizes.CUSTOM, *sizes.RATIOS):
-        return f"There is no aspect ratio {aspect_ratio}: choose {', '.join(sizes.RATIOS)} or {sizes.CUSTOM}."
+        return Sentence("There is no aspect ratio {ratio}: choose {ratios} or {custom}.", ratio=str(aspect_ratio),
+                        ratios=list(sizes.RATIOS), custom=sizes.CUSTOM)
     if aspect_ratio != sizes.CUSTOM or None in (width, height):
         return True
     try:

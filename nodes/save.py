@@ -93,9 +93,9 @@ def require_room(files: dict[Path, int]) -> None:
     for paths in by_disk.values():
         free, needed = shutil.disk_usage(paths[0].parent).free, sum(files[path] for path in paths)
         if free < needed:
-            names = " and ".join(f"{path.parent.name}/{path.name}" for path in paths)
-            raise OSError(f"The disk of ComfyUI's output folder has {free / 1e9:.1f} GB free, {names} "
-                          f"need{'s' if len(paths) == 1 else ''} {needed / 1e9:.1f} GB.")
+            names = ", ".join(f"{path.parent.name}/{path.name}" for path in paths)
+            raise OSError(f"The disk of ComfyUI's output folder has {free / 1e9:.1f} GB free, too little for the "
+                          f"{needed / 1e9:.1f} GB of {names}.")
 
 
 def in_words(kind: str, path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Writes what translators begin with: locales/en, the names, tooltips and sentences that are in the code.
+"""Writes what translators begin with: locales/en, the names, tooltips, sentences and refusals that are in the code.
 
     python tools/dev.py make translations    # starts a server to ask it for the schemas
 
@@ -6,6 +6,7 @@ The panels' words in locales/en/main.json are written by hand: they are nowhere 
 compares, and asks the same of every language.
 """
 import ast
+import builtins
 import json
 import re
 from collections.abc import Iterator
@@ -54,23 +55,74 @@ def templates() -> list[str]:
     """Of all sentences for the user, as they stand in the code."""
     load_pack()
     from qwen_image_2.model.languages import ENGLISH  # what a brief calls the parts of a page
-    found = {template for folder in ("model", "nodes") for path in (ROOT / folder).rglob("*.py")
-             for template in _templates_in(ast.parse(path.read_text(encoding="utf-8")))}
-    return sorted(found | set(ENGLISH.roles.values()))
+    return sorted({template for call in _calls() for template in _of_sentence(call)} | set(ENGLISH.roles.values()))
 
 
-def _templates_in(tree: ast.Module) -> Iterator[str]:
-    for call in ast.walk(tree):
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in MAKERS:
-            yield from (argument.value for argument in call.args[:MAKERS[call.func.id]]
-                        if isinstance(argument, ast.Constant) and isinstance(argument.value, str))
+def refusals() -> list[str]:
+    """Templates of what is raised, from the f-strings in the code."""
+    return sorted({template for call in _calls() if is_error(call) and (template := refusal_of(call))})
+
+
+def _calls() -> Iterator[ast.Call]:
+    for folder in ("model", "nodes"):
+        for path in (ROOT / folder).rglob("*.py"):
+            code = ast.parse(path.read_text(encoding="utf-8"))
+            yield from (node for node in ast.walk(code) if isinstance(node, ast.Call))
+
+
+def _of_sentence(call: ast.Call) -> Iterator[str]:
+    if isinstance(call.func, ast.Name) and call.func.id in MAKERS:
+        yield from (argument.value for argument in call.args[:MAKERS[call.func.id]]
+                    if isinstance(argument, ast.Constant) and isinstance(argument.value, str))
+
+
+def is_error(call: ast.Call) -> bool:
+    """Whether an exception is made."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    return name.endswith("Error") or name == "OOM_EXCEPTION"
+
+
+def refusal_of(call: ast.Call) -> str | None:
+    """f"{len(masks)} masks for {one.name!r}" -> "{masks} masks for {name}"; None where no string is written there."""
+    message = call.args[0] if call.args else None
+    if isinstance(message, ast.Constant) and isinstance(message.value, str):
+        return message.value
+    if not isinstance(message, ast.JoinedStr):
+        return None
+    holes: dict[str, str] = {}  # code -> name
+    return "".join(part.value if isinstance(part, ast.Constant) else f"{{{_hole(part.value, holes)}}}"
+                   for part in message.values)
+
+
+def _hole(code: ast.expr, holes: dict[str, str]) -> str:
+    """The name of a hole: that of the value, with a number where another value is called the same."""
+    name = (identifier(code) or "value").lower()
+    alike = sum(other.rstrip("0123456789") == name for other in holes.values())
+    return holes.setdefault(ast.unparse(code), f"{name}{alike + 1}" if alike else name)
+
+
+def identifier(code: ast.AST) -> str:
+    """What a piece of code is about: `masks` in len(masks), `width` in spec.width // 2; "" where that is not plain."""
+    if isinstance(code, ast.Name):
+        return "" if hasattr(builtins, code.id) else code.id
+    if isinstance(code, ast.Attribute):
+        return code.attr
+    if isinstance(code, ast.Call):
+        return next(filter(None, map(identifier, reversed(code.args))), "") or identifier(
+            code.func.value if isinstance(code.func, ast.Attribute) else code.func)
+    inner = {ast.Subscript: "value", ast.BinOp: "left"}.get(type(code))
+    if isinstance(code, ast.BoolOp):
+        return identifier(code.values[0])
+    return identifier(getattr(code, inner)) if inner else ""
 
 
 def build(schemas: dict) -> dict[Path, str]:
     """Path -> content of the files of locales/en."""
     main = FOLDER / "en" / "main.json"
     words = json.loads(main.read_text(encoding="utf-8"))[KEY]["words"]
-    contents = {main: {KEY: {"words": words, "sentences": {template: template for template in templates()}}},
+    own = {"words": words, "sentences": {template: template for template in templates()},
+           "refusals": {template: template for template in refusals()}}
+    contents = {main: {KEY: own},
                 FOLDER / "en" / "nodeDefs.json": node_definitions(schemas)}
     return {path: json.dumps(content, ensure_ascii=False, indent=2) + "\n" for path, content in contents.items()}
 

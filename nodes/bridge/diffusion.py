@@ -277,7 +277,8 @@ def condition_from(cond: dict, spec: TransformerSpec, normalise) -> Condition:
     """A conditioning's entries -> Condition. Raises ValueError where the encoder or the references do not fit."""
     text = cond.get("cross_attn")
     if text is None or text.shape[-1] != spec.context_dim:
-        found = "no prompt" if text is None else f"a prompt of width {text.shape[-1]}"
+        found = (Sentence("no prompt") if text is None else
+                 Sentence("a prompt of width {width}", width=text.shape[-1]))
         raise ValueError(f"The conditioning holds {found}, but this transformer reads width {spec.context_dim}: encode "
                          f"the prompt with Encode Prompt (Qwen-Image 2) and its text encoder.")
     slots = tuple(cond.get(SLOTS_KEY, ()))
@@ -433,9 +434,9 @@ def check_lora_shapes(patcher) -> None:
             # Not the state dict's: that of a quantised layer holds packed values.
             found, expected = _adapter_shape(patch[1]), tuple(comfy.utils.get_attr(patcher.model, key).shape)
             if found is not None and patch[3] is None and found != expected:
-                family = " It was made for Qwen-Image 1.x (width 3072)." if 3072 in found else ""
+                family = Sentence("; it was made for Qwen-Image 1.x (width 3072)") if 3072 in found else ""
                 raise CheckpointError(f"A LoRA does not fit this model: for {key} it makes a matrix of "
-                                      f"{list(found)}, the model has {list(expected)}.{family}")
+                                      f"{list(found)}, the model has {list(expected)}{family}.")
 
 
 def _adapter_shape(adapter) -> tuple[int, int] | None:

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ...model import editing, enhancement
 from ...model.enhancement import Generated, Task
+from ...model.sentences import Sentence
 from . import enhancer
 from .text_encoder import Qwen3VL, over_white
 
 # Their tokenizers take a whole conversation as it is.
 CHAT_TOKENIZERS = (comfy.text_encoders.qwen35.Qwen35ImageTokenizer, comfy.text_encoders.qwen3vl.Qwen3VLTokenizer)
-ADVICE = ("connect a prompt enhancer from Load Prompt Enhancer, or another language model that ComfyUI's Generate "
-          "Text node takes")
+ADVICE = Sentence("connect a prompt enhancer from Load Prompt Enhancer, or another language model that ComfyUI's "
+                  "Generate Text node takes")
 
 
 def check_writes(clip, sees: bool) -> None:

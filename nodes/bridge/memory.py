@@ -267,12 +267,14 @@ def _relieve(model) -> Sentence:
 
 
 def _out_of_memory(model) -> Exception:
-    advice = "choose a smaller picture, a smaller batch or fewer references"
+    advice = Sentence("choose a smaller picture, a smaller batch or fewer references")
     if not isinstance(model.current_patcher, BudgetPatcher):
-        advice = f"put Memory Budget between loader and sampler and give vram_for_weights a number, or {advice}"
+        advice = Sentence("put Memory Budget between loader and sampler and give vram_for_weights a number, or {other}",
+                          other=advice)
     elif _resident(model):
-        advice = (f"lower vram_for_weights on Memory Budget (the weights took {gib(model.plan.on_device)} at last, "
-                  f"{gib(model.current_patcher.plan_for(0).on_device)} is the least), or {advice}")
+        advice = Sentence("lower vram_for_weights on Memory Budget (the weights took {taken} at last, {least} is the "
+                          "least), or {other}", taken=gib(model.plan.on_device),
+                          least=gib(model.current_patcher.plan_for(0).on_device), other=advice)
     return comfy.model_management.OOM_EXCEPTION(
         f"Out of memory, even with keys and values of prompt and references out of video memory: {advice}.")
 

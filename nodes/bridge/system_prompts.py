@@ -8,6 +8,7 @@ import folder_paths
 
 from ...model import enhancement
 from ...model.enhancement import Task
+from ...model.sentences import Sentence
 from .folders import TEXT_ENCODER
 
 BUILT_IN = "built-in"
@@ -45,5 +46,5 @@ def read(name: str, task: Task) -> str:
     if name == BUILT_IN:
         return enhancement.built_in_instruction(task)
     text = enhancement.read_instruction(resolve(name), name)
-    enhancement.check_text(text, f"The system prompt {name}")
+    enhancement.check_text(text, Sentence("The system prompt {name}", name=name))
     return text

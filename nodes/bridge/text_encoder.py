@@ -31,9 +31,9 @@ from .quantise import Network, Origin, patches_below
 
 NAME = "qwen3vl_8b"
 AUTO = "auto"  # the vision projector: whichever lies beside the language model and fits
-NO_VISION = ("This text encoder was loaded without its vision projector, so it cannot read references: put the mmproj "
-             "file of Qwen3-VL-8B-Instruct (for example mmproj-Qwen3VL-8B-Instruct-F16.gguf) beside the GGUF file, or "
-             "choose it as vision_projector in Load Text Encoder (Qwen-Image 2).")
+NO_VISION = Sentence("This text encoder was loaded without its vision projector, so it cannot read references: put the "
+                     "mmproj file of Qwen3-VL-8B-Instruct (for example mmproj-Qwen3VL-8B-Instruct-F16.gguf) beside "
+                     "the GGUF file, or choose it as vision_projector in Load Text Encoder (Qwen-Image 2).")
 
 
 def language_config(spec: TextEncoderSpec):

@@ -151,7 +151,7 @@ def test_folders_that_hold_no_single_checkpoint(tmp_path):
 def test_broken_json(tmp_path):
     write(tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="config.json in .* is not valid JSON"):
+    with pytest.raises(CheckpointError, match="The file config.json of .* is not valid JSON"):
         open_checkpoint(tmp_path)
 
 

@@ -98,7 +98,7 @@ def test_texts_of_any_kind_come_through_unchanged(decks, folder, said):
 
 def test_control_characters_are_refused_with_their_slide(decks):
     sentence = validate(decks.QwenImage2DeckOutline, **PAGE | {"outline": "## A\n## B\n- one\x07", "footer": ""})
-    assert sentence.startswith("Slide 2 (B): ") and "control character U+0007" in sentence
+    assert sentence.startswith("Slide 2 (B) cannot be written: ") and "control character U+0007" in sentence
 
 
 def test_5000_characters_on_a_slide_are_shortened_and_said(decks, said):
@@ -114,7 +114,8 @@ def test_outlines_are_refused_before_anything_runs(decks):
     assert validate(node, **values | {"outline": None}) is True
     assert "no slides" in validate(node, **values | {"outline": ""})
     assert "300 slides" in validate(node, **values | {"outline": "## A\n" * 300})
-    assert "Slide 2 (B): No quotation marks" in validate(node, **values | {"outline": "## A\n## B\n- a\"b“c「d『"})
+    unquotable = values | {"outline": "## A\n## B\n- a\"b“c「d『"}
+    assert "Slide 2 (B) cannot be written: No quotation marks" in validate(node, **unquotable)
     assert "multiples of 32" in validate(node, **values | {"aspect_ratio": "custom", "width": 1000})
 
 

@@ -120,7 +120,7 @@ def test_answers_with_the_sentence_by_which_the_node_refuses(routes, changes, se
 
 def test_a_deck_names_its_slide(routes):
     answer = brief(routes, "QwenImage2DeckOutline", **DECK | {"outline": "## A\n## B\nPicture: 12\" disc"})[1]
-    assert answer["refused"].startswith("Slide 2 (B): ") and "never closed" in answer["refused"]
+    assert answer["refused"].startswith("Slide 2 (B) cannot be written: ") and "never closed" in answer["refused"]
     # The canvas is no slide's fault.
     answer = brief(routes, "QwenImage2DeckOutline", **DECK | {"aspect_ratio": "custom", "width": 1000})[1]
     assert answer["refused"].startswith("Width and height must be multiples of 32")

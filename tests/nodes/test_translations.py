@@ -1,4 +1,5 @@
 """Names, tooltips, words and sentences in every language of locales/."""
+import ast
 import json
 import re
 import string
@@ -31,10 +32,36 @@ def test_templates_are_found_in_the_code():
     assert {"{count} line", "{count} lines", "kept in RAM", "bullet point {number}"} < set(found) and len(found) > 90
 
 
+# Raised with words that are found where they are written.
+HANDED_ON = {"CheckpointError(sentence)", "ValueError(NO_VISION)", "ValueError(verdict)"}
+
+
+@pytest.mark.parametrize("path", sorted([*(ROOT / "model").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]),
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_words_of_every_error_are_found(path):
+    """Else its refusal would be said in English only, and nobody would miss the translation."""
+    errors = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+              if isinstance(node, ast.Call) and translations.is_error(node))
+    unknown = {ast.unparse(error) for error in errors if translations.refusal_of(error) is None}
+    assert unknown <= HANDED_ON
+
+
+@pytest.mark.parametrize(("code", "template"), [
+    ('ValueError("As it is.")', "As it is."),
+    ('ValueError(f"{len(masks)} for {one.name!r}, at most {MOST:,}")', "{masks} for {name}, at most {most}"),
+    ('x.OddError(f"{shape[2]} x {shape[3]} of {shape[2]}")', "{shape} x {shape2} of {shape}"),
+    ('ValueError(f"{part.strip()[:80]}, {max(map(len, lines))}, {size / 2**30:.2f}")', "{part}, {lines}, {size}"),
+    ("ValueError(verdict)", None),
+])
+def test_templates_of_refusals(code, template):
+    call = ast.parse(code).body[0].value
+    assert translations.is_error(call) and translations.refusal_of(call) == template
+
+
 @pytest.mark.parametrize("language", OTHERS)
 def test_a_language_has_what_english_has(language):
     own, english = content(language, "main.json")["qwen_image_2"], content("en", "main.json")["qwen_image_2"]
-    for kind in ("words", "sentences"):
+    for kind in ("words", "sentences", "refusals"):
         assert list(own[kind]) == list(english[kind])
         for key, text in own[kind].items():
             assert text and fields(text) == fields(english[kind][key]), key

@@ -1,0 +1,94 @@
+"""Why a node did not run: on the node, in the page's language."""
+import json
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from qwen_image_2.tests.browser.conftest import ROOT, Page
+
+SAMPLER, TEXT, LATENT = "QwenImage2Sampler", "QwenImage2TextEncode", "QwenImage2EmptyLatent"
+REFUSAL = ".qwen-image-2 .refusal >> visible=true"
+# Recognises an English text as the pack's own, and says it in the page's language.
+TRANSLATED = """async texts => {
+    const style = document.querySelector("link[href$='style.css'][href*='qwen-image-2']");
+    const { translated } = await import(new URL("words.js", style.href));
+    return texts.map(text => translated(text));
+}"""
+WITHOUT_NEGATIVE = """() => {
+    const sampler = app.graph.nodes.find(node => node.type === "QwenImage2Sampler");
+    sampler.disconnectInput(sampler.inputs.findIndex(input => input.name === "negative"));
+}"""
+
+
+def catalogue(language: str) -> dict[str, dict[str, str]]:
+    return json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["qwen_image_2"]
+
+
+def queue(page: Page) -> None:
+    page.page.evaluate("app.queuePrompt(0)")
+
+
+def test_a_check_before_the_run_and_an_error_in_it(page):
+    page.open("text_to_image")
+    page.set(SAMPLER, cfg=3, preset="Custom", steps=1)
+    page.page.evaluate(WITHOUT_NEGATIVE)
+    page.show(SAMPLER)
+    queue(page)
+    refusal = page.page.locator(REFUSAL)
+    expect(refusal).to_have_text("cfg is 3.0, but no negative prompt is connected: connect one, or set cfg to 1.")
+    page.set(SAMPLER, cfg=1)
+    page.set(LATENT, aspect_ratio="custom", width=64, height=64)
+    page.set(TEXT, prompt="A <|image_pad|> fox.")
+    page.show(TEXT)
+    queue(page)
+    expect(refusal).to_contain_text("The prompt contains the token <|image_pad|>, which stands for a reference image",
+                                    timeout=60_000)
+    page.set(TEXT, prompt="A fox.")
+    queue(page)
+    expect(refusal).to_have_count(0)
+    page.errors.clear()  # ComfyUI's page writes what it could not queue to the console
+
+
+def test_what_others_raise_is_left_to_the_page(page):
+    page.open("text_to_image")
+    page.page.evaluate("""() => app.api.dispatchCustomEvent("execution_error", {
+        node_id: String(app.graph.nodes[0].id), exception_message: "list index out of range\\n",
+        exception_type: "IndexError", traceback: [] })""")
+    page.page.wait_for_timeout(300)
+    expect(page.page.locator(REFUSAL)).to_have_count(0)
+
+
+@pytest.fixture
+def chinese(chromium, server):
+    tab = chromium.new_page()
+    tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("zh"))
+    yield Page(tab, server, "classic")
+    tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("en"))
+    tab.close()
+
+
+def test_every_refusal_is_found_again_and_said_in_chinese(chinese):
+    english, own = catalogue("en")["refusals"], catalogue("zh")["refusals"]
+    filled = [(fill(template), fill(own[template])) for template in english]
+    assert chinese.page.evaluate(TRANSLATED, [said for said, _ in filled]) == [expected for _, expected in filled]
+    nested = ("x.gguf is a LoRA (load it with a LoRA loader, after this one), not a text encoder for Qwen-Image 2: "
+              "choose Qwen3-VL-8B-Instruct, for example qwen3vl_8b_bf16.safetensors.",
+              "Slide 2 (Growth and risk) cannot be written: The title opens a quotation mark that is never closed: "
+              'words in double quotes are drawn, so close it (and write inch, not ").')
+    one, other = chinese.page.evaluate(TRANSLATED, nested)
+    assert one == ("x.gguf 是LoRA（请在本加载器之后用 LoRA 加载器加载），不是 Qwen-Image 2 的文本编码器：请选择 "
+                   "Qwen3-VL-8B-Instruct，例如 qwen3vl_8b_bf16.safetensors。")
+    assert other.startswith("第 2 页（Growth and risk）无法写成提示词：标题中有一个引号没有闭合：")
+    assert chinese.page.evaluate(TRANSLATED, ["CUDA error: out of memory", "salt and pepper", "a" * 3000]) == [None] * 3
+    chinese.open("text_to_image")
+    chinese.set(SAMPLER, cfg=3)
+    chinese.page.evaluate(WITHOUT_NEGATIVE)
+    chinese.show(SAMPLER)
+    queue(chinese)
+    expect(chinese.page.locator(REFUSAL)).to_contain_text("但没有连接负面提示词：请连接，或将 cfg 设为 1。")
+
+
+def fill(template: str) -> str:
+    """Every hole with something of its own that is no word of the pack."""
+    return re.sub(r"\{(\w+)\}", r"«\1» 1,024 x.safetensors", template)
