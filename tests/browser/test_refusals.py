@@ -89,6 +89,14 @@ def test_every_refusal_is_found_again_and_said_in_chinese(chinese):
     expect(chinese.page.locator(REFUSAL)).to_contain_text("但没有连接负面提示词：请连接，或将 cfg 设为 1。")
 
 
+def test_a_brief_says_in_chinese_what_it_refuses(chinese):
+    chinese.open("poster_brief")
+    chinese.set("QwenImage2PosterBrief", picture='A fox that says "hello')
+    chinese.show("QwenImage2PosterBrief")
+    expect(chinese.panel("token-meter").locator(".count")).to_have_text(
+        "画面中有一个引号没有闭合：双引号中的文字会被画出，请将其闭合（英寸请写 inch，不要写 \"）。")
+
+
 def fill(template: str) -> str:
     """Every hole with something of its own that is no word of the pack."""
     return re.sub(r"\{(\w+)\}", r"«\1» 1,024 x.safetensors", template)
