@@ -10,37 +10,59 @@ import { translated } from "./words.js";
 
 const NAME = "qwen_image_2_refusal";
 
+/** What ComfyUI adds to the sentence of a step that ran out of memory. */
+const TIPS = /\n(This error means|\s*TIPS:)[^]*/;
+
 /** Nodes that show one. */
 const refusing = new Set();
 
+/** Whose run it is: prompt id -> the id of its graph. Another one may be open when a run fails. */
+const graphs = new Map();
+
 /** Called once. */
 export function showRefusals() {
-  api.addEventListener("execution_error", ({ detail }) => show(detail.node_id, [detail.exception_message]));
+  api.addEventListener("execution_error", ({ detail }) => {
+    const graph = graphs.get(detail.prompt_id);
+    graphs.delete(detail.prompt_id);
+    if (isOpen(graph)) show(detail.node_id, [detail.exception_message]);
+  });
+  api.addEventListener("execution_success", ({ detail }) => graphs.delete(detail.prompt_id));
   const queue = api.queuePrompt;
-  // There is no event for what is refused before the run. The answer, or the error, is handed on as it is.
-  api.queuePrompt = async function (...values) {
-    forget();
-    try {
-      const answer = await queue.apply(this, values);
-      showAll(answer?.node_errors); // other parts of the workflow may run all the same
-      return answer;
-    } catch (error) {
-      showAll(error.response?.node_errors);
-      throw error;
-    }
+  // There is no event for what is refused before the run. The answer, or the error, is handed on as it is, whatever
+  // happens here.
+  api.queuePrompt = function (...values) {
+    queueMicrotask(forget);
+    const graph = values[1]?.workflow?.id;
+    const asked = queue.apply(this, values);
+    Promise.resolve(asked).then((answer) => {
+      if (answer?.prompt_id) graphs.set(answer.prompt_id, graph);
+      showAll(answer?.node_errors, graph); // other parts of the workflow may run all the same
+    }, (error) => showAll(error?.response?.node_errors, graph));
+    return asked;
   };
 }
 
-function forget() {
-  for (const node of refusing) removePanel(node, NAME);
-  refusing.clear();
+/** Whether a graph is the one on the page; taken for granted where nothing is known of it. */
+function isOpen(graph) {
+  return !graph || graph === (app.rootGraph ?? app.graph)?.id;
 }
 
-/** @param {?Object<string, {errors: Array<{details: string, extra_info: {input_name: string}}>}>} errors by node */
-function showAll(errors) {
+function forget() {
+  for (const node of refusing) {
+    refusing.delete(node);
+    removePanel(node, NAME);
+  }
+}
+
+/**
+ * @param {?Object<string, {errors: Array<{details: string, extra_info: {input_name: string}}>}>} errors by node
+ * @param {?string} graph
+ */
+function showAll(errors, graph) {
+  if (!isOpen(graph)) return;
   for (const [id, { errors: refused }] of Object.entries(errors ?? {})) {
     // Custom checks are said as "input - sentence".
-    show(id, refused.map(({ details, extra_info: about }) => details.replace(`${about?.input_name} - `, "")));
+    show(id, refused.map(({ details, extra_info: about }) => `${details}`.replace(`${about?.input_name} - `, "")));
   }
 }
 
@@ -50,8 +72,7 @@ function showAll(errors) {
  */
 function show(id, texts) {
   const node = nodeAt(String(id));
-  // ComfyUI adds lines of its own to what is raised.
-  const sentences = new Set(texts.map((text) => translated(text.trim()) ?? translated(text.split("\n")[0])));
+  const sentences = new Set(texts.map((text) => translated(text.replace(TIPS, "").trim())));
   sentences.delete(null);
   if (!node || !sentences.size) return;
   const items = [...sentences].map((sentence) => element("li", { textContent: sentence }));

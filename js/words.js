@@ -69,14 +69,15 @@ export function sentence(said) {
  * What Python has raised reaches the page as plain English: its template is found again by what is fixed in it.
  *
  * @param {string} english
+ * @param {boolean} [part] it stands in a hole: words such as "title" and "3 pages" are the pack's only there
  * @returns {?string} in the page's language; null: this pack has said nothing of the kind
  */
-export function translated(english) {
+export function translated(english, part = false) {
   if (english.length > LONGEST) return null;
-  for (const { template, names, pattern } of patterns) {
-    const found = pattern.exec(english);
+  for (const { template, names, between, whole } of patterns) {
+    const found = part || whole ? holesOf(between, english) : null;
     if (!found) continue;
-    const values = names.map((name, index) => [name, translated(found[index + 1]) ?? found[index + 1]]);
+    const values = names.map((name, index) => [name, translated(found[index], true) ?? found[index]]);
     return filled(sentences[template] ?? template, Object.fromEntries(values));
   }
   return null;
@@ -85,8 +86,27 @@ export function translated(english) {
 function patternOf(template) {
   const pieces = template.split(/\{(\w+)\}/); // fixed, name, fixed, name, ..., fixed
   const between = pieces.filter((_, index) => index % 2 === 0), names = pieces.filter((_, index) => index % 2);
-  const escaped = between.map((piece) => piece.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"));
-  return { template, names, fixed: between.join(""), pattern: new RegExp(`^${escaped.join("([^]*?)")}$`) };
+  return { template, names, between, fixed: between.join(""), whole: /(\.|: \{error\})$/.test(template) };
+}
+
+/**
+ * What stands between the fixed pieces of a template, each hole as short as can be. By hand: a regular expression of
+ * that form takes minutes to find out that a text, which a stranger's workflow may have chosen, is something else.
+ *
+ * @returns {?string[]} null: the text did not come from the template
+ */
+function holesOf([first, ...others], text) {
+  if (!text.startsWith(first)) return null;
+  const holes = [];
+  let at = first.length;
+  for (const [index, piece] of others.entries()) {
+    const last = index === others.length - 1;
+    const next = last ? text.length - piece.length : text.indexOf(piece, at);
+    if (next < at || !text.startsWith(piece, next)) return null;
+    holes.push(text.slice(at, next));
+    at = next + piece.length;
+  }
+  return at === text.length ? holes : null;
 }
 
 function filled(text, values) {

@@ -100,7 +100,8 @@ def _input_line(name: str, spec: tuple[str, dict, bool], words: Language, own: d
     if "min" in options:
         facts.append(words.upto.format(options["min"], options["max"]))
     if options.get("default") not in (None, "") and name not in FROM_FOLDERS:
-        facts.append(words.default.format(_value(options["default"])))
+        default = _value(options["default"])
+        facts += [] if "\n" in default else [words.default.format(default)]  # whole texts would end the list
     if optional:
         facts.append(words.optional)
     return _line(name, facts, own.get("tooltip", options.get("tooltip", "")), words, own.get("name"))

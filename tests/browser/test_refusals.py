@@ -10,10 +10,10 @@ from qwen_image_2.tests.browser.conftest import ROOT, Page
 SAMPLER, TEXT, LATENT = "QwenImage2Sampler", "QwenImage2TextEncode", "QwenImage2EmptyLatent"
 REFUSAL = ".qwen-image-2 .refusal >> visible=true"
 # Recognises an English text as the pack's own, and says it in the page's language.
-TRANSLATED = """async texts => {
+TRANSLATED = """async ([texts, part]) => {
     const style = document.querySelector("link[href$='style.css'][href*='qwen-image-2']");
     const { translated } = await import(new URL("words.js", style.href));
-    return texts.map(text => translated(text));
+    return texts.map(text => translated(text, part));
 }"""
 WITHOUT_NEGATIVE = """() => {
     const sampler = app.graph.nodes.find(node => node.type === "QwenImage2Sampler");
@@ -59,6 +59,25 @@ def test_what_others_raise_is_left_to_the_page(page):
     expect(page.page.locator(REFUSAL)).to_have_count(0)
 
 
+def test_an_error_is_not_shown_on_another_workflow_s_node(page):
+    """Whose node has the same id and class: the shipped ones are numbered alike."""
+    page.open("text_to_image")
+    page.set(LATENT, aspect_ratio="custom", width=64, height=64)
+    page.set(SAMPLER, preset="Custom", steps=1)
+    page.set(TEXT, prompt="A <|image_pad|> fox.")
+    page.page.evaluate("""() => {
+        window.failed = new Promise(done => app.api.addEventListener("execution_error", done, { once: true }));
+        window.queued = app.queuePrompt(0);
+    }""")
+    page.page.evaluate("queued")
+    page.open("text_to_image_turbo")
+    page.page.evaluate("failed")
+    page.page.wait_for_timeout(300)
+    assert page.page.evaluate("""app.graph.nodes.filter(node =>
+        node.widgets?.some(widget => widget.name === "qwen_image_2_refusal")).length""") == 0
+    page.errors.clear()
+
+
 @pytest.fixture
 def chinese(chromium, server):
     tab = chromium.new_page()
@@ -70,23 +89,48 @@ def chinese(chromium, server):
 
 def test_every_refusal_is_found_again_and_said_in_chinese(chinese):
     english, own = catalogue("en")["refusals"], catalogue("zh")["refusals"]
-    filled = [(fill(template), fill(own[template])) for template in english]
-    assert chinese.page.evaluate(TRANSLATED, [said for said, _ in filled]) == [expected for _, expected in filled]
+    whole = [template for template in english if template.endswith((".", ": {error}"))]
+    parts = [template for template in english if template not in whole]
+    assert len(whole) > 150 and parts
+    for templates, part in ((whole, False), (parts, True)):
+        said = chinese.page.evaluate(TRANSLATED, [[fill(template) for template in templates], part])
+        assert said == [fill(own[template]) for template in templates]
     nested = ("x.gguf is a LoRA (load it with a LoRA loader, after this one), not a text encoder for Qwen-Image 2: "
               "choose Qwen3-VL-8B-Instruct, for example qwen3vl_8b_bf16.safetensors.",
               "Slide 2 (Growth and risk) cannot be written: The title opens a quotation mark that is never closed: "
               'words in double quotes are drawn, so close it (and write inch, not ").')
-    one, other = chinese.page.evaluate(TRANSLATED, nested)
+    one, other = chinese.page.evaluate(TRANSLATED, [nested, False])
     assert one == ("x.gguf 是LoRA（请在本加载器之后用 LoRA 加载器加载），不是 Qwen-Image 2 的文本编码器：请选择 "
                    "Qwen3-VL-8B-Instruct，例如 qwen3vl_8b_bf16.safetensors。")
     assert other.startswith("第 2 页（Growth and risk）无法写成提示词：标题中有一个引号没有闭合：")
-    assert chinese.page.evaluate(TRANSLATED, ["CUDA error: out of memory", "salt and pepper", "a" * 3000]) == [None] * 3
+    others = ["CUDA error: out of memory", "salt and pepper", "a" * 3000, "title", "3 pages", "its version is 4"]
+    assert chinese.page.evaluate(TRANSLATED, [others, False]) == [None] * len(others)
     chinese.open("text_to_image")
     chinese.set(SAMPLER, cfg=3)
     chinese.page.evaluate(WITHOUT_NEGATIVE)
     chinese.show(SAMPLER)
     queue(chinese)
     expect(chinese.page.locator(REFUSAL)).to_contain_text("但没有连接负面提示词：请连接，或将 cfg 设为 1。")
+
+
+def test_a_text_that_fits_a_template_almost_takes_no_time(chinese):
+    """It may be a stranger's: a regular expression tries every way to share it out between the holes."""
+    almost = "Width and height must be multiples of " + " from x to x, got x x x: the n" * 60
+    assert chinese.page.evaluate(f"async values => {{ const since = performance.now(); await ({TRANSLATED})(values);"
+                                 " return performance.now() - since; }", [[almost], False]) < 1000
+
+
+def test_what_comfyui_adds_to_an_error_is_left_out(chinese):
+    chinese.open("text_to_image")
+    chinese.page.evaluate("""() => app.api.dispatchCustomEvent("execution_error", {
+        node_id: String(app.graph.nodes.find(node => node.type === "SaveImage").id), traceback: [],
+        exception_message: "Out of memory, even with keys and values of prompt and references out of video memory: "
+            + "choose a smaller picture, a smaller batch or fewer references.\\nThis error means you ran out of memory "
+            + "on your GPU.\\n\\nTIPS: If the workflow worked before you might have accidentally set the batch_size "
+            + "to a large number.", exception_type: "torch.OutOfMemoryError" })""")
+    chinese.show("SaveImage")
+    expect(chinese.page.locator(REFUSAL)).to_have_text(
+        "内存不足，即使提示词和参考图的键和值已移出显存：请选择更小的图像、更小的批次或更少的参考图。")
 
 
 def test_a_brief_says_in_chinese_what_it_refuses(chinese):
