@@ -79,6 +79,17 @@ def test_a_language_names_what_the_nodes_have(language):
             assert all(text for entry in own[name].get(side, {}).values() for text in entry.values())
 
 
+@pytest.mark.parametrize("language", OTHERS)
+def test_inputs_are_called_as_they_stand_on_the_node(language):
+    """Who reads the page in another language looks there for the name, not for expected_text."""
+    inputs = {key for node in content(language, "nodeDefs.json").values() for key, entry in node["inputs"].items()
+              if "_" in key and entry["name"] != key}
+    for kind in ("words", "sentences", "refusals"):
+        for text in content(language, "main.json")["qwen_image_2"][kind].values():
+            named = set(re.findall(r"(?<!\{)\b[a-z]+(?:_[a-z]+)+\b(?![.}])", text, re.ASCII))
+            assert not named & inputs, text
+
+
 def texts(value) -> list[str]:
     return [value] if isinstance(value, str) else [text for part in value.values() for text in texts(part)]
 
