@@ -3,6 +3,8 @@ import json
 
 import pytest
 
+from qwen_image_2.tools.client import WorkflowError
+
 from .conftest import ROOT, Page, expect
 
 MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
@@ -59,3 +61,20 @@ def test_paths_lead_nowhere(opened, server):
     opened.page.wait_for_timeout(2000)
     assert set(server.output.rglob("*")) == before
     assert not list(server.folder.parent.glob("qwen-image-2-was-here*"))
+
+
+def test_a_run_that_is_right_but_for_its_path_writes_nothing(own_page, server):
+    """The file above is refused for its numbers already."""
+    own_page.open("text_to_image")
+    own_page.set("QwenImage2Loader", diffusion_model="miniature", text_encoder="miniature", vae="miniature")
+    own_page.set("QwenImage2EmptyLatent", aspect_ratio="custom", width=128, height=128)
+    own_page.set("QwenImage2Sampler", preset="Custom", steps=1)
+    outside = "qwen-image-2-was-here"
+    own_page.set("SaveImage", filename_prefix=f"../{outside}")
+    before = set(server.output.rglob("*"))
+    with pytest.raises(WorkflowError, match="outside the output folder"):
+        own_page.run(timeout=120)
+    assert set(server.output.rglob("*")) == before and not list(server.folder.glob(f"{outside}*"))
+    own_page.set("SaveImage", filename_prefix=outside)
+    own_page.run(timeout=120)
+    assert list(server.output.glob(f"{outside}*"))  # where it looks, something is found
