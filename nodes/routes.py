@@ -57,7 +57,7 @@ async def measure(request: web.Request) -> web.Response:
 
 async def measure_brief(request: web.Request) -> web.Response:
     """{"node": class, "inputs": {name: value}} -> as of a prompt, with "notes" and, of a deck, "slides" as the parts of
-    Sentences; or {"refused": parts}: why the node would not run; or as _refusal has it."""
+    Sentences; or {"refused": sentence}: why the node would not run, in English; or as _refusal has it."""
     return await _answered(request, brief_measure)
 
 
