@@ -105,8 +105,8 @@ def _lines(text: str) -> Iterator[str]:
 def _slide(number: int, marks: str, title: str) -> Slide:
     slide = Slide(number, CLOSING_MARKS.sub("", title), opening=marks == "#")
     if len(marks) > 2:
-        raise ValueError(f"{slide.name} has a heading with {marks}: slides begin with # or ##, what is on them with "
-                         f"a dash.")
+        raise ValueError(f"{slide.name} has a heading with {marks[:LONGEST_NAME]}: slides begin with # or ##, what is "
+                         f"on them with a dash.")
     return slide
 
 

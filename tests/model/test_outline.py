@@ -80,6 +80,7 @@ def test_a_layout_of_the_slide_goes_before_that_of_the_deck():
     ("Hello\n## A", "begins with 'Hello', which is on no slide"),
     ("#Title", "which is on no slide"),
     ("## A\n### B", "heading with ###"),
+    ("#" * 5000 + " A", "heading with #{40}: slides begin"),
     ("## A\nColour: red", r"Slide 1 \(A\) has the unknown hint 'Colour': there are Picture, Layout"),
     ("## A\nSeed: lucky", r"Slide 1 \(A\) has the seed 'lucky': a seed is a whole number from 0 to 184467"),
     ("## A\nSeed: -1", "has the seed '-1'"),
@@ -98,9 +99,9 @@ def test_refused_in_one_sentence(text, message):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("## A\n##\n> only notes", "Slide 2: The slide brief is empty"),
-    ("## A\n## B\n- a\x07b", r"Slide 2 \(B\): The bullets contains the control character U\+0007"),
-    ("## A\nPicture: a 12\" record", r"Slide 1 \(A\): The picture opens a quotation mark"),
+    ("## A\n##\n> only notes", "Slide 2 cannot be written: The slide brief is empty"),
+    ("## A\n## B\n- a\x07b", r"Slide 2 \(B\) cannot be written: The bullets contains the control character U\+0007"),
+    ("## A\nPicture: a 12\" record", r"Slide 1 \(A\) cannot be written: The picture opens a quotation mark"),
     ("## a\"b“c「d『", "No quotation marks are left"),
 ])
 def test_what_a_brief_refuses_names_the_slide(text, message):
