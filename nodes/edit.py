@@ -131,7 +131,10 @@ class QwenImage2EditEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, vae, prompt, negative_prompt, images, resolution, canvas, width, height, grid_guard,
-                batch_size):
+                batch_size, **others):
+        if others:  # links that a program makes: ComfyUI hands them all over
+            raise ValueError(f"{', '.join(others)} is no input of Encode Edit: Qwen-Image 2 takes at most "
+                             f"{editing.MOST_REFERENCES} references, image_1 to image_{editing.MOST_REFERENCES}.")
         check_clip(clip, reads_pictures=True)
         check_vae(vae)
         references = listed(images)
