@@ -1,4 +1,6 @@
 """ComfyUI's own nodes on the pack's MODEL, CLIP and VAE."""
+import shutil
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -309,10 +311,27 @@ def test_converting_while_loading(client, plain, weight_format):
     assert torch.nn.functional.cosine_similarity(latent.flatten(), plain[0].flatten(), dim=0) > 0.98
 
 
+def menus(client, name: str) -> dict[str, list[str]]:
+    inputs = client.object_info(name)[name]["input"]["required"]
+    return {name: value[1]["options"] for name, value in inputs.items() if value[0] == "COMBO"}
+
+
 def test_menus_list_files_and_folders_once(client):
-    inputs = client.object_info("QwenImage2Loader")["QwenImage2Loader"]["input"]["required"]
-    options = {name: value[1]["options"] if value[0] == "COMBO" else value[0] for name, value in inputs.items()}
+    options = menus(client, "QwenImage2Loader")
     assert {here.FUSED, here.PREFIXED, here.TURBO, here.FOLDER} <= set(options["diffusion_model"])
     assert set(options["text_encoder"]) == {here.TEXT_ENCODER, here.TEXT_ENCODER_FOLDER, "miniature"}
     assert set(options["vae"]) == {here.WAN_VAE, here.DIFFUSERS_VAE, here.VAE_FOLDER, "miniature"}
     assert not any("-of-" in name for names in options.values() for name in names), "shards are one entry"
+
+
+def test_menus_list_pipelines_and_fonts_of_the_models_folder(client, models):
+    """What dev.py's --models names: the loaders look for pipelines in it, too, and Glyph Reference for fonts."""
+    (models / "fonts").mkdir()
+    (models / "fonts" / "mine.ttf").touch()
+    shutil.copytree(models / "diffusion_models" / here.FOLDER, models / "diffusers" / "whole" / "transformer")
+    try:
+        assert "whole/transformer/" in menus(client, "QwenImage2Loader")["diffusion_model"]
+        assert "mine.ttf" in menus(client, "QwenImage2GlyphReference")["font"]
+    finally:
+        shutil.rmtree(models / "fonts")
+        shutil.rmtree(models / "diffusers")
