@@ -253,6 +253,16 @@ def test_variant_and_preset_that_fit_give_no_warning(client, model, preset):
     assert len(said) == 1 and "keys and values" in said[0]
 
 
+@pytest.mark.parametrize("denoise, encoded, told", [(0.5, False, True), (1.0, False, False), (0.5, True, False)])
+def test_image_to_image_without_an_image_is_pointed_out(client, denoise, encoded, told):
+    nodes = Graph(denoise=denoise).nodes()
+    if encoded:
+        nodes["picture"] = node("EmptyImage", width=96, height=64, batch_size=1, color=0)
+        nodes["canvas"] = node("QwenImage2VAEEncode", image=["picture", 0], vae=["loader", 2])
+    said = str(run(client, nodes).messages["sampler"])
+    assert (f"denoise is {denoise}, but the latent is empty" in said) == told and "keys and values" in said
+
+
 def test_guidance_changes_the_picture(client, plain):
     latent = here.latent(client, run(client, Graph(cfg=4.0, negative_prompt="blurry").nodes()))
     assert not torch.allclose(latent, plain[0])
