@@ -35,7 +35,7 @@ def listed(images: dict | None) -> list[torch.Tensor]:
     return references
 
 
-def check_canvas(canvas: str | None, width: int | None, height: int | None) -> None:
+def check_target(canvas: str | None, width: int | None, height: int | None) -> None:
     """None is what is linked, and not yet known. The choices are ours to check: ComfyUI leaves to validate_inputs all
     of what it hands over to it."""
     if canvas not in (None, LAST, FIRST, CUSTOM):
@@ -47,9 +47,9 @@ def check_canvas(canvas: str | None, width: int | None, height: int | None) -> N
 def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, width: int, height: int,
                guard: bool) -> tuple[list[tuple[int, int]], tuple[int, int], str | None]:
     """Sizes (width, height) of the references and of the canvas, and what the guard has to say."""
+    check_target(canvas, width, height)
     area = None if resolution == AS_IT_IS else int(resolution)
     wanted = [editing.reference_size(image.shape[1], image.shape[0], area) for image in references]
-    check_canvas(canvas, width, height)
     target = (width, height) if canvas == CUSTOM else wanted[-1 if canvas == LAST else 0]
     if not (guard and editing.off_failing_grid(target, wanted)):
         return wanted, target, None
@@ -124,7 +124,7 @@ class QwenImage2EditEncode(io.ComfyNode):
         """images: ComfyUI hands inputs that grow to every check that there is. How many pictures they hold, and so
         which of them a prompt may name, is known to nobody before they have run."""
         try:
-            check_canvas(canvas, width, height)
+            check_target(canvas, width, height)
         except ValueError as error:
             return str(error)
         return True
