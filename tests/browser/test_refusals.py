@@ -2,7 +2,6 @@
 import json
 import re
 
-import pytest
 from playwright.sync_api import expect
 
 from qwen_image_2.tests.browser.conftest import ROOT, Page
@@ -57,15 +56,6 @@ def test_what_others_raise_is_left_to_the_page(page):
         exception_type: "IndexError", traceback: [] })""")
     page.page.wait_for_timeout(300)
     expect(page.page.locator(REFUSAL)).to_have_count(0)
-
-
-@pytest.fixture
-def chinese(chromium, server):
-    tab = chromium.new_page()
-    tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("zh"))
-    yield Page(tab, server, "classic")
-    tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("en"))
-    tab.close()
 
 
 def test_every_refusal_is_found_again_and_said_in_chinese(chinese):
