@@ -35,6 +35,13 @@ def listed(images: dict | None) -> list[torch.Tensor]:
     return references
 
 
+def check_no_others(links: dict) -> None:
+    """links: what ComfyUI hands over beside a node's inputs, which only a program can connect."""
+    if links:
+        raise ValueError(f"{', '.join(links)} is no input of this node: it takes at most {editing.MOST_REFERENCES} "
+                         f"pictures, image_1 to image_{editing.MOST_REFERENCES}.")
+
+
 def check_target(canvas: str | None, width: int | None, height: int | None) -> None:
     """None is what is linked, and not yet known. The choices are ours to check: ComfyUI leaves to validate_inputs all
     of what it hands over to it."""
@@ -132,9 +139,7 @@ class QwenImage2EditEncode(io.ComfyNode):
     @classmethod
     def execute(cls, clip, vae, prompt, negative_prompt, images, resolution, canvas, width, height, grid_guard,
                 batch_size, **others):
-        if others:  # links that a program makes: ComfyUI hands them all over
-            raise ValueError(f"{', '.join(others)} is no input of Encode Edit: Qwen-Image 2 takes at most "
-                             f"{editing.MOST_REFERENCES} references, image_1 to image_{editing.MOST_REFERENCES}.")
+        check_no_others(others)
         check_clip(clip, reads_pictures=True)
         check_vae(vae)
         references = listed(images)

@@ -10,7 +10,7 @@ from ..model import editing, enhancement, sizes
 from ..model.sentences import Sentence
 from .bridge import folders, generation, miniature, system_prompts
 from .bridge.enhancer import load_enhancer
-from .edit import listed
+from .edit import check_no_others, listed
 from .frontend import marks
 from .latent import canvas_inputs, check_canvas
 from .messages import show, tell
@@ -143,7 +143,8 @@ class QwenImage2PromptEnhance(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompt, enabled, system_prompt, aspect_ratio, size, width, height, follow_proposal, seed,
-                max_tokens, clip=None, images=None):
+                max_tokens, clip=None, images=None, **others):
+        check_no_others(others)
         canvas = sizes.chosen_size(aspect_ratio, int(size), width, height)
         if not enabled:
             return io.NodeOutput(prompt, *canvas, OFF, ui=tell(cls, OFF))

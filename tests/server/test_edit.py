@@ -202,7 +202,7 @@ def test_eleven_references(client, tmp_path):
 def test_an_eleventh_input(client, tmp_path):
     """Only a program can connect it: the page stops at ten."""
     nodes = edit_nodes(client, tmp_path, pictures([((32, 32), "RGB")] * 11))
-    assert "images.image_11 is no input of Encode Edit: Qwen-Image 2 takes at most 10" in message(client, nodes)
+    assert "images.image_11 is no input of this node: it takes at most 10 pictures" in message(client, nodes)
 
 
 def test_no_reference(client, tmp_path):

@@ -215,6 +215,7 @@ def test_the_text_encoder_itself_can_write(client, pictures):
     (dict(system_prompt="../../../../etc/passwd"), "There is no system prompt ../../../../etc/passwd below"),
     (dict(aspect_ratio="custom", width=100), "the nearest is 96 x 1024"),
     (dict(images=["picture"], prompt="make <image3> blue"), "names <image3>, but the references are only <image1>"),
+    (dict(images=["picture"] * 11), "images.image_11 is no input of this node: it takes at most 10 pictures"),
     (dict(enhancer=tiny.ENHANCER), f"There is no {tiny.ENHANCER} in models/text_encoders: put the file there (9.5 GB, "
                                    f"from Comfy-Org/Qwen-Image-2.1 on Hugging Face, Qwen Research License"),
     (dict(enhancer=here.TEXT_ENCODER), "is a Qwen3-VL text encoder, not a prompt enhancer for Qwen-Image 2"),
