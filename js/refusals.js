@@ -26,7 +26,9 @@ export function showRefusals() {
     graphs.delete(detail.prompt_id);
     if (isOpen(graph)) show(detail.node_id, [detail.exception_message]);
   });
-  api.addEventListener("execution_success", ({ detail }) => graphs.delete(detail.prompt_id));
+  for (const end of ["execution_success", "execution_interrupted"]) {
+    api.addEventListener(end, ({ detail }) => graphs.delete(detail.prompt_id));
+  }
   const queue = api.queuePrompt;
   // There is no event for what is refused before the run. The answer, or the error, is handed on as it is, whatever
   // happens here.

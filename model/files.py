@@ -16,6 +16,8 @@ from .sentences import Sentence
 
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
 INDEX = ".safetensors.index.json"
+# No model file begins so: of both formats the first bytes hold a small number, and with it zeros.
+TEXT = re.compile(rb"(\xef\xbb\xbf)?[\t\r\n -~]{12}")
 
 
 class CheckpointError(ValueError):
@@ -157,9 +159,23 @@ def _safe_open(path: Path):
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} does not exist.") from None
     except SafetensorError as error:
+        check_is_no_text(path)
         size = path.stat().st_size
         raise CheckpointError(f"{path.name} ({size:,} bytes) is truncated or damaged, download it again "
                               f"({error}).") from error
+
+
+def check_is_no_text(path: Path) -> None:
+    """Raises CheckpointError for what a download without Git LFS, or a refused one, saves under a file's name."""
+    with path.open("rb") as file:
+        begin = file.read(80)
+    if begin.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path.name} is a Git LFS pointer, not the file itself: run  git lfs pull  in its "
+                              f"folder, or download the file from its web page.")
+    if TEXT.match(begin):
+        raise CheckpointError(f"{path.name} is a web page or an error message, saved under the file's name: it begins "
+                              f"with {begin[:40].decode('utf-8', 'replace').strip()!r}. Download it again, "
+                              f"logged in if its web page asks for that.")
 
 
 def _open_gguf(path: Path, label: str) -> GGUFFile:
@@ -171,6 +187,7 @@ def _open_gguf(path: Path, label: str) -> GGUFFile:
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} does not exist.") from None
     except ValueError as error:
+        check_is_no_text(path)
         raise CheckpointError(f"{path.name} ({path.stat().st_size:,} bytes) is truncated, damaged or no GGUF file, "
                               f"download it again ({error}).") from error
     tensors = {name: TensorInfo(one.shape, one.kind) for name, one in stored.items()}

@@ -35,16 +35,29 @@ def listed(images: dict | None) -> list[torch.Tensor]:
     return references
 
 
+def check_no_others(links: dict) -> None:
+    """links: what ComfyUI hands over beside a node's inputs, which only a program can connect."""
+    if links:
+        raise ValueError(f"{', '.join(links)} is no input of this node: it takes at most {editing.MOST_REFERENCES} "
+                         f"pictures, image_1 to image_{editing.MOST_REFERENCES}.")
+
+
+def check_target(canvas: str | None, width: int | None, height: int | None) -> None:
+    """None is what is linked, and not yet known. The choices are ours to check: ComfyUI leaves to validate_inputs all
+    of what it hands over to it."""
+    if canvas not in (None, LAST, FIRST, CUSTOM):
+        raise ValueError(f"There is no canvas {canvas}: choose {LAST}, {FIRST} or {CUSTOM}.")
+    if canvas == CUSTOM and None not in (width, height):
+        sizes.check_size(width, height)
+
+
 def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, width: int, height: int,
                guard: bool) -> tuple[list[tuple[int, int]], tuple[int, int], str | None]:
     """Sizes (width, height) of the references and of the canvas, and what the guard has to say."""
+    check_target(canvas, width, height)
     area = None if resolution == AS_IT_IS else int(resolution)
     wanted = [editing.reference_size(image.shape[1], image.shape[0], area) for image in references]
-    if canvas == CUSTOM:
-        sizes.check_size(width, height)
-        target = width, height
-    else:
-        target = wanted[-1 if canvas == LAST else 0]
+    target = (width, height) if canvas == CUSTOM else wanted[-1 if canvas == LAST else 0]
     if not (guard and editing.off_failing_grid(target, wanted)):
         return wanted, target, None
     clean = (editing.CLEAN_SIDE,) * 2
@@ -114,8 +127,19 @@ class QwenImage2EditEncode(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, canvas, width, height, images=None):
+        """images: ComfyUI hands inputs that grow to every check that there is. How many pictures they hold, and so
+        which of them a prompt may name, is known to nobody before they have run."""
+        try:
+            check_target(canvas, width, height)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(cls, clip, vae, prompt, negative_prompt, images, resolution, canvas, width, height, grid_guard,
-                batch_size):
+                batch_size, **others):
+        check_no_others(others)
         check_clip(clip, reads_pictures=True)
         check_vae(vae)
         references = listed(images)

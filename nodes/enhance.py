@@ -10,10 +10,11 @@ from ..model import editing, enhancement, sizes
 from ..model.sentences import Sentence
 from .bridge import folders, generation, miniature, system_prompts
 from .bridge.enhancer import load_enhancer
-from .edit import listed
+from .edit import check_no_others, listed
 from .frontend import marks
 from .latent import canvas_inputs, check_canvas
 from .messages import show, tell
+from .sampler import UNCONNECTED
 
 CATEGORY = "Qwen-Image 2/prompt enhancer"
 # Comfy-Org's files of the two official models. Offered even before they are there, so that a workflow can name one.
@@ -108,12 +109,14 @@ class QwenImage2PromptEnhance(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompt, enabled, system_prompt, aspect_ratio, width, height, images=None):
+    def validate_inputs(cls, prompt, enabled, system_prompt, aspect_ratio, width, height, clip=UNCONNECTED,
+                        images=None):
         """images: ComfyUI hands inputs that grow to every check that there is."""
         canvas = check_canvas(aspect_ratio, width, height)
         if canvas is not True or not enabled:
             return canvas
         try:
+            check_connected(clip is not UNCONNECTED)
             if prompt is not None:  # else it is linked, and not yet known
                 enhancement.check_text(prompt, Sentence("The prompt"))
             if system_prompt is not None:
@@ -140,7 +143,8 @@ class QwenImage2PromptEnhance(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompt, enabled, system_prompt, aspect_ratio, size, width, height, follow_proposal, seed,
-                max_tokens, clip=None, images=None):
+                max_tokens, clip=None, images=None, **others):
+        check_no_others(others)
         canvas = sizes.chosen_size(aspect_ratio, int(size), width, height)
         if not enabled:
             return io.NodeOutput(prompt, *canvas, OFF, ui=tell(cls, OFF))
@@ -155,12 +159,16 @@ class QwenImage2PromptEnhance(io.ComfyNode):
         return io.NodeOutput(result.prompt, *result.canvas, "\n".join(notes), ui=tell(cls, *notes))
 
 
+def check_connected(connected: bool) -> None:
+    if not connected:
+        raise ValueError("No language model is connected: connect a prompt enhancer (from Load Prompt Enhancer) as "
+                         "clip, or switch enabled off.")
+
+
 def answer(clip, task: enhancement.Task, prompt: str, system_prompt: str, references: list[torch.Tensor], seed: int,
            max_tokens: int, progress: Callable[[int], None]) -> enhancement.Generated:
     """What the language model writes. Raises ValueError for what it cannot be asked, before it is."""
-    if clip is None:
-        raise ValueError("No language model is connected: connect a prompt enhancer (from Load Prompt Enhancer) as "
-                         "clip, or switch enabled off.")
+    check_connected(clip is not None)
     enhancement.check_text(prompt, Sentence("The prompt"))
     if references:
         editing.named_references(prompt, len(references))

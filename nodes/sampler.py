@@ -120,6 +120,15 @@ def size_note(model, samples: torch.Tensor) -> str | None:
                     width=width, height=height, multiple=sizes.MULTIPLE)
 
 
+def start_note(samples: torch.Tensor, denoise: float) -> str | None:
+    """Image-to-image without an image: possible, and told."""
+    if denoise == 1 or samples.any():
+        return None
+    return Sentence("denoise is {denoise}, but the latent is empty: the steps that lay out the picture are left out. "
+                    "Set denoise to 1, or take the latent of a picture from VAE Encode (Qwen-Image 2).",
+                    denoise=f"{denoise:g}")
+
+
 def noise_for(latent: dict, seed: int) -> torch.Tensor:
     """Noise like the samples; image k is drawn with seed + k, so it equals the single image of that seed."""
     samples = latent["samples"]
@@ -186,7 +195,7 @@ class QwenImage2Sampler(io.ComfyNode):
         samples = check_latent(model, latent)
         check_guidance(cfg, negative is not None)
         notes = [variant_warning(model, preset), size_note(model, samples), canvas_note(positive, samples),
-                 seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
+                 start_note(samples, denoise), seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
         show(cls, *notes)  # before the work
         sigmas = sigmas_for(preset, steps, denoise, latent)
         out = guider_for(reporting_to(notes.append, model), positive, negative, cfg).sample(

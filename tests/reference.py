@@ -24,9 +24,9 @@ CHAT_TEMPLATE = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
                  "{% for c in m['content'] %}{{ c['text'] }}{% endfor %}<|im_end|>\n{% endfor %}")
 
 
-def transformer(causal_condition: bool = True, seed: int = 0) -> QwenImage21Transformer2DModel:
-    """Two blocks of two heads of 128 channels: the published rotary axes at a tiny width."""
-    model = QwenImage21Transformer2DModel(num_layers=2, num_attention_heads=2, attention_head_dim=128,
+def transformer(causal_condition: bool = True, seed: int = 0, layers: int = 2) -> QwenImage21Transformer2DModel:
+    """Blocks of two heads of 128 channels: the published rotary axes at a tiny width."""
+    model = QwenImage21Transformer2DModel(num_layers=layers, num_attention_heads=2, attention_head_dim=128,
                                           context_in_dim=64, causal_condition=causal_condition)
     return randomised(model, seed)
 

@@ -93,6 +93,11 @@ class Result:
         return [SavedFile(n, i["filename"], i.get("subfolder", ""), i.get("type", "output")) for n, i in found]
 
     @property
+    def saved(self) -> list[SavedFile]:
+        """The files that were asked for: without ComfyUI's temporary ones, such as previews."""
+        return [file for file in self.files if file.type == "output"]
+
+    @property
     def messages(self) -> dict[str, list[str]]:
         """Node id -> the sentences of its `ui` output, which a node shows to the person after it has run."""
         said = {node: [line for key in MESSAGE_KEYS for line in ui.get(key, ())] for node, ui in self.outputs.items()}

@@ -41,11 +41,10 @@ def demo(place: Place, target: Path) -> int:
     with _server(place) as server:
         times["server start"] = time.monotonic() - begin
         client, result = _follow(server, graph)
-        saved = [file for file in result.files if file.type == "output"]
-        if not saved:
+        if not result.saved:
             raise UserError(f"{POSTER.name} has saved no picture.")
         target = output.unused_name(target.parent, target.name)
-        output.write_whole(target, client.view(saved[0]))
+        output.write_whole(target, client.view(result.saved[0]))
     _say_messages(graph, result)
     say(f"The picture is {target}. What it took:\n{table(times | _stage_times(graph, result))}")
     return 0
@@ -61,7 +60,7 @@ def run(place: Place, file: Path, assignments: list[str], model_folder: Path | N
     with _server(place, models=folder, require_pack=workflow.uses_pack(graph)) as server:
         graph = pictures.provide(Client(server.url), server.input, graph, changed)
         client, result = _follow(server, graph)
-        saved = [_save(client, saved, target) for saved in result.files]
+        saved = [_save(client, file, target) for file in result.saved]
     _say_messages(graph, result)
     say("\n".join(f"Saved {path}" for path in saved) or "The workflow has saved no files.")
     return 0

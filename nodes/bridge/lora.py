@@ -7,6 +7,7 @@ import comfy.lora
 from safetensors import SafetensorError, safe_open
 
 from ...model import lora
+from ...model.files import check_is_no_text
 from ...model.lora import LoraError
 from .diffusion import check_lora_shapes
 
@@ -40,4 +41,5 @@ def _read(path: Path, label: str) -> tuple[dict, dict]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
+        check_is_no_text(path)
         raise LoraError(f"{label} is no intact .safetensors file ({error}): download it again.") from error

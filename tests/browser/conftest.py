@@ -189,3 +189,13 @@ def page(pages, request):
     page.errors.clear()
     yield page
     assert page.errors == []
+
+
+@pytest.fixture
+def chinese(chromium, server):
+    """A page whose language is Chinese, by ComfyUI's setting."""
+    tab = chromium.new_page()
+    tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("zh"))
+    yield Page(tab, server, "classic")
+    tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("en"))
+    tab.close()

@@ -2,7 +2,6 @@
 import json
 import re
 
-import pytest
 from playwright.sync_api import expect
 
 from qwen_image_2.tests.browser.conftest import ROOT, Page
@@ -76,15 +75,6 @@ def test_an_error_is_not_shown_on_another_workflow_s_node(page):
     assert page.page.evaluate("""app.graph.nodes.filter(node =>
         node.widgets?.some(widget => widget.name === "qwen_image_2_refusal")).length""") == 0
     page.errors.clear()
-
-
-@pytest.fixture
-def chinese(chromium, server):
-    tab = chromium.new_page()
-    tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("zh"))
-    yield Page(tab, server, "classic")
-    tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("en"))
-    tab.close()
 
 
 def test_every_refusal_is_found_again_and_said_in_chinese(chinese):

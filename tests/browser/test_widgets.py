@@ -211,35 +211,29 @@ def small_run(page, prompt: str) -> None:
     page.page.evaluate("app.queuePrompt(0)")
 
 
-def test_panels_and_messages_speak_chinese(chromium, server):
+def test_panels_and_messages_speak_chinese(chinese):
     """Words and sentences from locales/zh/main.json, by ComfyUI's setting of the language."""
-    tab = chromium.new_page()
-    tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("zh"))
-    try:
-        page = Page(tab, server, "classic")
-        page.open("text_to_image")
-        page.show(LATENT)
-        expect(page.panel("size-picker").get_by_role("radiogroup", name="宽高比")).to_be_visible()
-        expect(page.panel("size-picker").locator(".summary")).to_have_text("1248 × 832 像素 · 4,056 个 token")
-        small_run(page, prompt="A Chinese fox.")
-        assert tab.evaluate("""() => {
-            const node = LiteGraph.createNode("QwenImage2EditEncode"), source = LiteGraph.createNode("LoadImage");
-            [node, source].forEach(one => app.graph.add(one));
-            source.connect(0, node, node.inputs.findIndex(input => input.name === "images.image_1"));
-            return new Promise(done => setTimeout(() => {
-                done(node.inputs.filter(input => input.name.startsWith("images.")).map(input => input.label));
-                [node, source].forEach(one => app.graph.remove(one));
-            }, 500));
-        }""") == ["参考图 1", "参考图 2"]
-        messages = tab.locator(".qwen-image-2 .messages")
-        expect(messages.filter(has_text="4 个 token。")).to_have_count(1, timeout=60_000)
-        expect(messages.filter(has_text="其键和值（")).to_contain_text("MiB）保存在模型旁边。")
-        page.show(TEXT)
-        tab.locator("textarea >> visible=true").first.fill("a" * 70_000)
-        expect(page.panel("token-meter").locator(".count")).to_have_text("文本过长（超过 64 KiB），无法在此计数。")
-    finally:
-        tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("en"))
-        tab.close()
+    page, tab = chinese, chinese.page
+    page.open("text_to_image")
+    page.show(LATENT)
+    expect(page.panel("size-picker").get_by_role("radiogroup", name="宽高比")).to_be_visible()
+    expect(page.panel("size-picker").locator(".summary")).to_have_text("1248 × 832 像素 · 4,056 个 token")
+    small_run(page, prompt="A Chinese fox.")
+    assert tab.evaluate("""() => {
+        const node = LiteGraph.createNode("QwenImage2EditEncode"), source = LiteGraph.createNode("LoadImage");
+        [node, source].forEach(one => app.graph.add(one));
+        source.connect(0, node, node.inputs.findIndex(input => input.name === "images.image_1"));
+        return new Promise(done => setTimeout(() => {
+            done(node.inputs.filter(input => input.name.startsWith("images.")).map(input => input.label));
+            [node, source].forEach(one => app.graph.remove(one));
+        }, 500));
+    }""") == ["参考图 1", "参考图 2"]
+    messages = tab.locator(".qwen-image-2 .messages")
+    expect(messages.filter(has_text="4 个 token。")).to_have_count(1, timeout=60_000)
+    expect(messages.filter(has_text="其键和值（")).to_contain_text("MiB）保存在模型旁边。")
+    page.show(TEXT)
+    tab.locator("textarea >> visible=true").first.fill("a" * 70_000)
+    expect(page.panel("token-meter").locator(".count")).to_have_text("文本过长（超过 64 KiB），无法在此计数。")
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])

@@ -82,7 +82,7 @@ def test_runs_from_the_template_browser_to_a_picture(page, name):
     prompt, result = page.run(timeout=300)
     assert all(value["inputs"]["diffusion_model"] == "miniature" for value in prompt.values()
                if value["class_type"] == "QwenImage2Loader")
-    pictures = [file for file in result.files if file.filename.endswith(".png") and file.type == "output"]
+    pictures = [file for file in result.saved if file.filename.endswith(".png")]
     assert {file.node for file in pictures} == {key for key, node in prompt.items()
                                                 if node["class_type"] == "SaveImage"} != set()
     for file in pictures:

@@ -32,10 +32,21 @@ def test_corrupt_header(tmp_path):
         open_checkpoint(path)
 
 
-def test_html_page_instead_of_a_file(tmp_path):
-    path = tmp_path / "model.safetensors"
-    path.write_text("<!DOCTYPE html><html>Access denied</html>" * 20)
-    with pytest.raises(CheckpointError, match="truncated or damaged, download it again"):
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 14230000000\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.gguf"])
+@pytest.mark.parametrize(("content", "words"), [
+    (POINTER, " is a Git LFS pointer, not the file itself: run  git lfs pull "),
+    ("<!DOCTYPE html><html>Access denied</html>" * 20, " is a web page or an error .* begins with '<!DOCTYPE html>"),
+    ("\ufeff\r\n<html lang=zh><body>找不到</body></html>", " is a web page or an error message"),
+    ("Entry not found", " is a web page or an error .* begins with 'Entry not found'. Download it again"),
+    ('{"error": "Repository not found"}', " is a web page or an error message"),
+], ids=["Git LFS", "HTML", "HTML with a mark", "text", "JSON"])
+def test_text_instead_of_a_file(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_text(content, "utf-8")
+    with pytest.raises(CheckpointError, match=f"^{name}{words}"):
         open_checkpoint(path)
 
 

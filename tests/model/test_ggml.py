@@ -57,7 +57,7 @@ def test_packing_is_the_packages():
     torch.testing.assert_close(ggml.dequantise(found, "Q8_0"), rounded)
 
 
-@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF" + b"\xff" * 40, b"<!DOCTYPE html>" * 9])
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF" + b"\xff" * 40])
 def test_what_is_no_gguf_file_is_said(tmp_path, content):
     path = tmp_path / "model.gguf"
     path.write_bytes(content)

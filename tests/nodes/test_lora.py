@@ -5,6 +5,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from qwen_image_2.model.files import CheckpointError
 from qwen_image_2.model.lora import LoraError
 from qwen_image_2.tests.reference import error
 
@@ -124,4 +125,12 @@ def test_a_broken_file_is_refused(model, tmp_path):
     safetensors.torch.save_file(FORMS["ai-toolkit"][0], path)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(LoraError, match=r"half\.safetensors is no intact"):
+        apply(model, path, path.name, 1.0)
+
+
+def test_a_pointer_to_a_file_is_no_broken_file(model, tmp_path):
+    from qwen_image_2.nodes.bridge.lora import apply
+    path = tmp_path / "style.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 355000000\n")
+    with pytest.raises(CheckpointError, match=r"^style\.safetensors is a Git LFS pointer"):
         apply(model, path, path.name, 1.0)

@@ -1,4 +1,6 @@
 """ComfyUI's own nodes on the pack's MODEL, CLIP and VAE."""
+import shutil
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -155,11 +157,23 @@ def with_lora(name, strength):
 
 
 def test_lora_changes_the_picture_and_leaves_no_trace(client, plain, models):
+    """Weights, keys and values are those of the strength at hand, whatever ran before."""
+    def sampled(sampler, nodes):
+        """By a sampler of another name: ComfyUI would hand out what it has kept of the same inputs."""
+        nodes[sampler] = nodes.pop("sampler")
+        nodes["latent"]["inputs"]["samples"] = nodes["decode"]["inputs"]["samples"] = [sampler, 0]
+        result = run(client, nodes)
+        assert sampler in result.seconds
+        return here.latent(client, result)
+
     name = lora(models, "style.safetensors", 256)
-    strong, weak = (here.latent(client, run(client, with_lora(name, strength))) for strength in (1.0, 0.5))
+    strong, weak, again = (sampled(sampler, with_lora(name, strength))
+                           for sampler, strength in (("first", 1.0), ("second", 0.5), ("third", 1.0)))
     assert not torch.allclose(strong, plain[0]) and not torch.allclose(strong, weak)
-    assert torch.equal(here.latent(client, run(client, Graph(seed=0).nodes() | {"again": node(
-        "SaveLatent", samples=["sampler", 0], filename_prefix="again")})), plain[0])
+    assert torch.equal(again, strong)
+    assert torch.equal(sampled("fourth", Graph().nodes()), plain[0])
+    client.free()
+    assert torch.equal(sampled("alone", with_lora(name, 0.5)), weak)
 
 
 def test_every_key_of_a_diffusers_lora_is_used(client, server, models):
@@ -251,6 +265,16 @@ def test_variant_and_preset_that_fit_give_no_warning(client, model, preset):
     assert len(said) == 1 and "keys and values" in said[0]
 
 
+@pytest.mark.parametrize("denoise, encoded, told", [(0.5, False, True), (1.0, False, False), (0.5, True, False)])
+def test_image_to_image_without_an_image_is_pointed_out(client, denoise, encoded, told):
+    nodes = Graph(denoise=denoise).nodes()
+    if encoded:
+        nodes["picture"] = node("EmptyImage", width=96, height=64, batch_size=1, color=0)
+        nodes["canvas"] = node("QwenImage2VAEEncode", image=["picture", 0], vae=["loader", 2])
+    said = str(run(client, nodes).messages["sampler"])
+    assert (f"denoise is {denoise}, but the latent is empty" in said) == told and "keys and values" in said
+
+
 def test_guidance_changes_the_picture(client, plain):
     latent = here.latent(client, run(client, Graph(cfg=4.0, negative_prompt="blurry").nodes()))
     assert not torch.allclose(latent, plain[0])
@@ -309,10 +333,27 @@ def test_converting_while_loading(client, plain, weight_format):
     assert torch.nn.functional.cosine_similarity(latent.flatten(), plain[0].flatten(), dim=0) > 0.98
 
 
+def menus(client, name: str) -> dict[str, list[str]]:
+    inputs = client.object_info(name)[name]["input"]["required"]
+    return {name: value[1]["options"] for name, value in inputs.items() if value[0] == "COMBO"}
+
+
 def test_menus_list_files_and_folders_once(client):
-    inputs = client.object_info("QwenImage2Loader")["QwenImage2Loader"]["input"]["required"]
-    options = {name: value[1]["options"] if value[0] == "COMBO" else value[0] for name, value in inputs.items()}
+    options = menus(client, "QwenImage2Loader")
     assert {here.FUSED, here.PREFIXED, here.TURBO, here.FOLDER} <= set(options["diffusion_model"])
     assert set(options["text_encoder"]) == {here.TEXT_ENCODER, here.TEXT_ENCODER_FOLDER, "miniature"}
     assert set(options["vae"]) == {here.WAN_VAE, here.DIFFUSERS_VAE, here.VAE_FOLDER, "miniature"}
     assert not any("-of-" in name for names in options.values() for name in names), "shards are one entry"
+
+
+def test_menus_list_pipelines_and_fonts_of_the_models_folder(client, models):
+    """What dev.py's --models names: the loaders look for pipelines in it, too, and Glyph Reference for fonts."""
+    (models / "fonts").mkdir()
+    (models / "fonts" / "mine.ttf").touch()
+    shutil.copytree(models / "diffusion_models" / here.FOLDER, models / "diffusers" / "whole" / "transformer")
+    try:
+        assert "whole/transformer/" in menus(client, "QwenImage2Loader")["diffusion_model"]
+        assert "mine.ttf" in menus(client, "QwenImage2GlyphReference")["font"]
+    finally:  # the folders stay: ComfyUI remembers the one of fonts, and stumbles where it has gone
+        (models / "fonts" / "mine.ttf").unlink()
+        shutil.rmtree(models / "diffusers" / "whole")

@@ -199,6 +199,12 @@ def test_eleven_references(client, tmp_path):
     assert "There are 11 references, batches counted picture by picture" in message(client, nodes)
 
 
+def test_an_eleventh_input(client, tmp_path):
+    """Only a program can connect it: the page stops at ten."""
+    nodes = edit_nodes(client, tmp_path, pictures([((32, 32), "RGB")] * 11))
+    assert "images.image_11 is no input of this node: it takes at most 10 pictures" in message(client, nodes)
+
+
 def test_no_reference(client, tmp_path):
     nodes = edit_nodes(client, tmp_path, pictures([((32, 32), "RGB")]))
     del nodes["prompt"]["inputs"]["images.image_1"]
@@ -216,8 +222,22 @@ def test_a_reference_one_pixel_wide(client, tmp_path):
     assert "Reference 1 is 1 x 200: its longer side is more than 16 times" in message(client, nodes)
 
 
-def test_a_canvas_that_is_no_multiple_of_32(client, tmp_path):
-    nodes = edit_nodes(client, tmp_path, pictures([((64, 64), "RGB")]), canvas="custom", width=100, height=96)
+@pytest.mark.parametrize("inputs, words", [
+    (dict(canvas="custom", width=100, height=96), "the nearest is 96 x 96"),
+    (dict(canvas="custom", width=96, height=32000), "the nearest is 96 x 8192"),
+    (dict(canvas="second reference"), "There is no canvas second reference: choose last reference, first reference"),
+])
+def test_a_canvas_that_cannot_be_is_refused_before_anything_runs(client, tmp_path, inputs, words):
+    nodes = edit_nodes(client, tmp_path, pictures([((64, 64), "RGB")]), **inputs)
+    with pytest.raises(WorkflowError, match=words) as raised:
+        client.run(nodes)
+    assert "custom_validation_failed" in raised.value.details
+
+
+def test_a_linked_canvas_is_refused_at_its_turn(client, tmp_path):
+    nodes = edit_nodes(client, tmp_path, pictures([((64, 64), "RGB")]), canvas="custom", height=96)
+    nodes["width"] = node("PrimitiveInt", value=100)
+    nodes["prompt"]["inputs"]["width"] = ["width", 0]
     assert "the nearest is 96 x 96" in message(client, nodes)
 
 

@@ -11,7 +11,7 @@ from qwen_image_2.tests.server.conftest import Graph, node
 from qwen_image_2.tests.server.test_bad_input import message
 from qwen_image_2.tests.server.test_workflows import api
 from qwen_image_2.tools import tiny
-from qwen_image_2.tools.client import WorkflowInterrupted
+from qwen_image_2.tools.client import WorkflowError, WorkflowInterrupted
 
 pytestmark = pytest.mark.server
 
@@ -215,6 +215,7 @@ def test_the_text_encoder_itself_can_write(client, pictures):
     (dict(system_prompt="../../../../etc/passwd"), "There is no system prompt ../../../../etc/passwd below"),
     (dict(aspect_ratio="custom", width=100), "the nearest is 96 x 1024"),
     (dict(images=["picture"], prompt="make <image3> blue"), "names <image3>, but the references are only <image1>"),
+    (dict(images=["picture"] * 11), "images.image_11 is no input of this node: it takes at most 10 pictures"),
     (dict(enhancer=tiny.ENHANCER), f"There is no {tiny.ENHANCER} in models/text_encoders: put the file there (9.5 GB, "
                                    f"from Comfy-Org/Qwen-Image-2.1 on Hugging Face, Qwen Research License"),
     (dict(enhancer=here.TEXT_ENCODER), "is a Qwen3-VL text encoder, not a prompt enhancer for Qwen-Image 2"),
@@ -229,17 +230,24 @@ def test_what_is_refused(client, models, change, words):
     assert words in message(client, graph)
 
 
-@pytest.mark.parametrize("loader, words", [
-    (node("QwenImage2LoadTextEncoder", text_encoder="miniature", weight_format="as stored"),
-     "has no output layer (lm_head), so it cannot write text: connect a prompt enhancer"),
-    (None, "No language model is connected: connect a prompt enhancer"),
-])
-def test_models_that_cannot_write(client, loader, words):
+def test_a_model_that_cannot_write(client):
     graph = nodes()
-    graph["model"] = loader
-    if loader is None:
-        del graph["enhance"]["inputs"]["clip"], graph["model"]
-    assert words in message(client, graph)
+    graph["model"] = node("QwenImage2LoadTextEncoder", text_encoder="miniature", weight_format="as stored")
+    assert "has no output layer (lm_head), so it cannot write text: connect a prompt" in message(client, graph)
+
+
+def test_no_language_model(client):
+    """Refused before anything runs; a linked switch is known only when the enhancer's turn comes."""
+    graph = nodes()
+    del graph["enhance"]["inputs"]["clip"]
+    with pytest.raises(WorkflowError, match="No language model is connected: connect a prompt enhancer") as raised:
+        client.run(graph)
+    assert "custom_validation_failed" in raised.value.details
+    graph["switch"] = node("PrimitiveBoolean", value=True)
+    graph["enhance"]["inputs"]["enabled"] = ["switch", 0]
+    with pytest.raises(WorkflowError, match="No language model is connected: connect a prompt enhancer") as raised:
+        client.run(graph)
+    assert "in execute" in raised.value.details
 
 
 def test_a_picture_from_the_enhanced_prompt(client):

@@ -182,6 +182,13 @@ def test_run_command_saves_all_pictures_and_overwrites_none(run_command, capsys)
     assert "SaveImage" in capsys.readouterr().out
 
 
+def test_run_command_leaves_previews_where_they_are(run_command, tmp_path):
+    preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    previewed = {"1": image(color=8), "2": preview, "3": {**SAVE}}
+    (tmp_path / "graph.json").write_text(json.dumps(previewed))
+    assert run_command("--set", "SaveImage.filename_prefix=seen") == (0, ["seen_00001_.png"])
+
+
 def test_run_command_fails_with_the_node_s_own_words(run_command, capsys):
     assert run_command("--set", "2.images=1") == (1, [])
     assert capsys.readouterr().err.startswith("Error: Node 2 (SaveImage): TypeError: ")
