@@ -7,9 +7,12 @@ import asyncio
 import inspect
 import json
 import logging
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import quote
 
 from aiohttp import web
 from comfy_api.latest import io
@@ -24,6 +27,7 @@ from .text import TRAINED_TOKENS
 
 log = logging.getLogger(__name__)
 
+PACK = Path(__file__).parents[1]
 PATH = "/qwen_image_2/prompt"
 BRIEF_PATH = "/qwen_image_2/brief"
 LARGEST_BODY = 64 * 1024  # bytes, about ten times the longest prompt the model was trained for
@@ -48,6 +52,17 @@ def add_routes() -> None:
     """Called once, when ComfyUI loads the pack, before its server starts."""
     PromptServer.instance.routes.post(PATH)(measure)
     PromptServer.instance.routes.post(BRIEF_PATH)(measure_brief)
+    if quote(PACK.name) != PACK.name:
+        # Where a folder's name has a space, aiohttp compares it quoted with paths that are not, so ComfyUI's own route
+        # to a pack's page files finds none.
+        PromptServer.instance.routes.get(f"/extensions/{{folder:{re.escape(PACK.name)}}}/{{file:.+}}")(page_file)
+
+
+async def page_file(request: web.Request) -> web.StreamResponse:
+    """A file of js/. Only the names that are there are known, so no path of a client is opened."""
+    files = {path.relative_to(PACK / "js").as_posix(): path for path in (PACK / "js").rglob("*") if path.is_file()}
+    path = files.get(request.match_info["file"])
+    return web.FileResponse(path) if path else web.Response(status=404)
 
 
 async def measure(request: web.Request) -> web.Response:

@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.error
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 
 from qwen_image_2.tests.server.conftest import Graph, node
 from qwen_image_2.tools.client import Client
-from qwen_image_2.tools.server import Server
+from qwen_image_2.tools.server import DIRECT, Server
 
 pytestmark = pytest.mark.server
 
@@ -128,6 +130,19 @@ def test_all_nodes_are_there_beside_the_other_pack(installed):
     assert {known[name]["python_module"] for name in expected} == {f"custom_nodes.{NAME}"}
     templates = Client(installed.url)._json("/workflow_templates")[NAME]
     assert sorted(templates) == sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+
+
+def test_the_page_gets_its_files(installed):
+    """Out of a folder whose name has spaces; the addresses are those that the server tells the page."""
+    folder = f"/extensions/{quote(NAME)}"
+    listed = [path for path in Client(installed.url)._json("/extensions") if path.startswith(folder)]
+    assert len(listed) == len(list((ROOT / "js").glob("*.js")))
+    for path in [*listed, f"{folder}/style.css", f"{folder}/docs/QwenImage2Sampler/zh.md"]:
+        with DIRECT.open(installed.url + path, timeout=30) as answer:
+            assert answer.read() == (ROOT / "js" / path.removeprefix(f"{folder}/")).read_bytes()
+    for path in ("../__init__.py", "%2e%2e/__init__.py", "..%2f__init__.py", "docs", "none.js"):
+        with pytest.raises(urllib.error.HTTPError, match="40[034]"):
+            DIRECT.open(f"{installed.url}{folder}/{path}", timeout=30)
 
 
 def test_the_log_has_no_complaint(installed):
