@@ -11,11 +11,17 @@ from pathlib import Path
 
 from .make import as_program, from_schemas
 from .pack import ROOT
+from .tiny import TEXT_ENCODER, TRANSFORMER, TURBO, VAE_FILE
 from .workflow_graphs import WORKFLOWS, Group, Node, Workflow
 
 FOLDER = ROOT / "workflows"
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 GROWING = "COMFY_AUTOGROW_V3"  # an input that shows one free socket more than are connected
+
+# Comfy-Org's repackaged files, and ComfyUI's model folder that each goes into: the repository's folders are called so.
+PUBLISHED = "https://huggingface.co/Comfy-Org/Qwen-Image-2.1"
+DIRECTORIES = {TRANSFORMER: "diffusion_models", TURBO: "diffusion_models", TEXT_ENCODER: "text_encoders",
+               VAE_FILE: "vae"}
 
 # Pixels around a group's nodes.
 GROUP_MARGIN, GROUP_TITLE = 20, 50
@@ -113,7 +119,7 @@ def _ui_node(name: str, node: Node, ids: dict, links: list, schemas: dict, order
         "outputs": [{"name": label, "type": kind,
                      "links": [link[0] for link in links if link[1:3] == [ids[name], slot]] or None}
                     for slot, (label, kind) in enumerate(zip(schema["output_name"], schema["output"], strict=True))],
-        "properties": {"Node name for S&R": node.kind} | _origin(schema),
+        "properties": {"Node name for S&R": node.kind} | _origin(schema) | _files(node),
         "widgets_values": _widget_values(node, schema),
     }
     return entry | ({"title": node.title} if node.title else {})
@@ -122,6 +128,13 @@ def _ui_node(name: str, node: Node, ids: dict, links: list, schemas: dict, order
 def _origin(schema: dict) -> dict:
     """Where a node comes from, so that a missing pack can be offered for installation."""
     return {"cnr_id": "comfy-core" if not schema["python_module"].startswith("custom_nodes") else "qwen-image-2"}
+
+
+def _files(node: Node) -> dict:
+    """The published files among a node's inputs: the page offers to download those that are missing."""
+    models = [{"name": name, "url": f"{PUBLISHED}/resolve/main/{DIRECTORIES[name]}/{name}",
+               "directory": DIRECTORIES[name]} for name in node.inputs.values() if name in DIRECTORIES]
+    return {"models": models} if models else {}
 
 
 def _ui_input(slot: int, name: str, spec: list, links: list, node_id: int) -> dict:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .conftest import ROOT
+from qwen_image_2.tools.server import Server
+
+from .conftest import ROOT, Page, expect
 
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 SMALL = {"aspect_ratio": "custom", "width": 128, "height": 128}
@@ -34,6 +36,22 @@ def test_opens_tidily_and_exports_the_api_copy(page, name):
                               " && node.type !== 'MarkdownNote').length") == 0
     assert page.page.get_by_role("dialog").count() == 0  # the page tells of missing nodes and models in one
     assert_tidy(page)
+
+
+def test_files_that_are_missing_are_offered(chromium, server, comfyui_path, tmp_path):
+    """On ComfyUI's own panel: a new user has none of them, and the miniature is not asked for."""
+    with Server(comfyui_path, models=tmp_path, user=server.user, cpu=True) as empty:
+        page = Page(chromium.new_page(), empty, "classic")
+        page.open("text_to_image_turbo")
+        page.page.get_by_role("button", name="View details").click()
+        expect(page.page.get_by_text("Download", exact=True)).to_have_count(3)
+        offered = page.page.evaluate("app.graph.nodes.flatMap(node => node.properties.models ?? [])")
+        page.page.close()
+    assert {model["url"].removeprefix("https://huggingface.co/Comfy-Org/Qwen-Image-2.1/resolve/main/")
+            for model in offered} == {f"{model['directory']}/{model['name']}" for model in offered}
+    assert {(model["directory"], model["name"]) for model in offered} == {
+        ("diffusion_models", "qwen_image_2.1_turbo_bf16.safetensors"),
+        ("text_encoders", "qwen3vl_8b_bf16.safetensors"), ("vae", "qwen_image_2.1_vae_bf16.safetensors")}
 
 
 def assert_apart(page) -> list[list]:
