@@ -248,12 +248,19 @@ class Streamer:
     def _enter(self, number: int) -> Slot:
         slot = next((slot for slot in self.slots if slot.block == number), None) or self._bring(number)
         if not slot.holders:
-            slot.arrival.result()
+            self._wait_for(slot)
             self.lane.before_use(slot)
             self._bind(slot)
         slot.holders += 1
         self._bring_next(number)
         return slot
+
+    def _wait_for(self, slot: Slot) -> None:
+        try:
+            slot.arrival.result()
+        except BaseException:
+            slot.block = None  # or the next pass would be told of this failure again
+            raise
 
     def _leave(self, slot: Slot) -> None:
         if slot not in self.slots:
