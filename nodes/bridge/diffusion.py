@@ -35,7 +35,7 @@ from ...model.spec import TransformerSpec
 from ...model.streaming import Plan
 from ...model.transformer import Transformer, prefix_end
 from . import memory, placement
-from .blocks import with_blocks
+from .blocks import keep_packed, with_blocks
 from .dtypes import DTYPES, conversion
 from .kernels import comfy_attention, kernels_for
 from .placement import Place
@@ -322,6 +322,7 @@ def model_from(files: CheckpointFiles, detected: Detected, variant: str, weight_
     patcher = patcher_class(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
     patcher.add_wrapper(WrappersMP.OUTER_SAMPLE, check_run)
     patcher.add_callback(CallbacksMP.ON_LOAD, memory.on_load)
+    patcher.add_callback(CallbacksMP.ON_LOAD, keep_packed)
     return patcher
 
 
