@@ -148,33 +148,36 @@ class DiffusionModel(Transformer):
     def _velocity(self, x, timestep, context, control, transformer_options, prefix: PromptPrefix, weights_key=None,
                   first_place: Place = Place.DEVICE, others: int = 0):
         """others: bytes of video memory that the run's other prefixes keep."""
-        attention = comfy_attention(transformer_options)
         if self.streamer is not None:
             self.streamer.expect(weights_key)
         # Without causal_condition the prefix changes with the timestep.
         time_key = None if self.spec.causal_condition else tuple(timestep.tolist())
+        cache = prefix.cache((weights_key, x.device, x.dtype, time_key), lambda: self._keep(
+            prefix, x, timestep, transformer_options, first_place, others))
+        return super().forward(x, timestep, cache, comfy_attention(transformer_options))
 
-        def compute() -> PrefixCache:
-            condition = _moved(prefix.condition, x.device)
-            sigma = None if self.spec.causal_condition else timestep
-            tokens = prefix_tokens(condition)
-            needed = kept_bytes(self.spec, tokens, x.element_size())
-            cache, prefix.place = placement.keep(
-                lambda: self.prefix_layers(condition, sigma, x.dtype, attention), prefix_end(condition), needed,
-                working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device, first_place, others)
-            if prefix.place not in prefix.told:  # hooks that change the weights make it anew, again and again
-                prefix.told.add(prefix.place)
-                report = transformer_options.get(REPORT_KEY, log.info)
-                report(Sentence(
-                    "{tokens} tokens of prompt and references: their keys and values ({size} MiB) are {place}.",
-                    tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
-                    place=placement.in_words(prefix.place, first_place)))
-                if placement.waits(cache, prefix.place):
-                    report(Sentence("RAM could not be pinned for keys and values: each block waits for its copy."))
-            return cache
-
-        cache = prefix.cache((weights_key, x.device, x.dtype, time_key), compute)
-        return super().forward(x, timestep, cache, attention)
+    @torch.compiler.disable  # run once, at a length of its own: compiling anew for each prompt would never pay
+    def _keep(self, prefix: PromptPrefix, x, timestep, transformer_options, first_place: Place,
+              others: int) -> PrefixCache:
+        """Compute the keys and values of a prefix, and tell where they are kept."""
+        condition = _moved(prefix.condition, x.device)
+        sigma = None if self.spec.causal_condition else timestep
+        attention = comfy_attention(transformer_options)
+        tokens = prefix_tokens(condition)
+        needed = kept_bytes(self.spec, tokens, x.element_size())
+        cache, prefix.place = placement.keep(
+            lambda: self.prefix_layers(condition, sigma, x.dtype, attention), prefix_end(condition), needed,
+            working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device, first_place, others)
+        if prefix.place not in prefix.told:  # hooks that change the weights make it anew, again and again
+            prefix.told.add(prefix.place)
+            report = transformer_options.get(REPORT_KEY, log.info)
+            report(Sentence(
+                "{tokens} tokens of prompt and references: their keys and values ({size} MiB) are {place}.",
+                tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
+                place=placement.in_words(prefix.place, first_place)))
+            if placement.waits(cache, prefix.place):
+                report(Sentence("RAM could not be pinned for keys and values: each block waits for its copy."))
+        return cache
 
 
 def kept_bytes(spec: TransformerSpec, prefix: int, element: int) -> int:

@@ -118,6 +118,19 @@ def test_attention_overrides_of_other_nodes_are_called(model, prefix):
     assert error(found, expected) < 1e-5
 
 
+def test_a_compiled_model_takes_prompts_of_any_length(diffusion, model):
+    """As core's TorchCompileModel compiles it: the pass over the prompt and what is said of it stay out of that."""
+    network, compiled = model.model.diffusion_model, torch.compile(model.model.diffusion_model, backend="eager")
+    x, sigma = torch.randn(1, 64, 4, 6, generator=torch.Generator().manual_seed(1)), torch.tensor([0.7])
+    for length in (20, 27, 31):
+        text = torch.randn(1, length, 64, generator=torch.Generator().manual_seed(length))
+        with torch.no_grad():
+            found, expected = (net(x, sigma, prefix=diffusion.PromptPrefix(Condition(text)))
+                               for net in (compiled, network))
+        assert torch.equal(found, expected)
+    torch.compiler.reset()
+
+
 def test_wrappers_of_other_nodes_are_called(model, prefix):
     from comfy.patcher_extension import WrappersMP
     calls = []
