@@ -211,6 +211,7 @@ class QwenImage2(comfy.model_base.QwenImage):
         self.stand_in = None           # the copy of a model that ComfyUI places by itself, see memory.py
         self.prefixes: weakref.WeakSet[PromptPrefix] = weakref.WeakSet()  # of the run at hand
         self.crowded = False           # whether the run at hand has been out of memory
+        self.ignored: set[str] = set()  # kinds of other nodes' patches that the run at hand has reported
         self.kept_tokens: int | None = None  # of the run at hand: how many keep keys and values beside the model
 
     @property
@@ -243,6 +244,8 @@ class QwenImage2(comfy.model_base.QwenImage):
         if prefix is None:
             raise ValueError("Qwen-Image 2 needs a prompt: connect Encode Prompt (Qwen-Image 2) to the sampler.")
         options = transformer_options or {}
+        report = options.get(REPORT_KEY, log.info)
+        self._tell_of_patches(options, report)
 
         def step():
             first_place = options.get(PLACE_KEY, Place.DEVICE)
@@ -253,10 +256,19 @@ class QwenImage2(comfy.model_base.QwenImage):
                                                         weights_key=self._weights_key(), first_place=first_place,
                                                         others=others, **kwargs)
 
-        return memory.with_relief(self, step, options.get(REPORT_KEY, log.info))
+        return memory.with_relief(self, step, report)
+
+    def _tell_of_patches(self, options: dict, report: Callable[[str], None]) -> None:
+        """Patches of attention layers and blocks are made for other transformers, which have places for them."""
+        found = {name for kind in ("patches", "patches_replace")
+                 for name, patch in options.get(kind, {}).items() if patch}
+        if new := sorted(found - self.ignored):
+            self.ignored.update(new)
+            report(Sentence("Another node patches the model's layers ({layers}), but this model has no places for such "
+                            "patches: they have no effect.", layers=new))
 
     def begin_run(self, kept_tokens: int) -> None:
-        self.crowded, self.kept_tokens = False, kept_tokens
+        self.crowded, self.kept_tokens, self.ignored = False, kept_tokens, set()
 
     def end_run(self) -> None:
         """Free what a run has allocated. A guider that outlives a cancelled run would keep it, out of reach of

@@ -143,6 +143,22 @@ def test_wrappers_of_other_nodes_are_called(model, prefix):
     assert calls == [(1, 64, 4, 6)]
 
 
+def test_patches_that_have_no_effect_are_told_once_a_run(diffusion, model, prefix):
+    """As of HyperTile, perturbed attention or skipped layers, which work on the places of other networks."""
+    told, inner = [], model.model
+    x, sigma = torch.randn(1, 64, 4, 6), torch.tensor([0.7])
+    for _ in range(2):
+        inner.begin_run(0)
+        for patches in ({}, {"patches": {"attn1_patch": [print], "input": []}},
+                        {"patches_replace": {"dit": {0: print}}}):
+            options = {diffusion.REPORT_KEY: told.append, **patches}
+            for _ in range(2):
+                with torch.no_grad():
+                    inner.apply_model(x, sigma, prefix=prefix, transformer_options=options)
+    patched = [sentence for sentence in told if sentence.startswith("Another node")]
+    assert [sentence[sentence.index("("):sentence.index(")")] for sentence in patched] == ["(attn1_patch", "(dit"] * 2
+
+
 def test_comfy_kitchen_kernels_give_the_same_result(comfyui):
     """Their CPU versions define what the fused kernels compute."""
     import comfy.ops
