@@ -155,6 +155,7 @@ def test_patches_that_have_no_effect_are_told_once_a_run(diffusion, model, prefi
             for _ in range(2):
                 with torch.no_grad():
                     inner.apply_model(x, sigma, prefix=prefix, transformer_options=options)
+        inner.end_run()
     patched = [sentence for sentence in told if sentence.startswith("Another node")]
     assert [sentence[sentence.index("("):sentence.index(")")] for sentence in patched] == ["(attn1_patch", "(dit"] * 2
 
