@@ -42,8 +42,6 @@ class PrefetchedPrefix(PrefixCache):
         if not self._slots:
             size = max(map(buffer_size, self.layers))
             self._slots = [Slot(size, self.lane) for _ in range(BUFFERS)]
-            for slot in self._slots:
-                self.lane.after_use(slot)  # what had this memory before may still be computing
         slot = next((slot for slot in self._slots if slot.block == number), None)
         if slot is None:
             slot = next(slot for slot in self._slots if slot is not self._reading)

@@ -200,6 +200,7 @@ class Slot:
         self.arrival: Future | None = None
         self.holders = 0  # passes that compute with the block
         self.originals: list[Entry] = []
+        lane.after_use(self)  # what had this memory before may still be computing
 
 
 # ---------------------------------------------------------------- a pass
@@ -248,12 +249,19 @@ class Streamer:
     def _enter(self, number: int) -> Slot:
         slot = next((slot for slot in self.slots if slot.block == number), None) or self._bring(number)
         if not slot.holders:
-            slot.arrival.result()
+            self._wait_for(slot)
             self.lane.before_use(slot)
             self._bind(slot)
         slot.holders += 1
         self._bring_next(number)
         return slot
+
+    def _wait_for(self, slot: Slot) -> None:
+        try:
+            slot.arrival.result()
+        except BaseException:
+            slot.block = None  # or the next pass would be told of this failure again
+            raise
 
     def _leave(self, slot: Slot) -> None:
         if slot not in self.slots:
@@ -275,8 +283,6 @@ class Streamer:
         if not self.slots:
             size = self.plan.buffers // BUFFERS
             self.slots = [Slot(size, self.lane) for _ in range(BUFFERS)]
-            for slot in self.slots:
-                self.lane.after_use(slot)  # what had this memory before may still be computing
             self._worker = ThreadPoolExecutor(1, "weights")
         slot = next(slot for slot in self.slots if not slot.holders)
         slot.block = number
@@ -313,7 +319,6 @@ def copy_rate(lane: Lane, size: int = 2**26, repeats: int = 3) -> float:
     """Bytes per second into the device's memory, the best of some copies of `size` bytes: out of pinned memory where
     the device has streams."""
     slot = Slot(size, lane)
-    lane.after_use(slot)  # what had this memory before may still be computing
     source = lane.staging(size)
     parts = [torch.zeros(size, dtype=torch.uint8) if source is None else source]
     seconds = []

@@ -35,7 +35,7 @@ from ...model.spec import TransformerSpec
 from ...model.streaming import Plan
 from ...model.transformer import Transformer, prefix_end
 from . import memory, placement
-from .blocks import with_blocks
+from .blocks import keep_packed, with_blocks
 from .dtypes import DTYPES, conversion
 from .kernels import comfy_attention, kernels_for
 from .placement import Place
@@ -148,33 +148,36 @@ class DiffusionModel(Transformer):
     def _velocity(self, x, timestep, context, control, transformer_options, prefix: PromptPrefix, weights_key=None,
                   first_place: Place = Place.DEVICE, others: int = 0):
         """others: bytes of video memory that the run's other prefixes keep."""
-        attention = comfy_attention(transformer_options)
         if self.streamer is not None:
             self.streamer.expect(weights_key)
         # Without causal_condition the prefix changes with the timestep.
         time_key = None if self.spec.causal_condition else tuple(timestep.tolist())
+        cache = prefix.cache((weights_key, x.device, x.dtype, time_key), lambda: self._keep(
+            prefix, x, timestep, transformer_options, first_place, others))
+        return super().forward(x, timestep, cache, comfy_attention(transformer_options))
 
-        def compute() -> PrefixCache:
-            condition = _moved(prefix.condition, x.device)
-            sigma = None if self.spec.causal_condition else timestep
-            tokens = prefix_tokens(condition)
-            needed = kept_bytes(self.spec, tokens, x.element_size())
-            cache, prefix.place = placement.keep(
-                lambda: self.prefix_layers(condition, sigma, x.dtype, attention), prefix_end(condition), needed,
-                working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device, first_place, others)
-            if prefix.place not in prefix.told:  # hooks that change the weights make it anew, again and again
-                prefix.told.add(prefix.place)
-                report = transformer_options.get(REPORT_KEY, log.info)
-                report(Sentence(
-                    "{tokens} tokens of prompt and references: their keys and values ({size} MiB) are {place}.",
-                    tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
-                    place=placement.in_words(prefix.place, first_place)))
-                if placement.waits(cache, prefix.place):
-                    report(Sentence("RAM could not be pinned for keys and values: each block waits for its copy."))
-            return cache
-
-        cache = prefix.cache((weights_key, x.device, x.dtype, time_key), compute)
-        return super().forward(x, timestep, cache, attention)
+    @torch.compiler.disable  # run once, at a length of its own: compiling anew for each prompt would never pay
+    def _keep(self, prefix: PromptPrefix, x, timestep, transformer_options, first_place: Place,
+              others: int) -> PrefixCache:
+        """Compute the keys and values of a prefix, and tell where they are kept."""
+        condition = _moved(prefix.condition, x.device)
+        sigma = None if self.spec.causal_condition else timestep
+        attention = comfy_attention(transformer_options)
+        tokens = prefix_tokens(condition)
+        needed = kept_bytes(self.spec, tokens, x.element_size())
+        cache, prefix.place = placement.keep(
+            lambda: self.prefix_layers(condition, sigma, x.dtype, attention), prefix_end(condition), needed,
+            working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device, first_place, others)
+        if prefix.place not in prefix.told:  # hooks that change the weights make it anew, again and again
+            prefix.told.add(prefix.place)
+            report = transformer_options.get(REPORT_KEY, log.info)
+            report(Sentence(
+                "{tokens} tokens of prompt and references: their keys and values ({size} MiB) are {place}.",
+                tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
+                place=placement.in_words(prefix.place, first_place)))
+            if placement.waits(cache, prefix.place):
+                report(Sentence("RAM could not be pinned for keys and values: each block waits for its copy."))
+        return cache
 
 
 def kept_bytes(spec: TransformerSpec, prefix: int, element: int) -> int:
@@ -208,6 +211,7 @@ class QwenImage2(comfy.model_base.QwenImage):
         self.stand_in = None           # the copy of a model that ComfyUI places by itself, see memory.py
         self.prefixes: weakref.WeakSet[PromptPrefix] = weakref.WeakSet()  # of the run at hand
         self.crowded = False           # whether the run at hand has been out of memory
+        self.ignored: set[str] = set()  # kinds of other nodes' patches that the run at hand has reported
         self.kept_tokens: int | None = None  # of the run at hand: how many keep keys and values beside the model
 
     @property
@@ -240,6 +244,8 @@ class QwenImage2(comfy.model_base.QwenImage):
         if prefix is None:
             raise ValueError("Qwen-Image 2 needs a prompt: connect Encode Prompt (Qwen-Image 2) to the sampler.")
         options = transformer_options or {}
+        report = options.get(REPORT_KEY, log.info)
+        self._tell_of_patches(options, report)
 
         def step():
             first_place = options.get(PLACE_KEY, Place.DEVICE)
@@ -250,10 +256,19 @@ class QwenImage2(comfy.model_base.QwenImage):
                                                         weights_key=self._weights_key(), first_place=first_place,
                                                         others=others, **kwargs)
 
-        return memory.with_relief(self, step, options.get(REPORT_KEY, log.info))
+        return memory.with_relief(self, step, report)
+
+    def _tell_of_patches(self, options: dict, report: Callable[[str], None]) -> None:
+        """Patches of attention layers and blocks are made for other transformers, which have places for them."""
+        found = {name for kind in ("patches", "patches_replace")
+                 for name, patch in options.get(kind, {}).items() if patch}
+        if new := sorted(found - self.ignored):
+            self.ignored.update(new)
+            report(Sentence("Another node patches the model's layers ({layers}), but this model has no places for such "
+                            "patches: they have no effect.", layers=new))
 
     def begin_run(self, kept_tokens: int) -> None:
-        self.crowded, self.kept_tokens = False, kept_tokens
+        self.crowded, self.kept_tokens, self.ignored = False, kept_tokens, set()
 
     def end_run(self) -> None:
         """Free what a run has allocated. A guider that outlives a cancelled run would keep it, out of reach of
@@ -322,6 +337,7 @@ def model_from(files: CheckpointFiles, detected: Detected, variant: str, weight_
     patcher = patcher_class(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
     patcher.add_wrapper(WrappersMP.OUTER_SAMPLE, check_run)
     patcher.add_callback(CallbacksMP.ON_LOAD, memory.on_load)
+    patcher.add_callback(CallbacksMP.ON_LOAD, keep_packed)
     return patcher
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...model import streaming
 from ...model.sentences import Sentence
 from ...model.streaming import Plan, Streamer
-from .blocks import LAYOUT
+from .blocks import is_packed
 from .placement import Place
 
 BUDGET = "qwen_image_2_budget"  # the attachment that holds it, in bytes; ComfyUI copies it into every clone
@@ -146,7 +146,7 @@ class BudgetPatcher(ModelPatcher):
             return
         wipe_lowvram_weight(module)
         # A LoRA that is merged into GGUF's blocks makes them as large as Q8_0's, which no plan has counted.
-        packed = _is_packed(module)
+        packed = is_packed(module)
         for last in list(module._parameters):
             key = f"{name}.{last}"
             self.unpin_weight(key)
@@ -184,11 +184,6 @@ class BudgetPatcher(ModelPatcher):
         if self.force_cast_weights and not hasattr(module, "prev_comfy_cast_weights"):
             module.prev_comfy_cast_weights, module.comfy_cast_weights = module.comfy_cast_weights, True
         move_weight_functions(module, device)
-
-
-def _is_packed(module: nn.Module) -> bool:
-    """Whether its matrix is GGUF's blocks."""
-    return getattr(module, "layout_type", None) == LAYOUT
 
 
 def _sizes(model) -> tuple[int, list[int]]:
@@ -291,7 +286,7 @@ def costs(model) -> Iterator[Sentence]:
         yield in_words(model.plan)
     merged = [module for module in model.diffusion_model.modules()
               if any(isinstance(function, LowVramPatch) for function in getattr(module, "weight_function", ()))]
-    if packed := sum(map(_is_packed, merged)):
+    if packed := sum(map(is_packed, merged)):
         yield Sentence("LoRAs on GGUF weights are computed each time that these are used (matrices: {count}).",
                        count=packed)
     if others := len(merged) - packed:

@@ -16,6 +16,7 @@ import comfy.text_encoders.llama
 import comfy.text_encoders.qwen3vl
 import torch
 from comfy import sd1_clip
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
 from ...model import checkpoint, layouts, llama_cpp, prompt, quantised
@@ -23,7 +24,7 @@ from ...model.checkpoint import Detected
 from ...model.files import CheckpointError, CheckpointFiles, GGUFFile, TensorInfo, open_checkpoint
 from ...model.sentences import Sentence
 from ...model.spec import TextEncoderSpec, VisionSpec
-from .blocks import with_blocks
+from .blocks import keep_packed, with_blocks
 from .diffusion import INTEGERS, SLOTS_KEY
 from .dtypes import DTYPES, conversion
 from .progress import loading_progress
@@ -221,6 +222,7 @@ def load_text_encoder(path: Path, label: str, weight_format: str = "as stored", 
     model.origin, model.weights = Origin(files.config, dtype), weights_in_words(layers, dtype)
     model.label = files.label
     comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
+    clip.patcher.add_callback(CallbacksMP.ON_LOAD, keep_packed)
     # ComfyUI loads a second copy through this, for hooks and for other devices.
     clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (path, label, weight_format, projector))
     return clip

@@ -118,6 +118,19 @@ def test_attention_overrides_of_other_nodes_are_called(model, prefix):
     assert error(found, expected) < 1e-5
 
 
+def test_a_compiled_model_takes_prompts_of_any_length(diffusion, model):
+    """As core's TorchCompileModel compiles it: the pass over the prompt and what is said of it stay out of that."""
+    network, compiled = model.model.diffusion_model, torch.compile(model.model.diffusion_model, backend="eager")
+    x, sigma = torch.randn(1, 64, 4, 6, generator=torch.Generator().manual_seed(1)), torch.tensor([0.7])
+    for length in (20, 27, 31):
+        text = torch.randn(1, length, 64, generator=torch.Generator().manual_seed(length))
+        with torch.no_grad():
+            found, expected = (net(x, sigma, prefix=diffusion.PromptPrefix(Condition(text)))
+                               for net in (compiled, network))
+        assert torch.equal(found, expected)
+    torch.compiler.reset()
+
+
 def test_wrappers_of_other_nodes_are_called(model, prefix):
     from comfy.patcher_extension import WrappersMP
     calls = []
@@ -128,6 +141,23 @@ def test_wrappers_of_other_nodes_are_called(model, prefix):
 
     velocity(model, prefix, transformer_options={"wrappers": {WrappersMP.DIFFUSION_MODEL: {"test": [wrapper]}}})
     assert calls == [(1, 64, 4, 6)]
+
+
+def test_patches_that_have_no_effect_are_told_once_a_run(diffusion, model, prefix):
+    """As of HyperTile, perturbed attention or skipped layers, which work on the places of other networks."""
+    told, inner = [], model.model
+    x, sigma = torch.randn(1, 64, 4, 6), torch.tensor([0.7])
+    for _ in range(2):
+        inner.begin_run(0)
+        for patches in ({}, {"patches": {"attn1_patch": [print], "input": []}},
+                        {"patches_replace": {"dit": {0: print}}}):
+            options = {diffusion.REPORT_KEY: told.append, **patches}
+            for _ in range(2):
+                with torch.no_grad():
+                    inner.apply_model(x, sigma, prefix=prefix, transformer_options=options)
+        inner.end_run()
+    patched = [sentence for sentence in told if sentence.startswith("Another node")]
+    assert [sentence[sentence.index("("):sentence.index(")")] for sentence in patched] == ["(attn1_patch", "(dit"] * 2
 
 
 def test_comfy_kitchen_kernels_give_the_same_result(comfyui):

@@ -122,6 +122,39 @@ def test_loras_reach_packed_matrices(comfyui, plain, tmp_path):
     assert error(files.velocity(model.model.diffusion_model), files.expected(rounded(state, "Q4_K"))) < 1e-4
 
 
+def as_dynamic(module, patch):
+    """A layer as ComfyUI's dynamic patcher leaves it when its weight has just come to the card, to be used."""
+    import comfy.memory_management
+    module.seed_key, module.weight_lowvram_function, module.weight_function = "weight", patch, []
+    geometry = comfy.memory_management.tensors_to_geometries([module.weight, module.bias])
+    on_card = torch.zeros(comfy.memory_management.vram_aligned_size(geometry), dtype=torch.uint8)
+    on_card[:module.weight._qdata.nbytes] = module.weight._qdata.flatten()
+    module._prefetch = {"signature": "of its place", "resident": False, "xfer_dest": on_card, "cast_dest": None,
+                        "cast_geometry": geometry, "needs_cast": False}
+
+
+def test_the_dynamic_patcher_merges_no_lora_into_packed_matrices(comfyui, plain, tmp_path):
+    """Nobody's tests have a card: the one function of core's that merges is called by itself."""
+    import comfy.ops
+    from comfy.model_patcher import LowVramPatch
+    from comfy.patcher_extension import CallbacksMP
+
+    from qwen_image_2.nodes.bridge.diffusion import load_model
+    model = load_model(write(tmp_path / "m.gguf", tiny.to_comfy_transformer(plain), "Q4_K"), "m.gguf", "base")
+    layer = model.model.diffusion_model.transformer_blocks[1].attn.to_q
+    key, change = "diffusion_model.transformer_blocks.1.attn.to_q.weight", torch.randn(256, 256) * 0.05
+    patch = LowVramPatch(key, {key: [(1.0, ("diff", (change,)), 1.0, None, None)]})
+    as_dynamic(layer, patch)
+    with pytest.raises(RuntimeError, match="size of tensor"):  # else core has changed, and keep_packed can go
+        comfy.ops.resolve_cast_module_with_vbar(layer, torch.float32, None, None, None, False)
+    as_dynamic(layer, patch)
+    for callback in model.get_all_callbacks(CallbacksMP.ON_LOAD):
+        callback(model, model.load_device, 0, False, False)
+    for _ in range(2):  # the second time its blocks lie on the card
+        weight, _ = comfy.ops.resolve_cast_module_with_vbar(layer, torch.float32, None, None, None, False)
+        assert torch.allclose(weight, layer.weight.dequantize() + change, atol=1e-6)
+
+
 def test_packed_blocks_stream(comfyui, plain, tmp_path):
     from qwen_image_2.nodes.bridge.diffusion import load_model
     from qwen_image_2.nodes.bridge.memory import BudgetPatcher

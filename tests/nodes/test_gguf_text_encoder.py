@@ -282,6 +282,22 @@ def test_loras_reach_packed_matrices_and_the_table(comfyui, state, tmp_path):
     assert torch.equal(states(clip), before)
 
 
+def test_the_dynamic_patcher_merges_no_lora_into_packed_matrices(comfyui, state, tmp_path):
+    """See test_gguf.py."""
+    from comfy.patcher_extension import CallbacksMP
+
+    from qwen_image_2.nodes.bridge.text_encoder import language_model
+    clip = load(both(tmp_path, state, "Q8_0"))
+    layers = [language_model(clip).model.embed_tokens, language_model(clip).model.layers[1].self_attn.q_proj]
+    for layer in layers:
+        layer.weight_lowvram_function = patch = object()
+        layer.weight_function = []
+    for callback in clip.clone().patcher.get_all_callbacks(CallbacksMP.ON_LOAD):
+        callback(clip.patcher, clip.patcher.load_device, 0, False, False)
+    assert [layer.weight_lowvram_function for layer in layers] == [None, None]
+    assert layers[1].weight_function == [patch]
+
+
 def test_a_text_encoder_without_eyes_can_be_saved_and_is_known_again(comfyui, state, tmp_path):
     from qwen_image_2.nodes.bridge import quantise
     from qwen_image_2.nodes.bridge.text_encoder import text_network
