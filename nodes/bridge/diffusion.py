@@ -259,9 +259,10 @@ class QwenImage2(comfy.model_base.QwenImage):
         return memory.with_relief(self, step, report)
 
     def _tell_of_patches(self, options: dict, report: Callable[[str], None]) -> None:
-        """Patches of attention layers and blocks are made for other transformers, which have places for them."""
+        """Patches of attention layers, blocks and positions are made for other transformers, which ask for them."""
         found = {name for kind in ("patches", "patches_replace")
                  for name, patch in options.get(kind, {}).items() if patch}
+        found |= {"rope_options"} & options.keys()
         if new := sorted(found - self.ignored):
             self.ignored.update(new)
             report(Sentence("Another node patches the model's layers ({layers}), but this model has no places for such "

@@ -150,14 +150,15 @@ def test_patches_that_have_no_effect_are_told_once_a_run(diffusion, model, prefi
     for _ in range(2):
         inner.begin_run(0)
         for patches in ({}, {"patches": {"attn1_patch": [print], "input": []}},
-                        {"patches_replace": {"dit": {0: print}}}):
+                        {"patches_replace": {"dit": {0: print}}}, {"rope_options": {"scale_x": 2.0}}):
             options = {diffusion.REPORT_KEY: told.append, **patches}
             for _ in range(2):
                 with torch.no_grad():
                     inner.apply_model(x, sigma, prefix=prefix, transformer_options=options)
         inner.end_run()
     patched = [sentence for sentence in told if sentence.startswith("Another node")]
-    assert [sentence[sentence.index("("):sentence.index(")")] for sentence in patched] == ["(attn1_patch", "(dit"] * 2
+    assert [sentence[sentence.index("("):sentence.index(")")] for sentence in patched] == [
+        "(attn1_patch", "(dit", "(rope_options"] * 2
 
 
 def test_comfy_kitchen_kernels_give_the_same_result(comfyui):
