@@ -120,8 +120,8 @@ def test_any_configuration(kinds, tmp_path, kind):
 
 
 @pytest.mark.parametrize("content, words", [
-    ("[1]", "config.json in model.safetensors holds no named entries"), ('"x"', "holds no named entries"),
-    ("[" * 100_000, "config.json in model.safetensors is not valid JSON"),
+    ("[1]", "The file config.json of model.safetensors holds no named entries"), ('"x"', "holds no named entries"),
+    ("[" * 100_000, "The file config.json of model.safetensors is not valid JSON"),
     ('{"axes_dims_rope": 5}', "axes_dims_rope is 5, expected a list of 3, each a whole number above 0: download it"),
     ('{"axes_dims_rope": [-4, 18, 18]}', "expected a list of 3, each a whole number above 0"),
     ('{"axes_dims_rope": [16, 16]}', "expected a list of 3"), ('{"eps": "1e-6"}', "eps is '1e-6', expected a number"),
