@@ -4,8 +4,8 @@ from bootstrap import ROOT  # noqa: F401  first, it makes the pack importable
 from diffusers import AutoencoderKLQwenImage21
 from timing import Budget, Comparison, compare
 
-from qwen_image_2.model.spec import VAESpec
-from qwen_image_2.model.vae import VAE
+from qwen_image_2.model.qwen_image_2.spec import VAESpec
+from qwen_image_2.model.qwen_image_2.vae import VAE
 from qwen_image_2.tools import tiny
 
 # Half the published widths: at full width one decode is 4.3 TFLOP, over half a minute on two CPU cores.

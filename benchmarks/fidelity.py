@@ -23,15 +23,15 @@ import torch.nn.functional as F
 from numpy import ndarray
 from torch import Tensor
 
-from qwen_image_2.model import ggml
-from qwen_image_2.model.prefix import Condition
-from qwen_image_2.model.spec import TransformerSpec
-from qwen_image_2.model.transformer import Transformer
+from qwen_image_2.model.checkpoints import gguf as pack_gguf
+from qwen_image_2.model.qwen_image_2.prefix_cache import Condition
+from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
+from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.tools import tiny
-from qwen_image_2.tools.client import Client
+from qwen_image_2.tools.comfyui.client import Client
+from qwen_image_2.tools.comfyui.server import Server
 from qwen_image_2.tools.miniature import examples, judge, scenes
 from qwen_image_2.tools.miniature.painter import BUILT_IN, Painter
-from qwen_image_2.tools.server import Server
 
 SPEC = TransformerSpec(layers=4, dim=1024, heads=8, head_dim=128, mlp_dim=3072, context_dim=1024,
                        rope_axes=(16, 56, 56))
@@ -77,7 +77,7 @@ def velocity(network: torch.nn.Module) -> Tensor:
 
 def step_errors(folder: Path) -> dict[str, float]:
     """Relative error of one step's velocity in each format."""
-    from qwen_image_2.nodes.bridge.diffusion import load_model
+    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
     state = random_state()
     plain = Transformer(SPEC)
     plain.load_state_dict(state)
@@ -105,7 +105,7 @@ def _error(network: torch.nn.Module, exact: Tensor) -> float:
 def _through_gguf(matrix: Tensor, kind: str) -> Tensor:
     import gguf
     packed = gguf.quants.quantize(matrix.numpy(), gguf.GGMLQuantizationType[kind])
-    return ggml.dequantise(torch.from_numpy(packed), kind)
+    return pack_gguf.dequantise(torch.from_numpy(packed), kind)
 
 
 # ---------------------------------------------------------------- pictures

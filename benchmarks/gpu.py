@@ -25,12 +25,12 @@ from bootstrap import ROOT
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from qwen_image_2.model import checkpoint
-from qwen_image_2.model.files import CheckpointFiles, TensorInfo
-from qwen_image_2.model.prefix import TOKENS_PER_SLOT
-from qwen_image_2.model.spec import TransformerSpec, VAESpec
-from qwen_image_2.model.transformer import Transformer
-from qwen_image_2.model.vae import VAE
+from qwen_image_2.model.checkpoints.files import CheckpointFiles, TensorInfo
+from qwen_image_2.model.qwen_image_2 import detect
+from qwen_image_2.model.qwen_image_2.prefix_cache import TOKENS_PER_SLOT
+from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
+from qwen_image_2.model.qwen_image_2.transformer import Transformer
+from qwen_image_2.model.qwen_image_2.vae import VAE
 from qwen_image_2.tools import tiny
 
 LIMIT = 540         # seconds of a whole run
@@ -172,17 +172,17 @@ class RandomFiles(CheckpointFiles):
 
 def random_model(spec: TransformerSpec, weight_format: str, device: torch.device):
     """MODEL by the pack's own loader."""
-    from qwen_image_2.nodes.bridge.diffusion import model_from
-    shapes = checkpoint.shapes(Transformer(spec, device="meta"))
+    from qwen_image_2.nodes.bridge.qwen_image_2 import model_from
+    shapes = detect.shapes(Transformer(spec, device="meta"))
     tensors = {name: TensorInfo(shape, "BF16") for name, shape in shapes.items()}
     files = RandomFiles("random weights", tensors, {}, {}, {"axes_dims_rope": list(spec.rope_axes)}, device)
-    detected = checkpoint.detect_transformer(tensors, files.config, files.label)
+    detected = detect.detect_transformer(tensors, files.config, files.label)
     return model_from(files, detected, "base", weight_format, disable_dynamic=True)
 
 
 def load_with_budget(model, size: float):
     """A MODEL that keeps at most `size` bytes of weights on the card, or as few as it can; the rest streams."""
-    from qwen_image_2.nodes.bridge.memory import BudgetPatcher
+    from qwen_image_2.nodes.bridge.runtime.budget import BudgetPatcher
     budgeted = BudgetPatcher.of(model, size)
     budgeted.partially_load(budgeted.load_device, math.inf)
     budgeted.pre_run()
@@ -229,7 +229,7 @@ def given(setup: Setup, side: int, references: int, device: torch.device) -> Giv
 
 def our_step(patcher, asked: Given) -> Callable[[], Tensor]:
     """What a sampler calls, latent to denoised latent. The first call computes the prefix, later ones have it."""
-    from qwen_image_2.nodes.bridge.diffusion import SLOTS_KEY, PromptPrefix, condition_from
+    from qwen_image_2.nodes.bridge.qwen_image_2 import SLOTS_KEY, PromptPrefix, condition_from
     model = patcher.model
     slots = ((0, asked.slots),) if asked.references else ()
     entries = {"cross_attn": asked.text, SLOTS_KEY: slots, "reference_latents": asked.references}
@@ -320,7 +320,7 @@ def measure_decodes(setup: Setup, card: Card, device: torch.device) -> list[Meas
         vae.decode(latent)
     generator = torch.Generator(device).manual_seed(1)
     vae.load_state_dict({name: tiny.drawn(name, shape, generator).bfloat16()
-                         for name, shape in checkpoint.shapes(vae).items()}, assign=True)
+                         for name, shape in detect.shapes(vae).items()}, assign=True)
     latent = 3 * torch.randn(latent.shape, generator=generator, device=device).bfloat16()
 
     def measured(form: str) -> Measurement:

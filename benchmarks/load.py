@@ -23,7 +23,7 @@ import torch
 from bootstrap import ROOT
 from timing import Budget, Comparison, Cost, of_costs
 
-from qwen_image_2.model.spec import TransformerSpec
+from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
 
 GOAL = 1.1  # peak memory to the weights that are kept
 

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from timing import cost_of
 from torch import Tensor
 
-from qwen_image_2.model import checkpoint, layouts
-from qwen_image_2.model.files import open_checkpoint
-from qwen_image_2.model.transformer import Transformer
+from qwen_image_2.model.checkpoints.files import open_checkpoint
+from qwen_image_2.model.qwen_image_2 import detect, key_maps
+from qwen_image_2.model.qwen_image_2.transformer import Transformer
 
 SAMPLE_SECONDS = 0.02
 
@@ -32,18 +32,18 @@ Loaded = dict[str, Tensor]  # a state dict, in which packed values and their sca
 def ours(path: Path) -> Loaded:
     """Detection, strict matching, and the check of every value for NaN and infinity; without ComfyUI."""
     files = open_checkpoint(path)
-    detected = checkpoint.detect_transformer(files.tensors, files.config, files.label)
+    detected = detect.detect_transformer(files.tensors, files.config, files.label)
     model = Transformer(detected.spec, device="meta")
-    checkpoint.load(model, detected, files, torch.bfloat16)
+    detect.load(model, detected, files, torch.bfloat16)
     return dict(model.named_parameters())
 
 
 def safetensors(path: Path) -> Loaded:
     """What safetensors does on its own; the values stay on the disk until somebody reads them."""
     state = load_file(path)
-    for name in [name for name in state if layouts.FUSED_MLP in name]:
+    for name in [name for name in state if key_maps.FUSED_MLP in name]:
         halves = state.pop(name).chunk(2)
-        state.update({name.replace(layouts.FUSED_MLP, split): rows for split, rows in zip(layouts.SPLIT_MLP, halves)})
+        state.update({name.replace(key_maps.FUSED_MLP, split): rows for split, rows in zip(key_maps.SPLIT_MLP, halves)})
     return state
 
 
@@ -58,7 +58,7 @@ def safetensors_read(path: Path) -> Loaded:
 def by_loader(weight_format: str) -> Callable[[Path], Loaded]:
     """The pack's loader in ComfyUI, with this choice of its weight_format."""
     import_comfyui()
-    from qwen_image_2.nodes.bridge.diffusion import load_model
+    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
     return lambda path: load_model(path, path.name, "base", weight_format).model.diffusion_model.state_dict()
 
 

@@ -21,12 +21,12 @@ from bootstrap import ROOT
 from numpy import ndarray
 from PIL import Image
 
-from qwen_image_2.tools.client import Client
+from qwen_image_2.tools.comfyui.client import Client
+from qwen_image_2.tools.comfyui.server import Server
 from qwen_image_2.tools.miniature import examples, judge, scenes
 from qwen_image_2.tools.miniature.examples import Example
 from qwen_image_2.tools.miniature.painter import Painter
 from qwen_image_2.tools.miniature.scenes import TRANSPARENT
-from qwen_image_2.tools.server import Server
 
 SEED = 7                # of the questions; training has others
 FULL, SHORT = {"preset": "Quality 40"}, {"preset": "Custom", "steps": 8}

@@ -10,10 +10,10 @@ from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVC
 from timing import Budget, Comparison, compare
 from torch import Tensor
 
-from qwen_image_2.model import schedule
-from qwen_image_2.model.prefix import TOKENS_PER_SLOT, Condition
-from qwen_image_2.model.spec import TransformerSpec
-from qwen_image_2.model.transformer import Transformer
+from qwen_image_2.model.qwen_image_2 import schedule
+from qwen_image_2.model.qwen_image_2.prefix_cache import TOKENS_PER_SLOT, Condition
+from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
+from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.tools import tiny
 
 SPEC = TransformerSpec(layers=8, dim=512, heads=4, head_dim=128, mlp_dim=1536, context_dim=512)

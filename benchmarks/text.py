@@ -23,14 +23,17 @@ from pathlib import Path
 import report
 from bootstrap import ROOT
 
-from qwen_image_2.model import ocr, sizes
-from qwen_image_2.tools import models, output, text_benchmark, text_prompts
-from qwen_image_2.tools.client import Client
-from qwen_image_2.tools.errors import UserError
+from qwen_image_2.model.images import sizes
+from qwen_image_2.pages import ocr
+from qwen_image_2.tools.cli import output
+from qwen_image_2.tools.cli.errors import UserError
+from qwen_image_2.tools.comfyui import models
+from qwen_image_2.tools.comfyui.client import Client
+from qwen_image_2.tools.comfyui.server import Server
 from qwen_image_2.tools.miniature.painter import BUILT_IN
-from qwen_image_2.tools.server import Server
-from qwen_image_2.tools.text_benchmark import Run, Settings
-from qwen_image_2.tools.text_prompts import Prompt
+from qwen_image_2.tools.text_benchmark import benchmark, prompt_sets
+from qwen_image_2.tools.text_benchmark.benchmark import Run, Settings
+from qwen_image_2.tools.text_benchmark.prompt_sets import Prompt
 
 FILES = tuple(BUILT_IN)  # inputs of the loader
 WORDS = 40               # prompts of the miniature
@@ -60,8 +63,8 @@ def _positive(text: str) -> int:
 
 def asked(chosen: argparse.Namespace) -> list[Prompt]:
     if chosen.prompts or chosen.models:
-        return text_prompts.spread(text_prompts.read(chosen.prompts or text_prompts.OWN), chosen.count)
-    return text_prompts.of_miniature(chosen.count or WORDS)
+        return prompt_sets.spread(prompt_sets.read(chosen.prompts or prompt_sets.OWN), chosen.count)
+    return prompt_sets.of_miniature(chosen.count or WORDS)
 
 
 def named_files(chosen: argparse.Namespace) -> dict[str, str]:
@@ -89,7 +92,7 @@ def main() -> int:
         output.require_writable(folder)
         server = stack.enter_context(Server(Path(os.environ["COMFYUI_PATH"]), models=chosen.models))
         client = Client(server.url)
-        files = text_benchmark.loader_files(client, named_files(chosen)) if chosen.models else BUILT_IN
+        files = benchmark.loader_files(client, named_files(chosen)) if chosen.models else BUILT_IN
         settings = Settings(files, chosen.preset, chosen.steps, chosen.seed, chosen.size)
         run = Run(folder, prompts, settings, {"commit": host["commit"]})
         if run.answers:
@@ -105,7 +108,7 @@ def main() -> int:
 def name_of_prompts(chosen: argparse.Namespace) -> str:
     if chosen.prompts:
         return chosen.prompts.name
-    return text_prompts.OWN.name if chosen.models else "the miniature's word prompts"
+    return prompt_sets.OWN.name if chosen.models else "the miniature's word prompts"
 
 
 def finish(run: Run, chosen: argparse.Namespace, host: dict) -> None:
@@ -116,9 +119,9 @@ def finish(run: Run, chosen: argparse.Namespace, host: dict) -> None:
     kept = {**settings.pop("files"), **settings, "prompts": name_of_prompts(chosen)}
     if not chosen.models:
         del kept["size"]  # the miniature has its own
-    text = f"{partial}{report.listing(kept)}\n\n{report.aligned(text_benchmark.rows(run.answers))}"
+    text = f"{partial}{report.listing(kept)}\n\n{report.aligned(benchmark.rows(run.answers))}"
     print(text, flush=True)
-    sheet = text_benchmark.sheet(run)
+    sheet = benchmark.sheet(run)
     output.write_whole(run.folder / "sheet.png", sheet)
     if chosen.out:
         print(f"Answers, pictures and contact sheet are in {chosen.out}"

@@ -20,8 +20,8 @@ import report
 from bootstrap import ROOT
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from qwen_image_2.model import glyphs, ocr
-from qwen_image_2.model.text_match import RIGHT, Rules, comparable
+from qwen_image_2.pages import glyphs, ocr
+from qwen_image_2.pages.compare import RIGHT, Rules, comparable
 
 SEED = 3
 SIDE, LINES = 768, 6

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from comfy_api.latest import io
 
-from ..model import briefs, wording
-from ..model.briefs import Brief, Page
-from ..model.languages import ENGLISH, LANGUAGES
 from ..model.sentences import Sentence, counted
-from .bridge.text_encoder import count_tokens
+from ..pages import briefs, wording
+from ..pages.briefs import Brief, Page
+from ..pages.vocabulary import ENGLISH, LANGUAGES
+from .bridge.text_encoders.qwen3_vl import count_tokens
 from .frontend import measured
 from .latent import canvas_inputs, check_canvas
 from .messages import tell

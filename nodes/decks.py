@@ -5,12 +5,13 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..model import briefs, deck, outline, wording, writer
-from ..model.briefs import Page
-from ..model.outline import seeds
+from ..model.checkpoints import writer
 from ..model.sentences import Sentence, counted, joined
+from ..pages import briefs, deck, outline, wording
+from ..pages.briefs import Page
+from ..pages.outline import seeds
 from .bridge.progress import loading_progress
-from .bridge.text_encoder import count_tokens
+from .bridge.text_encoders.qwen3_vl import count_tokens
 from .briefs import Measure, line_input, page_inputs, refused
 from .frontend import measured
 from .messages import tell

@@ -3,9 +3,18 @@ import node_helpers
 import torch
 from comfy_api.latest import io, ui
 
-from ..model import editing, sizes
+from ..model.images import sizes
+from ..model.images.references import (
+    CLEAN_SIDE,
+    MOST_REFERENCES,
+    check_reference,
+    named_references,
+    off_failing_grid,
+    reference_size,
+    resize,
+)
 from ..model.sentences import Sentence
-from .bridge.text_encoder import check_clip, encode_together
+from .bridge.text_encoders.qwen3_vl import check_clip, encode_together
 from .frontend import marks, only_with
 from .latent import empty_latent
 from .messages import tell
@@ -27,19 +36,19 @@ def listed(images: dict | None) -> list[torch.Tensor]:
     references = [picture for batch in connected for picture in batch]
     if not references:
         raise ValueError("No reference is connected: connect the picture to edit as image_1.")
-    if len(references) > editing.MOST_REFERENCES:
+    if len(references) > MOST_REFERENCES:
         raise ValueError(f"There are {len(references)} references, batches counted picture by picture: Qwen-Image 2 "
-                         f"takes at most {editing.MOST_REFERENCES}.")
+                         f"takes at most {MOST_REFERENCES}.")
     for number, reference in enumerate(references, start=1):
-        editing.check_reference(number, reference)
+        check_reference(number, reference)
     return references
 
 
 def check_no_others(links: dict) -> None:
     """links: what ComfyUI hands over beside a node's inputs, which only a program can connect."""
     if links:
-        raise ValueError(f"{', '.join(links)} is no input of this node: it takes at most {editing.MOST_REFERENCES} "
-                         f"pictures, image_1 to image_{editing.MOST_REFERENCES}.")
+        raise ValueError(f"{', '.join(links)} is no input of this node: it takes at most {MOST_REFERENCES} "
+                         f"pictures, image_1 to image_{MOST_REFERENCES}.")
 
 
 def check_target(canvas: str | None, width: int | None, height: int | None) -> None:
@@ -56,11 +65,11 @@ def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, wid
     """Sizes (width, height) of the references and of the canvas, and what the guard has to say."""
     check_target(canvas, width, height)
     area = None if resolution == AS_IT_IS else int(resolution)
-    wanted = [editing.reference_size(image.shape[1], image.shape[0], area) for image in references]
+    wanted = [reference_size(image.shape[1], image.shape[0], area) for image in references]
     target = (width, height) if canvas == CUSTOM else wanted[-1 if canvas == LAST else 0]
-    if not (guard and editing.off_failing_grid(target, wanted)):
+    if not (guard and off_failing_grid(target, wanted)):
         return wanted, target, None
-    clean = (editing.CLEAN_SIDE,) * 2
+    clean = (CLEAN_SIDE,) * 2
     note = Sentence("Moved from 1024 x 1024 to {width} x {height}, references of that size included: edits on exactly "
                     "that grid are known to fail. (grid_guard switches this off.)", width=clean[0], height=clean[1])
     return [clean if size == target else size for size in wanted], clean, note
@@ -79,7 +88,7 @@ def preview(picture: torch.Tensor) -> torch.Tensor:
     """(H, W, 4), its longer side at most PREVIEW_SIDE."""
     height, width = picture.shape[:2]
     shrunk = min(1, PREVIEW_SIDE / max(height, width))
-    return editing.resize(picture, round(width * shrunk), round(height * shrunk))[0]
+    return resize(picture, round(width * shrunk), round(height * shrunk))[0]
 
 
 class QwenImage2EditEncode(io.ComfyNode):
@@ -101,7 +110,7 @@ class QwenImage2EditEncode(io.ComfyNode):
                                 tooltip="What to avoid. Only used when the sampler's cfg is above 1."),
                 io.Autogrow.Input("images", template=io.Autogrow.TemplateNames(
                     io.Image.Input("image", tooltip="RGB or RGBA, any size. Every picture of a batch is used."),
-                    names=[f"image_{number}" for number in range(1, editing.MOST_REFERENCES + 1)], min=1)),
+                    names=[f"image_{number}" for number in range(1, MOST_REFERENCES + 1)], min=1)),
                 io.Combo.Input("resolution", [*RESOLUTIONS, AS_IT_IS], default="1024",
                                tooltip="Size class each reference is resized to, at its own ratio. as it is: only "
                                        "rounded to multiples of 32."),
@@ -143,9 +152,9 @@ class QwenImage2EditEncode(io.ComfyNode):
         check_clip(clip, reads_pictures=True)
         check_vae(vae)
         references = listed(images)
-        named = editing.named_references(prompt, len(references))
+        named = named_references(prompt, len(references))
         wanted, target, note = plan_sizes(references, resolution, canvas, width, height, grid_guard)
-        pictures = [editing.resize(image, *size) for image, size in zip(references, wanted)]
+        pictures = [resize(image, *size) for image, size in zip(references, wanted)]
         latents = [vae.encode(picture) for picture in pictures]
         positive, negative = (node_helpers.conditioning_set_values(encoded, {"reference_latents": latents})
                               for encoded in encode_together(clip, (prompt, negative_prompt), pictures))

@@ -6,10 +6,13 @@ from collections.abc import Callable
 import torch
 from comfy_api.latest import io
 
-from ..model import editing, enhancement, sizes
+from ..model.images import sizes
+from ..model.images.references import MOST_REFERENCES, named_references
 from ..model.sentences import Sentence
-from .bridge import folders, generation, miniature, system_prompts
-from .bridge.enhancer import load_enhancer
+from ..pages import enhancement
+from .bridge.files import folders, miniature, system_prompts
+from .bridge.text_encoders import generation
+from .bridge.text_encoders.qwen3_5 import load_enhancer
 from .edit import check_no_others, listed
 from .frontend import marks
 from .latent import canvas_inputs, check_canvas
@@ -85,7 +88,7 @@ class QwenImage2PromptEnhance(io.ComfyNode):
                 io.Autogrow.Input("images", optional=True, template=io.Autogrow.TemplateNames(
                     io.Image.Input("image", tooltip="For edits: the references, in the order of Encode Edit. The "
                                                     "language model sees them. Every picture of a batch is used."),
-                    names=[f"image_{number}" for number in range(1, editing.MOST_REFERENCES + 1)], min=0)),
+                    names=[f"image_{number}" for number in range(1, MOST_REFERENCES + 1)], min=0)),
                 *canvas_inputs("1:1", "1024"),
                 io.Boolean.Input("follow_proposal", default=True,
                                  tooltip="The ratio that the language model proposes sets the canvas, at the chosen "
@@ -171,7 +174,7 @@ def answer(clip, task: enhancement.Task, prompt: str, system_prompt: str, refere
     check_connected(clip is not None)
     enhancement.check_text(prompt, Sentence("The prompt"))
     if references:
-        editing.named_references(prompt, len(references))
+        named_references(prompt, len(references))
     generation.check_writes(clip, sees=bool(references))
     return generation.generate(clip, system_prompts.read(system_prompt, task), prompt, references, task, seed,
                                max_tokens or task.most_tokens, progress)

@@ -4,8 +4,8 @@ Without the extension the page ignores it. What Python knows, the page reads fro
 """
 from comfy_api.latest import io
 
-from ..model import sizes
-from ..model.spec import VAESpec
+from ..model.images import sizes
+from ..model.qwen_image_2.spec import VAESpec
 
 KEY = "qwen_image_2"
 

@@ -3,9 +3,9 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..model import glyphs
 from ..model.sentences import Sentence, counted
-from .bridge import fonts
+from ..pages import glyphs
+from .bridge.files import fonts
 from .messages import tell
 from .text_check import CATEGORY
 

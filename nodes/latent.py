@@ -3,9 +3,9 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from ..model import sizes
+from ..model.images import sizes
+from ..model.qwen_image_2.spec import VAESpec
 from ..model.sentences import Sentence
-from ..model.spec import VAESpec
 from .frontend import marks, only_with, size_table
 
 

@@ -5,10 +5,10 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
 from ..model.sentences import Sentence
-from .bridge import folders, miniature
-from .bridge.diffusion import load_model, open_model
-from .bridge.dtypes import WEIGHT_FORMATS
-from .bridge.text_encoder import (
+from .bridge.files import folders, miniature
+from .bridge.quant.weight_format import WEIGHT_FORMATS
+from .bridge.qwen_image_2 import load_model, open_model
+from .bridge.text_encoders.qwen3_vl import (
     AUTO,
     load_text_encoder,
     open_text_encoder,

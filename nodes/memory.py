@@ -5,13 +5,13 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from ..model import streaming
+from ..model.runtime import offload
+from ..model.runtime.offload import Plan
 from ..model.sentences import Sentence
-from ..model.streaming import Plan
-from .bridge import memory
-from .bridge.diffusion import PLACE_KEY
-from .bridge.memory import BudgetPatcher, gib
-from .bridge.placement import Place
+from .bridge.qwen_image_2 import PLACE_KEY
+from .bridge.runtime import budget
+from .bridge.runtime.budget import BudgetPatcher, gib
+from .bridge.runtime.prefix_placement import Place
 from .messages import tell
 from .sampler import check_model
 from .vae import check_vae
@@ -89,7 +89,7 @@ def report(model: BudgetPatcher) -> list[str]:
         management = comfy.model_management
         room = management.get_free_memory(device) + model.loaded_size() - management.minimum_inference_memory()
     plan = model.plan_for(room)
-    told = memory.in_words(plan)
+    told = budget.in_words(plan)
     lines.append(told if model.budget < math.inf else Sentence("With the memory that is free now: {plan}", plan=told))
     if plan.streamed:
         lines.append(_cost(plan, device))
@@ -98,7 +98,7 @@ def report(model: BudgetPatcher) -> list[str]:
 
 def _cost(plan: Plan, device: torch.device) -> str:
     try:
-        rate = streaming.copy_rate(streaming.lane_for(device))
+        rate = offload.copy_rate(offload.lane_for(device))
     except Exception as error:
         if not comfy.model_management.is_oom(error):
             raise

@@ -4,7 +4,7 @@ from typing import NamedTuple
 import torch
 from comfy_api.latest import io
 
-from ..model import editing, regions, sizes
+from ..model.images import references, regions, sizes
 from ..model.sentences import Sentence
 from .edit import RESOLUTIONS
 from .messages import tell
@@ -54,12 +54,12 @@ class QwenImage2CropForEdit(io.ComfyNode):
     @classmethod
     def execute(cls, image, mask, context, resolution, feather):
         for number, picture in enumerate(image, start=1):
-            editing.check_reference(number, picture)
+            references.check_reference(number, picture)
         mask = regions.fit_mask(mask, *image.shape[:3])
         soft = regions.feathered(mask, feather)
         box = regions.box_around(soft, context)
         width, height = sizes.size_for_area(int(resolution), box.width / box.height)
-        part = torch.cat([editing.resize(p, width, height) for p in regions.cut(image, box)])[..., :image.shape[-1]]
+        part = torch.cat([references.resize(p, width, height) for p in regions.cut(image, box)])[..., :image.shape[-1]]
         part_mask = torch.nn.functional.interpolate(regions.cut(soft, box).unsqueeze(1), (height, width),
                                                     mode="bilinear").squeeze(1)
         note = Sentence("Region of {region} pixels, worked on at {size}.", region=f"{box.width} x {box.height}",

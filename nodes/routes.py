@@ -18,9 +18,9 @@ from aiohttp import web
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..model.quotation import literals
 from ..model.sentences import Sentence, parts
-from .bridge.text_encoder import count_tokens
+from ..pages.quotation import literals
+from .bridge.text_encoders.qwen3_vl import count_tokens
 from .briefs import QwenImage2ComicBrief, QwenImage2InfographicBrief, QwenImage2PosterBrief, QwenImage2SlideBrief
 from .decks import QwenImage2DeckOutline
 from .text import TRAINED_TOKENS

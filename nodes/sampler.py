@@ -5,10 +5,11 @@ import latent_preview
 import torch
 from comfy_api.latest import io
 
-from ..model import editing, schedule, sizes
+from ..model.images import references, sizes
+from ..model.qwen_image_2 import schedule
 from ..model.sentences import Sentence
-from .bridge import miniature
-from .bridge.diffusion import QwenImage2, reporting_to
+from .bridge.files import miniature
+from .bridge.qwen_image_2 import QwenImage2, reporting_to
 from .frontend import only_with
 from .messages import show, tell
 from .seeds import seed_note
@@ -93,16 +94,16 @@ def pixels(latent: torch.Tensor) -> tuple[int, int]:
 def canvas_note(positive, samples: torch.Tensor) -> str | None:
     """Edits on a canvas that fails, or on one that is no reference's: possible, and told."""
     canvas = pixels(samples)
-    references = [pixels(latent) for _, values in positive for latent in values.get("reference_latents") or ()]
-    if editing.off_failing_grid(canvas, references):
+    connected = [pixels(latent) for _, values in positive for latent in values.get("reference_latents") or ()]
+    if references.off_failing_grid(canvas, connected):
         return Sentence("Latent and reference are both {size} pixels: edits on exactly that grid are known to fail. "
                         "Encode Edit's grid_guard avoids it: switch it on, and take the latent from there.",
                         size=_size(canvas))
-    if not references or canvas in references:
+    if not connected or canvas in connected:
         return None
     return Sentence("The latent is {canvas} pixels, but no reference is (they are {references}): such edits shift or "
                     "zoom what they keep. Take the latent from Encode Edit, with the canvas of a reference.",
-                    canvas=_size(canvas), references=[_size(size) for size in dict.fromkeys(references)])
+                    canvas=_size(canvas), references=[_size(size) for size in dict.fromkeys(connected)])
 
 
 def _size(size: tuple[int, int]) -> str:

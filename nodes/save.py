@@ -6,10 +6,10 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..model.sentences import Sentence
-from .bridge import quantise
-from .bridge.diffusion import diffusion_network
 from .bridge.progress import loading_progress
-from .bridge.text_encoder import check_clip, text_network
+from .bridge.quant import quantize
+from .bridge.qwen_image_2 import diffusion_network
+from .bridge.text_encoders.qwen3_vl import check_clip, text_network
 from .messages import tell
 
 # Below ComfyUI's output folder; its loaders look there too.
@@ -59,11 +59,11 @@ class QwenImage2SaveQuantized(io.ComfyNode):
             networks["clip"] = text_network(clip)
         # Everything that can be refused, before anything is unloaded or written.
         for kind, network in networks.items():
-            quantise.check(network, f"The {kind} {filename_prefix}")
+            quantize.check(network, f"The {kind} {filename_prefix}")
         paths = {kind: new_path(f"{FOLDERS[kind]}/{filename_prefix}", ".safetensors") for kind in networks}
         require_room({paths[kind]: network.size for kind, network in networks.items()})
         for kind, network in networks.items():
-            quantise.save(paths[kind], network, loading_progress(1))
+            quantize.save(paths[kind], network, loading_progress(1))
         return io.NodeOutput(ui=tell(cls, *(in_words(kind, path) for kind, path in paths.items())))
 
 

@@ -1,9 +1,9 @@
 """Prompts -> CONDITIONING."""
 from comfy_api.latest import io
 
-from ..model.quotation import closed
 from ..model.sentences import Sentence
-from .bridge.text_encoder import check_clip, count_tokens
+from ..pages.quotation import closed
+from .bridge.text_encoders.qwen3_vl import check_clip, count_tokens
 from .frontend import marks
 from .messages import tell
 

@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..model import ocr, text_match, text_report
 from ..model.sentences import Sentence
+from ..pages import compare, ocr, report
 from .bridge.progress import loading_progress
 from .messages import tell
 
@@ -28,7 +28,7 @@ def eight_bits(image: torch.Tensor) -> np.ndarray:
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def compare_all(pictures: np.ndarray, lines: list[str], rules: text_match.Rules) -> list[text_match.Comparison]:
+def compare_all(pictures: np.ndarray, lines: list[str], rules: compare.Rules) -> list[compare.Comparison]:
     """Every picture of a batch; the node's bar moves with each, and cancelling stops between looks."""
     progress, found = loading_progress(len(pictures)), []
     for number, picture in enumerate(pictures):
@@ -37,16 +37,16 @@ def compare_all(pictures: np.ndarray, lines: list[str], rules: text_match.Rules)
     return found
 
 
-def for_the_page(image: torch.Tensor, found: list[text_match.Comparison]) -> dict:
+def for_the_page(image: torch.Tensor, found: list[compare.Comparison]) -> dict:
     """The pictures (IMAGE), as files in ComfyUI's temporary folder, and what was found in each."""
     files = ui.ImageSaveHelper.save_images(image, "qwen-image-2-text-check", io.FolderType.temp, None, compress_level=1)
     height, width = image.shape[1:3]
     return {CHECKS: [{"file": file, "width": width, "height": height, "passed": one.passed,
-                      "rows": text_report.rows(one)} for file, one in zip(files, found, strict=True)]}
+                      "rows": report.rows(one)} for file, one in zip(files, found, strict=True)]}
 
 
-def unreadable_note(lines: list[str], rules: text_match.Rules) -> str | None:
-    unknown = [number for number, line in enumerate(lines, start=1) if text_match.unreadable(line, rules)]
+def unreadable_note(lines: list[str], rules: compare.Rules) -> str | None:
+    unknown = [number for number, line in enumerate(lines, start=1) if compare.unreadable(line, rules)]
     if not unknown:
         return None
     named = [*map(str, unknown[:MOST_NAMED]), *(["..."] if len(unknown) > MOST_NAMED else [])]
@@ -105,24 +105,24 @@ class QwenImage2TextCheck(io.ComfyNode):
         try:
             ocr.require()
             if expected_text is not None:  # else it is linked, and not yet known
-                text_match.expected_lines(expected_text)
+                compare.expected_lines(expected_text)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
     def execute(cls, image, expected_text, match_case, match_punctuation, tolerance, allow_extra):
-        lines, pictures = text_match.expected_lines(expected_text), eight_bits(image)
+        lines, pictures = compare.expected_lines(expected_text), eight_bits(image)
         ocr.require()
-        rules = text_match.Rules(match_case, match_punctuation, tolerance, allow_extra, ocr.known_characters())
+        rules = compare.Rules(match_case, match_punctuation, tolerance, allow_extra, ocr.known_characters())
         found = compare_all(pictures, lines, rules)
-        drawn = np.stack([text_report.overlay(picture[..., :3], one) for picture, one in zip(pictures, found)])
-        failed = np.stack([text_report.mask(one, *image.shape[1:3], allow_extra) for one in found])
-        notes = [text_report.sentence(number, one) for number, one in enumerate(found, start=1)]
+        drawn = np.stack([report.overlay(picture[..., :3], one) for picture, one in zip(pictures, found)])
+        failed = np.stack([report.mask(one, *image.shape[1:3], allow_extra) for one in found])
+        notes = [report.sentence(number, one) for number, one in enumerate(found, start=1)]
         return io.NodeOutput(
-            torch.from_numpy(drawn.astype(np.float32) / 255), text_report.as_json(found),
+            torch.from_numpy(drawn.astype(np.float32) / 255), report.as_json(found),
             [one.score for one in found], all(one.passed for one in found), torch.from_numpy(failed),
-            text_report.failed_lines(found),
+            report.failed_lines(found),
             ui=tell(cls, *notes, unreadable_note(lines, rules)) | for_the_page(image, found))
 
 

@@ -3,7 +3,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..model import sizes
+from ..model.images import sizes
 from ..model.sentences import Sentence
 from .bridge.vae import QwenImage2VAE
 from .messages import tell

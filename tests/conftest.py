@@ -29,6 +29,20 @@ def comfyui_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def comfyui(comfyui_path, tmp_path_factory):
+    """ComfyUI importable in this process, on the CPU."""
+    if str(comfyui_path) not in sys.path:
+        sys.path.insert(0, str(comfyui_path))
+    from comfy.cli_args import args
+    args.cpu = True
+    args.disable_dynamic_vram = True
+    import folder_paths
+    folder_paths.set_user_directory(str(tmp_path_factory.mktemp("user")))
+    folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
+    return comfyui_path
+
+
+@pytest.fixture(scope="session")
 def reference(comfyui_path):
     """The reference pipeline (diffusers, transformers) with tiny random weights."""
     from qwen_image_2.tests import reference

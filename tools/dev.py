@@ -26,7 +26,7 @@ from pack import load_pack
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # until catch_signals: no traceback of Ctrl-C while modules are imported
 load_pack()
-from qwen_image_2.tools import command_line  # noqa: E402
+from qwen_image_2.tools.cli import command_line  # noqa: E402
 
 if __name__ == "__main__":
     command_line.catch_signals()

@@ -10,9 +10,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from .errors import UserError
-from .make import as_program
-from .output import require_writable
+from .cli.errors import UserError
+from .cli.output import require_writable
+from .generate.make import as_program
 
 PROGRAMS = {"soffice": "LibreOffice", "pdftoppm": "Poppler"}
 INSTALL = "apt install libreoffice-impress poppler-utils"

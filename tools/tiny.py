@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from .pack import load_pack
 
 load_pack()
-from qwen_image_2.model import layouts  # noqa: E402
-from qwen_image_2.model.spec import TransformerSpec, VAESpec  # noqa: E402
-from qwen_image_2.model.transformer import Transformer  # noqa: E402
-from qwen_image_2.model.vae import VAE  # noqa: E402
+from qwen_image_2.model.qwen_image_2 import key_maps  # noqa: E402
+from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec  # noqa: E402
+from qwen_image_2.model.qwen_image_2.transformer import Transformer  # noqa: E402
+from qwen_image_2.model.qwen_image_2.vae import VAE  # noqa: E402
 
 TRANSFORMER = "qwen_image_2.1_bf16.safetensors"
 TURBO = "qwen_image_2.1_turbo_bf16.safetensors"
@@ -75,11 +75,11 @@ def shapes(module: torch.nn.Module) -> State:
 
 def to_comfy_transformer(state: State) -> State:
     """diffusers names -> Comfy-Org's single file: gate and projection fused, gate rows first."""
-    gate, projection = layouts.SPLIT_MLP
+    gate, projection = key_maps.SPLIT_MLP
     out = {}
     for name, value in state.items():
         if gate in name:
-            out[name.replace(gate, layouts.FUSED_MLP)] = torch.cat([value, state[name.replace(gate, projection)]])
+            out[name.replace(gate, key_maps.FUSED_MLP)] = torch.cat([value, state[name.replace(gate, projection)]])
         elif projection not in name:
             out[name] = value
     return out
@@ -90,7 +90,7 @@ def to_wan_vae(state: State) -> State:
     out = {}
     for name, value in state.items():
         causal = value.ndim == 4 and "resample.1" not in name and "attentions" not in name
-        out[layouts.vae_to_wan(name)] = value.unsqueeze(2) if causal and name.endswith("weight") else value
+        out[key_maps.vae_to_wan(name)] = value.unsqueeze(2) if causal and name.endswith("weight") else value
     return out
 
 

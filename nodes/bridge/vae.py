@@ -13,10 +13,10 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...model import checkpoint, latents, vae_memory
-from ...model.checkpoint import Detected
-from ...model.files import CheckpointFiles, open_checkpoint
-from ...model.vae import VAE
+from ...model.checkpoints.files import CheckpointFiles, open_checkpoint
+from ...model.qwen_image_2 import detect, latents, vae_memory
+from ...model.qwen_image_2.detect import Detected
+from ...model.qwen_image_2.vae import VAE
 from .progress import loading_progress
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class QwenImage2VAE(comfy.sd.VAE):
         self.vae_dtype = working_dtype(self.device, self.working_dtypes)
         self._expect(None)
         self.first_stage_model = AutoEncoder(spec, comfy.ops.disable_weight_init, device="meta", dtype=self.vae_dtype)
-        checkpoint.load(self.first_stage_model, detected, files, self.vae_dtype,
+        detect.load(self.first_stage_model, detected, files, self.vae_dtype,
                         loading_progress(len(detected.shapes)))
         comfy.model_management.archive_model_dtypes(self.first_stage_model)
         patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
@@ -144,7 +144,7 @@ def working_dtype(device: torch.device, working_dtypes: list[torch.dtype]) -> to
 def open_vae(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
     """What the file is, without reading a tensor."""
     files = open_checkpoint(path, label)
-    return files, checkpoint.detect_vae(files.tensors, files.config, label)
+    return files, detect.detect_vae(files.tensors, files.config, label)
 
 
 def load_vae(path: Path, label: str, disable_dynamic: bool = False) -> QwenImage2VAE:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qwen_image_2.tools import browser, tiny
-from qwen_image_2.tools.client import Client, Result
-from qwen_image_2.tools.server import Server
+from qwen_image_2.tools import tiny
+from qwen_image_2.tools.comfyui import browser
+from qwen_image_2.tools.comfyui.client import Client, Result
+from qwen_image_2.tools.comfyui.server import Server
 
 try:
     from playwright.sync_api import expect, sync_playwright

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from qwen_image_2.tools.client import WorkflowError
+from qwen_image_2.tools.comfyui.client import WorkflowError
 
 from .conftest import ROOT, Page, expect
 

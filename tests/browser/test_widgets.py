@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from qwen_image_2.model import sizes
+from qwen_image_2.model.images import sizes
 
 from .conftest import ROOT, Page, expect
 

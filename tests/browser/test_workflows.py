@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qwen_image_2.tools.server import Server
+from qwen_image_2.tools.comfyui.server import Server
 
 from .conftest import ROOT, Page, expect
 

@@ -7,11 +7,13 @@ import gguf
 import numpy as np
 import pytest
 
-from qwen_image_2.model import checkpoint, layouts, llama_cpp, quantised
-from qwen_image_2.model.files import CheckpointError, GGUFFile, open_checkpoint
-from qwen_image_2.model.spec import TransformerSpec, VAESpec
-from qwen_image_2.model.transformer import Transformer
-from qwen_image_2.model.vae import VAE
+from qwen_image_2.model.checkpoints import quantization
+from qwen_image_2.model.checkpoints.files import CheckpointError, GGUFFile, open_checkpoint
+from qwen_image_2.model.language import llama_cpp
+from qwen_image_2.model.qwen_image_2 import detect, key_maps
+from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
+from qwen_image_2.model.qwen_image_2.transformer import Transformer
+from qwen_image_2.model.qwen_image_2.vae import VAE
 from qwen_image_2.tools import tiny
 
 ROUNDS = 300
@@ -30,13 +32,13 @@ def kinds():
     """Kind -> its detector, tensors, and a configuration that has every entry."""
     vae = VAESpec()
     return {
-        "transformer": (checkpoint.detect_transformer, TRANSFORMER,
+        "transformer": (detect.detect_transformer, TRANSFORMER,
                         {"axes_dims_rope": [4, 14, 14], "eps": 1e-6, "causal_condition": True,
                          "quantization_config": {"quant_method": ""}}),
-        "vae": (checkpoint.detect_vae, AUTOENCODER,
+        "vae": (detect.detect_vae, AUTOENCODER,
                 {"temperal_downsample": list(vae.video_levels), "latents_mean": list(vae.latent_mean),
                  "latents_std": list(vae.latent_std)}),
-        "text encoder": (checkpoint.detect_text_encoder, tiny.text_encoder_state(),
+        "text encoder": (detect.detect_text_encoder, tiny.text_encoder_state(),
                          {"model_type": "qwen3_vl", "text_config": tiny.TEXT_CONFIG,
                           "vision_config": tiny.VISION_CONFIG}),
     }
@@ -68,12 +70,12 @@ def write(path, head: bytes, values: int) -> None:
         file.truncate(len(head) + values)
 
 
-def opened(path, detect) -> str | None:
+def opened(path, recognise) -> str | None:
     """What a file is refused with; anything but a CheckpointError fails the test."""
     try:
         files = open_checkpoint(path)
-        detect(files.tensors, files.config, files.label, quantised.settings_of(files)) if (
-            detect is not checkpoint.detect_vae) else detect(files.tensors, files.config, files.label)
+        recognise(files.tensors, files.config, files.label, quantization.settings_of(files)) if (
+            recognise is not detect.detect_vae) else recognise(files.tensors, files.config, files.label)
     except CheckpointError as error:
         return str(error)
     return None
@@ -106,16 +108,16 @@ def damaged(content: bytes, rng: random.Random, first: int, last: int) -> bytes:
 
 @pytest.mark.parametrize("kind", ["transformer", "vae", "text encoder"])
 def test_any_configuration(kinds, tmp_path, kind):
-    detect, state, config = kinds[kind]
+    recognise, state, config = kinds[kind]
     path, rng = tmp_path / "model.safetensors", random.Random(kind)
     write(path, encoded(header_of(state, {})), size_of(state))
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert opened(path, detect) is None
+    assert opened(path, recognise) is None
     refused = 0
     for number in range(ROUNDS):
         text = json.dumps(changed(config, rng)).encode() if number % 2 else None
         (tmp_path / "config.json").write_bytes(text or damaged(json.dumps(config).encode(), rng, 0, 60))
-        refused += opened(path, detect) is not None
+        refused += opened(path, recognise) is not None
     assert ROUNDS // 2 < refused < ROUNDS
 
 
@@ -128,12 +130,12 @@ def test_any_configuration(kinds, tmp_path, kind):
     ('{"eps": NaN}', "eps is nan, expected a number above 0"), ('{"causal_condition": 1}', "expected true or false"),
     ('{"quantization_config": [1]}', r"was quantised by \[1\] \(quantization_config\)")])
 def test_configurations_are_refused_in_words(kinds, tmp_path, content, words):
-    detect, state, _ = kinds["transformer"]
+    recognise, state, _ = kinds["transformer"]
     write(tmp_path / "model.safetensors", encoded(header_of(state, {})), size_of(state))
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=words):
         files = open_checkpoint(tmp_path / "model.safetensors")
-        detect(files.tensors, files.config, files.label)
+        recognise(files.tensors, files.config, files.label)
 
 
 @pytest.mark.parametrize("kind, config, words", [
@@ -145,16 +147,16 @@ def test_configurations_are_refused_in_words(kinds, tmp_path, content, words):
     ("text encoder", {**{"text_config": tiny.TEXT_CONFIG}, "vision_config": {"num_heads": 7}}, "of its 7 heads"),
 ])
 def test_other_configurations_are_refused_in_words(kinds, kind, config, words):
-    detect, state, _ = kinds[kind]
-    tensors = {name: checkpoint.TensorInfo(tuple(value.shape), "F32") for name, value in state.items()}
+    recognise, state, _ = kinds[kind]
+    tensors = {name: detect.TensorInfo(tuple(value.shape), "F32") for name, value in state.items()}
     with pytest.raises(CheckpointError, match=words):
-        detect(tensors, config, "it")
+        recognise(tensors, config, "it")
 
 
 @pytest.mark.parametrize("kind", ["transformer", "vae", "text encoder"])
 def test_any_safetensors_header(kinds, tmp_path, kind):
     """Its bytes, and with an entry of another content; the marks of quantised layers among them."""
-    detect, state, config = kinds[kind]
+    recognise, state, config = kinds[kind]
     path, rng = tmp_path / "model.safetensors", random.Random(kind)
     layer = next(name for name in state if name.endswith(("to_q.weight", "q_proj.weight", "conv.weight")))
     settings = {"layers": {layer.removesuffix(".weight"): {"format": "int8_tensorwise", "convrot_groupsize": 16}}}
@@ -170,7 +172,7 @@ def test_any_safetensors_header(kinds, tmp_path, kind):
         else:
             head = encoded(reshaped(header, rng))
         write(path, head, size_of(state))
-        opened(path, detect)
+        opened(path, recognise)
 
 
 def reshaped(header: dict, rng: random.Random) -> dict:
@@ -203,23 +205,23 @@ def write_gguf(path, tensors: dict[str, np.ndarray]) -> None:
 
 def test_any_gguf_header(kinds, tmp_path):
     """A transformer's."""
-    detect, state, _ = kinds["transformer"]
+    recognise, state, _ = kinds["transformer"]
     path, rng = tmp_path / "model.gguf", random.Random(3)
     write_gguf(path, {name: np.zeros(value.shape, np.float32) for name, value in state.items()})
-    assert opened(path, detect) is None
+    assert opened(path, recognise) is None
     whole = path.read_bytes()
     last = whole.rindex(list(state)[-1].encode()) + 60
     refused = 0
     for _ in range(ROUNDS):
         path.write_bytes(damaged(whole, rng, 0, last))
-        refused += opened(path, detect) is not None
+        refused += opened(path, recognise) is not None
     assert ROUNDS // 10 < refused < ROUNDS
 
 
 def test_any_header_of_llama_cpp(kinds, tmp_path):
     """Two files that become one, whose metadata is what others have in a configuration."""
     rng, paths, whole = random.Random(4), {}, {}
-    state = {layouts.text_encoder_to_llama_cpp(name): value for name, value in kinds["text encoder"][1].items()}
+    state = {key_maps.text_encoder_to_llama_cpp(name): value for name, value in kinds["text encoder"][1].items()}
     for part, ours in (("language", lambda name: name.startswith(("token", "blk", "output"))),
                        ("mmproj", lambda name: name.startswith(("v.", "mm.")))):
         tensors = {name: np.zeros(value.shape, np.float32) for name, value in state.items() if ours(name)}
@@ -239,7 +241,7 @@ def test_any_header_of_llama_cpp(kinds, tmp_path):
         try:
             language, projector = (open_checkpoint(path) for path in paths.values())
             files = llama_cpp.text_encoder(language, projector if number % 2 else None)
-            checkpoint.detect_text_encoder(files.tensors, files.config, files.label, quantised.settings_of(files))
+            detect.detect_text_encoder(files.tensors, files.config, files.label, quantization.settings_of(files))
             joined += 1
         except CheckpointError as error:
             assert str(error)
@@ -256,7 +258,7 @@ def test_any_value_in_the_metadata_of_llama_cpp(key, value):
         files = GGUFFile("it", {}, {}, {}, {}, {}, {**header, "general.architecture": architecture})
         try:
             both = llama_cpp.text_encoder(files, None)
-            checkpoint.detect_text_encoder(both.tensors, both.config, both.label, {})
+            detect.detect_text_encoder(both.tensors, both.config, both.label, {})
         except CheckpointError as error:
             assert str(error)
 

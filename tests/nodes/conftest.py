@@ -1,6 +1,4 @@
-"""ComfyUI importable in this process, on the CPU, with the reference's weights written to files."""
-import sys
-
+"""ComfyUI in this process, with the reference's weights written to files."""
 import pytest
 import torch
 
@@ -8,16 +6,8 @@ from qwen_image_2.tools import tiny
 
 
 @pytest.fixture(scope="session", autouse=True)
-def comfyui(comfyui_path, tmp_path_factory):
-    if str(comfyui_path) not in sys.path:
-        sys.path.insert(0, str(comfyui_path))
-    from comfy.cli_args import args
-    args.cpu = True
-    args.disable_dynamic_vram = True
-    import folder_paths
-    folder_paths.set_user_directory(str(tmp_path_factory.mktemp("user")))
-    folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
-    return comfyui_path
+def _everywhere(comfyui):
+    """Every test here has ComfyUI."""
 
 
 @pytest.fixture(scope="session")
@@ -44,13 +34,13 @@ def vae_file(reference, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def clip(comfyui, text_encoder_file):
-    from qwen_image_2.nodes.bridge.text_encoder import load_text_encoder
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
     return load_text_encoder(text_encoder_file, text_encoder_file.name)
 
 
 @pytest.fixture(scope="session")
 def model(comfyui, transformer_file):
-    from qwen_image_2.nodes.bridge.diffusion import load_model
+    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
     return load_model(transformer_file, transformer_file.name, "base")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_image_2.model.quotation import literals
+from qwen_image_2.pages.quotation import literals
 
 COMMON = {"picture": "", "language": "English", "style": "flat graphic", "type_character": "bold sans serif",
           "palette": "black, white", "transparent": False, "aspect_ratio": "3:4", "size": "2048", "width": 1024,
@@ -44,7 +44,7 @@ def told(nodes, monkeypatch):
 
 @pytest.mark.parametrize("name", OWN)
 def test_prompt_canvas_and_expected_text(told, comfyui, name):
-    from qwen_image_2.nodes.bridge.text_encoder import count_tokens
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import count_tokens
     (prompt, width, height, expected), said = told(name)
     assert expected == EXPECTED[name] == "\n".join(literals(prompt))
     assert (width, height) == (1792, 2400)
@@ -114,9 +114,9 @@ def test_nothing_of_the_shipped_briefs_is_shortened(told, entry):
 
 
 def test_plain_prompts_of_shipped_pages_fit_and_close_their_quotations(comfyui):
-    from qwen_image_2.model.quotation import closed
-    from qwen_image_2.nodes.bridge.text_encoder import count_tokens
-    from qwen_image_2.tools.workflow_pages import FANTASY_MAP, UI_MOCKUP
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import count_tokens
+    from qwen_image_2.pages.quotation import closed
+    from qwen_image_2.tools.generate.workflow_pages import FANTASY_MAP, UI_MOCKUP
     for prompt in (FANTASY_MAP, UI_MOCKUP):
         assert closed(prompt) and count_tokens(prompt) <= 1000
 

@@ -167,7 +167,7 @@ def test_numbers_are_shared_and_nothing_is_replaced(decks, folder):
     (1536, 2752, (13.333, 7.5)), (1792, 2400, (10, 7.5)), (64, 64, (13.333, 13.333)), (2400, 1792, (9.956, 13.333)),
     (8, 800, (13.333, 1.333))])
 def test_pages_follow_the_first_picture(decks, height, width, inches):
-    from qwen_image_2.model import deck
+    from qwen_image_2.pages import deck
     found = deck.page_inches(deck.page_ratio(torch.zeros(height, width, 3).numpy()))
     assert found == pytest.approx(inches, abs=1e-3)
 
@@ -193,7 +193,7 @@ def test_other_pictures_are_shown_whole(decks, folder):
 
 
 def test_transparent_parts_are_white_in_a_pdf(decks):
-    from qwen_image_2.model import deck
+    from qwen_image_2.pages import deck
     picture = torch.zeros(36, 64, 4, dtype=torch.uint8)
     picture[:, 32:, 3] = 255
     page = deck._page(picture.numpy(), 16 / 9)
@@ -244,8 +244,8 @@ def test_names_in_any_script_and_below_folders(decks, folder):
 
 @pytest.mark.parametrize("files", ["PPTX", "PDF"])
 def test_an_error_leaves_nothing(decks, folder, monkeypatch, files):
-    from qwen_image_2.model import deck
-    from qwen_image_2.model.writer import WriteError
+    from qwen_image_2.model.checkpoints.writer import WriteError
+    from qwen_image_2.pages import deck
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -263,7 +263,7 @@ def test_no_pictures_or_broken_ones(decks, folder):
 
 
 def test_without_python_pptx_one_sentence_before_anything_runs(decks, folder, monkeypatch):
-    from qwen_image_2.model import deck
+    from qwen_image_2.pages import deck
     monkeypatch.setattr(deck, "find_spec", lambda name: None)
     sentence = validate(decks.QwenImage2SaveDeck, filename_prefix=["deck"], files=["PPTX and PDF"])
     assert "python -m pip install python-pptx" in sentence and "\n" not in sentence

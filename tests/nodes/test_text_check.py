@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from qwen_image_2.model import glyphs, ocr
+from qwen_image_2.pages import glyphs, ocr
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_right_to_left_is_refused_where_pillow_cannot_set_it(monkeypatch):
 def test_fonts_of_the_user_are_offered_first(comfyui, monkeypatch, tmp_path):
     import folder_paths
 
-    from qwen_image_2.nodes.bridge import fonts
+    from qwen_image_2.nodes.bridge.files import fonts
     (tmp_path / "fonts").mkdir()
     (tmp_path / "fonts" / "mine.ttf").write_bytes(b"no font at all")
     (tmp_path / "fonts" / "readme.txt").write_text("no font either")
@@ -229,7 +229,7 @@ def test_collections_are_offered_face_by_face(tmp_path):
 
 
 def test_chinese_on_a_vertical_page(nodes):
-    from qwen_image_2.nodes.bridge import fonts
+    from qwen_image_2.nodes.bridge.files import fonts
     name = next((name for name in fonts.choices() if "CJK SC" in name), None)
     if name is None:
         pytest.skip("this system has no Chinese font")

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from qwen_image_2.tools import tiny
-from qwen_image_2.tools.client import Client, Result, SavedFile
-from qwen_image_2.tools.server import Server
+from qwen_image_2.tools.comfyui.client import Client, Result, SavedFile
+from qwen_image_2.tools.comfyui.server import Server
 
 PREFIX = "model.diffusion_model."
 

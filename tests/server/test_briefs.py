@@ -5,7 +5,7 @@ import pytest
 
 from qwen_image_2.tests.nodes.test_briefs import COMMON, OWN
 from qwen_image_2.tests.server.conftest import Graph, node
-from qwen_image_2.tools.client import WorkflowError
+from qwen_image_2.tools.comfyui.client import WorkflowError
 
 pytestmark = pytest.mark.server
 

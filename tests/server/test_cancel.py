@@ -11,7 +11,7 @@ from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph
 from qwen_image_2.tests.server.test_edit import edit_nodes, pictures
 from qwen_image_2.tools import tiny
-from qwen_image_2.tools.client import WorkflowInterrupted
+from qwen_image_2.tools.comfyui.client import WorkflowInterrupted
 
 pytestmark = pytest.mark.server
 

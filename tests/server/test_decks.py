@@ -9,8 +9,9 @@ from pptx import Presentation
 
 from qwen_image_2.tests.nodes.test_decks import PAGE, TEN
 from qwen_image_2.tests.server.conftest import Graph, node
-from qwen_image_2.tools import render_deck, workflow
-from qwen_image_2.tools.client import WorkflowError
+from qwen_image_2.tools import render_deck
+from qwen_image_2.tools.comfyui import workflow
+from qwen_image_2.tools.comfyui.client import WorkflowError
 
 pytestmark = pytest.mark.server
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from PIL import Image
 
-from qwen_image_2.model import latents
+from qwen_image_2.model.qwen_image_2 import latents
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph, node
 from qwen_image_2.tests.server.test_equality import LATENT_BOUND, PIXEL_BOUND
-from qwen_image_2.tools.client import WorkflowError
+from qwen_image_2.tools.comfyui.client import WorkflowError
 
 pytestmark = pytest.mark.server
 

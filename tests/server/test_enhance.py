@@ -11,7 +11,7 @@ from qwen_image_2.tests.server.conftest import Graph, node
 from qwen_image_2.tests.server.test_bad_input import message
 from qwen_image_2.tests.server.test_workflows import api
 from qwen_image_2.tools import tiny
-from qwen_image_2.tools.client import WorkflowError, WorkflowInterrupted
+from qwen_image_2.tools.comfyui.client import WorkflowError, WorkflowInterrupted
 
 pytestmark = pytest.mark.server
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from qwen_image_2.model import latents
+from qwen_image_2.model.qwen_image_2 import latents
 from qwen_image_2.tests.server import conftest as here
 
 pytestmark = pytest.mark.server

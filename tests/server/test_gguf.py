@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwen_image_2.tests.nodes import test_gguf_text_encoder as written
+from qwen_image_2.tests.nodes.bridge.text_encoders import test_gguf as written
 from qwen_image_2.tests.reference import error
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph
 from qwen_image_2.tests.server.test_edit import edit_nodes, pictures
-from qwen_image_2.tools.client import WorkflowError
+from qwen_image_2.tools.comfyui.client import WorkflowError
 
 pytestmark = pytest.mark.server
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from qwen_image_2.tests.server.conftest import Graph, node
-from qwen_image_2.tools.client import Client
-from qwen_image_2.tools.server import DIRECT, Server
+from qwen_image_2.tools.comfyui.client import Client
+from qwen_image_2.tools.comfyui.server import DIRECT, Server
 
 pytestmark = pytest.mark.server
 

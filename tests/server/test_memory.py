@@ -4,7 +4,7 @@ import torch
 
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph, node
-from qwen_image_2.tools.client import WorkflowError
+from qwen_image_2.tools.comfyui.client import WorkflowError
 
 pytestmark = pytest.mark.server
 

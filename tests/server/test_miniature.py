@@ -6,7 +6,7 @@ import pytest
 
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import node
-from qwen_image_2.tools.client import WorkflowError
+from qwen_image_2.tools.comfyui.client import WorkflowError
 from qwen_image_2.tools.miniature import judge, scenes
 from qwen_image_2.tools.miniature.examples import Example
 from qwen_image_2.tools.miniature.painter import Painter

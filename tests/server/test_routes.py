@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qwen_image_2.model import sizes
-from qwen_image_2.tools.server import DIRECT
+from qwen_image_2.model.images import sizes
+from qwen_image_2.tools.comfyui.server import DIRECT
 
 pytestmark = pytest.mark.server
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 
 from qwen_image_2.tests.server import conftest as here
-from qwen_image_2.tools import text_benchmark, text_prompts
-from qwen_image_2.tools.errors import UserError
+from qwen_image_2.tools.cli.errors import UserError
 from qwen_image_2.tools.miniature.painter import BUILT_IN
-from qwen_image_2.tools.text_benchmark import Run, Settings, loader_files
-from qwen_image_2.tools.text_prompts import Prompt
+from qwen_image_2.tools.text_benchmark import benchmark, prompt_sets
+from qwen_image_2.tools.text_benchmark.benchmark import Run, Settings, loader_files
+from qwen_image_2.tools.text_benchmark.prompt_sets import Prompt
 
 pytestmark = pytest.mark.server
 
@@ -16,7 +16,7 @@ PICTURES = 6
 FLOOR = 4  # of them; the miniature writes 83 % of its words right in 40 steps
 
 
-def answers(client, folder, prompts, files=BUILT_IN) -> list[text_benchmark.Answer]:
+def answers(client, folder, prompts, files=BUILT_IN) -> list[benchmark.Answer]:
     run = Run(folder, prompts, Settings(files, preset="Custom", steps=8), {})
     run.draw(client, lambda line: None)
     assert run.finished
@@ -27,7 +27,7 @@ def answers(client, folder, prompts, files=BUILT_IN) -> list[text_benchmark.Answ
 def asked(client, tmp_path_factory):
     """Answers to right prompts, and to the same ones that should say the next prompt's word: one after the other,
     because the server draws the same picture once then."""
-    prompts, folder = text_prompts.of_miniature(PICTURES), tmp_path_factory.mktemp("runs")
+    prompts, folder = prompt_sets.of_miniature(PICTURES), tmp_path_factory.mktemp("runs")
     mixed = [replace(prompt, lines=other.lines) for prompt, other in zip(prompts, prompts[1:] + prompts[:1])]
     assert all(prompt.lines != other.lines for prompt, other in zip(prompts, mixed))
     pairs = [(*answers(client, folder / prompt.id / "right", [prompt]),
@@ -49,7 +49,7 @@ def test_prompts_mixed_up_are_noticed(asked):
 
 
 def test_a_long_prompt_of_ours_is_counted_and_scored(client, tmp_path):
-    prompt = max(text_prompts.read(text_prompts.OWN), key=lambda prompt: len(prompt.prompt))
+    prompt = max(prompt_sets.read(prompt_sets.OWN), key=lambda prompt: len(prompt.prompt))
     answer, = answers(client, tmp_path, [prompt])
     assert 900 < answer.tokens <= 1000 and answer.length == "up to 1,000 tokens"
     assert len(answer.lines) == len(prompt.lines) and not answer.passed and answer.word_accuracy < 0.1

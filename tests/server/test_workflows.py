@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from qwen_image_2.tests.server import conftest as here
-from qwen_image_2.tools import build_workflows
+from qwen_image_2.tools.generate import build_workflows
 
 pytestmark = pytest.mark.server
 

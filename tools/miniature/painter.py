@@ -7,8 +7,8 @@ import numpy
 from numpy import ndarray
 from PIL import Image
 
-from ..client import Client
-from ..workflow import MINIATURE, Graph
+from ..comfyui.client import Client
+from ..comfyui.workflow import MINIATURE, Graph
 from . import scenes
 from .examples import Example
 

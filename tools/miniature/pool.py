@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...model.vae import VAE
+from ...model.qwen_image_2.vae import VAE
 from . import examples, scenes
 from .examples import Example
 from .train_vae import pixels
@@ -29,7 +29,7 @@ Slots = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Prepared:
-    """text (S, K), references and target (64, h, w) on the VAE's scale, slots as in model/prefix.py."""
+    """text (S, K), references and target (64, h, w) on the VAE's scale, slots as in prefix_cache.Condition."""
 
     text: Tensor
     slots: Slots

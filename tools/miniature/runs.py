@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from ...model import checkpoint
-from ...model.files import open_checkpoint
-from ...model.transformer import Transformer
-from ...model.vae import VAE
-from ...nodes.bridge import miniature
-from ...nodes.bridge.text_encoder import load_text_encoder
+from ...model.checkpoints.files import open_checkpoint
+from ...model.qwen_image_2 import detect
+from ...model.qwen_image_2.transformer import Transformer
+from ...model.qwen_image_2.vae import VAE
+from ...nodes.bridge.files import miniature
+from ...nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
 from .. import tiny
 from . import train_transformer, train_vae
 from .pool import Pool
@@ -56,17 +56,17 @@ def trained_vae(work: Path) -> VAE:
 
 def shipped_vae() -> VAE:
     files = open_checkpoint(miniature.FOLDER / miniature.FILES["vae"])
-    detected = checkpoint.detect_vae(files.tensors, files.config, files.label)
+    detected = detect.detect_vae(files.tensors, files.config, files.label)
     network = VAE(detected.spec, device="meta")
-    checkpoint.load(network, detected, files, torch.float32)
+    detect.load(network, detected, files, torch.float32)
     return network.to(memory_format=torch.channels_last)
 
 
 def shipped_transformer() -> Transformer:
     files = open_checkpoint(miniature.FOLDER / miniature.FILES["diffusion_models"])
-    detected = checkpoint.detect_transformer(files.tensors, files.config, files.label)
+    detected = detect.detect_transformer(files.tensors, files.config, files.label)
     network = Transformer(detected.spec, device="meta")
-    checkpoint.load(network, detected, files, torch.float32)
+    detect.load(network, detected, files, torch.float32)
     return network.requires_grad_(True).train()
 
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pack import load_pack
 
 load_pack()
-from qwen_image_2.tools import command_line, environment, installer  # noqa: E402
+from qwen_image_2.tools.cli import command_line, environment, installer  # noqa: E402
 
 SEED = 2026
 STEPS = {"vae": 5500, "transformer": 11000}

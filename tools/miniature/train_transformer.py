@@ -1,7 +1,7 @@
 """Training of the miniature's transformer: flow matching, text-to-image and edits together.
 
-The network is model/transformer.py itself. A prefix is computed once for several noise levels of its target, as it
-is for the steps of a sampler.
+The network is model/qwen_image_2/transformer.py itself. A prefix is computed once for several noise levels of its
+target, as it is for the steps of a sampler.
 """
 import copy
 import random
@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...model import latents, schedule
-from ...model.prefix import Condition, PrefixCache
-from ...model.spec import TransformerSpec
-from ...model.transformer import Transformer
+from ...model.qwen_image_2 import latents, schedule
+from ...model.qwen_image_2.prefix_cache import Condition, PrefixCache
+from ...model.qwen_image_2.spec import TransformerSpec
+from ...model.qwen_image_2.transformer import Transformer
 from .pool import Pool, Prepared
 from .training import SAVE_SECONDS, Log, State, learning_rate, optimizers, set_rate
 

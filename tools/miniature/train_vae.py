@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...model.spec import VAESpec
-from ...model.vae import VAE
+from ...model.qwen_image_2.spec import VAESpec
+from ...model.qwen_image_2.vae import VAE
 from . import scenes
 from .training import SAVE_SECONDS, Log, State, learning_rate, optimizers, set_rate
 

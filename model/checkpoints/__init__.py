@@ -1,0 +1,1 @@
+"""Files: names, shapes, formats, and what is written. Knows no family."""

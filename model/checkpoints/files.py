@@ -1,0 +1,218 @@
+"""Checkpoint files and folders, safetensors and GGUF: names, shapes and dtypes without reading a tensor, then
+memory-mapped tensors."""
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..sentences import Sentence
+from . import gguf
+
+SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
+INDEX = ".safetensors.index.json"
+# No model file begins so: of both formats the first bytes hold a small number, and with it zeros.
+TEXT = re.compile(rb"(\xef\xbb\xbf)?[\t\r\n -~]{12}")
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be used. The message is one sentence for the user: which file, what it is, what to do."""
+
+
+class TensorInfo(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: str  # as safetensors names it: F32, BF16, F16, I8, ...; of a GGUF file's packed matrix: Q8_0, Q4_K, ...
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """One checkpoint, in one file or several.
+
+    label: the name that messages use. config: the folder's config.json or the one in the file's metadata, or {}.
+    """
+
+    label: str
+    tensors: dict[str, TensorInfo]
+    homes: dict[str, Path]  # tensor name -> file
+    metadata: dict[str, str]
+    config: dict
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, mapped from its file on its own: its pages are read when touched and gone with it."""
+        with safe_open(self.homes[name], "pt") as file:
+            return file.get_tensor(name)
+
+    @contextmanager
+    def mapped(self) -> Iterator[Callable[[str], Tensor]]:
+        """Yields a function like `read` whose tensors share one mapping of each file, alive as long as one of them."""
+        with ExitStack() as stack:
+            opened = {path: stack.enter_context(safe_open(path, "pt")) for path in dict.fromkeys(self.homes.values())}
+            yield lambda name: opened[self.homes[name]].get_tensor(name)
+
+
+@dataclass(frozen=True)
+class GGUFFile(CheckpointFiles):
+    """A GGUF file. A packed matrix has the shape of what it stands for; it is read as rows of bytes.
+
+    header: its metadata, which publishers of diffusion models often leave out.
+    """
+
+    stored: dict[str, gguf.Stored] = field(default_factory=dict)
+    header: dict[str, object] = field(default_factory=dict)
+
+    def read(self, name: str) -> Tensor:
+        return self.stored[name].data
+
+    @contextmanager
+    def mapped(self) -> Iterator[Callable[[str], Tensor]]:
+        yield self.read
+
+
+def open_checkpoint(path: str | Path, label: str | None = None) -> CheckpointFiles:
+    """Open a .safetensors or .gguf file, one shard of a set, or a folder as diffusers and transformers write them.
+
+    A config.json beside a file is read where that file is the only one in its folder.
+    Raises CheckpointError for what is missing, not readable, truncated or of another format.
+    """
+    path = Path(path)
+    try:
+        return _open(path, label or path.name)
+    except OSError as error:
+        name = Path(error.filename or path).name
+        raise CheckpointError(f"{name} cannot be read ({error.strerror or error}): see that you may read it, that no "
+                              f"other program keeps it, and that its disk or network share is there.") from error
+
+
+def _open(path: Path, label: str) -> CheckpointFiles:
+    if path.is_dir():
+        return _open_files(_files_of_folder(path, label), label, _read_config(path / "config.json", label))
+    if shard := SHARD.match(path.name):
+        files = _numbered_shards(path.parent, shard["stem"], int(shard["count"]), label)
+        return _open_files(files, label, _read_config(path.parent / "config.json", label))
+    if path.suffix.lower() == ".gguf":
+        return _open_gguf(path, label)
+    if path.suffix.lower() != ".safetensors":
+        raise CheckpointError(f"{label} is neither a .safetensors nor a .gguf file: the pack reads no other format.")
+    alone = len(list(path.parent.glob("*.safetensors"))) == 1
+    return _open_files([path], label, _read_config(path.parent / "config.json", label) if alone else {})
+
+
+def _files_of_folder(folder: Path, label: str) -> list[Path]:
+    indexes = sorted(folder.glob("*" + INDEX))
+    if len(indexes) > 1:
+        raise CheckpointError(f"The folder {label} holds several checkpoints ({indexes[0].name}, {indexes[1].name}): "
+                              f"keep one of them.")
+    if indexes:
+        return _present([folder / name for name in _indexed_files(indexes[0], label)], label)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"The folder {label} holds no .safetensors file.")
+    if shard := SHARD.match(files[0].name):
+        return _numbered_shards(folder, shard["stem"], int(shard["count"]), label)
+    if len(files) > 1:
+        raise CheckpointError(f"The folder {label} holds {len(files)} .safetensors files ({files[0].name}, "
+                              f"{files[1].name}, ...) and no index: choose one of them.")
+    return files
+
+
+def _indexed_files(index: Path, label: str) -> list[str]:
+    """File names in an index, without any folder: it may only name its neighbours."""
+    weight_map = _read_json(index, label).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index.name} in {label} is not an index of tensors: download it again.")
+    return sorted({Path(str(name)).name for name in weight_map.values()})
+
+
+def _numbered_shards(folder: Path, stem: str, count: int, label: str) -> list[Path]:
+    return _present([folder / f"{stem}-{n:05}-of-{count:05}.safetensors" for n in range(1, count + 1)], label)
+
+
+def _present(files: list[Path], label: str) -> list[Path]:
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(f"{label} is incomplete: {', '.join(missing)} is missing from its folder "
+                              f"({len(files)} files belong together).")
+    return files
+
+
+def _open_files(files: list[Path], label: str, config: dict) -> CheckpointFiles:
+    tensors, homes, metadata = {}, {}, {}
+    for path in files:
+        with _safe_open(path) as file:
+            metadata.update(file.metadata() or {})
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                part = file.get_slice(name)
+                tensors[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
+                homes[name] = path
+    return CheckpointFiles(label, tensors, homes, metadata, config or _config_of_metadata(metadata, label))
+
+
+def _safe_open(path: Path):
+    try:
+        path.open("rb").close()  # safetensors says of every file that it cannot open that it does not exist
+        return safe_open(path, "pt")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name} does not exist.") from None
+    except SafetensorError as error:
+        check_is_no_text(path)
+        size = path.stat().st_size
+        raise CheckpointError(f"{path.name} ({size:,} bytes) is truncated or damaged, download it again "
+                              f"({error}).") from error
+
+
+def check_is_no_text(path: Path) -> None:
+    """Raises CheckpointError for what a download without Git LFS, or a refused one, saves under a file's name."""
+    with path.open("rb") as file:
+        begin = file.read(80)
+    if begin.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path.name} is a Git LFS pointer, not the file itself: run  git lfs pull  in its "
+                              f"folder, or download the file from its web page.")
+    if TEXT.match(begin):
+        raise CheckpointError(f"{path.name} is a web page or an error message, saved under the file's name: it begins "
+                              f"with {begin[:40].decode('utf-8', 'replace').strip()!r}. Download it again, "
+                              f"logged in if its web page asks for that.")
+
+
+def _open_gguf(path: Path, label: str) -> GGUFFile:
+    try:
+        header, stored = gguf.read(path)
+    except ImportError as error:
+        raise CheckpointError(f"{label} is a GGUF file, which needs the gguf package: run  pip install gguf  in "
+                              f"ComfyUI's Python.") from error
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name} does not exist.") from None
+    except ValueError as error:
+        check_is_no_text(path)
+        raise CheckpointError(f"{path.name} ({path.stat().st_size:,} bytes) is truncated, damaged or no GGUF file, "
+                              f"download it again ({error}).") from error
+    tensors = {name: TensorInfo(one.shape, one.kind) for name, one in stored.items()}
+    return GGUFFile(label, tensors, dict.fromkeys(stored, path), {}, {}, stored, header)
+
+
+def _config_of_metadata(metadata: dict[str, str], label: str) -> dict:
+    if "config" not in metadata:
+        return {}
+    return _as_dict(metadata["config"], Sentence("The configuration inside {label}", label=label))
+
+
+def _read_config(path: Path, label: str) -> dict:
+    return _read_json(path, label) if path.is_file() else {}
+
+
+def _read_json(path: Path, label: str) -> dict:
+    return _as_dict(path.read_bytes(), Sentence("The file {name} of {label}", name=path.name, label=label))
+
+
+def _as_dict(text: str | bytes, what: str) -> dict:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{what} is not valid JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{what} holds no named entries ({{...}}): download it again.")
+    return content

@@ -1,0 +1,247 @@
+"""Quantised linear layers in checkpoint files: which layers, in which format, with which scales.
+
+Three ways are in circulation, all ComfyUI's (0.30, comfy/ops.py, comfy/quant_ops.py, comfy/utils.py): a tensor
+`{layer}.comfy_quant` that holds JSON as bytes, all of it in the file's metadata `_quantization_metadata`, and in older
+files a tensor `scaled_fp8` and `{layer}.scale_weight`. ComfyUI's own operations compute with them; here names and
+shapes are checked, and layers chosen that a plain file can have quantised.
+"""
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..sentences import Sentence, joined
+from . import gguf
+from .files import CheckpointError, CheckpointFiles, GGUFFile, TensorInfo
+
+MARK = ".comfy_quant"
+METADATA = "_quantization_metadata"
+OLD_MARK = "scaled_fp8"
+
+
+@dataclass(frozen=True)
+class Format:
+    words: str                  # for people
+    dtypes: tuple[str, ...]     # of the stored weight, as safetensors names them
+    scales: tuple[str, ...]     # that must stand beside the weight
+    packed: int = 1             # columns of the matrix in one stored value
+    block: int = 0              # columns that share a scale with no other row's; such scales lie in tiles
+    block_scale: torch.dtype | None = None  # of such scales, which some files hold as bare bytes
+
+
+FORMATS = {
+    "float8_e4m3fn": Format("fp8 (e4m3)", ("F8_E4M3",), ("weight_scale",)),
+    "float8_e5m2": Format("fp8 (e5m2)", ("F8_E5M2",), ("weight_scale",)),
+    "mxfp8": Format("mxfp8", ("F8_E4M3",), ("weight_scale",), block=32, block_scale=torch.float8_e8m0fnu),
+    "nvfp4": Format("nvfp4", ("U8",), ("weight_scale", "weight_scale_2"), packed=2, block=16,
+                    block_scale=torch.float8_e4m3fn),
+    "int8_tensorwise": Format("int8", ("I8",), ("weight_scale",)),
+    "convrot_w4a4": Format("4-bit ConvRot", ("I8", "U8"), ("weight_scale",), packed=2),
+    "gguf": Format("GGUF", tuple(gguf.BLOCKS), ()),  # the pack's own: blocks with their scales inside
+}
+ROWS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "gguf")  # whose rows can be looked up one by one
+# What may stand beside a quantised weight.
+COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
+OLD_COMPANIONS = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
+# In a mark: the input's scale counts for nothing. For ComfyUI as well, an old file's 1.0 means that none was measured.
+NO_INPUT_SCALE = "no_input_scale"
+
+# What other tools leave beside or instead of a weight, by the end of the name, the unmistakable ends first. ComfyUI
+# computes with none of it.
+OTHER_TOOLS = {
+    "bitsandbytes": (".absmax", ".quant_map", ".SCB", "quant_state.bitsandbytes__nf4",
+                     "quant_state.bitsandbytes__fp4"),
+    "nunchaku (SVDQuant)": (".smooth_factor", ".wscales", ".wtscale", ".wcscales"),
+    "compressed-tensors": (".weight_packed", ".weight_shape", ".weight_zero_point"),
+    "torchao": ("._weight_qdata", ".weight:qdata", ".weight:int_data"),
+    "quanto": (".weight._data", ".weight._scale"),
+    "GPTQ or AWQ": (".qweight", ".qzeros"),
+    "Qwen as fp8 in blocks": (".weight_scale_inv",),
+}
+
+Settings = dict[str, dict]  # layer -> the JSON of its mark
+
+# What a plain file can be made into.
+TARGETS = {
+    "fp8": {"format": "float8_e4m3fn"},
+    "int8 (ConvRot)": {"format": "int8_tensorwise", "convrot": True},
+    "4-bit (nvfp4)": {"format": "nvfp4"},
+}
+BYTES = {"float8_e4m3fn": 1, "int8_tensorwise": 1, "nvfp4": 1 / 2 + 1 / 16}  # of a value, with its block's scale
+# As in the official files: the layers between are quantised, what stands around them is not. For ComfyUI's modules.
+INNER_LAYERS = ("transformer_blocks.", "model.layers.")
+VOCABULARY = ("model.embed_tokens", "model.lm_head")
+ROTATIONS = (256, 64, 16)  # inputs that ConvRot mixes: powers of four
+# Scales of blocks are stored in tiles of so many rows and blocks.
+TILE_ROWS, TILE_BLOCKS = 128, 4
+
+
+def targets(shapes: Mapping[str, tuple[int, ...]], target: str) -> Settings:
+    """The layers of a network to quantise, with their marks; shapes: those of its parameters."""
+    found = {}
+    for name, shape in shapes.items():
+        if not name.endswith(".weight") or len(shape) != 2:
+            continue
+        layer = name.removesuffix(".weight")
+        if layer.startswith(INNER_LAYERS):
+            found[layer] = _mark(TARGETS[target], shape)
+        elif layer in VOCABULARY:  # looked up row by row, which no 4-bit format can be
+            found[layer] = _mark(TARGETS["int8 (ConvRot)"] if "4-bit" in target else TARGETS[target], shape)
+    return {layer: mark for layer, mark in found.items() if mark is not None}
+
+
+def saved_size(shapes: Mapping[str, tuple[int, ...]], target: str, width: int) -> int:
+    """Bytes of a network whose layers are quantised so, without a file's header. shapes: as for `targets`; width:
+    bytes of a value that is not quantised."""
+    marks, total = targets(shapes, target), 0.0
+    for name, shape in shapes.items():
+        mark = marks.get(name.removesuffix(".weight"))
+        total += math.prod(shape) * (width if mark is None else BYTES[mark["format"]])
+        total += 4 * shape[0] if mark is not None and mark["format"] == "int8_tensorwise" else 0  # a scale for each row
+    return int(total)
+
+
+def _mark(target: Mapping, shape: tuple[int, int]) -> dict | None:
+    """The mark of a matrix in this format; None where it does not fill the tiles of its scales."""
+    rows, columns = shape
+    if target["format"] == "nvfp4" and (rows % TILE_ROWS or columns % (TILE_BLOCKS * FORMATS["nvfp4"].block)):
+        return None
+    if not target.get("convrot"):
+        return dict(target)
+    group = next((group for group in ROTATIONS if columns % group == 0), None)
+    return {**target, "convrot_groupsize": group} if group else {"format": target["format"]}
+
+
+def settings_of(files: CheckpointFiles) -> Settings:
+    """The quantised layers of a file. Raises CheckpointError for a mark that cannot be read."""
+    found = {name.removesuffix(".weight"): {"format": "gguf", "type": info.dtype}
+             for name, info in files.tensors.items() if isinstance(files, GGUFFile) and info.dtype not in gguf.PLAIN}
+    try:
+        found |= _old_settings(files)
+        if METADATA in files.metadata:
+            found |= json.loads(files.metadata[METADATA])["layers"]
+        for name in files.tensors:
+            if name.endswith(MARK):
+                found[name.removesuffix(MARK)] = json.loads(files.read(name).numpy().tobytes())
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{files.label} says that it is quantised, but not how ({error}): download it "
+                              f"again.") from error
+    return found
+
+
+def _old_settings(files: CheckpointFiles) -> Settings:
+    """The layers of a file with the mark `scaled_fp8`; two values in it ask for products in full precision."""
+    mark = next((name for name in files.tensors if name.rpartition(".")[2] == OLD_MARK), None)
+    if mark is None:
+        return {}
+    formats = {dtype: name for name, one in FORMATS.items() if one.words.startswith("fp8") for dtype in one.dtypes}
+    full = {"full_precision_matrix_mult": True} if files.tensors[mark].shape == (2,) else {}
+    found = {layer.removesuffix(".weight"): {"format": formats[info.dtype], **full}
+             for layer, info in files.tensors.items() if layer.endswith(".weight") and info.dtype in formats}
+    with files.mapped() as read:
+        for layer, settings in found.items():
+            name = f"{layer}.{OLD_COMPANIONS['input_scale']}"
+            if name in files.tensors and (read(name).float() == 1.0).all():
+                settings[NO_INPUT_SCALE] = True
+    return found
+
+
+def beside(layer: str, stored: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """What stands beside a quantised weight: its last name -> the tensor, which older files call otherwise."""
+    names = {last: (f"{layer}.{last}", f"{layer}.{OLD_COMPANIONS.get(last, last)}") for last in COMPANIONS}
+    return {last: name for last, both in names.items() for name in both if name in stored}
+
+
+def other_tool(tensors: Iterable[str], config: Mapping) -> str | None:
+    """Who quantised a file in a way that only its own software reads, and what shows it; None for other files."""
+    for tool, ends in OTHER_TOOLS.items():
+        for name in tensors:
+            if name.endswith(ends):
+                return f"{tool} ({name})"
+    found = config.get("quantization_config")
+    method = found.get("quant_method") if isinstance(found, Mapping) else found
+    return f"{method} (quantization_config)" if method else None
+
+
+def unpacked(stored: Mapping[str, TensorInfo], settings: Settings,
+             label: str) -> tuple[dict[str, TensorInfo], dict[str, dict[str, str]]]:
+    """The tensors as if no layer were quantised, and for each quantised weight what stands beside it, see `beside`."""
+    companions = {f"{layer}.weight": beside(layer, stored) for layer in settings}
+    taken = {OLD_MARK, *(name for one in companions.values() for name in one.values())} if settings else set()
+    plain = {name: info for name, info in stored.items() if name not in taken and not name.endswith(MARK)}
+    plain |= {f"{layer}.weight": check(layer, one, stored, label) for layer, one in settings.items()}
+    for layer, one in settings.items():
+        if one.get(NO_INPUT_SCALE):
+            del companions[f"{layer}.weight"]["input_scale"]
+    return plain, companions
+
+
+def check(layer: str, settings: Mapping, tensors: Mapping[str, TensorInfo], label: str) -> TensorInfo:
+    """The layer's weight as it would be without quantisation; its dtype and its scales are checked."""
+    name = settings.get("format") if isinstance(settings, Mapping) else None
+    if not isinstance(name, str) or name not in FORMATS:
+        raise CheckpointError(f"In {label} the layer {layer} is quantised as {name!r}, which this version of the pack "
+                              f"does not know ({', '.join(FORMATS)}).")
+    if name == "gguf" and (found := str(settings.get("type"))) not in gguf.BLOCKS:
+        raise CheckpointError(f"In {label} the tensor {layer}.weight is of GGUF's type {found}, which this version of "
+                              f"the pack does not read ({', '.join(gguf.BLOCKS)}): choose another file.")
+    if not isinstance(settings.get("convrot_groupsize", ROTATIONS[0]), int):
+        raise CheckpointError(f"In {label} the layer {layer} is rotated in groups of "
+                              f"{str(settings['convrot_groupsize'])[:60]} inputs: download it again.")
+    kind, weight = FORMATS[name], tensors.get(f"{layer}.weight")
+    if weight is None:
+        raise CheckpointError(f"{label} is incomplete: the tensor {layer}.weight is missing.")
+    if weight.dtype not in kind.dtypes or len(weight.shape) != 2:
+        raise CheckpointError(f"In {label} the tensor {layer}.weight should be a matrix of {kind.dtypes[0]} "
+                              f"({kind.words}), but is {list(weight.shape)} of {weight.dtype}.")
+    if not kind.scales:
+        return weight
+    scales = beside(layer, tensors)
+    for scale in kind.scales:
+        if scale not in scales:
+            raise CheckpointError(f"{label} is incomplete: the layer {layer} is quantised, but its {scale} is "
+                                  f"missing.")
+    (rows, stored_columns), shape = weight.shape, tensors[scales["weight_scale"]].shape
+    columns = stored_columns * kind.packed
+    if not _scales_fit(kind, shape, rows, columns):
+        raise CheckpointError(f"In {label} the tensor {scales['weight_scale']} has the shape {list(shape)}, but the "
+                              f"matrix has {rows} rows and {columns} columns ({kind.words}).")
+    return TensorInfo((rows, columns), weight.dtype)
+
+
+def _scales_fit(kind: Format, shape: tuple[int, ...], rows: int, columns: int) -> bool:
+    if not kind.block:
+        return math.prod(shape) == 1 or shape in ((rows,), (rows, 1))
+    blocks = -(-columns // kind.block)
+    return shape in ((rows, blocks), (rows + -rows % TILE_ROWS, blocks + -blocks % TILE_BLOCKS))
+
+
+def as_numbers(name: str, value: Tensor, settings: Settings) -> Tensor:
+    """A parameter of a quantised layer; bytes that are scales of blocks as the numbers that they mean."""
+    layer, _, last = name.rpartition(".")
+    meant = FORMATS[settings[layer]["format"]].block_scale if last == "weight_scale" else None
+    return value.view(meant) if meant and value.dtype == torch.uint8 else value
+
+
+def in_words(settings: Settings) -> str:
+    """The formats of a file, for people: 'int8 with rotation'."""
+    found = []
+    for one in settings.values():
+        words = FORMATS[one["format"]].words + (f" {one['type']}" if "type" in one else "")
+        words = Sentence("{format} with rotation", format=words) if one.get("convrot") else words
+        if words not in found:
+            found.append(words)
+    return joined(found)
+
+
+def encoded(mark: Mapping) -> Tensor:
+    """A mark as the tensor that files hold."""
+    return torch.frombuffer(bytearray(json.dumps(mark).encode()), dtype=torch.uint8)
+
+
+def peak(matrices: Iterable[Tensor]) -> Tensor:
+    """The largest magnitude in matrices that share a scale, fp32."""
+    return torch.stack([extreme.float().abs() for matrix in matrices for extreme in matrix.aminmax()]).max()

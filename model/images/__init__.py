@@ -1,0 +1,1 @@
+"""Pixels: sizes, references, regions. No network."""

@@ -1,0 +1,70 @@
+"""Rules of editing: how a reference is resized, which canvas the edit gets, which references a prompt names.
+
+Source: diffusers 0.42.1, pipeline_qwenimage21.py. One resize serves text encoder and VAE, so that both see the very
+same picture; the canvas follows a reference, because any other canvas shifts the edit.
+"""
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..sentences import Sentence
+from .sizes import MULTIPLE, size_for_area
+
+MOST_REFERENCES = 10
+LARGEST_RATIO = 16  # longer side to shorter
+
+# An edit on this grid gives noise or a near-copy of a reference of the same size, in three independent
+# implementations (ComfyUI issue 16435, diffusers issue 14824); 992 and 1056 are clean.
+FAILING_SIDE, CLEAN_SIDE = 1024, 1056
+
+
+def check_reference(number: int, image: Tensor) -> None:
+    """Refuse a picture (H, W, C) that cannot be a reference, by its number."""
+    height, width, channels = image.shape
+    if channels not in (3, 4):
+        raise ValueError(f"Reference {number} has {channels} channels: references are RGB or RGBA.")
+    if not height or not width:
+        raise ValueError(f"Reference {number} is empty ({width} x {height} pixels).")
+    if max(height, width) > LARGEST_RATIO * min(height, width):
+        raise ValueError(f"Reference {number} is {width} x {height}: its longer side is more than {LARGEST_RATIO} "
+                         f"times the shorter one, crop it first.")
+    if not torch.isfinite(image).all():
+        raise ValueError(f"Reference {number} holds NaN or infinite values.")
+
+
+def reference_size(width: int, height: int, resolution: int | None) -> tuple[int, int]:
+    """(width, height) a reference is resized to: resolution^2 pixels at its own ratio, sides rounded to 32.
+
+    resolution None keeps it as it is, but for the rounding.
+    """
+    if resolution is not None:
+        return size_for_area(resolution, width / height)
+    return tuple(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE) for side in (width, height))
+
+
+def resize(image: Tensor, width: int, height: int) -> Tensor:
+    """Picture (H, W, 3 or 4) in [0, 1] -> RGBA (1, height, width, 4), Lanczos in 8 bits as the reference does it."""
+    values = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    picture = Image.fromarray(values).convert("RGBA")  # of three or four channels
+    resized = picture.resize((width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(resized).astype(np.float32) / 255).unsqueeze(0)
+
+
+def off_failing_grid(canvas: tuple[int, int], references: Sequence[tuple[int, int]]) -> bool:
+    """Whether this canvas is the one that is known to fail with one of these reference sizes."""
+    failing = (FAILING_SIDE, FAILING_SIDE)
+    return canvas == failing and failing in references
+
+
+def named_references(prompt: str, count: int) -> set[int]:
+    """Numbers of the references that the prompt names as <image1>, ... Raises ValueError for one that is not there."""
+    named = {int(number) for number in re.findall(r"<image(\d+)>", prompt)}
+    missing = sorted(number for number in named if not 1 <= number <= count)
+    if missing:
+        there = Sentence("only <image1>") if count == 1 else Sentence("<image1> to <image{count}>", count=count)
+        raise ValueError(f"The prompt names <image{missing[0]}>, but the references are {there}.")
+    return named

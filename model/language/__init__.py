@@ -1,0 +1,1 @@
+"""ComfyUI's language models, described: sizes, detection, names of tensors. No modules."""

@@ -1,0 +1,116 @@
+"""Qwen3-VL as llama.cpp writes it: two GGUF files, the language model and the vision projector (mmproj), each with
+names of its own -> one checkpoint with Hugging Face's names.
+
+Source: llama.cpp, conversion/qwen3vl.py and gguf-py/gguf/constants.py. No value is moved: only Llama's rows of Q and K
+are permuted there, and norms are stored as they are. A projector holds the patch embedding as two convolutions, one for
+each of the two frames.
+"""
+import re
+from collections.abc import Mapping
+
+import torch
+
+from ..checkpoints import gguf
+from ..checkpoints.files import CheckpointError, GGUFFile, TensorInfo
+from ..qwen_image_2 import key_maps
+from ..qwen_image_2.prompt import IMAGE_PAD_TOKEN
+from ..sentences import Sentence
+
+ARCHITECTURE = "qwen3vl"
+PROJECTOR = "qwen3vl_merger"
+DEEPSTACK = re.compile(r"(?<=deepstack_merger_list\.)\d+")
+FRAMES = ("model.visual.patch_embed.proj.weight", "model.visual.patch_embed.proj.weight.1")
+
+GET_LANGUAGE = Sentence("choose a GGUF file of Qwen3-VL-8B-Instruct, for example Qwen3-VL-8B-Instruct-Q8_0.gguf")
+GET_PROJECTOR = Sentence("choose the mmproj file of Qwen3-VL-8B-Instruct, for example "
+                         "mmproj-Qwen3VL-8B-Instruct-F16.gguf")
+
+
+def is_projector_name(name: str) -> bool:
+    return "mmproj" in name.lower() and name.lower().endswith(".gguf")
+
+
+def is_llama_cpp(files: GGUFFile) -> bool:
+    """A language model or a projector with llama.cpp's names; publishers of ComfyUI files keep Hugging Face's."""
+    return any(name in files.tensors for name in ("token_embd.weight", "blk.0.attn_norm.weight", "v.patch_embd.weight"))
+
+
+def text_encoder(language: GGUFFile, projector: GGUFFile | None) -> GGUFFile:
+    """Both files as one. Without a projector there is no vision tower. Raises CheckpointError for other models."""
+    check_language(language)
+    stored = {key_maps.text_encoder_from_llama_cpp(name): one for name, one in language.stored.items()}
+    label, config = language.label, {"model_type": "qwen3_vl", "text_config": _text_config(language.header)}
+    if projector is not None:
+        if sentence := unfit(projector, language):
+            raise CheckpointError(sentence)
+        vision, config["vision_config"] = _vision(projector)
+        stored |= vision
+        label = f"{label} with {projector.label}"
+    tensors = {name: TensorInfo(one.shape, one.kind) for name, one in stored.items()}
+    return GGUFFile(label, tensors, {}, {}, config, stored, language.header)
+
+
+def check_language(files: GGUFFile) -> None:
+    found = files.header.get("general.architecture")
+    if found == "clip":
+        raise CheckpointError(f"{files.label} is the vision projector of a language model, not a text encoder for "
+                              f"Qwen-Image 2: it goes into vision_projector; {GET_LANGUAGE}.")
+    if found != ARCHITECTURE:
+        what = (Sentence("of the architecture {architecture}", architecture=str(found)) if found else
+                Sentence("that does not say its architecture"))
+        raise CheckpointError(f"{files.label} is a language model {what}, not a text encoder for Qwen-Image 2 "
+                              f"({ARCHITECTURE}): {GET_LANGUAGE}.")
+    words = files.header.get("tokenizer.ggml.tokens")
+    if isinstance(words, list) and words[IMAGE_PAD_TOKEN:IMAGE_PAD_TOKEN + 1] != ["<|image_pad|>"]:
+        raise CheckpointError(f"{files.label} has another vocabulary than Qwen3-VL ({len(words):,} words, and "
+                              f"<|image_pad|> is not number {IMAGE_PAD_TOKEN}): {GET_LANGUAGE}.")
+
+
+def unfit(projector: GGUFFile, language: GGUFFile) -> Sentence | None:
+    """What keeps a projector from this language model, as a sentence; None where nothing does."""
+    header = projector.header
+    kind = header.get("clip.projector_type") or header.get("clip.vision.projector_type")
+    if kind != PROJECTOR:
+        what = (Sentence("of the architecture {architecture}", architecture=str(header.get("general.architecture")))
+                if kind is None else Sentence("of the type {type}", type=str(kind)))
+        return Sentence("{label} is {what}, not the vision projector of Qwen3-VL ({projector}): {advice}.",
+                        label=projector.label, what=what, projector=PROJECTOR, advice=GET_PROJECTOR)
+    theirs, ours = width(projector, "mm.2.weight", 0), width(language, "token_embd.weight", 1)
+    if theirs != ours:
+        return Sentence("{label} belongs to a language model of width {theirs}, {language} has width {ours}: {advice}.",
+                        label=projector.label, theirs=theirs, language=language.label, ours=ours,
+                        advice=GET_PROJECTOR)
+    return None
+
+
+def width(files: GGUFFile, name: str, axis: int) -> int:
+    if name not in files.tensors:
+        raise CheckpointError(f"{files.label} is incomplete: the tensor {name} is missing.")
+    shape = files.tensors[name].shape
+    if len(shape) <= axis:
+        raise CheckpointError(f"In {files.label} the tensor {name} has the impossible shape {list(shape)}.")
+    return shape[axis]
+
+
+def _text_config(header: Mapping) -> dict:
+    """What shapes cannot tell, as Hugging Face's configuration calls it."""
+    sections = header.get(f"{ARCHITECTURE}.rope.dimension_sections")  # a fourth is 0
+    rope = {"rope_theta": header.get(f"{ARCHITECTURE}.rope.freq_base"),
+            "mrope_section": sections[:3] if isinstance(sections, list) else sections}
+    return {"rope_parameters": {name: value for name, value in rope.items() if value}}
+
+
+def _vision(files: GGUFFile) -> tuple[dict[str, gguf.Stored], dict]:
+    """The tensors of a projector, and their configuration."""
+    moved = {key_maps.text_encoder_from_llama_cpp(name): one for name, one in files.stored.items()}
+    layers = sorted({int(found[0]) for name in moved if (found := DEEPSTACK.search(name))})
+    stored = {DEEPSTACK.sub(lambda found: str(layers.index(int(found[0]))), name): one for name, one in moved.items()}
+    if all(name in stored for name in FRAMES):
+        frames = [stored.pop(name) for name in FRAMES]
+        if frames[0].data.shape != frames[1].data.shape:
+            raise CheckpointError(f"In {files.label} the patch embeddings of the two frames differ in shape: "
+                                  f"{GET_PROJECTOR}.")
+        joined = torch.stack([frame.data for frame in frames], 2)  # (width, 3, 2, patch, patch)
+        stored[FRAMES[0]] = gguf.Stored(tuple(joined.shape), frames[0].kind, joined)
+    config = {"deepstack_visual_indexes": layers, "num_heads": files.header.get("clip.vision.attention.head_count")}
+    return stored, {name: value for name, value in config.items() if value}

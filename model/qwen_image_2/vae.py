@@ -1,0 +1,62 @@
+"""The RGBA autoencoder of Qwen-Image 2.x: pictures of any size in little memory.
+
+The mid-block, which sees everything, works on the whole latent; all other levels work in bands of rows (bands.py).
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import vae_rows
+from .spec import VAESpec
+from .vae_layers import Decoder, Encoder
+
+# Of one chunk of rows. At the published widths it takes about eight of them to decode; smaller ones would compute
+# more rows twice.
+CHUNK_BYTES = 64 * 2**20
+
+
+class VAE(nn.Module):
+    """Pixels are RGBA (B, 4, 16h, 16w) in [-1, 1]; latents (B, 64, h, w) are on the VAE's own scale (latents.py).
+
+    fp16 is not offered: the decoder overflows it and leaves white squares (stable-diffusion.cpp issue 2043).
+    """
+
+    def __init__(self, spec: VAESpec, ops=nn, device=None, dtype=None):
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        self.spec = spec
+        self.encoder = Encoder(spec, ops, **factory)
+        self.quant_conv = ops.Conv2d(2 * spec.latent_channels, 2 * spec.latent_channels, 1, **factory)
+        self.post_quant_conv = ops.Conv2d(spec.latent_channels, spec.latent_channels, 1, **factory)
+        self.decoder = Decoder(spec, ops, **factory)
+
+    def encode(self, pixels: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+        """The mode of the posterior: its mean, the first half of the moments."""
+        height, width = pixels.shape[-2:]
+        if height % self.spec.scale or width % self.spec.scale:
+            raise ValueError(f"The VAE encodes multiples of {self.spec.scale} pixels, but the picture is "
+                             f"{width} x {height}.")
+        encoder = self.encoder
+        # The picture itself is narrow: its chunks are counted in the width of the level that they enter.
+        narrow = chunk_bytes * self.spec.pixel_channels // encoder.conv_in.out_channels
+        rows = vae_rows.convolution(encoder.conv_in, vae_rows.chunked(iter([pixels]), narrow), height)
+        for block in encoder.down_blocks:
+            rows = vae_rows.down_block(block, rows, height, chunk_bytes)
+            height //= 1 if block.downsampler is None else 2
+        return self.quant_conv(encoder.out(torch.cat(list(rows), dim=2)))[:, :self.spec.latent_channels]
+
+    def decode(self, latent: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+        decoder = self.decoder
+        batch, _, height, width = latent.shape
+        picture = latent.new_empty(batch, self.spec.pixel_channels, height * self.spec.scale, width * self.spec.scale)
+        rows = iter([decoder.into(self.post_quant_conv(latent))])
+        for block in decoder.up_blocks:
+            rows = vae_rows.up_block(block, rows, height, chunk_bytes)
+            height *= 1 if block.upsampler is None else 2
+        normed = vae_rows.each(lambda x: F.silu(decoder.norm_out(x)), rows)
+        rows = vae_rows.convolution(decoder.conv_out, normed, height)
+        top = 0
+        for chunk in rows:
+            picture[:, :, top:top + chunk.shape[2]] = chunk.clamp(-1, 1)
+            top += chunk.shape[2]
+        return picture

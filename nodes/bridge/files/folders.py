@@ -1,0 +1,120 @@
+"""Which checkpoints the loaders offer: files and diffusers folders below ComfyUI's model folders, and the miniature."""
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+import folder_paths
+
+from ....model.checkpoints.files import INDEX, SHARD
+from ....model.language import llama_cpp
+from . import miniature
+
+DIFFUSERS = "diffusers"  # ComfyUI's folder for whole pipelines
+
+
+class Part(NamedTuple):
+    """One kind of checkpoint: the ComfyUI folder it lives in, and its subfolder in a diffusers pipeline."""
+
+    folder: str
+    subfolder: str
+
+
+TRANSFORMER = Part("diffusion_models", "transformer")  # ComfyUI's diffusion_models includes the old unet folder
+TEXT_ENCODER = Part("text_encoders", "text_encoder")
+VAE = Part("vae", "vae")
+
+# A pipeline below one of the model folders holds all three.
+_PARTS = (TRANSFORMER, TEXT_ENCODER, VAE)
+_SUBFOLDERS = {part.subfolder for part in _PARTS}
+
+
+# ComfyUI lists no .gguf files; entries of our own list them in the same folders. Their set of endings is not shared.
+GGUF = "qwen_image_2_gguf_"
+GGUF_PARTS = (TRANSFORMER, TEXT_ENCODER)
+
+
+def _gguf_names(part: Part) -> list[str]:
+    folder_paths.folder_names_and_paths[GGUF + part.folder] = (
+        folder_paths.folder_names_and_paths[part.folder][0], {".gguf"})
+    return folder_paths.get_filename_list(GGUF + part.folder)
+
+
+def choices(part: Part) -> list[str]:
+    """Names for the loader's menu: files, then folders, which end in a slash and stand for their files, and at the
+    end the built-in miniature."""
+    folders = checkpoint_folders(part)
+    # Files of the other parts of a pipeline are no choices, nor are those that a folder stands for: all but GGUF files.
+    others = tuple(name for other in _PARTS if other != part
+                   for name in checkpoint_folders(Part(part.folder, other.subfolder))
+                   if name.endswith(f"/{other.subfolder}/"))
+    files = [name for name in folder_paths.get_filename_list(part.folder)
+             if name.lower().endswith(".safetensors") and not SHARD.match(PurePath(name).name)]
+    gguf = [name for name in _gguf_names(part) if not llama_cpp.is_projector_name(name)] if part in GGUF_PARTS else []
+    return [*_outside((*folders, *others), files), *_outside(others, gguf), *sorted(folders), miniature.NAME]
+
+
+def _outside(folders: tuple[str, ...], names: list[str]) -> list[str]:
+    return [name for name in names if not PurePath(name).as_posix().startswith(folders)]
+
+
+def projectors() -> list[str]:
+    """Names of the vision projectors of GGUF text encoders."""
+    return [name for name in _gguf_names(TEXT_ENCODER) if llama_cpp.is_projector_name(name)]
+
+
+def resolve(part: Part, name: str) -> Path:
+    """The path behind a name from `choices`. Raises FileNotFoundError for what is no longer there."""
+    if name == miniature.NAME:
+        return miniature.path(part.folder)
+    if name.lower().endswith(".gguf"):
+        _gguf_names(part)
+        return Path(folder_paths.get_full_path_or_raise(GGUF + part.folder, name))
+    if not name.endswith("/"):
+        return Path(folder_paths.get_full_path_or_raise(part.folder, name))
+    folders = checkpoint_folders(part)
+    if name not in folders:
+        raise FileNotFoundError(f"The model folder {name} is no longer there.")
+    return folders[name]
+
+
+def stamp(part: Part, name: str | None) -> list[tuple[str, int, int]]:
+    """Name, size and time of the files behind a choice: other ones under the same name are to be loaded anew.
+
+    Empty for what is linked (None) or gone, and for the miniature, which does not change.
+    """
+    if name in (None, miniature.NAME):
+        return []
+    try:
+        path = resolve(part, name)
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except FileNotFoundError:  # the run itself will say so
+        return []
+
+
+def checkpoint_folders(part: Part) -> dict[str, Path]:
+    """Name with a slash -> path of every folder that is one checkpoint of this part.
+
+    Below the part's own model folder ComfyUI's (cached) file list tells where to look; in a pipeline that lies
+    there whole, the other parts' subfolders are left out.
+    """
+    found = {}
+    # One file of each folder is enough to find the folder.
+    for parent, name in {PurePath(name).parent: name for name in folder_paths.get_filename_list(part.folder)}.items():
+        if parent.name and parent.name not in _SUBFOLDERS - {part.subfolder}:
+            path = folder_paths.get_full_path(part.folder, name)
+            if path is not None and is_checkpoint(Path(path).parent):
+                found[f"{parent.as_posix()}/"] = Path(path).parent
+    for root in map(Path, folder_paths.folder_names_and_paths.get(DIFFUSERS, ((), ()))[0]):
+        for path in root.glob(f"*/{part.subfolder}"):
+            if is_checkpoint(path):
+                found.setdefault(f"{path.relative_to(root).as_posix()}/", path)
+    return found
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """A folder as diffusers and transformers write it: one checkpoint, described by a config.json or an index."""
+    if any(folder.glob("*" + INDEX)):
+        return True
+    files = [path.name for path in folder.glob("*.safetensors")]
+    one = len(files) == 1 or (files and all(SHARD.match(name) for name in files))
+    return bool(one) and (folder / "config.json").is_file()

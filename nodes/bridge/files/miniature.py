@@ -1,0 +1,94 @@
+"""The built-in checkpoint: a very small Qwen-Image 2 that draws simple posters, for trying workflows and for tests.
+
+Transformer and VAE are files in assets/miniature. The text encoder has frozen random weights (a transformer learns
+to read any encoder that keeps words apart), so it is drawn when first wanted, in less than a second, and kept below
+ComfyUI's user folder: the pack writes nowhere outside of ComfyUI.
+"""
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import folder_paths
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+
+from ....model.checkpoints import seeded_init
+from ....model.checkpoints.files import CheckpointError
+from ....model.qwen_image_2 import detect, key_maps
+from ....model.qwen_image_2.spec import TextEncoderSpec, VisionSpec
+from ....model.sentences import Sentence
+from ..text_encoders.qwen3_vl import Qwen3VL
+
+log = logging.getLogger(__name__)
+
+NAME = "miniature"  # in the loaders' menus
+FOLDER = Path(__file__).resolve().parents[3] / "assets" / "miniature"
+FILES = {"diffusion_models": "diffusion_models/qwen_image_2_miniature_bf16.safetensors",
+         "vae": "vae/qwen_image_2_miniature_vae_bf16.safetensors"}
+SIZES = ((128, 128), (160, 96), (96, 160))  # width, height of the pictures it was trained on
+ABOUT = Sentence("This is the miniature that comes with the pack, not Qwen-Image: it draws only simple posters of "
+                 "128 x 128, 160 x 96 or 96 x 160 pixels, to try workflows with.")
+
+SEED = 2
+GAIN = 0.5  # below 1, what a token says itself stays louder than what the random layers add to it
+TEXT_ENCODER_SPEC = TextEncoderSpec(
+    layers=2, dim=128, mlp_dim=256, heads=4, kv_heads=2, head_dim=32, mrope_section=(8, 4, 4), lm_head=False,
+    vision=VisionSpec(depth=2, dim=64, mlp_dim=128, heads=4, deepstack_layers=(0,)))
+
+
+def path(folder: str) -> Path:
+    """The file for one of ComfyUI's model folders."""
+    return text_encoder() if folder == "text_encoders" else FOLDER / FILES[folder]
+
+
+def size_note(label: str, width: int, height: int) -> str | None:
+    """What to tell about a picture size, where the model is the miniature."""
+    if label != NAME or (width, height) in SIZES:
+        return None
+    return Sentence("The miniature was trained on 128 x 128, 160 x 96 and 96 x 160 pixels only: at {width} x {height} "
+                    "expect nothing. Set the size to custom, or choose real model files in the loader.", width=width,
+                    height=height)
+
+
+def text_encoder() -> Path:
+    """The drawn text encoder, a file like the official one. Written when it is not there yet."""
+    spec = json.dumps([asdict(TEXT_ENCODER_SPEC), SEED, GAIN, Path(seeded_init.__file__).read_text(encoding="utf-8")])
+    name = f"miniature_text_encoder_{hashlib.sha256(spec.encode()).hexdigest()[:16]}.safetensors"
+    path = Path(folder_paths.get_system_user_directory("qwen_image_2")) / name  # one that no HTTP route serves
+    if not path.exists():
+        log.info("Drawing the miniature's text encoder (once): %s", path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"The miniature's text encoder (40 MB) could not be written to {path.parent}: "
+                                  f"{error}. Make room there, or start ComfyUI with another --user-directory."
+                                  ) from error
+    return path
+
+
+def _write(path: Path) -> None:
+    module = Qwen3VL(TEXT_ENCODER_SPEC, None, torch.device("meta"), nn)
+    shapes = {key_maps.text_encoder_from_comfy(name): shape for name, shape in detect.shapes(module).items()}
+    handle, unfinished = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+    os.close(handle)
+    try:
+        save_file(seeded_init.draw(shapes, SEED, GAIN), unfinished, {"format": "pt", "config": json.dumps(_config())})
+        os.replace(unfinished, path)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+
+
+def _config() -> dict:
+    """What shapes cannot tell, under the names of a Hugging Face configuration."""
+    spec = TEXT_ENCODER_SPEC
+    return {"text_config": {"rope_parameters": {"rope_theta": spec.rope_theta,
+                                                "mrope_section": list(spec.mrope_section)}},
+            "vision_config": {"num_heads": spec.vision.heads,
+                              "deepstack_visual_indexes": list(spec.vision.deepstack_layers)}}

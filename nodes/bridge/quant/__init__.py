@@ -1,0 +1,1 @@
+"""Quantised weights in ComfyUI's layers: formats, conversion while loading, saving, GGUF."""

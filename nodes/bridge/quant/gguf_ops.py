@@ -1,0 +1,129 @@
+"""GGUF's packed matrices in ComfyUI's quantised layers: they stay packed, and are dequantised as they are used."""
+import json
+from dataclasses import dataclass
+
+import comfy.ops
+import torch
+from comfy.quant_ops import QuantizedLayout, QuantizedTensor, register_layout_class
+from torch import Tensor, nn
+
+from ....model.checkpoints import gguf, quantization
+
+LAYOUT = "QwenImage2GGUF"
+
+
+class BlockLayout(QuantizedLayout):
+    """Rows of packed blocks. A LoRA that is merged into a matrix leaves it as Q8_0, the finest of ggml's types."""
+
+    @dataclass(frozen=True)
+    class Params:
+        orig_dtype: torch.dtype
+        orig_shape: tuple[int, ...]
+        kind: str
+        scale: None = None  # in the blocks; ComfyUI asks for one
+
+        def _tensor_fields(self) -> list[str]:
+            return []
+
+        def to_device(self, device):
+            return self
+
+        def clone(self):
+            return self
+
+        def copy_from(self, src, non_blocking=False):
+            object.__setattr__(self, "kind", src.kind)
+
+    @classmethod
+    def quantize(cls, tensor: Tensor, **kwargs):
+        return gguf.quantise(tensor), cls.Params(tensor.dtype, tuple(tensor.shape), "Q8_0")
+
+    @classmethod
+    def dequantize(cls, qdata: Tensor, params) -> Tensor:
+        return gguf.dequantise(qdata, params.kind).to(params.orig_dtype)
+
+    @classmethod
+    def get_plain_tensors(cls, qtensor):
+        return (qtensor._qdata,)
+
+    @classmethod
+    def state_dict_tensors(cls, qdata: Tensor, params) -> dict[str, Tensor]:
+        return {"": qdata}
+
+
+register_layout_class(LAYOUT, BlockLayout)
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether its matrix is GGUF's blocks."""
+    return getattr(module, "layout_type", None) == LAYOUT
+
+
+def keep_packed(patcher, *_) -> None:
+    """A callback for after loading: LoRAs on packed matrices are computed each time that these are used.
+
+    ComfyUI's dynamic patcher (the usual one on NVIDIA cards) merges a LoRA at a matrix's first use and writes the
+    result where the matrix lies on the card. Q8_0 has no room in the place of any other type.
+    """
+    for module in patcher.model.modules():
+        merging = getattr(module, "weight_lowvram_function", None)
+        if merging is not None and is_packed(module):
+            module.weight_function, module.weight_lowvram_function = [merging, *module.weight_function], None
+
+
+def with_blocks(core, dtype: torch.dtype | None = None):
+    """ComfyUI's mixed-precision operations, whose linear layers and embeddings take packed matrices as well.
+
+    dtype: what a matrix is decoded to, else what the layer computes in.
+    """
+
+    def load_packed(layer: nn.Module, state_dict: dict, prefix: str, shape: tuple[int, int], decoded: torch.dtype):
+        """Take the packed weight of a layer, if it has one, and give its name."""
+        mark = state_dict.get(prefix + quantization.MARK.removeprefix("."))
+        how = json.loads(mark.numpy().tobytes()) if mark is not None else {}
+        if how.get("format") != "gguf":
+            return None
+        del state_dict[prefix + quantization.MARK.removeprefix(".")]
+        params = BlockLayout.Params(dtype or decoded, shape, how["type"])
+        layer.quant_format, layer.layout_type = "gguf", LAYOUT
+        layer.weight = nn.Parameter(QuantizedTensor(state_dict.pop(prefix + "weight"), LAYOUT, params),
+                                    requires_grad=False)
+        return prefix + "weight"
+
+    class Operations(core):
+        class Linear(core.Linear):
+            def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, *lists):
+                name = load_packed(self, state_dict, prefix, self._orig_shape, self.factory_kwargs["dtype"])
+                if name is None:
+                    super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *lists)
+                    return
+                self._full_precision_mm = True
+                # The bias, as torch loads it.
+                nn.Module._load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, *lists)
+                missing.remove(name)
+
+        class Embedding(core.Embedding):
+            """Looks packed rows up and decodes those."""
+
+            # Core's embeddings have neither, and a LoRA on a quantised one would have no effect.
+            convert_weight, set_weight = core.Linear.convert_weight, core.Linear.set_weight
+
+            def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, *lists):
+                shape = (self.num_embeddings, self.embedding_dim)
+                if load_packed(self, state_dict, prefix, shape, core._compute_dtype) is None:
+                    super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *lists)
+
+            def forward_comfy_cast_weights(self, input, out_dtype=None):
+                # With a LoRA the whole table is decoded, by core.
+                if getattr(self, "quant_format", None) != "gguf" or self.weight_function:
+                    return super().forward_comfy_cast_weights(input, out_dtype)
+                dtype = self.weight.dtype
+                weight, _, stream = comfy.ops.cast_bias_weight(self, device=input.device, dtype=dtype, offloadable=True)
+                if isinstance(weight, QuantizedTensor):
+                    values = gguf.dequantise(weight._qdata[input.flatten()], weight._params.kind)
+                else:
+                    values = weight[input.flatten()]
+                comfy.ops.uncast_bias_weight(self, weight, None, stream)
+                return values.view(*input.shape, self.embedding_dim).to(out_dtype or dtype)
+
+    return Operations

@@ -1,0 +1,143 @@
+"""Quantised weights, made by ComfyUI's own layouts and written in its files' form."""
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import comfy.lora
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+from torch import Tensor, nn
+
+from ....model.checkpoints import quantization, writer
+from ....model.qwen_image_2 import key_maps
+
+# Largest value of the format times that of its block scales: what a matrix's largest magnitude is mapped to.
+LARGEST = {"float8_e4m3fn": 448.0, "nvfp4": 6.0 * 448.0}
+
+
+def quantise(matrix: Tensor, peak: Tensor, mark: Mapping) -> dict[str, Tensor]:
+    """The entries of a layer, by their last name. peak: the largest magnitude in all that shares the matrix's scale.
+
+    Computed on ComfyUI's device, kept on the CPU.
+    """
+    device, name = comfy.model_management.get_torch_device(), mark["format"]
+    arguments = {"scale": (peak / LARGEST[name]).to(device)} if name in LARGEST else {"per_channel": True}
+    arguments |= {key: value for key, value in mark.items() if key != "format"}
+    layout = QUANT_ALGOS[name]["comfy_tensor_layout"]
+    made = QuantizedTensor.from_float(matrix.to(device, torch.float32), layout, **arguments)
+    return {last: value.cpu() for last, value in made.state_dict("weight").items()}
+
+
+# ---------------------------------------------------------------- saving
+
+class Origin(NamedTuple):
+    """What a network's file said of it."""
+
+    config: Mapping
+    dtype: torch.dtype  # of what is not quantised; ComfyUI's layers may hold it in the one they compute in
+
+
+class Network(NamedTuple):
+    """A loaded network whose weights are to be written."""
+
+    module: nn.Module
+    patches: Mapping[str, list]     # parameter name -> ComfyUI's patches: LoRAs
+    official: Callable[[str], str]  # parameter name -> the official file's
+    origin: Origin
+    size: int                       # bytes
+
+
+def patches_below(prefix: str, patcher) -> dict[str, list]:
+    """The patches of a ModelPatcher for the network whose parameters have this prefix, without it."""
+    return {name.removeprefix(prefix): patches for name, patches in patcher.patches.items() if name.startswith(prefix)}
+
+
+def check(network: Network, name: str) -> None:
+    """Raises ValueError for a network that cannot be written. name: of the file."""
+    if any(getattr(layer, "quant_format", None) == "gguf" for layer in network.module.modules()):
+        raise ValueError(f"{name} cannot be written in the official layout while its matrices are GGUF's: choose "
+                         f"another weight_format than 'as stored' in the loader.")
+
+
+def save(path: Path, network: Network, progress: Callable[[int, int], None]) -> None:
+    """Write the weights, LoRAs baked in, as one file in the official layout.
+
+    A layer keeps its format; progress(done, total) may raise to cancel. Raises WriteError.
+    """
+    check(network, path.name)
+    # Weights that are patched in place get their own values back, and the device its memory.
+    comfy.model_management.unload_all_models()
+    state = network.module.state_dict()
+    groups = list(_groups(state))
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for done, group in enumerate(groups, start=1):
+            for name, value in _entries(group, network, state).items():
+                yield network.official(name), value
+            progress(done, len(groups))
+
+    names = [network.official(each) for name in state for each in (name, key_maps.fused_mlp(name))]
+    config = {"config": json.dumps(network.origin.config)} if network.origin.config else {}
+    writer.write(path, names, tensors(), {"format": "pt"} | config)
+
+
+def _groups(state: Mapping[str, Tensor]) -> Iterator[tuple[str, ...]]:
+    """Parameters of a network, those together that share a matrix of the official file."""
+    for name in state:
+        layer, _, last = name.rpartition(".")
+        if last == "weight" or f"{layer}{quantization.MARK}" not in state:
+            group = key_maps.mlp_halves(name)
+            if name == group[0]:
+                yield group
+
+
+def _entries(group: tuple[str, ...], network: Network, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the file holds for these parameters: their own values, or with LoRAs in the format that they have."""
+    parts = [_stored(name, state, network.origin.dtype) for name in group]
+    if any(name in network.patches for name in group):
+        values = [_patched(name, network) for name in group]
+        peak = quantization.peak(values)
+        for part, value in zip(parts, values, strict=True):
+            mark = part.get(quantization.MARK.removeprefix("."))
+            part |= {"weight": value.to(part["weight"].dtype)} if mark is None else quantise(
+                value, peak, json.loads(mark.numpy().tobytes()))
+    if len(parts) > 1 and (joined := _joined(parts)):
+        group, parts = (key_maps.fused_mlp(group[0]),), (joined,)
+    return {f"{name.rpartition('.')[0]}.{last}": value
+            for name, part in zip(group, parts, strict=True) for last, value in part.items()}
+
+
+def _stored(name: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """A parameter, and what stands beside it if it is quantised, by their last names."""
+    layer, _, last = name.rpartition(".")
+    if f"{layer}{quantization.MARK}" not in state:
+        return {last: state[name].to(dtype)}
+    beside = (last, *quantization.COMPANIONS, quantization.MARK.removeprefix("."))
+    return {last: state[f"{layer}.{last}"] for last in beside if f"{layer}.{last}" in state}
+
+
+def _patched(name: str, network: Network) -> Tensor:
+    """A parameter with its LoRAs, fp32."""
+    weight = comfy.utils.get_attr(network.module, name)
+    weight = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
+    return comfy.lora.calculate_weight(network.patches.get(name, []), weight.detach().float().clone(), name)
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
+    """The rows of several matrices in one; None where they share no scale, or their scales' tiles do not meet."""
+    out = {}
+    for last in parts[0]:
+        values, rows = [part[last] for part in parts], len(parts[0]["weight"])
+        if last == "weight" or values[0].shape[:1] == (rows,):
+            # One byte: scales of blocks.
+            if last == "weight_scale" and values[0].element_size() == 1 and rows % quantization.TILE_ROWS:
+                return None
+            out[last] = torch.cat(values)
+        elif all(torch.equal(value, values[0]) for value in values):
+            out[last] = values[0]
+        else:
+            return None
+    return out

@@ -1,0 +1,1 @@
+"""What a run needs of the machine: the budget, the retry, the place of the prefix, the kernels."""

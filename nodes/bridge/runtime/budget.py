@@ -1,0 +1,305 @@
+"""A budget for the transformer's weights on the device, on ComfyUI's ModelPatcher.
+
+Blocks within the budget are loaded and patched as ComfyUI does it; the others stay in RAM and stream
+(model/runtime/offload.py), their LoRAs computed on the device as each one passes.
+"""
+import math
+from collections.abc import Callable, Iterator
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy.model_patcher import LowVramPatch, ModelPatcher, move_weight_functions, wipe_lowvram_weight
+from comfy.patcher_extension import CallbacksMP
+from torch import Tensor, nn
+
+from ....model.runtime import offload
+from ....model.runtime.offload import Plan, Streamer
+from ....model.sentences import Sentence
+from ..quant.gguf_ops import is_packed
+from .prefix_placement import Place
+
+BUDGET = "qwen_image_2_budget"  # the attachment that holds it, in bytes; ComfyUI copies it into every clone
+
+
+class BudgetPatcher(ModelPatcher):
+    """Loads no more of its transformer onto the device than the budget, or less where ComfyUI has less room."""
+
+    @classmethod
+    def of(cls, model: ModelPatcher, budget: float) -> "BudgetPatcher":
+        """A clone of a MODEL under a budget in bytes; infinity leaves it to the room that ComfyUI finds."""
+        if model.is_dynamic():
+            # ComfyUI's dynamic patcher places weights by itself: here another copy is made from the same file, once.
+            clone = model.clone(disable_dynamic=True, model_override=model.model.stand_in)
+            model.model.stand_in = clone.get_clone_model_override()
+        else:
+            clone = model.clone()
+        clone.__class__ = cls  # clone() makes objects of the class that it finds
+        clone.size = 0  # of the model without a budget, to be counted anew
+        clone.set_attachments(BUDGET, budget)
+        return clone
+
+    @property
+    def budget(self) -> float:
+        return self.attachments[BUDGET]
+
+    @property
+    def plan(self) -> Plan | None:
+        """What is loaded, None where nothing is, or ComfyUI's own patcher has loaded it."""
+        return self.model.plan
+
+    def plan_for(self, room: float) -> Plan:
+        """Bytes of room on the device -> what to keep there."""
+        return offload.plan(*_sizes(self.model), min(self.budget, room))
+
+    # ------------------------------------------------------------ what ComfyUI calls
+
+    def model_size(self):
+        """At most what may be on the device: ComfyUI makes room for so much before it loads."""
+        return min(super().model_size(), self.budget)
+
+    def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
+        with self.use_ejected():
+            self.unpatch_hooks()
+            room = math.inf if full_load else lowvram_model_memory
+            self._place(self._steady(self.plan_for(room), room), device_to, force_patch_weights)
+            for callback in self.get_all_callbacks(CallbacksMP.ON_LOAD):
+                callback(self, device_to, lowvram_model_memory, force_patch_weights, full_load)
+            self.apply_hooks(self.forced_hooks, force_apply=True)
+
+    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
+        with self.use_ejected(skip_and_inject_on_exit_only=True):
+            before = self.loaded_size()
+            fits = self.plan is not None and self.model.current_weight_patches_uuid == self.patches_uuid
+            self.unpatch_model(self.offload_device, unpatch_weights=force_patch_weights or not fits)
+            self.patch_model(load_weights=False)
+            try:
+                self.load(device_to, before + extra_memory, force_patch_weights)
+            except BaseException:
+                self.detach()
+                raise
+            return self.loaded_size() - before
+
+    def partially_unload(self, device_to, memory_to_free=0, force_patch_weights=False):
+        with self.use_ejected():
+            if self.plan is None:
+                return super().partially_unload(device_to, memory_to_free, force_patch_weights)
+            self.unpatch_hooks()
+            before = self.loaded_size()
+            self._place(self.plan_for(self.plan.on_device - memory_to_free), self.model.device, force_patch_weights)
+            return before - self.loaded_size()
+
+    def unpatch_model(self, device_to=None, unpatch_weights=True):
+        if unpatch_weights:
+            forget_plan(self.model)
+        super().unpatch_model(device_to, unpatch_weights)
+
+    def patch_hooks(self, hooks):
+        rest(self.model)  # a hook changes the weights in RAM, in place: no block may be bound to its buffer
+        super().patch_hooks(hooks)
+
+    def unpatch_hooks(self, whitelist_keys_set=None):
+        if self.hook_backup:
+            rest(self.model)
+        super().unpatch_hooks(whitelist_keys_set)
+
+    # ------------------------------------------------------------ placing
+
+    def _steady(self, wanted: Plan, room: float) -> Plan:
+        """Free memory is never twice the same: for one block more or less nothing moves."""
+        plan = self.plan
+        if plan and plan.on_device <= min(self.budget, room) and len(plan.streamed) - len(wanted.streamed) <= 1:
+            return plan
+        return wanted
+
+    def halve(self) -> int:
+        """Keep half as many blocks on the device. Returns how many."""
+        count, hooks = (len(self.plan.sizes) - len(self.plan.streamed)) // 2, self.current_hooks
+        self.unpatch_hooks()
+        self._place(self.plan.keeping(count), self.model.device)
+        self.cached_hook_patches.clear()  # made of weights as they were placed before
+        self.apply_hooks(hooks)
+        return count
+
+    def _place(self, plan: Plan, device: torch.device, force_patch_weights: bool = False) -> None:
+        network = self.model.diffusion_model
+        forget_plan(self.model)
+        streamed = [network.transformer_blocks[number] for number in plan.streamed]
+        inside = {id(module) for block in streamed for module in block.modules()}
+        layers = [(name, module) for name, module in self.model.named_modules() if module._parameters]
+        for name, module in layers:
+            if id(module) in inside:  # these first: they make room
+                self._put_away(name, module, force_patch_weights)
+        for name, module in layers:
+            if id(module) not in inside:
+                self._settle(name, module, device)
+        if streamed:
+            network.streamer = Streamer(network.transformer_blocks, plan, offload.lane_for(device))
+        model = self.model
+        model.plan, model.device, model.current_weight_patches_uuid = plan, device, self.patches_uuid
+        model.model_lowvram, model.model_loaded_weight_memory = bool(streamed), plan.resident
+        model.model_offload_buffer_memory = plan.buffers
+
+    def _settle(self, name: str, module: nn.Module, device: torch.device) -> None:
+        """Patch a layer and bring it to the device."""
+        if getattr(module, "comfy_patched_weights", False):
+            return
+        wipe_lowvram_weight(module)
+        # A LoRA that is merged into GGUF's blocks makes them as large as Q8_0's, which no plan has counted.
+        packed = is_packed(module)
+        for last in list(module._parameters):
+            key = f"{name}.{last}"
+            self.unpin_weight(key)
+            if not packed:
+                self.patch_weight_to_device(key, device_to=device)
+        module.to(device)
+        self._set_functions(name, module, self._passing_patches(name) if packed else [], device)
+        module.comfy_patched_weights = True
+
+    def _put_away(self, name: str, module: nn.Module, force_patch_weights: bool) -> None:
+        """Leave a layer in RAM with its own weights, and note what a LoRA does to them as they pass."""
+        if getattr(module, "comfy_patched_weights", False):
+            for last in module._parameters:
+                if (backup := self.backup.pop(f"{name}.{last}", None)) is not None:
+                    comfy.utils.set_attr_param(self.model, f"{name}.{last}", backup.weight)
+            module.to(torch.device("cpu"))  # ComfyUI's place for what is not in use may be the card itself
+            module.comfy_patched_weights = False
+        if force_patch_weights and f"{name}.weight" in self.patches:
+            self.patch_weight_to_device(f"{name}.weight")
+        self._set_functions(name, module, self._passing_patches(name), self.load_device)
+        for last in module._parameters:
+            self.pin_weight_to_device(f"{name}.{last}")
+
+    def _passing_patches(self, name: str) -> list[LowVramPatch]:
+        """What LoRAs do to a layer's weight each time that it is used."""
+        key = f"{name}.weight"
+        return [LowVramPatch(key, self.patches)] if key in self.patches and key not in self.backup else []
+
+    def _set_functions(self, name: str, module: nn.Module, functions: list, device: torch.device) -> None:
+        """What ComfyUI's layers do to their weights before they use them."""
+        if not hasattr(module, "comfy_cast_weights"):
+            return
+        module.weight_function = functions + self.weight_wrapper_patches.get(f"{name}.weight", [])
+        module.comfy_force_cast_weights = self.force_cast_weights
+        if self.force_cast_weights and not hasattr(module, "prev_comfy_cast_weights"):
+            module.prev_comfy_cast_weights, module.comfy_cast_weights = module.comfy_cast_weights, True
+        move_weight_functions(module, device)
+
+
+def _sizes(model) -> tuple[int, list[int]]:
+    """Bytes of what is in no block, and of each block."""
+    blocks = [sum(map(offload.size_of, offload.entries(block)))
+              for block in model.diffusion_model.transformer_blocks]
+    return sum(map(offload.size_of, offload.entries(model))) - sum(blocks), blocks
+
+
+def forget_plan(model) -> None:
+    """End all streaming: every block has its own weights again, on the device or in RAM."""
+    rest(model)
+    model.diffusion_model.streamer = model.plan = None
+
+
+def rest(model) -> None:
+    """Give the buffers back until the next pass."""
+    if model.diffusion_model.streamer is not None:
+        model.diffusion_model.streamer.release()
+
+
+def on_load(patcher, *_) -> None:
+    """ComfyUI's own patcher has placed the weights of a model that a budget may have placed before."""
+    if not isinstance(patcher, BudgetPatcher):
+        forget_plan(patcher.model)
+
+
+# ---------------------------------------------------------------- out of memory
+
+def with_relief(model, step: Callable[[], Tensor], report: Callable[[str], None]) -> Tensor:
+    """A step of a run; where memory runs out, once in a run, again with less of it in use."""
+    try:
+        return step()
+    except Exception as error:
+        if not comfy.model_management.is_oom(error):
+            raise
+        if model.crowded or not (_beside(model) or _resident(model)):
+            raise _out_of_memory(model) from error
+    # Outside of the handler: the error holds on to every tensor of the step that failed.
+    report(_relieve(model))
+    try:
+        return step()
+    except Exception as error:
+        if comfy.model_management.is_oom(error):
+            raise _out_of_memory(model) from error
+        raise
+
+
+def _beside(model) -> bool:
+    """Whether keys and values are kept beside the model."""
+    return any(prefix.place is Place.DEVICE for prefix in model.prefixes)
+
+
+def _resident(model) -> int:
+    """How many blocks a budget keeps on the device."""
+    budgeted = isinstance(model.current_patcher, BudgetPatcher)
+    return len(model.plan.sizes) - len(model.plan.streamed) if budgeted else 0
+
+
+def _relieve(model) -> Sentence:
+    """Give up what can be given up of both, and say what."""
+    beside, before = _beside(model), _resident(model)
+    model.crowded = True
+    model.clear_prefixes()
+    after = model.current_patcher.halve() if before else 0
+    comfy.model_management.soft_empty_cache()
+    if not before:
+        return Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and "
+                        "references leave video memory.")
+    if not beside:
+        return Sentence("Out of memory in a step, which is repeated with less: {after} blocks instead of {before} stay "
+                        "on the device.", before=before, after=after)
+    return Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and references "
+                    "leave video memory, and {after} blocks instead of {before} stay on the device.",
+                    before=before, after=after)
+
+
+def _out_of_memory(model) -> Exception:
+    advice = Sentence("choose a smaller picture, a smaller batch or fewer references")
+    if not isinstance(model.current_patcher, BudgetPatcher):
+        advice = Sentence("put Memory Budget between loader and sampler and give vram_for_weights a number, or {other}",
+                          other=advice)
+    elif _resident(model):
+        advice = Sentence("lower vram_for_weights on Memory Budget (the weights took {taken} at last, {least} is the "
+                          "least), or {other}", taken=gib(model.plan.on_device),
+                          least=gib(model.current_patcher.plan_for(0).on_device), other=advice)
+    return comfy.model_management.OOM_EXCEPTION(
+        f"Out of memory, even with keys and values of prompt and references out of video memory: {advice}.")
+
+
+# ---------------------------------------------------------------- in words
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def costs(model) -> Iterator[Sentence]:
+    """What each pass of a run has paid for memory."""
+    if model.plan is not None and model.plan.streamed:
+        yield in_words(model.plan)
+    merged = [module for module in model.diffusion_model.modules()
+              if any(isinstance(function, LowVramPatch) for function in getattr(module, "weight_function", ()))]
+    if packed := sum(map(is_packed, merged)):
+        yield Sentence("LoRAs on GGUF weights are computed each time that these are used (matrices: {count}).",
+                       count=packed)
+    if others := len(merged) - packed:
+        yield Sentence("LoRAs are merged anew in every pass where weights stream (matrices: {count}), and only once "
+                       "where they stay on the device.", count=others)
+
+
+def in_words(plan: Plan) -> str:
+    blocks, moving = len(plan.sizes), len(plan.streamed)
+    if not moving:
+        return Sentence("All {blocks} blocks stay on the device ({size}).", blocks=blocks, size=gib(plan.on_device))
+    return Sentence(
+        "{staying} of {blocks} blocks stay on the device, with what is in no block ({resident}); {moving} stream "
+        "through {buffers} buffers ({room}): each pass brings {moved}.", staying=blocks - moving, blocks=blocks,
+        resident=gib(plan.resident), moving=moving, buffers=offload.BUFFERS, room=gib(plan.buffers),
+        moved=gib(plan.moved))

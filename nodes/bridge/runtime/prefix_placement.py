@@ -1,0 +1,133 @@
+"""Where the keys and values of a prefix are kept: beside the model, in RAM, or nowhere.
+
+At the published sizes they take 512 KiB per token in bf16, so four references of 1024 x 1024 take 8 GiB.
+"""
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ....model.qwen_image_2.prefix_cache import PrefixCache, RecomputedPrefix
+from ....model.qwen_image_2.prefix_prefetch import PrefetchedPrefix
+from ....model.runtime.offload import lane_for
+from ....model.sentences import Sentence
+
+log = logging.getLogger(__name__)
+
+RAM_MARGIN = 2 * 2**30  # left to the system
+
+Layers = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+
+class Place(Enum):
+    """The value is what the user reads."""
+
+    DEVICE = Sentence("kept beside the model")
+    RAM = Sentence("kept in RAM")
+    NOWHERE = Sentence("computed anew in every step")
+
+
+INSTEAD = {Place.RAM: Sentence("kept in RAM, because video memory has no room for them"),
+           Place.NOWHERE: Sentence("computed anew in every step, because neither video memory nor RAM has room for "
+                                   "them")}
+
+
+def in_words(place: Place, first: Place) -> Sentence:
+    """first: the place that was asked for."""
+    return place.value if place is first else INSTEAD.get(place, place.value)
+
+
+def keep(layers: Layers, position: int, needed: int, working: int, device: torch.device,
+         first: Place = Place.DEVICE, others: int = 0) -> tuple[PrefixCache, Place]:
+    """Run a pass over the prefix and keep its keys and values in the fastest place that holds them, from `first` on.
+
+    layers() starts the pass; position: the rotary counter after the prefix; needed: bytes of all keys and values;
+    working: bytes that a pass needs beside them; others: bytes of video memory that the run's other prefixes keep.
+    """
+    beside = first is Place.DEVICE or (first is Place.RAM and device.type == "cpu")  # the same place
+    if beside and _may_fit(needed + working + others, device):
+        try:
+            return PrefixCache(position, _collect(layers(), device)), Place.DEVICE
+        except Exception as error:
+            if not comfy.model_management.is_oom(error):
+                raise
+            log.info("The keys and values of the prefix did not fit beside the model: %s", error)
+        comfy.model_management.soft_empty_cache()
+    if first is not Place.NOWHERE and device.type != "cpu" and needed + RAM_MARGIN <= _free_ram():
+        return _in_ram(layers(), position, device), Place.RAM
+    return RecomputedPrefix(position, compute=lambda: _cancellable(layers())), Place.NOWHERE
+
+
+def _may_fit(size: int, device: torch.device) -> bool:
+    """Whether a run has room for so many bytes beside its weights.
+
+    On a graphics card ComfyUI moves weights out for all that the run says it needs (QwenImage2.memory_required: the
+    keys and values of every prompt), so the card's whole memory counts.
+    """
+    if device.type == "cpu":
+        return size + RAM_MARGIN <= _free_ram()
+    return size + comfy.model_management.extra_reserved_memory() <= comfy.model_management.get_total_memory(device)
+
+
+@dataclass
+class PinnedPrefix(PrefetchedPrefix):
+    """Keys and values in RAM that ComfyUI has pinned, until they are released."""
+
+    def __post_init__(self):
+        self._unpin = weakref.finalize(self, _unpin, _tensors(self.layers))
+        self._unpin.atexit = False  # the driver may be gone by then
+
+    def release(self) -> None:
+        super().release()
+        self._unpin()
+
+
+def waits(cache: PrefixCache, place: Place) -> bool:
+    """Whether every block of a pass waits for a copy of its own."""
+    return place is Place.RAM and not isinstance(cache, PinnedPrefix)
+
+
+def _in_ram(layers: Iterator[tuple[Tensor, Tensor]], position: int, device: torch.device) -> PrefixCache:
+    """Pinned if ComfyUI has so much pinned memory to give."""
+    kept = [(k.contiguous(), v.contiguous()) for k, v in _collect(layers, torch.device("cpu"))]
+    if device.type == "cuda" and _pin(_tensors(kept)):
+        return PinnedPrefix(position, kept, lane=lane_for(device))
+    return PrefixCache(position, kept)
+
+
+def _tensors(layers: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    return [tensor for pair in layers for tensor in pair]
+
+
+def _pin(tensors: list[Tensor]) -> bool:
+    """All of them or none, by ComfyUI's own account of such memory."""
+    for count, tensor in enumerate(tensors):
+        if not comfy.model_management.pin_memory(tensor):
+            _unpin(tensors[:count])
+            return False
+    return True
+
+
+def _unpin(tensors: list[Tensor]) -> None:
+    for tensor in tensors:
+        comfy.model_management.unpin_memory(tensor)
+
+
+def _free_ram() -> int:
+    return comfy.model_management.get_free_memory(torch.device("cpu"))
+
+
+def _collect(layers: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    return [(k.to(device), v.to(device)) for k, v in _cancellable(layers)]
+
+
+def _cancellable(layers: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """With ten references a pass takes as long as a step: it can be cancelled between two blocks."""
+    for pair in layers:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield pair

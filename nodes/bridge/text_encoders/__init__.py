@@ -1,0 +1,1 @@
+"""Language models as ComfyUI's CLIP."""

@@ -1,0 +1,89 @@
+"""Text from a CLIP, by ComfyUI's own generation: what core's Generate Text node calls."""
+import itertools
+from collections.abc import Callable, Sequence
+
+import comfy.model_management
+import comfy.text_encoders.llama
+import comfy.text_encoders.qwen3vl
+import comfy.text_encoders.qwen35
+from torch import Tensor
+
+from ....model.images import references
+from ....model.sentences import Sentence
+from ....pages import enhancement
+from ....pages.enhancement import Generated, Task
+from . import qwen3_5
+from .qwen3_vl import Qwen3VL, over_white
+
+# Their tokenizers take a whole conversation as it is.
+CHAT_TOKENIZERS = (comfy.text_encoders.qwen35.Qwen35ImageTokenizer, comfy.text_encoders.qwen3vl.Qwen3VLTokenizer)
+ADVICE = Sentence("connect a prompt enhancer from Load Prompt Enhancer, or another language model that ComfyUI's "
+                  "Generate Text node takes")
+
+
+def check_writes(clip, sees: bool) -> None:
+    """Refuse a CLIP that cannot write text, and where there are pictures, one that cannot see them."""
+    model = _language_model(clip)
+    if model is None:
+        raise ValueError(f"This CLIP cannot write text: {ADVICE}.")
+    if isinstance(model, Qwen3VL) and not model.spec.lm_head:
+        raise ValueError(f"This text encoder's file has no output layer (lm_head), so it cannot write text: {ADVICE}.")
+    if sees and not hasattr(model, "preprocess_embed"):
+        raise ValueError("This language model cannot see pictures: disconnect the images, or connect one that can, "
+                         "such as the official enhancer for edits.")
+
+
+def is_enhancer(clip) -> bool:
+    return isinstance(clip.tokenizer, qwen3_5.Tokenizer)
+
+
+def generate(clip, instruction: str, prompt: str, images: Sequence[Tensor], task: Task, seed: int, most_tokens: int,
+             progress: Callable[[int], None]) -> Generated:
+    """The language model's answer, sampled by the task's settings. images: (H, W, 3 or 4) in [0, 1], of any size.
+
+    progress(tokens) is called for each of them. A cancelled run ends there; core's bar, which moves with every half
+    percent of the most tokens, would look only then.
+    """
+    shown = [over_white(references.resize(image, *enhancement.seen_size(image.shape[1], image.shape[0])))
+             for image in images]
+    tokens = _tokens(clip, instruction, prompt, shown)
+    with _for_each_token(clip, progress):
+        ids = clip.generate(
+            tokens, do_sample=True, max_length=most_tokens, seed=seed, temperature=enhancement.TEMPERATURE,
+            top_p=enhancement.TOP_P, top_k=enhancement.TOP_K, min_p=0.0, repetition_penalty=1.0,
+            presence_penalty=task.presence_penalty)
+    return Generated(clip.decode(ids), len(ids), len(ids) >= most_tokens and ids[-1] not in _stop_tokens(clip))
+
+
+def _for_each_token(clip, progress: Callable[[int], None]):
+    """A context in which the first layer, which runs once for each token, calls progress."""
+    written = itertools.count()
+
+    def before(*_):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        progress(next(written))
+
+    return _language_model(clip).model.layers[0].register_forward_pre_hook(before)
+
+
+def _tokens(clip, instruction: str, prompt: str, images: list[Tensor]) -> dict:
+    tokenizer = clip.tokenizer
+    if isinstance(tokenizer, CHAT_TOKENIZERS):
+        thinks = isinstance(tokenizer, comfy.text_encoders.qwen35.Qwen35ImageTokenizer)
+        text = enhancement.chat(instruction, prompt, len(images), "<think>\n" if thinks else "")
+        return clip.tokenize(text, images=images, skip_template=True)
+    if len(images) > 1:
+        raise ValueError(f"This language model is shown one picture at most, not {len(images)}: use the official "
+                         f"enhancer for edits.")
+    # Its own template has one turn of the user, and knows where a picture goes.
+    return clip.tokenize(f"{instruction}\n\n{prompt}", image=images[0] if images else None, skip_template=False,
+                         min_length=1, thinking=True)
+
+
+def _language_model(clip) -> comfy.text_encoders.llama.BaseGenerate | None:
+    return next((module for module in clip.cond_stage_model.modules()
+                 if isinstance(module, comfy.text_encoders.llama.BaseGenerate)), None)
+
+
+def _stop_tokens(clip) -> Sequence[int]:
+    return getattr(_language_model(clip).model.config, "stop_tokens", None) or ()

@@ -1,0 +1,132 @@
+"""A prompt enhancer (Qwen3.5) as ComfyUI's CLIP: core's own modules, sized by the file.
+
+It is there to write text, not to condition pictures. Beside the sizes two things differ from core's (0.30): pictures
+have their positions on three interleaved axes, and their pixels lie in [-1, 1], as the models were trained.
+"""
+from pathlib import Path
+from types import SimpleNamespace
+
+import comfy.model_management
+import comfy.sd
+import comfy.text_encoders.llama
+import comfy.text_encoders.qwen3vl
+import comfy.text_encoders.qwen35
+import comfy.text_encoders.qwen_vl
+import torch
+from comfy import sd1_clip
+from torch import nn
+
+from ....model.checkpoints import quantization
+from ....model.checkpoints.files import CheckpointFiles, open_checkpoint
+from ....model.language.qwen3_5 import detect_enhancer
+from ....model.qwen_image_2 import detect
+from ....model.qwen_image_2.detect import Detected
+from ....model.qwen_image_2.spec import EnhancerSpec
+from ..progress import loading_progress
+from .qwen3_vl import for_comfy, quantised_operations, vision_config
+
+NAME = "qwen35_9b"
+PAD_TOKEN = 248044
+
+
+def language_config(spec: EnhancerSpec) -> comfy.text_encoders.qwen35.Qwen35Config:
+    """Core's configuration of the language model with the file's sizes."""
+    kinds = ["full_attention" if attention else "linear_attention" for attention in spec.attention_layers]
+    return comfy.text_encoders.qwen35.Qwen35Config(
+        vocab_size=spec.vocabulary, hidden_size=spec.dim, intermediate_size=spec.mlp_dim,
+        num_hidden_layers=len(kinds), layer_types=kinds, num_attention_heads=spec.heads,
+        num_key_value_heads=spec.kv_heads, head_dim=spec.head_dim, partial_rotary_factor=spec.rotary_share,
+        linear_num_key_heads=spec.linear_key_heads, linear_num_value_heads=spec.linear_value_heads,
+        linear_key_head_dim=spec.linear_key_dim, linear_value_head_dim=spec.linear_value_dim,
+        conv_kernel_size=spec.conv_taps, rms_norm_eps=spec.eps, rope_theta=spec.rope_theta,
+        mrope_section=list(spec.mrope_section), lm_head=spec.lm_head)
+
+
+class LanguageModel(comfy.text_encoders.qwen35.Qwen35Transformer):
+    def compute_freqs_cis(self, position_ids, device):
+        """Rotary pairs take turns between time, height and width (transformers 5, modeling_qwen3_5.py)."""
+        rotary_dim = int(self.config.head_dim * self.config.partial_rotary_factor)
+        return comfy.text_encoders.llama.precompute_freqs_cis(
+            rotary_dim, position_ids, self.config.rope_theta, rope_dims=self.config.mrope_section,
+            interleaved_mrope=True, device=device)
+
+
+class Qwen35(comfy.text_encoders.qwen35.Qwen35):
+    """Core's Qwen3.5, built from a spec instead of core's table of known sizes."""
+
+    def __init__(self, spec: EnhancerSpec, dtype, device, operations):
+        nn.Module.__init__(self)
+        self.spec = spec
+        self.num_layers = len(spec.attention_layers)
+        self.dtype = dtype
+        self.model = LanguageModel(language_config(spec), device=device, dtype=dtype, ops=operations)
+        self.visual = comfy.text_encoders.qwen35.Qwen35VisionModel(
+            vision_config(spec.vision, spec.dim), device=device, dtype=dtype, ops=operations)
+
+    def preprocess_embed(self, embed, device):
+        """Any size, which core's Generate Text hands over as it is: sides are rounded to 32 pixels."""
+        patches, grid = comfy.text_encoders.qwen_vl.process_qwen2vl_images(
+            embed["data"], patch_size=self.spec.vision.patch, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+        return self.visual(patches.to(device), grid.to(device)), grid
+
+    def build_image_inputs(self, embeds, embeds_info):
+        """Positions on three axes where there are pictures; no features are added inside, as Qwen3-VL's are."""
+        return comfy.text_encoders.qwen_vl.qwen2vl_mrope_position_ids(embeds_info, embeds.shape[1],
+                                                                       embeds.device), None, None
+
+    def logits(self, x):
+        """Core multiplies by the bare weight, which a quantised layer does not have."""
+        return self.model.lm_head(x[:, -1:]) if self.spec.lm_head else super().logits(x)
+
+
+class Enhancer(sd1_clip.SDClipModel):
+    def __init__(self, spec: EnhancerSpec, device="cpu", dtype=None, model_options=None, **_):
+        super().__init__(
+            device=device, dtype=dtype, layer="hidden", layer_idx=-1, layer_norm_hidden_state=False,
+            textmodel_json_config={}, special_tokens={"pad": PAD_TOKEN}, model_options=model_options or {},
+            model_class=lambda config, dtype, device, operations: Qwen35(spec, dtype, device, operations))
+
+    generate = comfy.text_encoders.qwen3vl.Qwen3VLClipModel.generate
+
+
+class Tokenizer(comfy.text_encoders.qwen35.Qwen35ImageTokenizer):
+    def __init__(self, embedding_directory=None, tokenizer_data=None):
+        super().__init__(embedding_directory, tokenizer_data or {}, model_type=NAME)
+
+
+def load_enhancer(path: Path, label: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """A Qwen3.5 checkpoint, one file, shards or a folder -> CLIP."""
+    files, detected = open_enhancer(path, label)
+    dtype = detect.stored_dtype(files.tensors)
+    clip = _empty_clip(detected.spec, bool(detected.quantised), dtype, disable_dynamic)
+    language_model = getattr(clip.cond_stage_model, NAME).transformer
+    detect.load(language_model, detected, files, dtype, loading_progress(len(detected.table)))
+    comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
+    # ComfyUI loads a second copy through this, for other devices.
+    clip.patcher.cached_patcher_init = (load_enhancer_patcher, (path, label))
+    return clip
+
+
+def load_enhancer_patcher(path: Path, label: str, disable_dynamic: bool = False):
+    return load_enhancer(path, label, disable_dynamic).patcher
+
+
+def open_enhancer(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
+    """What the file is, with the names of core's modules and without reading a tensor."""
+    files = open_checkpoint(path, label)
+    detected = detect_enhancer(files.tensors, files.config, label, quantization.settings_of(files))
+    return files, for_comfy(detected, Qwen35(detected.spec, None, torch.device("meta"), nn), label)
+
+
+def _empty_clip(spec: EnhancerSpec, has_quantised: bool, dtype: torch.dtype, disable_dynamic: bool) -> comfy.sd.CLIP:
+    """A CLIP whose weights are still on the meta device."""
+    def model(device="cpu", dtype=None, model_options=None):
+        return sd1_clip.SD1ClipModel(
+            device=device, dtype=dtype, name=NAME, model_options=model_options or {},
+            clip_model=lambda **options: Enhancer(spec, **options))
+
+    options = {"dtype": dtype, "initial_device": torch.device("meta")}
+    if has_quantised:
+        options["custom_operations"] = quantised_operations(dtype)
+    return comfy.sd.CLIP(SimpleNamespace(params={}, clip=model, tokenizer=Tokenizer), model_options=options,
+                         disable_dynamic=disable_dynamic)

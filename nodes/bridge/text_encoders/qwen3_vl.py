@@ -1,0 +1,338 @@
+"""Qwen3-VL as ComfyUI's CLIP: core's own modules, sized by the file, with Qwen-Image 2's template and readout.
+
+The transformer reads the last decoder layer's output before the final norm, without the 14 tokens of the system
+turn. Core's prompt weights and textual inversions do not apply: the text goes to the tokenizer as it is.
+"""
+import contextlib
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import comfy.text_encoders.llama
+import comfy.text_encoders.qwen3vl
+import torch
+from comfy import sd1_clip
+from comfy.patcher_extension import CallbacksMP
+from torch import Tensor, nn
+
+from ....model.checkpoints import quantization
+from ....model.checkpoints.files import CheckpointError, CheckpointFiles, GGUFFile, TensorInfo, open_checkpoint
+from ....model.language import llama_cpp
+from ....model.qwen_image_2 import detect, key_maps, prompt
+from ....model.qwen_image_2.detect import Detected
+from ....model.qwen_image_2.spec import TextEncoderSpec, VisionSpec
+from ....model.sentences import Sentence
+from ..progress import loading_progress
+from ..quant.gguf_ops import keep_packed, with_blocks
+from ..quant.quantize import Network, Origin, patches_below
+from ..quant.weight_format import DTYPES, conversion
+from ..qwen_image_2 import INTEGERS, SLOTS_KEY
+
+NAME = "qwen3vl_8b"
+AUTO = "auto"  # the vision projector: whichever lies beside the language model and fits
+NO_VISION = Sentence("This text encoder was loaded without its vision projector, so it cannot read references: put the "
+                     "mmproj file of Qwen3-VL-8B-Instruct (for example mmproj-Qwen3VL-8B-Instruct-F16.gguf) beside "
+                     "the GGUF file, or choose it as vision_projector in Load Text Encoder (Qwen-Image 2).")
+
+
+def language_config(spec: TextEncoderSpec):
+    """Core's configuration of the language model with the file's sizes."""
+    config = comfy.text_encoders.llama.Qwen3VL_8BConfig(
+        vocab_size=spec.vocabulary, hidden_size=spec.dim, intermediate_size=spec.mlp_dim,
+        num_hidden_layers=spec.layers, num_attention_heads=spec.heads, num_key_value_heads=spec.kv_heads,
+        rms_norm_eps=spec.eps, rope_theta=spec.rope_theta, lm_head=spec.lm_head)
+    # Not fields of core's dataclass, but attributes of its class: an instance may have its own.
+    config.head_dim = spec.head_dim
+    config.rope_dims = list(spec.mrope_section)
+    return config
+
+
+def vision_config(spec: VisionSpec, out_dim: int) -> dict:
+    return dict(hidden_size=spec.dim, intermediate_size=spec.mlp_dim, depth=spec.depth, num_heads=spec.heads,
+                deepstack_visual_indexes=list(spec.deepstack_layers), patch_size=spec.patch, in_channels=3,
+                temporal_patch_size=spec.temporal_patch, spatial_merge_size=spec.merge,
+                num_position_embeddings=spec.positions, out_hidden_size=out_dim)
+
+
+class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
+    """Core's Qwen3-VL, built from a spec instead of core's table of known sizes."""
+
+    def __init__(self, spec: TextEncoderSpec, dtype, device, operations):
+        nn.Module.__init__(self)
+        self.spec = spec
+        self.origin: Origin | None = None
+        self.seen: dict[Tensor, tuple[Tensor, dict]] | None = None  # see seeing_once
+        self.label, self.weights = "", ""  # the files, and how their weights are stored, for people
+        self.num_layers = spec.layers
+        self.dtype = dtype
+        self.model = comfy.text_encoders.llama.Llama2_(language_config(spec), device=device, dtype=dtype,
+                                                       ops=operations)
+        self.visual = None if spec.vision is None else comfy.text_encoders.qwen3vl.Qwen3VLVisionModel(
+            vision_config(spec.vision, spec.dim), device=device, dtype=dtype, ops=operations)
+
+    def preprocess_embed(self, embed, device):
+        """Core would resize small images here; their size must stay what the VAE encodes."""
+        if self.visual is None:
+            raise ValueError(NO_VISION)
+        picture, seen = embed["data"], {} if self.seen is None else self.seen
+        if picture not in seen:
+            patches, grid = image_patches(picture, self.spec.vision)
+            merged, deepstack = self.visual(patches.to(device), grid.to(device))
+            seen[picture] = merged, {"grid": grid, "deepstack": deepstack}
+        return seen[picture]
+
+    @contextlib.contextmanager
+    def seeing_once(self):
+        """Inside, a picture, as this very tensor, passes through the vision tower once. Its weights must not change."""
+        self.seen = {}
+        try:
+            yield
+        finally:
+            self.seen = None
+
+
+def image_patches(image: Tensor, spec: VisionSpec) -> tuple[Tensor, Tensor]:
+    """IMAGE (1, H, W, 3) in [0, 1], sides multiples of 32 -> patches (tokens, values) and their grid (1, 3).
+
+    The order is the vision tower's: merge x merge neighbouring patches follow each other.
+    (transformers 5, Qwen2VLImageProcessor with mean and deviation 0.5)
+    """
+    _, height, width, _ = image.shape
+    rows, columns = height // spec.patch, width // spec.patch
+    pixels = image[0].float() * 2 - 1
+    pixels = pixels.reshape(rows // spec.merge, spec.merge, spec.patch, columns // spec.merge, spec.merge,
+                            spec.patch, 3).permute(0, 3, 1, 4, 6, 2, 5)  # (R, C, r, c, channel, y, x)
+    frames = pixels.unsqueeze(5).expand(*pixels.shape[:5], spec.temporal_patch, spec.patch, spec.patch)
+    return frames.reshape(rows * columns, -1), torch.tensor([[1, rows, columns]])
+
+
+class PromptEncoder(sd1_clip.SDClipModel):
+    """Tokens -> states that the transformer reads, and where the image slots are among them."""
+
+    def __init__(self, spec: TextEncoderSpec, device="cpu", dtype=None, model_options=None, **_):
+        super().__init__(
+            device=device, dtype=dtype, layer="hidden", layer_idx=-1, layer_norm_hidden_state=False,
+            textmodel_json_config={}, special_tokens={"pad": prompt.PAD_TOKEN}, enable_attention_masks=False,
+            return_attention_masks=False, model_options=model_options or {},
+            model_class=lambda config, dtype, device, operations: Qwen3VL(spec, dtype, device, operations))
+
+    def forward(self, tokens):
+        states, pooled = super().forward(tokens)[:2]
+        slots = image_slots(tokens[0], self.transformer.spec.vision)
+        first = prompt.SYSTEM_TOKENS
+        return states[:, first:], pooled, {SLOTS_KEY: tuple((start - first, count) for start, count in slots)}
+
+    # Core's writes text with the pictures' positions and features; it needs nothing of its own class.
+    generate = comfy.text_encoders.qwen3vl.Qwen3VLClipModel.generate
+
+
+def image_slots(tokens: list, spec: VisionSpec) -> list[tuple[int, int]]:
+    """(first state, number of states) of each image among the encoder's states. An image is one entry of `tokens`."""
+    slots, position = [], 0
+    for token in tokens:
+        length = 1
+        if isinstance(token, dict):
+            side = spec.patch * spec.merge
+            length = (token["data"].shape[1] // side) * (token["data"].shape[2] // side)
+            slots.append((position, length))
+        position += length
+    return slots
+
+
+class Tokenizer(comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
+    """Core's tokenizer files, Qwen-Image 2's template."""
+
+    def tokenize_with_weights(self, text, return_word_ids=False, images=(), skip_template=False, **kwargs):
+        """text: the bare prompt, or without the template a whole conversation.
+        images: references (1, H, W, 3 or 4), sides multiples of 32."""
+        ids = self.hugging_face(text if skip_template else prompt.render(text, len(images)))["input_ids"]
+        waiting = iter(over_white(image) for image in images)
+        tokens = [{"type": "image", "data": next(waiting), "original_type": "image"}
+                  if token == prompt.IMAGE_PAD_TOKEN else token for token in ids]
+        row = [(token, 1.0, position) if return_word_ids else (token, 1.0) for position, token in enumerate(tokens)]
+        return {NAME: [row]}
+
+    @property
+    def hugging_face(self):
+        return getattr(self, NAME).tokenizer
+
+
+def over_white(image: Tensor) -> Tensor:
+    """The text encoder sees RGB; transparency is composited over white, as in training."""
+    if image.shape[1] % 32 or image.shape[2] % 32:
+        raise ValueError(f"The text encoder reads references whose sides are multiples of 32 pixels, not "
+                         f"{image.shape[2]} x {image.shape[1]}: use Encode Edit (Qwen-Image 2), which resizes "
+                         f"them.")
+    if image.shape[-1] == 3:
+        return image
+    colour, alpha = image[..., :3], image[..., 3:4]
+    return ((colour * alpha + (1 - alpha)) * 255).round() / 255  # in 8 bits, as the reference composes
+
+
+def encode_together(clip, prompts: Sequence[str], pictures: Sequence[Tensor]) -> list:
+    """CONDITIONING of each prompt with the same references (1, H, W, 3 or 4), sides multiples of 32.
+
+    The vision tower sees each reference once for all prompts; where hooks on the CLIP change its weights while it
+    encodes, once for each.
+    """
+    shown = [over_white(picture) for picture in pictures]
+    once = language_model(clip).seeing_once() if clip.patcher.forced_hooks is None else contextlib.nullcontext()
+    with once:
+        return [clip.encode_from_tokens_scheduled(clip.tokenize(text, images=shown)) for text in prompts]
+
+
+def check_clip(clip, reads_pictures: bool = False) -> None:
+    if not isinstance(getattr(clip, "tokenizer", None), Tokenizer):
+        raise ValueError("This CLIP is not the text encoder of Qwen-Image 2: load it with Load Text Encoder "
+                         "(Qwen-Image 2).")
+    if reads_pictures and language_model(clip).spec.vision is None:
+        raise ValueError(NO_VISION)
+
+
+def text_network(clip) -> Network:
+    """The language and vision model of a CLIP, to be written."""
+    return Network(language_model(clip), patches_below(f"{NAME}.transformer.", clip.patcher),
+                   key_maps.text_encoder_from_comfy, language_model(clip).origin, clip.patcher.model_size())
+
+
+@functools.cache
+def _tokenizer() -> Tokenizer:
+    return Tokenizer()
+
+
+def count_tokens(text: str) -> int:
+    """How many tokens a bare prompt has. Every text encoder of Qwen-Image 2 has this tokenizer; ComfyUI brings it."""
+    return len(_tokenizer().hugging_face(text)["input_ids"])
+
+
+# ---------------------------------------------------------------- loading
+
+def load_text_encoder(path: Path, label: str, weight_format: str = "as stored", projector: Path | str | None = AUTO,
+                      disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """A Qwen3-VL checkpoint, one file, shards or a folder -> CLIP. projector: see open_text_encoder."""
+    files, detected = open_text_encoder(path, label, projector)
+    detected, to_do = conversion(detected, weight_format, files.label)
+    dtype = DTYPES.get(weight_format) or detect.stored_dtype(files.tensors)
+    layers = detected.quantised | to_do.layers
+    clip = _empty_clip(detected.spec, bool(layers), dtype, disable_dynamic)
+    model = language_model(clip)
+    detect.load(model, detected, files, dtype, loading_progress(len(detected.table)), to_do)
+    model.origin, model.weights = Origin(files.config, dtype), weights_in_words(layers, dtype)
+    model.label = files.label
+    comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
+    clip.patcher.add_callback(CallbacksMP.ON_LOAD, keep_packed)
+    # ComfyUI loads a second copy through this, for hooks and for other devices.
+    clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (path, label, weight_format, projector))
+    return clip
+
+
+def load_text_encoder_patcher(path: Path, label: str, weight_format: str, projector: Path | str | None,
+                              disable_dynamic: bool = False):
+    return load_text_encoder(path, label, weight_format, projector, disable_dynamic).patcher
+
+
+def text_encoder_summary(clip: comfy.sd.CLIP) -> list[Sentence]:
+    model = language_model(clip)
+    told = Sentence("{file}: {layers} layers of width {width}, {size} GiB, {weights}.", file=model.label,
+                    layers=model.spec.layers, width=model.spec.dim, weights=model.weights,
+                    size=f"{clip.patcher.model_size() / 2**30:.2f}")
+    blind = Sentence("It has no vision projector: prompts work, references need one.")
+    return [told] if model.spec.vision else [told, blind]
+
+
+def weights_in_words(settings: quantization.Settings, dtype: torch.dtype) -> str:
+    """How the weights are stored, and what is made of them: ComfyUI computes text encoders in fp32."""
+    if not settings:
+        return str(dtype).removeprefix("torch.")
+    # Integers are only multiplied as such where the rest of the file is fp32 as well, as in no official file.
+    integers = dtype == torch.float32 and {one["format"] for one in settings.values()} <= INTEGERS
+    words = quantization.in_words(settings)
+    return Sentence("{weights}, computed in integers", weights=words) if integers else Sentence(
+        "{weights}, dequantised layer by layer", weights=words)
+
+
+def open_text_encoder(path: Path, label: str,
+                      projector: Path | str | None = AUTO) -> tuple[CheckpointFiles, Detected]:
+    """What the file is, with the names of core's modules and without reading a tensor.
+
+    projector: the vision projector of a GGUF file, AUTO, or None for none.
+    """
+    files = open_checkpoint(path, label)
+    if isinstance(files, GGUFFile) and llama_cpp.is_llama_cpp(files):
+        files = llama_cpp.text_encoder(files, _projector(path, files, projector))
+    elif isinstance(projector, Path):
+        raise CheckpointError(f"{label} has its vision tower inside: set vision_projector to {AUTO}.")
+    detected = detect.detect_text_encoder(files.tensors, files.config, files.label, quantization.settings_of(files))
+    # Built from torch's own layers: core's may have no weights, and so no shapes, before they are loaded.
+    return files, for_comfy(detected, Qwen3VL(detected.spec, None, torch.device("meta"), nn), files.label)
+
+
+def projectors_beside(path: Path) -> list[Path]:
+    """Vision projectors in the folder of a GGUF file, of any model, the largest first."""
+    if path.suffix.lower() != ".gguf":
+        return []
+    found = [file for file in path.parent.glob("*.gguf") if llama_cpp.is_projector_name(file.name)]
+    return sorted(found, key=lambda file: file.stat().st_size, reverse=True)
+
+
+def _projector(path: Path, language: GGUFFile, choice: Path | str | None) -> GGUFFile | None:
+    """The chosen projector; AUTO: of those beside the language model that fit, the largest, which is the most exact."""
+    llama_cpp.check_language(language)
+    if isinstance(choice, Path):
+        return open_checkpoint(choice)
+    if choice is None:
+        return None
+    found = (open_checkpoint(file) for file in projectors_beside(path))
+    return next((file for file in found if llama_cpp.unfit(file, language) is None), None)
+
+
+def language_model(clip: comfy.sd.CLIP) -> Qwen3VL:
+    return getattr(clip.cond_stage_model, NAME).transformer
+
+
+def _empty_clip(spec: TextEncoderSpec, has_quantised: bool, dtype: torch.dtype, disable_dynamic: bool) -> comfy.sd.CLIP:
+    """A CLIP whose weights are still on the meta device."""
+    def model(device="cpu", dtype=None, model_options=None):
+        return sd1_clip.SD1ClipModel(
+            device=device, dtype=dtype, name=NAME, model_options=model_options or {},
+            clip_model=lambda **options: PromptEncoder(spec, **options))
+
+    options = {"dtype": dtype, "initial_device": torch.device("meta")}
+    if has_quantised:
+        options["custom_operations"] = with_blocks(quantised_operations(dtype), torch.float32)
+    return comfy.sd.CLIP(SimpleNamespace(params={}, clip=model, tokenizer=Tokenizer), model_options=options,
+                         disable_dynamic=disable_dynamic)
+
+
+def quantised_operations(dtype: torch.dtype):
+    """Core's layers for quantised text encoders, which dequantise each weight as it is used."""
+    core = comfy.ops.mixed_precision_ops({}, dtype, full_precision_mm=True)
+
+    class Operations(core):
+        class Linear(core.Linear):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                # Core moves weights to the device where the layer was built, which here is meta.
+                self.factory_kwargs = {**self.factory_kwargs, "device": torch.device("cpu")}
+
+    return Operations
+
+
+def for_comfy(detected: Detected, module: nn.Module, label: str) -> Detected:
+    """The key table with the names of core's modules, as this one has them, strict in both directions."""
+    named = {key_maps.text_encoder_to_comfy(name): source for name, source in detected.table.items()}
+    layers = {detect.layer_of(key_maps.text_encoder_to_comfy(f"{layer}.weight")): how
+              for layer, how in detected.quantised.items()}
+    expected = detect.shapes(module)
+    missing = sorted(set(expected) - set(named))
+    if missing:
+        raise CheckpointError(f"{label} is incomplete: the tensor {key_maps.text_encoder_from_comfy(missing[0])} is "
+                              f"missing.")
+    found = {source.name: TensorInfo(detected.shapes[name], "") for name, source in detected.table.items()
+             if name in detected.shapes}
+    detect.match(expected, found, {name: named[name] for name in expected}, label)
+    return Detected(detected.spec, named, expected, layers)

@@ -1,0 +1,172 @@
+"""Pictures and their texts -> a PowerPoint file or a PDF, one page per picture.
+
+python-pptx is an optional extra, so it is imported when a file is written and not before.
+"""
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import BinaryIO
+
+from numpy import ndarray
+from PIL import Image
+
+from ..model.sentences import Sentence, counted
+
+INSTALL = "python -m pip install python-pptx"
+PAGES = {"16:9": 16 / 9, "4:3": 4 / 3}
+LONGER_SIDE = 13 + 1 / 3  # inches, of PowerPoint's own 16:9 pages; a 4:3 page is as high as those
+EMU = 914_400             # per inch
+MOST_CUT = 0.02           # of a picture, to fill its page: the model's 2752 x 1536 is 0.8 % wider than 16:9
+NARROWEST = 10            # longer side of a page to shorter; PowerPoint refuses sides below an inch
+PDF_QUALITY = 95          # JPEG's, and no coarser colours: both would show around letters
+WHITE = (255, 255, 255)
+NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One page of a deck."""
+
+    picture: ndarray  # (H, W, 3 or 4), 8 bits
+    text: str = ""    # the literal lines of the picture
+    notes: str = ""   # what the speaker says
+
+    @property
+    def spoken(self) -> str:
+        """The notes of the page: the speaker's, then the picture's text."""
+        text = f"Text of the slide:\n{self.text}" if self.text else ""
+        return "\n\n".join(part for part in (self.notes, text) if part)
+
+
+def require() -> None:
+    """Raises ValueError with the install command where python-pptx is not there."""
+    if find_spec("pptx") is None:
+        raise ValueError(f"PowerPoint files need python-pptx, which is not installed: run {INSTALL} with ComfyUI's "
+                         f"Python and restart ComfyUI, or choose PDF.")
+
+
+def texts_for(pictures: int, found: int) -> Sentence:
+    return _for_pictures(counted(found, "{count} text", "{count} texts"), pictures, found)
+
+
+def notes_for(pictures: int, found: int) -> Sentence:
+    return _for_pictures(counted(found, "{count} note", "{count} notes"), pictures, found)
+
+
+def _for_pictures(words: Sentence, pictures: int, found: int) -> Sentence:
+    what = Sentence("the last pictures have none") if found < pictures else Sentence("the last ones were not used")
+    return Sentence("There are {words} for {pictures}: {what}.", words=words,
+                    pictures=counted(pictures, "{count} picture", "{count} pictures"), what=what)
+
+
+def shared_out(words: Sequence[str | None], batches: list[int], unlike: Callable[[int, int], Sentence]) -> tuple:
+    """One text for each picture, and what `unlike` says of (pictures, texts) where there are too few or too many.
+
+    As many texts as batches: one for all pictures of a batch, which share a prompt. Else one for each picture.
+    """
+    if len(words) == len(batches):
+        words = [text for text, pictures in zip(words, batches) for _ in range(pictures)]
+    pictures = sum(batches)
+    shared = [text or "" for text in [*words, *[""] * pictures][:pictures]]
+    if len(words) in (0, pictures):
+        return (shared,)
+    return shared, unlike(pictures, len(words))
+
+
+# ---------------------------------------------------------------- pages
+
+def page_ratio(picture: ndarray) -> float:
+    """Width to height of a deck's pages by its first picture: 16:9 or 4:3 where that is close, else its own."""
+    ratio = picture.shape[1] / picture.shape[0]
+    return next((page for page in PAGES.values() if _cut(ratio, page) <= MOST_CUT),
+                min(max(ratio, 1 / NARROWEST), NARROWEST))
+
+
+def page_inches(ratio: float) -> tuple[float, float]:
+    if ratio == PAGES["4:3"]:
+        return 10.0, 7.5
+    return (LONGER_SIDE, LONGER_SIDE / ratio) if ratio >= 1 else (LONGER_SIDE * ratio, LONGER_SIDE)
+
+
+def _cut(picture: float, page: float) -> float:
+    """The share of a picture that is outside where it fills a page; both as width to height."""
+    return 1 - min(picture / page, page / picture)
+
+
+def placed(picture: ndarray, ratio: float) -> tuple[float, float]:
+    """Width and height of the picture in shares of the page, centred. Above 1 where it fills the page and its edges
+    are cut; below 1 where that would cut more than MOST_CUT, so that the whole picture is shown."""
+    wider = picture.shape[1] / picture.shape[0] / ratio  # 1: same shape
+    if _cut(wider, 1) <= MOST_CUT:
+        return max(1.0, wider), max(1.0, 1 / wider)
+    return min(1.0, wider), min(1.0, 1 / wider)
+
+
+# ---------------------------------------------------------------- files
+
+def write_pptx(file: BinaryIO, sheets: Iterable[Sheet], ratio: float, title: str) -> None:
+    require()
+    from pptx import Presentation
+    deck = Presentation()
+    deck.slide_width, deck.slide_height = (round(side * EMU) for side in page_inches(ratio))
+    # The template that comes with python-pptx names its own author.
+    deck.core_properties.title, deck.core_properties.author = _for_xml(title), ""
+    deck.core_properties.last_modified_by = ""
+    blank = min(deck.slide_layouts, key=lambda layout: len(layout.placeholders))
+    for sheet in sheets:
+        _add_slide(deck, blank, sheet, ratio)
+    deck.save(file)
+
+
+def _add_slide(deck, layout, sheet: Sheet, ratio: float) -> None:
+    slide = deck.slides.add_slide(layout)
+    across, down = placed(sheet.picture, ratio)
+    width, height = (round(side * min(1.0, share))
+                     for side, share in zip((deck.slide_width, deck.slide_height), (across, down)))
+    shape = slide.shapes.add_picture(_png(sheet.picture), (deck.slide_width - width) // 2,
+                                     (deck.slide_height - height) // 2, width, height)
+    # What is cut stays in the file, and PowerPoint's own crop tool shows it.
+    shape.crop_left = shape.crop_right = max(0.0, 1 - 1 / across) / 2
+    shape.crop_top = shape.crop_bottom = max(0.0, 1 - 1 / down) / 2
+    shape._element._nvXxPr.cNvPr.set("descr", _for_xml(sheet.text))  # python-pptx has no name for the alt text
+    if sheet.spoken:
+        slide.notes_slide.notes_text_frame.text = _for_xml(sheet.spoken)
+
+
+def _png(picture: ndarray) -> io.BytesIO:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", compress_level=4)
+    file.seek(0)
+    return file
+
+
+def _for_xml(text: str) -> str:
+    """Control characters and lone surrogates cannot be written there in any way."""
+    return NOT_IN_XML.sub("\ufffd", text)
+
+
+def write_pdf(file: BinaryIO, sheets: Iterable[Sheet], ratio: float, title: str) -> None:
+    """Pages of one size, whatever their pictures' are: a page's resolution follows from its picture. One after the
+    other, so that one page at a time is in memory; file must be readable, because each goes after what is there."""
+    for number, sheet in enumerate(sheets):
+        page = _page(sheet.picture, ratio)
+        width, _ = page_inches(ratio)
+        page.save(file, "PDF", append=number > 0, resolution=page.width / width, title=title, quality=PDF_QUALITY,
+                  subsampling=0)
+
+
+def _page(picture: ndarray, ratio: float) -> Image.Image:
+    """The page at its picture's own resolution; nothing is resampled. Transparent parts are white, as in PowerPoint."""
+    across, down = placed(picture, ratio)
+    height, width = picture.shape[:2]
+    image = Image.fromarray(picture)
+    page = Image.new("RGB", (max(1, round(width / across)), max(1, round(height / down))), WHITE)
+    corner = (page.width - width) // 2, (page.height - height) // 2
+    page.paste(image.convert("RGB"), corner, image if image.mode == "RGBA" else None)
+    return page
+
+
+WRITERS: dict[str, Callable[[BinaryIO, Iterable[Sheet], float, str], None]] = {
+    ".pptx": write_pptx, ".pdf": write_pdf}

@@ -1,0 +1,287 @@
+"""A prompt enhancer: what a language model is asked, and what of its answer is used.
+
+Settings, messages and the form of the answer are those of the official enhancers (QwenLM/Qwen-Image-2.1,
+prompt_rewrite): thinking first, then {"rewritten_prompt", "wh_ratio"}, for edits with "ratio_follow". Nothing that the
+user has quoted may change, and what cannot be read leaves the prompt as it was written.
+"""
+import json
+import re
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..model.images import sizes
+from ..model.images.references import LARGEST_RATIO, reference_size
+from ..model.qwen_image_2.prompt import IMAGE_SLOT
+from ..model.sentences import Sentence
+from . import quotation
+from .vocabulary import CHINESE, ENGLISH, Language
+
+# The official settings of both models.
+TEMPERATURE, TOP_P, TOP_K = 1.0, 0.95, 20
+# Pixels of a picture that a language model looks at. Below the smallest, its own preparation would enlarge it.
+SMALLEST_SIDE, LARGEST_SIDE = 256, 1024
+
+MOST_INSTRUCTION_BYTES = 256 * 1024  # the official ones have a few thousand words
+MOST_SHOWN = 2000  # characters of an answer that could not be used
+
+
+@dataclass(frozen=True)
+class Task:
+    """What differs between the two official models."""
+
+    name: Sentence
+    presence_penalty: float
+    most_tokens: int  # thinking included
+
+
+TEXT_TO_IMAGE = Task(Sentence("text-to-image"), 1.5, 16256)
+EDIT = Task(Sentence("edit"), 0.0, 24000)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a language model has written."""
+
+    text: str
+    tokens: int
+    truncated: bool  # it was stopped at the most tokens, not by itself
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The fields of the JSON object, as they are written."""
+
+    prompt: str
+    ratio: str = ""  # "16:9": a new composition of this shape
+    follow: str = ""  # "<image2>": the shape of that reference
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """The prompt to draw, its canvas in pixels, and what there is to say."""
+
+    prompt: str
+    canvas: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+# ---------------------------------------------------------------- asking
+
+# For any instructed language model; the official ones were trained with their own system_prompt.txt.
+BUILT_IN = """You turn a short request for a picture into the long prompt that an image model needs.
+{task}
+Rules:
+- Everything the request asks for stays, and nothing contradicts it.
+- Every text in quotation marks is lettering in the picture. Copy it letter by letter, in its own language and script, \
+inside double quotation marks; say where it stands, how large it is and what the letters look like. Add no other \
+lettering unless the request asks for it.
+- One paragraph of plain prose, no headings and no lists, in the language of the request.
+Answer with a single JSON object and nothing else, quotation marks inside it escaped:
+{form}"""
+BUILT_IN_TASKS = {
+    TEXT_TO_IMAGE: (
+        "Describe the finished picture: subject, surroundings, composition, light, colours, materials and style. "
+        "Choose the shape that suits it: 1:1, 4:3, 3:4, 3:2, 2:3, 16:9 or 9:16.",
+        '{"rewritten_prompt": "...", "wh_ratio": "3:2"}'),
+    EDIT: (
+        "Look at the pictures, which are called <image1>, <image2> and so on in their order. Say precisely what is to "
+        "be changed, where and into what, and what stays as it is; name the pictures where there are several. "
+        "ratio_follow is the picture that is edited, and wh_ratio then stays empty; for a new composition it is the "
+        "other way round.",
+        '{"rewritten_prompt": "...", "wh_ratio": "", "ratio_follow": "<image1>"}'),
+}
+
+
+def built_in_instruction(task: Task) -> str:
+    about, form = BUILT_IN_TASKS[task]
+    return BUILT_IN.format(task=about, form=form)
+
+
+def read_instruction(path: Path, label: str) -> str:
+    """A system prompt from the user's file. Raises ValueError for one that is none."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_INSTRUCTION_BYTES + 1)
+        text = content.decode("utf-8-sig").strip()
+    except OSError as error:
+        raise ValueError(f"The system prompt {label} could not be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        if len(content) <= MOST_INSTRUCTION_BYTES:  # else a character may only have been cut in two
+            raise ValueError(f"The system prompt {label} is not a text file in UTF-8: choose the system_prompt.txt "
+                             f"that comes with the enhancer.") from error
+    if len(content) > MOST_INSTRUCTION_BYTES:
+        raise ValueError(f"The system prompt {label} is larger than {MOST_INSTRUCTION_BYTES // 1024} KiB: choose the "
+                         f"system_prompt.txt that comes with the enhancer.")
+    if not text:
+        raise ValueError(f"The system prompt {label} is empty: choose the system_prompt.txt that comes with the "
+                         f"enhancer.")
+    return text
+
+
+def check_text(text: str, what: str) -> None:
+    """Refuse what would end the user's turn of the conversation, or claim a picture's place in it."""
+    if not text.strip():
+        raise ValueError(f"{what} is empty: write what the picture should show.")
+    token = re.search(r"<\|\w+\|>", text)
+    if token:
+        raise ValueError(f"{what} contains {token[0]}, which has a meaning for the language model: remove it.")
+
+
+def chat(instruction: str, prompt: str, images: int, opening: str) -> str:
+    """The conversation for models of the Qwen family. opening: what their own template lets the answer begin with."""
+    return (f"<|im_start|>system\n{instruction}<|im_end|>\n"
+            f"<|im_start|>user\n{IMAGE_SLOT * images}{prompt}<|im_end|>\n"
+            f"<|im_start|>assistant\n{opening}")
+
+
+def seen_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) at which a reference is shown to the language model: at most 1024^2 pixels, at least 256^2."""
+    side = (width * height) ** 0.5
+    inside = min(max(side, SMALLEST_SIDE), LARGEST_SIDE)
+    return reference_size(width, height, None if inside == side else int(inside))
+
+
+# ---------------------------------------------------------------- reading the answer
+
+DECODER = json.JSONDecoder(strict=False)  # models write line breaks inside strings
+KEYS = ("rewritten_prompt", "rewrited_prompt")  # the second is a misspelling of some training runs
+MOST_BRACES = 500  # at which an object is looked for; a model that has lost its way writes thousands
+RATIO = re.compile(r"\s*(\d+(?:\.\d+)?)\s*[:：xX/]\s*(\d+(?:\.\d+)?)\s*")
+REFERENCE = re.compile(r"\s*<?image\s*(\d{1,3})>?\s*", re.I)
+
+
+def parse(generated: Generated) -> Answer | None:
+    """The last JSON object with a prompt after the thinking; None where there is none."""
+    for found in _objects(_after_thinking(generated)):
+        prompt = next((found[key] for key in KEYS if isinstance(found.get(key), str) and found[key].strip()), None)
+        if prompt is not None:
+            return Answer(prompt.strip(), str(found.get("wh_ratio") or ""), str(found.get("ratio_follow") or ""))
+    return None
+
+
+def _after_thinking(generated: Generated) -> str:
+    """Drafts inside the thinking are no answer. The template opens it, so that only its end is in the text."""
+    _, closed, answer = generated.text.rpartition("</think>")
+    unfinished = not closed and (generated.truncated or "<think>" in answer)
+    return "" if unfinished else answer
+
+
+def _objects(text: str) -> Iterator[dict]:
+    """The JSON objects that begin somewhere in the text, the last ones first."""
+    for brace in [*re.finditer("{", text)][:-MOST_BRACES - 1:-1]:
+        try:
+            found, _ = DECODER.raw_decode(text, brace.start())
+        except (ValueError, RecursionError):
+            continue  # prose in braces, or an object that was cut
+        yield found
+
+
+def enhanced(prompt: str, generated: Generated, canvas: tuple[int, int], size_class: int | None,
+             references: Sequence[tuple[int, int]] = ()) -> Enhanced:
+    """What is drawn instead of `prompt`. canvas: where the answer proposes none, or without a size class none is
+    wanted; references: their sizes, pixels."""
+    answer = parse(generated)
+    if answer is None:
+        return Enhanced(prompt, canvas, (_why_not(generated), Sentence("Its answer: {text}",
+                                                                      text=_shortened(generated.text))))
+    text, *notes = restored(prompt, answer.prompt)
+    if size_class is None:
+        return Enhanced(text, canvas, tuple(notes))
+    proposed, note = proposed_canvas(answer, size_class, references)
+    return Enhanced(text, proposed or canvas, (*notes, note))
+
+
+def _why_not(generated: Generated) -> str:
+    if generated.truncated:
+        return Sentence("The prompt is used as it was written: the language model was stopped after {tokens} tokens "
+                        "without an answer, so raise max_tokens.", tokens=generated.tokens)
+    return Sentence("The prompt is used as it was written: the language model's answer holds no JSON object with a "
+                    "rewritten_prompt, so try another seed, or check that model and system prompt belong together.")
+
+
+def _shortened(text: str) -> str:
+    text = text.strip()
+    if len(text) <= MOST_SHOWN:
+        return text
+    return Sentence("{beginning}... ({count} characters)", beginning=text[:MOST_SHOWN], count=len(text))
+
+
+# ---------------------------------------------------------------- quotations
+
+def restored(prompt: str, rewritten: str) -> tuple[str, ...]:
+    """The rewritten prompt with every quoted text of `prompt` in it as it was, and a sentence for each put back."""
+    wanted = dict.fromkeys(quotation.literals(prompt))
+    notes = []
+    for text in wanted:
+        if text not in quotation.literals(rewritten):
+            rewritten, how = _put_back(text, rewritten, wanted)
+            notes.append(Sentence("The quoted text {text} {how}.", text=quotation.quote(text, ENGLISH.pairs), how=how))
+    return rewritten, *notes
+
+
+def _put_back(text: str, rewritten: str, wanted: Container[str]) -> tuple[str, str]:
+    """The rewritten prompt with the text, and what was done. wanted: quotations that may not be touched."""
+    language = _language(rewritten)
+    quoted = quotation.quote(text, language.pairs)
+    for match in quotation.QUOTED.finditer(rewritten):
+        found = match.group(match.lastindex)
+        if found not in wanted and _letters(found) and _letters(found) == _letters(text):
+            changed = rewritten[:match.start()] + quoted + rewritten[match.end():]
+            return changed, Sentence("had been changed to {found} and was put back", found=match.group())
+    changed = rewritten.replace(f"'{text}'", quoted, 1)
+    if set(quotation.literals(changed)) == {text, *quotation.literals(rewritten)}:
+        return changed, Sentence("had lost its double quotation marks and got them back")
+    # At the beginning, where no mark that is never closed can swallow it.
+    return (f"{language.shown.format(text=quoted)}{language.end}{rewritten}",
+            Sentence("was missing and was put in at the beginning"))
+
+
+def _letters(text: str) -> str:
+    """What stays of a text when spelling in capitals, spaces and punctuation are let go."""
+    return "".join(character for character in text.casefold() if character.isalnum())
+
+
+def _language(text: str) -> Language:
+    prose = quotation.QUOTED.sub("", text)
+    chinese = sum("\u4e00" <= character <= "\u9fff" for character in prose)
+    return CHINESE if chinese > sum(character.isascii() and character.isalpha() for character in prose) else ENGLISH
+
+
+# ---------------------------------------------------------------- canvas
+
+def proposed_canvas(answer: Answer, size_class: int,
+                    references: Sequence[tuple[int, int]]) -> tuple[tuple[int, int] | None, str]:
+    """(width, height) of the shape that the answer proposes, None where it proposes none, and what there is to say."""
+    reference = REFERENCE.fullmatch(answer.follow)
+    if reference and 1 <= int(reference[1]) <= len(references):
+        size = reference_size(*references[int(reference[1]) - 1], size_class)
+        return size, Sentence("Canvas: {width} x {height}, the shape of <image{number}>.", width=size[0],
+                              height=size[1], number=int(reference[1]))
+    ratio = _ratio(answer.ratio)
+    if ratio is not None:
+        size = _size_for(ratio, size_class)
+        return size, Sentence("Canvas: {width} x {height}, for the proposed ratio {ratio}.", width=size[0],
+                              height=size[1], ratio=answer.ratio.strip())
+    proposed = answer.follow.strip() or answer.ratio.strip()
+    if not proposed:
+        return None, Sentence("Canvas: as chosen on the node, because the language model proposes none.")
+    return None, Sentence("Canvas: as chosen on the node, because the language model proposes {proposed}, which is no "
+                          "canvas.", proposed=repr(proposed[:40]))
+
+
+def _ratio(text: str) -> float | None:
+    """Width / height of "16:9"; None for what is none, or so long that no picture is."""
+    match = RATIO.fullmatch(text)
+    if not match or not float(match[1]) or not float(match[2]):
+        return None
+    ratio = float(match[1]) / float(match[2])
+    return ratio if 1 / LARGEST_RATIO <= ratio <= LARGEST_RATIO else None
+
+
+def _size_for(ratio: float, size_class: int) -> tuple[int, int]:
+    """The table's size where the ratio is one of its own, else about as many pixels."""
+    for name, (across, down) in sizes.RATIOS.items():
+        if abs(ratio * down / across - 1) < 0.01:
+            return sizes.size_for(name, size_class)
+    return sizes.size_for_area(size_class, ratio)

@@ -1,0 +1,122 @@
+"""Reads what is written in a picture, with RapidOCR's models, which lie in its package: nothing is downloaded.
+
+RapidOCR is an optional extra and heavy, so it is imported when a picture is read and not before.
+"""
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+from PIL import Image
+
+from ..model.images.regions import Box
+from .compare import Comparison, Found, Rules, compare
+
+INSTALL = 'python -m pip install "rapidocr>=3.10,<4" onnxruntime'
+LARGEST_SIDE = 4096     # pixels that the detector is given at most; its time grows with the area
+FIRST_SIDE = 1024       # pictures smaller than this are enlarged before the first look
+LARGEST_RATIO = 4       # longer side to shorter
+GROUNDS = ((255, 255, 255), (0, 0, 0))  # what transparent pictures are looked at on
+
+
+def require() -> None:
+    """Raises ValueError with the install command where RapidOCR is not there."""
+    if find_spec("rapidocr") is None or find_spec("onnxruntime") is None:
+        raise ValueError(f"Reading text needs RapidOCR, which is not installed: run {INSTALL} with ComfyUI's Python "
+                         f"and restart ComfyUI.")
+
+
+def _model(kind: str) -> Path:
+    """A model file in RapidOCR's package; by its path, or RapidOCR would download one that it does not find."""
+    folder = Path(find_spec("rapidocr").origin).parent / "models"
+    found = sorted(path for path in folder.glob("*.onnx") if f"_{kind}_" in path.name and "PP-OCR" in path.name)
+    if not found:
+        raise ValueError(f"The installed RapidOCR has no models in its package: run {INSTALL} --force-reinstall with "
+                         f"ComfyUI's Python.")
+    return found[-1]
+
+
+@lru_cache(maxsize=1)
+def _reader():
+    require()
+    from rapidocr import RapidOCR
+    return RapidOCR(params={
+        "Global.log_level": "error", "Global.use_cls": False, "Global.max_side_len": LARGEST_SIDE,
+        "Global.text_score": 0.0,  # what it doubts is told apart here, by its confidence
+        "Det.model_path": str(_model("det")), "Rec.model_path": str(_model("rec"))})
+
+
+@lru_cache(maxsize=1)
+def known_characters() -> frozenset[str]:
+    """Every character that the reader can read; its model file lists them."""
+    require()
+    import onnxruntime
+    session = onnxruntime.InferenceSession(str(_model("rec")), providers=["CPUExecutionProvider"])
+    return frozenset(session.get_modelmeta().custom_metadata_map["character"].splitlines())
+
+
+def read(picture: ndarray, factor: float = 1.0) -> list[Found]:
+    """What stands in a picture (H, W, 3), 8 bits, from top to bottom; read in the picture enlarged by `factor`."""
+    height, width = picture.shape[:2]
+    if factor != 1:
+        size = max(1, round(width * factor)), max(1, round(height * factor))
+        picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+    found = _reader()(np.ascontiguousarray(_padded(picture)[..., ::-1]))  # RapidOCR wants BGR
+    if found.boxes is None or found.txts is None:
+        return []
+    return [Found(text, _box(corners / factor, width, height), float(score))
+            for text, corners, score in zip(found.txts, found.boxes, found.scores, strict=True)]
+
+
+def _padded(picture: ndarray) -> ndarray:
+    """Continued by its last row or column where it is very long: the detector enlarges by the shorter side, and would
+    make gigabytes of a picture of 900 x 2."""
+    height, width = picture.shape[:2]
+    rows, columns = max(0, width // LARGEST_RATIO - height), max(0, height // LARGEST_RATIO - width)
+    return np.pad(picture, ((0, rows), (0, columns), (0, 0)), mode="edge")
+
+
+def _box(corners: ndarray, width: int, height: int) -> Box:
+    """The upright box around four corners (x, y), within the picture and never empty."""
+    left, top = np.floor(corners.min(0)).astype(int)
+    right, bottom = np.ceil(corners.max(0)).astype(int)
+    left, top = min(max(0, left), width - 1), min(max(0, top), height - 1)
+    return Box(int(left), int(top), int(min(max(right, left + 1), width)), int(min(max(bottom, top + 1), height)))
+
+
+def check(picture: ndarray, lines: list[str], rules: Rules, between: Callable[[], None] = lambda: None) -> Comparison:
+    """Compare a picture (H, W, 3 or 4), 8 bits, with expected lines.
+
+    It is looked at until it passes: as it is and at twice that size, small ones once at several times their size,
+    transparent ones on white and on black. The best look counts, because what one look gets wrong and another gets
+    right is the reader's error and not the picture's.
+    `between` is called before each look, and may raise.
+    """
+    best = None
+    for look, factor in _looks(picture):
+        between()
+        found = compare(lines, read(look, factor), rules)
+        if best is None or (found.passed, found.score) > (best.passed, best.score):
+            best = found
+        if best.passed:
+            break
+    return best
+
+
+def _looks(picture: ndarray) -> Iterator[tuple[ndarray, float]]:
+    """Opaque pictures (H, W, 3), each with how much it is enlarged."""
+    side = max(picture.shape[:2])
+    first = max(1, FIRST_SIDE // side)
+    factors = [1, 2] if first == 1 and 2 * side <= LARGEST_SIDE else [first]
+    solid = picture.shape[2] == 3 or picture[..., 3].min() == 255
+    grounds = [picture[..., :3]] if solid else [_over(picture, colour) for colour in GROUNDS]
+    for factor in factors:
+        for ground in grounds:
+            yield ground, float(factor)
+
+
+def _over(picture: ndarray, colour: tuple[int, int, int]) -> ndarray:
+    alpha = picture[..., 3:].astype(np.float32) / 255
+    return (picture[..., :3] * alpha + np.float32(colour) * (1 - alpha)).round().astype(np.uint8)

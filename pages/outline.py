@@ -1,0 +1,189 @@
+"""A Markdown outline -> the slides of a deck, each with the fields of a slide brief.
+
+    # Title of the deck              an opening slide: title in the centre, picture behind the text
+    One line under it                its subtitle
+    ## Title of a slide
+    Picture: a harbour at dawn       what is drawn; not a text
+    Layout: title top, picture left, 2 columns
+    Footer: Source: harbour office
+    Seed: 7                        this slide's own, so that it can be drawn anew and the others stay
+    - a bullet point
+      that goes on here
+    > what the speaker says
+
+Texts are drawn as they are written, Markdown's emphasis included. What is not understood is refused, because it would
+otherwise be drawn, or lost.
+"""
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from ..model.sentences import Sentence
+from . import briefs
+from .briefs import Brief, Page
+
+# Every slide is made before the first is saved: a hundred at 2K are about 13 GB of decoded pictures and masks.
+MOST_SLIDES = 100
+LONGEST_NAME = 40  # characters of a title in a message
+SEEDS = 2**64  # a sampler takes those below
+
+HEADING = re.compile(r"(#(?=\s|$)|#{2,})\s*(.*)")
+CLOSING_MARKS = re.compile(r"(^|\s+)#+$")  # Markdown allows them after a heading
+RULE = re.compile(r"([-*_])(\s*\1){2,}")
+BULLET = re.compile(r"[-*+•·‣–]\s+(.*)")
+NUMBERED = re.compile(r"\d{1,3}[.)]\s+.*")  # the number is drawn
+QUOTE = re.compile(r">\s?(.*)")
+SEED = re.compile("[0-9]{1,20}")
+HINT = re.compile(r"([^\W\d_]+)\s*(?::(?=\s|$)|：)\s*(.*)")
+
+HINTS = {"picture": "picture", "layout": "layout", "footer": "footer", "notes": "notes", "seed": "seed",
+         "画面": "picture", "布局": "layout", "页脚": "footer", "备注": "notes", "种子": "seed"}
+LAYOUTS = {
+    **{f"title {place}": ("title_position", place) for place in briefs.SLIDE_TITLES},
+    **{f"picture {place}": ("picture_position", place) for place in briefs.PICTURE_POSITIONS},
+    **{f"{count} column{'s' if count > 1 else ''}": ("columns", count)
+       for count in range(1, briefs.MOST_COLUMNS + 1)},
+}
+OPENING_LAYOUT = {"title_position": "centre", "picture_position": "behind the text"}
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Slide:
+    """What stands below one heading, line by line."""
+
+    number: int  # from 1
+    title: str
+    opening: bool  # a heading of the first level
+    subtitle: list[str] = field(default_factory=list)
+    bullets: list[str] = field(default_factory=list)  # without list markers
+    picture: list[str] = field(default_factory=list)
+    footer: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    layout: dict[str, str | int] = field(default_factory=dict)  # title_position, picture_position, columns
+    seed: int | None = None  # its own
+    unfinished: bool = False  # whether the next line may belong to the last bullet point
+
+    @property
+    def name(self) -> Sentence:
+        title = self.title if len(self.title) <= LONGEST_NAME else self.title[:LONGEST_NAME] + "..."
+        if not title:
+            return Sentence("Slide {number}", number=self.number)
+        return Sentence("Slide {number} ({title})", number=self.number, title=title)
+
+
+# ---------------------------------------------------------------- reading
+
+def read(text: str) -> list[Slide]:
+    """The slides of an outline. Raises ValueError for an outline without slides, or with a line of unknown meaning."""
+    slides: list[Slide] = []
+    for line in _lines(text):
+        heading = HEADING.fullmatch(line)
+        if heading:
+            slides.append(_slide(len(slides) + 1, *heading.groups()))
+        elif line and not slides:
+            raise ValueError(f"The outline begins with {line[:LONGEST_NAME]!r}, which is on no slide: begin each slide "
+                             f"with a line such as ## Title.")
+        elif slides:
+            slides[-1].unfinished = _add(slides[-1], line)
+    if not slides:
+        raise ValueError("The outline has no slides: begin each with a line such as ## Title.")
+    if len(slides) > MOST_SLIDES:
+        raise ValueError(f"The outline has {len(slides)} slides: a deck takes at most {MOST_SLIDES}, because all of "
+                         f"them are in memory together; make several decks.")
+    return slides
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Without white space around them; empty ones stay, because they end a bullet point."""
+    for line in briefs.LINE_BREAKS.sub("\n", text).split("\n"):
+        yield line.strip().lstrip("\ufeff") if briefs.visible(line) else ""
+
+
+def _slide(number: int, marks: str, title: str) -> Slide:
+    slide = Slide(number, CLOSING_MARKS.sub("", title), opening=marks == "#")
+    if len(marks) > 2:
+        raise ValueError(f"{slide.name} has a heading with {marks[:LONGEST_NAME]}: slides begin with # or ##, what is "
+                         f"on them with a dash.")
+    return slide
+
+
+def _add(slide: Slide, line: str) -> bool:
+    """One line below a slide's heading, to where it belongs. Returns whether a bullet point may go on after it."""
+    if not line or RULE.fullmatch(line):
+        return False
+    if match := QUOTE.fullmatch(line):
+        slide.notes.append(match[1])
+    elif (match := BULLET.fullmatch(line)) or NUMBERED.fullmatch(line):
+        slide.bullets.append(match[1] if match else line)
+        return True
+    elif match := HINT.fullmatch(line):
+        _hint(slide, *match.groups())
+    elif slide.unfinished:
+        slide.bullets[-1] += " " + line
+        return True
+    elif slide.bullets:
+        raise ValueError(f"{slide.name} has the line {line[:LONGEST_NAME]!r} after its bullet points: begin it with "
+                         f"a dash, or with > if it is a note.")
+    else:
+        slide.subtitle.append(line)
+    return False
+
+
+def _hint(slide: Slide, name: str, value: str) -> None:
+    kind = HINTS.get(name.lower())
+    if kind is None:
+        raise ValueError(f"{slide.name} has the unknown hint {name[:LONGEST_NAME]!r}: there are Picture, Layout, "
+                         f"Footer, Notes and Seed; a text that is to be drawn begins with a dash.")
+    if kind == "layout":
+        slide.layout |= dict(_layout(slide, part) for part in briefs.SEPARATOR.split(value) if part.strip())
+    elif kind == "seed":
+        slide.seed = _seed(slide, value)
+    elif value:
+        getattr(slide, kind).append(value)
+
+
+def _layout(slide: Slide, part: str) -> tuple[str, str | int]:
+    wanted = " ".join(part.lower().split())
+    if wanted not in LAYOUTS:
+        raise ValueError(f"{slide.name} has the unknown layout {part.strip()[:LONGEST_NAME]!r}: there are "
+                         f"{', '.join(LAYOUTS)}.")
+    return LAYOUTS[wanted]
+
+
+def _seed(slide: Slide, value: str) -> int:
+    if not SEED.fullmatch(value) or int(value) >= SEEDS:
+        raise ValueError(f"{slide.name} has the seed {value[:LONGEST_NAME]!r}: a seed is a whole number from 0 to "
+                         f"{SEEDS - 1}.")
+    return int(value)
+
+
+def seeds(slides: list[Slide], first: int) -> list[int]:
+    """One for each slide: its own, else first + k for slide k counted from 0. What one slide is given changes no
+    other's."""
+    return [(first + place) % SEEDS if slide.seed is None else slide.seed for place, slide in enumerate(slides)]
+
+
+# ---------------------------------------------------------------- briefs
+
+def brief(slide: Slide, page: Page, footer: str = "", **layout) -> Brief:
+    """page: of all slides, its picture for those without one of their own; footer and layout likewise."""
+    own = replace(page, picture="\n".join(slide.picture)) if slide.picture else page
+    layout |= (OPENING_LAYOUT if slide.opening else {}) | slide.layout
+    # With a marker each, of which the brief takes one away: a bullet point may itself begin with a dash.
+    bullets = "\n".join(f"- {bullet}" for bullet in slide.bullets)
+    return briefs.slide(own, slide.title, "\n".join(slide.subtitle), bullets, "\n".join(slide.footer) or footer,
+                        **layout)
+
+
+def of_each(slides: list[Slide], work: Callable[[Slide], Result]) -> list[Result]:
+    """work on every slide; what it refuses is refused with the slide's name."""
+    found = []
+    for slide in slides:
+        try:
+            found.append(work(slide))
+        except ValueError as error:
+            raise ValueError(f"{slide.name} cannot be written: {error}") from error
+    return found

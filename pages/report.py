@@ -1,0 +1,121 @@
+"""What came out of a text check: in words, as JSON, drawn onto the picture, and as a mask of what to repair."""
+import json
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy import ndarray
+from PIL import Image, ImageDraw, ImageFont
+
+from ..model.images.regions import Box
+from ..model.sentences import Sentence
+from .compare import MISSING, RIGHT, UNREADABLE, WRONG, Comparison
+
+EXTRA, DOUBTFUL = "extra", "doubtful"  # what was read and not expected, and what could hardly be read
+COLOURS = {RIGHT: (0, 170, 60), WRONG: (220, 0, 0), MISSING: (220, 0, 0), EXTRA: (240, 130, 0),
+           UNREADABLE: (130, 130, 130), DOUBTFUL: (130, 130, 130)}
+GROWN = 0.3  # of a box's shorter side, on every side: letters that come out larger, and what lies between them
+
+
+def as_json(comparisons: Sequence[Comparison]) -> str:
+    """The whole report of a batch, for programs."""
+    return json.dumps({"passed": all(one.passed for one in comparisons),
+                       "pictures": [_picture(number, one) for number, one in enumerate(comparisons, start=1)]},
+                      ensure_ascii=False, indent=1)
+
+
+def _picture(number: int, comparison: Comparison) -> dict:
+    return {
+        "picture": number, "passed": comparison.passed, "score": round(comparison.score, 4),
+        "word_accuracy": round(comparison.word_accuracy, 4),
+        "lines": [{"expected": line.expected, "status": line.status, "found": line.found,
+                   "distance": round(line.distance, 4), "words": line.words, "right_words": line.right_words,
+                   "boxes": [list(box) for box in line.boxes]} for line in comparison.lines],
+        "extra": [{"found": piece.text, "box": list(piece.box), "confidence": round(piece.confidence, 4)}
+                  for piece in comparison.extra],
+    }
+
+
+def sentence(number: int, comparison: Comparison) -> str:
+    """One line about one picture, for people."""
+    def having(status: str) -> int:
+        return sum(line.status == status for line in comparison.lines)
+
+    lines = Sentence("{right} of {all} lines right", right=having(RIGHT), all=len(comparison.lines))
+    rest = [one for one in (Sentence("{count} wrong", count=having(WRONG)),
+                            Sentence("{count} missing", count=having(MISSING)),
+                            Sentence("{count} unreadable", count=having(UNREADABLE)),
+                            Sentence("{count} additional", count=len(comparison.extra))) if one.values["count"]]
+    return Sentence("Picture {number}: {verdict}, score {score}, {lines}.", number=number,
+                    verdict=Sentence("passed") if comparison.passed else Sentence("failed"),
+                    score=f"{comparison.score:.2f}",
+                    lines=Sentence("{lines} ({rest})", lines=lines, rest=rest) if rest else lines)
+
+
+def rows(comparison: Comparison) -> list[dict]:
+    """What a person compares: every expected line, then what was read without being expected, then what could hardly
+    be read. number: the expected line's, from 1, or None; boxes: [left, top, right, bottom] in pixels."""
+    lines = [_row(number, line.status, line.expected, line.found, line.boxes)
+             for number, line in enumerate(comparison.lines, start=1)]
+    others = [_row(None, kind, "", piece.text, [piece.box])
+              for kind in (EXTRA, DOUBTFUL) for piece in getattr(comparison, kind)]
+    return lines + others
+
+
+def _row(number: int | None, status: str, expected: str, found: str, boxes: Iterable[Box]) -> dict:
+    return {"number": number, "status": status, "colour": "#{:02x}{:02x}{:02x}".format(*COLOURS[status]),
+            "expected": expected, "found": found, "boxes": [list(box) for box in boxes]}
+
+
+def failed_lines(comparisons: Iterable[Comparison]) -> str:
+    """The expected lines that are wrong or missing in any picture, each once, one per line."""
+    return "\n".join(dict.fromkeys(line.expected for one in comparisons for line in one.failed))
+
+
+def mask(comparison: Comparison, height: int, width: int, allow_extra: bool) -> ndarray:
+    """1 where the writing failed (H, W): wrong lines and, unless allowed, additional ones.
+
+    A missing line has no place. What could hardly be read is likely to be it, and counts then; when nothing else
+    failed either, the whole picture does.
+    """
+    boxes = [box for line in comparison.lines if line.status == WRONG for box in line.boxes]
+    missing = any(line.status == MISSING for line in comparison.lines)
+    if not allow_extra or missing:
+        boxes += [piece.box for piece in comparison.extra]
+    if missing:
+        boxes += [piece.box for piece in comparison.doubtful]
+    failed = np.zeros((height, width), np.float32)
+    for box in boxes:
+        room = round(GROWN * min(box.width, box.height))
+        failed[max(0, box.top - room):box.bottom + room, max(0, box.left - room):box.right + room] = 1
+    if missing and not boxes:
+        failed[:] = 1
+    return failed
+
+
+def overlay(picture: ndarray, comparison: Comparison) -> ndarray:
+    """The picture (H, W, 3), 8 bits, with a box around everything that was read: green right, red wrong, orange not
+    expected, grey hardly readable. Numbers are those of the expected lines."""
+    image = Image.fromarray(picture)
+    pen = ImageDraw.Draw(image)
+    thick = max(1, round(min(image.size) / 300))
+    font = ImageFont.load_default(max(10, 6 * thick))
+    for kind in (DOUBTFUL, EXTRA):
+        for piece in getattr(comparison, kind):
+            _frame(pen, piece.box, COLOURS[kind], thick)
+    for number, line in enumerate(comparison.lines, start=1):
+        for box in line.boxes:
+            _frame(pen, box, COLOURS[line.status], thick)
+            _label(pen, box, str(number), COLOURS[line.status], font)
+    return np.asarray(image)
+
+
+def _frame(pen: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int], thick: int) -> None:
+    pen.rectangle((box.left, box.top, box.right - 1, box.bottom - 1), outline=colour, width=thick)
+
+
+def _label(pen: ImageDraw.ImageDraw, box: Box, text: str, colour: tuple[int, int, int], font) -> None:
+    """On the box's upper left corner, outside of it where there is room."""
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    up = max(0, box.top - (bottom - top) - 2)
+    pen.rectangle((box.left, up, box.left + right - left + 3, up + bottom - top + 3), fill=colour)
+    pen.text((box.left + 2 - left, up + 1 - top), text, font=font, fill=(255, 255, 255))

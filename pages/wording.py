@@ -1,0 +1,204 @@
+"""The elements of a page -> the long prompt that describes it, within a number of tokens.
+
+First the whole page, then text after text in reading order, each verbatim in quotation marks with its role, place,
+size and colour. The same brief always gives the same prompt.
+"""
+import re
+import unicodedata
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ..model.sentences import Sentence, joined
+from .briefs import DESCRIPTIONS, Brief, Element
+from .quotation import closed, literals, quote
+from .vocabulary import ENGLISH, LANGUAGES, Language
+
+# Where a text may be cut: after sentences, or, where not even one of them fits, between words.
+CUTS = {Sentence("sentence"): re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？；]+[”’」』）]*|\n"),
+        Sentence("word"): re.compile(r"(?=\s)")}
+DIVISIBLE = ("body", *DESCRIPTIONS)
+MOST_NAMED = 6  # parts that a note names one by one
+
+
+@dataclass(frozen=True)
+class Written:
+    prompt: str
+    texts: tuple[str, ...]  # the literal lines, as they are read back from the prompt
+    tokens: int
+    notes: tuple[str, ...]  # what was shortened or left out
+
+
+# ---------------------------------------------------------------- wording
+
+def write(brief: Brief, finish: bool = True) -> str:
+    """The prompt, however long. finish: with the closing sentence about the lettering."""
+    words = LANGUAGES[brief.page.language]
+    lettered = any(element.literal for element in brief.elements)
+    parts = [_opening(brief, words), _colours(brief, words),
+             words.lettering.format(type=words.types[brief.page.type_character]) if lettered else "",
+             _layout(brief, words), *(_sentence(element, brief, words) for element in brief.elements),
+             words.finish if finish and lettered else ""]
+    return words.end.join(part for part in parts if part)
+
+
+def _opening(brief: Brief, words: Language) -> str:
+    width, height = brief.page.pixels
+    shape = "square" if width == height else "tall" if width < height else "wide"
+    return words.opening.format(format=words.formats[shape], kind=words.kinds[brief.kind],
+                                style=words.styles[brief.page.style])
+
+
+def _colours(brief: Brief, words: Language) -> str:
+    background, *others = [_colour(colour, words) for colour in brief.page.colours] or [""]
+    first = words.transparent if brief.page.transparent else (
+        words.background.format(colour=background) if background else "")
+    used = others if brief.page.transparent else [background, *others]
+    limited = words.palette.format(colours=_listed(used, words)) if others else ""
+    return words.end.join(part for part in (first, limited) if part)
+
+
+def _colour(colour: str, words: Language) -> str:
+    return words.colours.get(colour.lower(), colour)
+
+
+def _listed(names: list[str], words: Language) -> str:
+    return words.conjunction.join([words.comma.join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _layout(brief: Brief, words: Language) -> str:
+    """The sentence about the numbered elements together, if any are left; one alone has no arrangement."""
+    count = max((element.number for element in brief.elements), default=0)
+    template = words.layouts.get(brief.layout, "")
+    if not count or (count == 1 and "{count}" in template):
+        return ""
+    return template.format(columns=words.columns[brief.columns], count=count)
+
+
+def _sentence(element: Element, brief: Brief, words: Language) -> str:
+    row, column = divmod(max(0, element.number - 1), brief.columns)
+    place = words.places[element.place].format(number=element.number, row=row + 1, column=column + 1) \
+        if element.place else ""
+    role = words.roles[element.role].format(number=element.number, by=element.by)
+    if element.literal:
+        sentence = words.literal.format(place=place and place + words.after_place, role=role,
+                                        text=_texts(element, words), letters=_letters(element, words))
+    elif not element.text:
+        sentence = words.placed.format(role=role, place=place)
+    else:
+        sentence = words.description.format(role=role, text=_ended(element.text, words),
+                                            place=place and words.aside.format(place=place))
+    return sentence[0].upper() + sentence[1:]
+
+
+def _texts(element: Element, words: Language) -> str:
+    quoted = [quote(line, words.pairs) for line in element.text.split("\n")]
+    texts = words.below.join(quoted)
+    if len(quoted) > 1:
+        texts = words.several.format(count=len(quoted), texts=texts)
+    return texts + (words.right_to_left if _right_to_left(element.text) else "")
+
+
+def _right_to_left(text: str) -> bool:
+    directions = [unicodedata.bidirectional(character) for character in text]
+    backward = sum(direction in ("R", "AL") for direction in directions)
+    return backward > directions.count("L")
+
+
+def _letters(element: Element, words: Language) -> str:
+    size = words.sizes[element.size]
+    if not element.colour:
+        return words.plain_letters.format(size=size)
+    return words.letters.format(size=size, colour=_colour(element.colour, words))
+
+
+def _ended(text: str, words: Language) -> str:
+    """A description that ends as a sentence does."""
+    return text if re.search(r"[.!?…。！？][\"'”’」』)）]*$", text) else text + words.full_stop
+
+
+# ---------------------------------------------------------------- the limit
+
+def fitted(brief: Brief, count: Callable[[str], int], limit: int) -> Written:
+    """The prompt within `limit` tokens as `count` counts them, and what that cost. Refuses what does not fit at all.
+
+    First the closing sentence goes, then descriptions, then the least important texts. What is left out last is cut
+    instead where it is running text: after a sentence, else between words.
+    """
+    prompt = write(brief)
+    if count(prompt) <= limit:
+        return _written(prompt, count, brief.notes)
+
+    def fits(page: Brief) -> bool:
+        return count(write(page, finish=False)) <= limit
+
+    groups = _groups(brief)
+    left_out = bisect_left(range(len(groups)), True, key=lambda number: fits(_without(brief, groups[:number])))
+    page, notes = _without(brief, groups[:left_out]), []
+    if left_out:
+        cut = _cut(_without(brief, groups[:left_out - 1]), groups[left_out - 1][0], fits)
+        if not cut and left_out == len(groups):
+            raise ValueError(f"The brief does not fit into {limit:,} tokens even with nothing but "
+                             f"{_name(groups[-1][0])}: shorten that text.")
+        if cut:
+            (page, note), left_out = cut, left_out - 1
+            notes.append(note)
+    gone = {id(element) for group in groups[:left_out] for element in group}
+    notes.append(_left_out([element for element in brief.elements if id(element) in gone], limit))
+    return _written(write(page, finish=False), count, (*brief.notes, *notes))
+
+
+def _written(prompt: str, count: Callable[[str], int], notes: tuple[str, ...]) -> Written:
+    return Written(prompt, tuple(literals(prompt)), count(prompt), notes)
+
+
+def _groups(brief: Brief) -> list[list[Element]]:
+    """Elements that are left out together, the least important first, of several alike the last first."""
+    groups: dict[tuple[int, int], list[Element]] = {}
+    for element in brief.elements:
+        groups.setdefault((element.rank, -element.number), []).append(element)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _without(brief: Brief, groups: list[list[Element]]) -> Brief:
+    """Without these elements; a panel stays, without its description."""
+    gone = {id(element) for group in groups for element in group}
+    emptied = [replace(element, text="") if id(element) in gone and element.role == "panel" else element
+               for element in brief.elements if id(element) not in gone or element.role == "panel"]
+    return replace(brief, elements=tuple(emptied))
+
+
+def _cut(brief: Brief, element: Element, fits: Callable[[Brief], bool]) -> tuple[Brief, str] | None:
+    """The longest beginning of an element's text with which the brief fits, and a note about it."""
+    if element.role not in DIVISIBLE:
+        return None
+
+    def beginning(end: int) -> str:
+        return element.text[:end].strip()
+
+    def shortened(end: int) -> Brief:
+        return replace(brief, elements=tuple(replace(element, text=beginning(end)) if other is element else other
+                                             for other in brief.elements))
+
+    for unit, pattern in CUTS.items():
+        ends = [match.end() for match in pattern.finditer(element.text) if beginning(match.end())]
+        kept = bisect_left(ends, True, key=lambda end: not fits(shortened(end)))
+        while kept and not (element.literal or closed(beginning(ends[kept - 1]))):
+            kept -= 1  # not inside a quotation
+        if kept:
+            end = ends[kept - 1]
+            return shortened(end), Sentence(
+                "Cut after a {unit} to stay within the token limit: {part}, {kept} of {all} characters kept.",
+                unit=unit, part=_name(element), kept=f"{len(beginning(end)):,}", all=f"{len(element.text):,}")
+    return None
+
+
+def _left_out(elements: list[Element], limit: int) -> str:
+    names = list(dict.fromkeys(_name(element) for element in elements if element.text))
+    more = [Sentence("{count} more", count=len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
+    listed = joined([Sentence("the closing sentence about the lettering"), *names[:MOST_NAMED], *more])
+    return Sentence("Left out to stay within {limit} tokens: {parts}.", limit=f"{limit:,}", parts=listed)
+
+
+def _name(element: Element) -> Sentence:
+    return Sentence(ENGLISH.roles[element.role], number=element.number, by=element.by)

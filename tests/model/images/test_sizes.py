@@ -1,0 +1,40 @@
+import pytest
+
+from qwen_image_2.model.images import sizes
+
+
+@pytest.mark.parametrize("ratio, expected", [
+    ("1:1", (2048, 2048)), ("4:3", (2400, 1792)), ("3:4", (1792, 2400)), ("3:2", (2528, 1696)),
+    ("2:3", (1696, 2528)), ("16:9", (2752, 1536)), ("9:16", (1536, 2752))])
+def test_native_2k_table(ratio, expected):
+    assert sizes.size_for(ratio, 2048) == expected
+    assert sizes.is_native(*expected) and not sizes.is_native(*sizes.size_for(ratio, 1536))
+
+
+@pytest.mark.parametrize("ratio", sizes.RATIOS)
+@pytest.mark.parametrize("size_class", sizes.CLASSES)
+def test_every_size_is_a_multiple_of_32_near_its_class(ratio, size_class):
+    width, height = sizes.size_for(ratio, size_class)
+    across, down = sizes.RATIOS[ratio]
+    assert width % 32 == height % 32 == 0
+    assert width * height == pytest.approx(size_class**2, rel=0.08)
+    assert width / height == pytest.approx(across / down, rel=0.07)
+
+
+def test_sizes_follow_the_reference_formula():
+    """calculate_dimensions of diffusers 0.42.1."""
+    from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import calculate_dimensions
+    for width, height in [(640, 480), (1920, 1080), (333, 1000), (17, 4000), (1024, 1024)]:
+        assert sizes.size_for_area(1024, width / height) == calculate_dimensions(1024 * 1024, width / height)[:2]
+
+
+@pytest.mark.parametrize("width, height, nearest", [(1000, 1024, "992 x 1024"), (1024, 770, "1024 x 768"),
+                                                    (32, 64, "64 x 64"),
+                                                    (9000, 64, "8192 x 64")])
+def test_impossible_sizes_name_the_nearest(width, height, nearest):
+    with pytest.raises(ValueError, match=f"got {width} x {height}: the nearest is {nearest}"):
+        sizes.check_size(width, height)
+
+
+def test_possible_sizes_pass():
+    sizes.check_size(64, 2752)

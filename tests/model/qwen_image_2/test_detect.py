@@ -1,0 +1,333 @@
+"""Detection: every circulating layout gives the same network, every other file one clear sentence."""
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from qwen_image_2.model.checkpoints.files import CheckpointError, TensorInfo, open_checkpoint
+from qwen_image_2.model.qwen_image_2 import detect, key_maps
+from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
+from qwen_image_2.model.qwen_image_2.transformer import Transformer
+from qwen_image_2.model.qwen_image_2.vae import VAE
+from qwen_image_2.tools import tiny
+
+ROOT = Path(__file__).resolve().parents[3]
+
+TRANSFORMER = TransformerSpec(layers=3, dim=64, heads=2, head_dim=32, mlp_dim=192, context_dim=48,
+                              rope_axes=(4, 14, 14))
+SMALL_VAE = VAESpec(base_dim=8, decoder_base_dim=12)
+
+
+def infos(state, dtype="F32"):
+    return {name: TensorInfo(tuple(value.shape), dtype) for name, value in state.items()}
+
+
+def transformer_state():
+    return tiny.randomise(tiny.shapes(Transformer(TRANSFORMER)), 0)
+
+
+def vae_state():
+    """With the time convolutions that every published file has."""
+    state = tiny.randomise(tiny.shapes(VAE(SMALL_VAE)), 1)
+    for block in (1, 2, 3):
+        state[f"encoder.down_blocks.{block}.downsampler.time_conv.weight"] = torch.zeros(8, 8, 1, 1)
+    return state
+
+
+def named(*names):
+    return dict.fromkeys(names, TensorInfo((4, 4), "BF16"))
+
+
+TRANSFORMER_LAYOUTS = {
+    "diffusers": lambda state: state,
+    "Comfy-Org": tiny.to_comfy_transformer,
+    "prefixed": lambda state: {f"model.diffusion_model.{name}": value for name, value in state.items()},
+    "another prefix": lambda state: {f"net.{name}": value for name, value in state.items()},
+    "prefixed and fused": lambda state: {f"model.diffusion_model.{name}": value
+                                         for name, value in tiny.to_comfy_transformer(state).items()},
+}
+
+
+@pytest.mark.parametrize("layout", TRANSFORMER_LAYOUTS)
+def test_transformer_layouts_load_the_same_weights(layout, tmp_path):
+    state = transformer_state()
+    tiny.save(TRANSFORMER_LAYOUTS[layout](state), tmp_path / "model.safetensors", {}, torch.float32)
+    files = open_checkpoint(tmp_path / "model.safetensors")
+    detected = detect.detect_transformer(files.tensors, files.config, files.label)
+    assert detected.spec == TRANSFORMER
+    model = Transformer(detected.spec, device="meta")
+    detect.load(model, detected, files, torch.float32)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_published_sizes_are_found():
+    """The real file: 265 tensors, 7,115,124,736 parameters."""
+    with torch.device("meta"):
+        state = Transformer(TransformerSpec()).state_dict()
+    fused = {}
+    for name, value in state.items():
+        if key_maps.SPLIT_MLP[0] in name:
+            fused[name.replace(key_maps.SPLIT_MLP[0], key_maps.FUSED_MLP)] = TensorInfo((24576, 4096), "BF16")
+        elif key_maps.SPLIT_MLP[1] not in name:
+            fused[name] = TensorInfo(tuple(value.shape), "BF16")
+    assert (len(state), len(fused)) == (297, 265)
+    assert sum(torch.Size(info.shape).numel() for info in fused.values()) == 7_115_124_736
+    assert detect.detect_transformer(fused, {}, "file").spec == TransformerSpec()
+
+
+VAE_LAYOUTS = {
+    "diffusers": lambda state: state,
+    "Wan": tiny.to_wan_vae,
+    "Wan with a prefix": lambda state: {f"first_stage_model.{n}": v for n, v in tiny.to_wan_vae(state).items()},
+    "diffusers, 5-D": lambda state: {n: v.unsqueeze(2) if v.ndim == 4 else v for n, v in state.items()},
+    "Wan, 4-D": lambda state: {key_maps.vae_to_wan(n): v for n, v in state.items()},
+    "gamma with three unit axes": lambda state: {
+        n: v.unsqueeze(-1) if n.endswith("gamma") and "attentions" not in n else v for n, v in state.items()},
+}
+
+
+@pytest.mark.parametrize("layout", VAE_LAYOUTS)
+def test_vae_layouts_load_the_same_weights(layout, tmp_path):
+    state = vae_state()
+    tiny.save(VAE_LAYOUTS[layout](state), tmp_path / "vae.safetensors", {}, torch.float32)
+    files = open_checkpoint(tmp_path / "vae.safetensors")
+    detected = detect.detect_vae(files.tensors, files.config, files.label)
+    assert detected.spec == SMALL_VAE
+    model = VAE(detected.spec, device="meta")
+    detect.load(model, detected, files, torch.float32)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_published_vae_has_its_parameters():
+    """337,740,404 with the time convolutions that a single frame never uses."""
+    state = VAE(VAESpec(), device="meta").state_dict()
+    time_convs = sum(d * d + d for d in (192, 384, 768)) + sum(2 * (d * d + d) for d in (1152, 1152, 576))
+    assert sum(value.numel() for value in state.values()) + time_convs == 337_740_404
+
+
+@pytest.mark.parametrize("name", list(VAE(SMALL_VAE, device="meta").state_dict()))
+def test_vae_names_go_both_ways(name):
+    wan = key_maps.vae_to_wan(name)
+    assert wan != name and key_maps.vae_from_wan(wan) == name
+
+
+def test_wan_names_are_the_published_ones():
+    assert key_maps.vae_to_wan("decoder.mid_block.resnets.0.norm1.gamma") == "decoder.middle.0.residual.0.gamma"
+    assert key_maps.vae_to_wan("decoder.conv_out.weight") == "decoder.head.2.weight"
+    assert key_maps.vae_to_wan("encoder.down_blocks.1.downsampler.resample.1.weight") == \
+        "encoder.downsamples.1.downsamples.2.resample.1.weight"
+    assert key_maps.vae_to_wan("decoder.up_blocks.2.upsampler.time_conv.bias") == \
+        "decoder.upsamples.2.upsamples.3.time_conv.bias"
+    assert key_maps.vae_to_wan("encoder.down_blocks.2.resnets.0.conv_shortcut.bias") == \
+        "encoder.downsamples.2.downsamples.0.shortcut.bias"
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.language_model.layers.3.mlp.up_proj.weight",
+                                  "model.visual.blocks.0.attn.qkv.bias"])
+def test_text_encoder_names_go_both_ways(name):
+    comfy = key_maps.text_encoder_to_comfy(name)
+    assert comfy != name
+    assert key_maps.text_encoder_from_comfy(comfy) == key_maps.text_encoder_from_comfy(name) == name
+
+
+QWEN3_TEXT = named("model.layers.0.self_attn.q_norm.weight", "model.embed_tokens.weight")
+WRONG_FILES = {
+    "Qwen-Image 1.x": (named("transformer_blocks.0.attn.add_q_proj.weight", "txt_norm.weight"), "Qwen-Image 1.x"),
+    "SDXL": (named("model.diffusion_model.input_blocks.0.0.weight"), "Stable Diffusion or SDXL checkpoint"),
+    "SDXL in diffusers form": (named("down_blocks.0.attentions.0.proj_in.weight", "time_embedding.linear_1.weight"),
+                               "SDXL model in diffusers form"),
+    "Flux": (named("double_blocks.0.img_attn.qkv.weight"), "a Flux model"),
+    "prompt enhancer": (named("model.language_model.layers.0.linear_attn.in_proj_qkv.weight",
+                              "model.visual.blocks.0.attn.qkv.weight"), "prompt-enhancer language model"),
+    "text-only Qwen3": (QWEN3_TEXT, "text-only language model"),
+    "Qwen2.5-VL": (named("visual.blocks.0.mlp.gate_proj.weight"), "Qwen2.5-VL text encoder"),
+    "LoRA": (named("transformer_blocks.0.attn.to_q.lora_A.weight"), "a LoRA"),
+    "SD VAE": (named("decoder.mid.block_1.norm1.weight"), "Stable Diffusion VAE"),
+    "llama.cpp's language model": (named("token_embd.weight", "blk.0.attn_norm.weight", "blk.0.attn_q.weight"),
+                                   "a language model in llama.cpp's form"),
+    "llama.cpp's projector": (named("v.patch_embd.weight", "mm.0.weight"), "the vision projector of a language model"),
+    "nothing": ({}, "empty"),
+    "something else": (named("a.weight", "b.weight", "c.weight"), "of an unknown kind \\(3 tensors: a.weight"),
+}
+DETECTORS = {"transformer": detect.detect_transformer, "vae": detect.detect_vae,
+             "text encoder": detect.detect_text_encoder}
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+@pytest.mark.parametrize("file", WRONG_FILES)
+def test_other_files_are_refused_by_name(kind, file):
+    tensors, words = WRONG_FILES[file]
+    with pytest.raises(CheckpointError, match=f"it.safetensors is .*{words}.*not a {kind} for Qwen-Image 2: choose"):
+        DETECTORS[kind](tensors, {}, "it.safetensors")
+
+
+@pytest.mark.parametrize("kind, tensors, words", [
+    ("vae", infos(tiny.shapes(Transformer(TRANSFORMER))), "the transformer of Qwen-Image 2.x, not a vae"),
+    ("transformer", infos(tiny.shapes(VAE(SMALL_VAE))), "a VAE in diffusers naming, not a transformer"),
+    ("transformer", infos(tiny.to_wan_vae(vae_state())), "a VAE in Wan naming, not a transformer"),
+    ("vae", infos(tiny.text_encoder_state()), "a Qwen3-VL text encoder, not a vae"),
+])
+def test_swapped_files_are_refused(kind, tensors, words):
+    with pytest.raises(CheckpointError, match=words):
+        DETECTORS[kind](tensors, {}, "file")
+
+
+def test_vae_of_16_channels_is_refused():
+    tensors = infos(tiny.to_wan_vae(vae_state()))
+    tensors["decoder.conv1.weight"] = TensorInfo((96, 16, 1, 3, 3), "F32")
+    with pytest.raises(CheckpointError, match="4 pixel channels to 16 latent channels, Qwen-Image 2 needs 4 to 64"):
+        detect.detect_vae(tensors, {}, "wan.safetensors")
+
+
+def test_video_vae_is_refused():
+    tensors = infos(tiny.to_wan_vae(vae_state()))
+    tensors["decoder.head.2.weight"] = TensorInfo((4, 12, 3, 3, 3), "F32")
+    with pytest.raises(CheckpointError, match="video VAE \\(3 temporal taps\\)"):
+        detect.detect_vae(tensors, {}, "wan.safetensors")
+
+
+def test_missing_unknown_and_misshapen_tensors_are_named():
+    tensors = infos(transformer_state())
+    gone = "transformer_blocks.1.attn.to_k.weight"
+    with pytest.raises(CheckpointError, match=f"incomplete: the tensor {gone} is missing"):
+        detect.detect_transformer({n: t for n, t in tensors.items() if n != gone}, {}, "file")
+    with pytest.raises(CheckpointError, match="1 tensors that do not belong to this architecture.*extra.bias"):
+        detect.detect_transformer({**tensors, "extra.bias": TensorInfo((3,), "F32")}, {}, "file")
+    with pytest.raises(CheckpointError, match=rf"{gone} has the shape \[64, 32\], expected \[64, 64\]"):
+        detect.detect_transformer({**tensors, gone: TensorInfo((64, 32), "F32")}, {}, "file")
+
+
+@pytest.mark.parametrize("extra", [
+    {"transformer_blocks.0.attn.to_q.weight_scale": TensorInfo((64, 1), "F32")},
+    {"transformer_blocks.0.attn.to_q.scale_weight": TensorInfo((), "F32")},
+    {"transformer_blocks.0.attn.to_q.weight": TensorInfo((64, 64), "I8")},
+])
+def test_quantised_layers_without_a_mark_are_refused(extra):
+    with pytest.raises(CheckpointError, match="is quantised .* choose the bf16 file"):
+        detect.detect_transformer({**infos(transformer_state()), **extra}, {}, "int8.safetensors")
+
+
+LAYER = "transformer_blocks.0.attn.to_q"
+OTHER_TOOLS = {
+    "bitsandbytes, 4 bits": ({f"{LAYER}.weight": ((2048, 1), "U8"), f"{LAYER}.weight.absmax": ((64,), "U8"),
+                              f"{LAYER}.weight.quant_map": ((16,), "F32"),
+                              f"{LAYER}.weight.quant_state.bitsandbytes__nf4": ((90,), "U8")}, "bitsandbytes"),
+    "bitsandbytes, 8 bits": ({f"{LAYER}.weight": ((64, 64), "I8"), f"{LAYER}.SCB": ((64,), "F32")}, "bitsandbytes"),
+    "compressed-tensors": ({f"{LAYER}.weight_packed": ((64, 8), "I32"), f"{LAYER}.weight_scale": ((64, 1), "BF16"),
+                            f"{LAYER}.weight_shape": ((2,), "I64")}, "compressed-tensors"),
+    "torchao": ({f"{LAYER}._weight_qdata": ((64, 64), "I8"), f"{LAYER}._weight_scale": ((64, 1), "F32")}, "torchao"),
+    "nunchaku": ({f"{LAYER}.qweight": ((64, 32), "I8"), f"{LAYER}.wscales": ((1, 64), "BF16"),
+                  f"{LAYER}.smooth_factor": ((64,), "BF16"), f"{LAYER}.proj_down": ((64, 32), "BF16")}, "nunchaku"),
+    "GPTQ": ({f"{LAYER}.qweight": ((8, 64), "I32"), f"{LAYER}.qzeros": ((1, 8), "I32")}, "GPTQ or AWQ"),
+    "quanto": ({f"{LAYER}.weight._data": ((64, 64), "I8"), f"{LAYER}.weight._scale": ((64, 1), "BF16")}, "quanto"),
+    "fp8 in blocks": ({f"{LAYER}.weight": ((64, 64), "F8_E4M3"), f"{LAYER}.weight_scale_inv": ((1, 1), "BF16")},
+                      "Qwen as fp8 in blocks"),
+}
+
+
+@pytest.mark.parametrize("tool", OTHER_TOOLS)
+@pytest.mark.parametrize("kind", ["transformer", "text encoder"])
+def test_layouts_of_other_tools_are_refused_by_name(tool, kind):
+    written, name = OTHER_TOOLS[tool]
+    state, layer = (transformer_state(), LAYER) if kind == "transformer" else (
+        tiny.text_encoder_state(), "model.language_model.layers.0.self_attn.q_proj")
+    tensors = {key: info for key, info in infos(state, "BF16").items() if key != f"{layer}.weight"}
+    tensors |= {key.replace(LAYER, layer): TensorInfo(*info) for key, info in written.items()}
+    with pytest.raises(CheckpointError, match=rf"^it was quantised by {re.escape(name)}.*{re.escape(layer)}.* only its "
+                                              r"own software reads: choose the bf16 file, .*or a GGUF file\.$"):
+        DETECTORS[kind](tensors, {}, "it")
+
+
+def test_a_folder_that_names_another_tool_is_refused_by_it():
+    config = {"quantization_config": {"quant_method": "fbgemm_fp8"}}
+    with pytest.raises(CheckpointError, match="it was quantised by fbgemm_fp8 \\(quantization_config\\), a layout"):
+        detect.detect_transformer(infos(transformer_state()), config, "it")
+
+
+def test_a_file_of_several_dtypes_becomes_one(tmp_path):
+    """Repackers keep norms in fp32; layers of two dtypes would not multiply."""
+    state = {name: value if "norm" in name else value.bfloat16() for name, value in transformer_state().items()}
+    save_file(state, tmp_path / "mixed.safetensors")
+    files = open_checkpoint(tmp_path / "mixed.safetensors")
+    detected = detect.detect_transformer(files.tensors, {}, files.label)
+    dtype = detect.stored_dtype(files.tensors)
+    model = Transformer(detected.spec, device="meta")
+    detect.load(model, detected, files, dtype)
+    assert dtype == torch.bfloat16 and {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def test_infinite_half_precision_weights_are_not_confused_with_large_ones(tmp_path):
+    state = {name: value.half() for name, value in transformer_state().items()}
+    state["proj_out.weight"][:] = 60000  # their sum overflows fp16
+    save_file(state, tmp_path / "large.safetensors")
+    files = open_checkpoint(tmp_path / "large.safetensors")
+    detected = detect.detect_transformer(files.tensors, {}, files.label)
+    detect.load(Transformer(detected.spec, device="meta"), detected, files, torch.float16)
+
+
+PEAK = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from tools.pack import load_pack
+load_pack()
+from qwen_image_2.model import checkpoint
+from qwen_image_2.model.files import open_checkpoint
+from qwen_image_2.model.transformer import Transformer
+
+def resident(line):
+    with open("/proc/self/status") as status:
+        return next(int(row.split()[1]) for row in status if row.startswith(line)) * 1024
+
+warm = torch.zeros(2048, dtype=torch.bfloat16).aminmax()
+with open("/proc/self/clear_refs", "w") as clear:
+    clear.write("5")  # forget the peak of the imports
+before = resident("VmRSS")
+files = open_checkpoint(sys.argv[2])
+detected = checkpoint.detect_transformer(files.tensors, {}, files.label)
+model = Transformer(detected.spec, device="meta")
+checkpoint.load(model, detected, files, getattr(torch, sys.argv[3]))
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_loading_needs_little_more_memory_than_the_weights(tmp_path, dtype):
+    """Stored in bf16; kept so, or converted to twice the size."""
+    spec = TransformerSpec(layers=8, dim=1024, heads=8, mlp_dim=3072, context_dim=1024)
+    state = {name: torch.zeros(shape, dtype=torch.bfloat16)
+             for name, shape in detect.shapes(Transformer(spec, device="meta")).items()}
+    path = tmp_path / "model.safetensors"
+    save_file(tiny.to_comfy_transformer(state), path)
+    kept = path.stat().st_size * (2 if dtype == "float32" else 1)
+    out = subprocess.run([sys.executable, "-c", PEAK, ROOT, path, dtype], capture_output=True, text=True, check=True)
+    assert 0.9 * kept < int(out.stdout) < 1.15 * kept
+
+
+def test_nan_weights_are_named(tmp_path):
+    state = transformer_state()
+    state["transformer_blocks.2.img_mlp.out.weight"][5, 7] = float("nan")
+    tiny.save(state, tmp_path / "nan.safetensors", {}, torch.float32)
+    files = open_checkpoint(tmp_path / "nan.safetensors")
+    detected = detect.detect_transformer(files.tensors, {}, files.label)
+    with pytest.raises(CheckpointError, match="nan.safetensors is damaged: the tensor "
+                                              "transformer_blocks.2.img_mlp.out.weight holds NaN"):
+        detect.load(Transformer(detected.spec, device="meta"), detected, files, torch.float32)
+
+
+def test_configuration_adds_what_shapes_cannot_tell():
+    tensors = infos(transformer_state())
+    spec = detect.detect_transformer(tensors, {"causal_condition": False, "axes_dims_rope": [8, 12, 12]},
+                                         "file").spec
+    assert not spec.causal_condition and spec.rope_axes == (8, 12, 12)
+    with pytest.raises(CheckpointError, match="file has sizes that do not fit together: .* add up to 36"):
+        detect.detect_transformer(tensors, {"axes_dims_rope": [8, 14, 14]}, "file")
+
+
+def test_a_tiny_text_encoder_without_configuration_is_refused():
+    with pytest.raises(CheckpointError, match="keep config.json beside it"):
+        detect.detect_text_encoder(infos(tiny.text_encoder_state()), {}, "tiny")

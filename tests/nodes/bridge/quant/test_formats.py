@@ -1,0 +1,284 @@
+"""Quantised transformer files, as ComfyUI's tools write them: each format loads, and computes what its weights say."""
+import json
+
+import pytest
+import torch
+
+from qwen_image_2.model.checkpoints.files import CheckpointError
+from qwen_image_2.model.qwen_image_2.prefix_cache import Condition
+from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
+from qwen_image_2.model.qwen_image_2.transformer import Transformer
+from qwen_image_2.tests.reference import error
+from qwen_image_2.tools import tiny
+
+SPEC = TransformerSpec(layers=2, dim=256, heads=4, head_dim=64, mlp_dim=768, context_dim=64, rope_axes=(8, 28, 28))
+CONVROT = {"convrot": True, "convrot_groupsize": 256}
+# Format, settings beside its name, arguments for quantising, and how far it may be from its own dequantised weights:
+# all but fp8 and 16-bit activations are rounded too.
+FORMATS = {
+    "int8 ConvRot": ("int8_tensorwise", CONVROT, {"per_channel": True, **CONVROT}, 0.02),
+    "int8 per row": ("int8_tensorwise", {}, {"per_channel": True}, 0.03),
+    "int8 per tensor": ("int8_tensorwise", {}, {}, 0.03),
+    "fp8 e4m3": ("float8_e4m3fn", {}, {"scale": "recalculate"}, 0.06),
+    "fp8 e5m2": ("float8_e5m2", {}, {"scale": "recalculate"}, 0.1),
+    "mxfp8": ("mxfp8", {}, {}, 0.06),
+    "nvfp4": ("nvfp4", {}, {}, 0.2),
+    "4-bit ConvRot": ("convrot_w4a4", {"convrot_groupsize": 256}, {"convrot_groupsize": 256}, 0.3),
+}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return tiny.randomise(tiny.shapes(Transformer(SPEC)), 5)
+
+
+def quantise(state: dict, name: str) -> tuple[dict, dict]:
+    """The block linears of a file with fused MLPs in one format, and the same weights dequantised."""
+    fused = tiny.to_comfy_transformer(state)
+    return tiny.quantised(lambda key: "transformer_blocks" in key, fused, *FORMATS[name][:3])
+
+
+def velocity(model: torch.nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    condition = Condition(torch.randn(1, 12, 64, generator=generator), ((2, 4),),
+                          (torch.randn(1, 64, 4, 4, generator=generator),))
+    with torch.no_grad():
+        cache = model.encode_prefix(condition)
+        return Transformer.forward(model, torch.randn(1, 64, 4, 6, generator=generator), torch.tensor([0.7]), cache)
+
+
+def expected(state: dict) -> torch.Tensor:
+    model = Transformer(SPEC)
+    split = {}
+    for key, value in state.items():
+        if "gate_up" in key:
+            split[key.replace("gate_up", "gate_layer")], split[key.replace("gate_up", "proj")] = value.chunk(2)
+        else:
+            split[key] = value
+    model.load_state_dict(split)
+    return velocity(model)
+
+
+def load(path, **options):
+    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    return load_model(path, path.name, "base", **options).model.diffusion_model
+
+
+def write(state: dict, path, metadata=None):
+    tiny.save_as_they_are(state, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_every_format_computes_what_its_weights_say(comfyui, plain, tmp_path, name, prefix):
+    stored, rounded = quantise(plain, name)
+    model = load(write({prefix + key: value for key, value in stored.items()}, tmp_path / "q.safetensors"))
+    assert type(model.transformer_blocks[0].attn.to_q.weight.data).__name__ == "QuantizedTensor"
+    found, bound = velocity(model), FORMATS[name][3]
+    assert error(found, expected(rounded)) < bound
+    assert error(found, expected(tiny.to_comfy_transformer(plain))) < 2 * bound
+
+
+def test_convrot_is_the_most_exact_where_channels_stand_out(comfyui, plain, tmp_path):
+    """As in the real model, whose activations have a few channels far larger than the rest."""
+    state = {name: value.clone() for name, value in plain.items()}
+    for name in ("img_in.weight", "txt_in.out_layer.weight"):
+        state[name][:4] *= 20
+    exact, found = expected(tiny.to_comfy_transformer(state)), {}
+    for name in ("int8 ConvRot", "int8 per row", "fp8 e4m3"):
+        found[name] = error(velocity(load(write(quantise(state, name)[0], tmp_path / "q.safetensors"))), exact)
+    assert found["int8 ConvRot"] < 0.8 * min(found["int8 per row"], found["fp8 e4m3"]), found
+
+
+def test_settings_may_stand_in_the_metadata(comfyui, plain, tmp_path):
+    stored, _ = quantise(plain, "int8 ConvRot")
+    layers = {key.removesuffix(".comfy_quant"): json.loads(bytes(value.tolist()))
+              for key, value in stored.items() if key.endswith("comfy_quant")}
+    inside = velocity(load(write(stored, tmp_path / "inside.safetensors")))
+    bare = {key: value for key, value in stored.items() if not key.endswith("comfy_quant")}
+    metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
+    assert torch.equal(velocity(load(write(bare, tmp_path / "metadata.safetensors", metadata))), inside)
+
+
+LAYER = "transformer_blocks.1.attn.to_v"
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"comfy_quant": tiny.mark(format="int3_magic")}, rf"the layer {LAYER} is quantised as 'int3_magic', which"),
+    ({"comfy_quant": torch.tensor([123, 44], dtype=torch.uint8)}, "says that it is quantised, but not how"),
+    ({"weight_scale": None}, f"the layer {LAYER} is quantised, but its weight_scale is missing"),
+    ({"weight_scale": torch.ones(7, 1)}, r"weight_scale has the shape \[7, 1\], but the matrix has 256 rows"),
+    ({"comfy_quant": tiny.mark(format="nvfp4")}, r"should be a matrix of U8 \(nvfp4\), but is \[256, 256\] of I8"),
+    ({"comfy_quant": None}, "is quantised .* choose the bf16 file"),
+    ({"weight": None}, f"incomplete: the tensor {LAYER}.weight is missing"),
+])
+def test_broken_quantisation_is_refused(comfyui, plain, tmp_path, change, words):
+    stored, _ = quantise(plain, "int8 ConvRot")
+    for part, value in change.items():
+        if value is None:
+            del stored[f"{LAYER}.{part}"]
+        else:
+            stored[f"{LAYER}.{part}"] = value
+    with pytest.raises(CheckpointError, match=words):
+        load(write(stored, tmp_path / "broken.safetensors"))
+
+
+def test_quantised_files_keep_their_format(comfyui, plain, tmp_path):
+    path = write(quantise(plain, "int8 ConvRot")[0], tmp_path / "q.safetensors")
+    with pytest.raises(CheckpointError, match=r"quantised \(int8 with rotation\): its weight_format can only be"):
+        load(path, weight_format="bf16")
+
+
+def old_names(stored: dict, marker: torch.Tensor, prefix: str = "") -> dict:
+    """The same file as ComfyUI's older tools wrote it."""
+    old = {prefix + name.replace("weight_scale", "scale_weight").replace("input_scale", "scale_input"): value
+           for name, value in stored.items() if not name.endswith("comfy_quant")}
+    return old | {prefix + "scaled_fp8": marker}
+
+
+@pytest.mark.parametrize("name, marker, prefix", [
+    ("fp8 e4m3", torch.zeros(1).to(torch.float8_e4m3fn), ""), ("fp8 e4m3", torch.zeros(0), "model.diffusion_model."),
+    ("fp8 e5m2", torch.zeros(0).to(torch.float8_e5m2), "")])
+def test_older_scaled_fp8_files_are_read(comfyui, plain, tmp_path, name, marker, prefix):
+    stored, _ = quantise(plain, name)
+    expected = velocity(load(write(stored, tmp_path / "new.safetensors")))
+    found = load(write(old_names(stored, marker, prefix), tmp_path / "old.safetensors"))
+    assert torch.equal(velocity(found), expected)
+    layer = found.get_submodule(LAYER)
+    assert layer.quant_format == FORMATS[name][0]
+    assert layer._full_precision_mm_config == (name == "fp8 e5m2")  # which no device multiplies
+
+
+def test_two_values_in_an_older_mark_ask_for_full_precision(comfyui, plain, tmp_path):
+    stored, _ = quantise(plain, "fp8 e4m3")
+    model = load(write(old_names(stored, torch.zeros(2)), tmp_path / "old.safetensors"))
+    assert model.get_submodule(LAYER)._full_precision_mm_config
+
+
+def test_an_older_files_measured_input_scales_are_kept(comfyui, plain, tmp_path):
+    """1.0 was written where none was measured."""
+    stored, _ = quantise(plain, "fp8 e4m3")
+    other = LAYER.replace("to_v", "to_q")
+    scales = {f"{LAYER}.input_scale": torch.tensor(0.25), f"{other}.input_scale": torch.tensor(1.0)}
+    model = load(write(old_names(stored | scales, torch.zeros(1)), tmp_path / "old.safetensors"))
+    assert model.get_submodule(LAYER).input_scale == 0.25
+    assert not hasattr(model.get_submodule(other), "input_scale")
+
+
+def test_an_older_file_without_a_scale_is_refused(comfyui, plain, tmp_path):
+    old = old_names(quantise(plain, "fp8 e4m3")[0], torch.zeros(1))
+    del old[f"{LAYER}.scale_weight"]
+    with pytest.raises(CheckpointError, match=f"the layer {LAYER} is quantised, but its weight_scale is missing"):
+        load(write(old, tmp_path / "old.safetensors"))
+
+
+@pytest.mark.parametrize("name, shape", [
+    ("int8 ConvRot", (256, 2)), ("int8 per row", (128,)), ("fp8 e4m3", (2,)), ("mxfp8", (256, 1)), ("mxfp8", (256,)),
+    ("nvfp4", (128, 16)), ("nvfp4", (256, 12)), ("4-bit ConvRot", (256, 4))])
+def test_scales_of_another_shape_are_refused(comfyui, plain, tmp_path, name, shape):
+    stored, _ = quantise(plain, name)
+    scale = f"{LAYER}.weight_scale"
+    stored[scale] = torch.zeros(shape).to(stored[scale].dtype)
+    found = ", ".join(map(str, shape))
+    with pytest.raises(CheckpointError, match=rf"{scale} has the shape \[{found}\], but the matrix has 256 rows and"):
+        load(write(stored, tmp_path / "broken.safetensors"))
+
+
+@pytest.mark.parametrize("name, last, pattern, bare", [
+    ("fp8 e4m3", "weight", 0x7F, False), ("fp8 e4m3", "weight", 0xFF, False), ("fp8 e5m2", "weight", 0xFC, False),
+    ("mxfp8", "weight", 0xFF, False), ("mxfp8", "weight_scale", 0xFF, False), ("mxfp8", "weight_scale", 0xFF, True),
+    ("nvfp4", "weight_scale", 0x7F, False), ("nvfp4", "weight_scale", 0xFF, True)])
+def test_damage_in_quantised_matrices_is_named(comfyui, plain, tmp_path, name, last, pattern, bare):
+    """bare: older files hold the scales of blocks as bytes."""
+    stored, _ = quantise(plain, name)
+    tensor = stored[f"{LAYER}.{last}"] = stored[f"{LAYER}.{last}"].clone()
+    tensor.view(torch.uint8)[5, 1] = pattern
+    stored[f"{LAYER}.{last}"] = tensor.view(torch.uint8) if bare else tensor
+    with pytest.raises(CheckpointError, match=f"^nan.safetensors is damaged: the tensor {LAYER}.{last} holds NaN or"):
+        load(write(stored, tmp_path / "nan.safetensors"))
+
+
+def test_the_official_int8_file(comfyui, plain, tmp_path):
+    """qwen_image_2.1_int8_convrot: six matrices of each block, the rest bf16, marks in the file and no metadata."""
+    stored, rounded = quantise({name: value.bfloat16().float() for name, value in plain.items()}, "int8 ConvRot")
+    stored = {name: value.bfloat16() if value.dtype == torch.float32 and "scale" not in name else value
+              for name, value in stored.items()}
+    marks = [json.loads(bytes(value.tolist())) for name, value in stored.items() if name.endswith("comfy_quant")]
+    assert marks == [{"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 256}] * 6 * SPEC.layers
+    assert {value.dtype for name, value in stored.items() if name.endswith("weight_scale")} == {torch.float32}
+    assert stored[f"{LAYER}.weight_scale"].shape == (256, 1)
+    model = load(write(stored, tmp_path / "qwen_image_2.1_int8_convrot.safetensors"))
+    assert error(velocity(model), expected(rounded)) < 0.03
+
+
+PATHS = {
+    "int8 ConvRot": ("int8 with rotation", "computed in integers"),
+    "int8 per row": ("int8", "computed in integers"),
+    "4-bit ConvRot": ("4-bit ConvRot", "computed in integers"),
+    "fp8 e4m3": ("fp8 (e4m3)", "computed in that format"),
+    "mxfp8": ("mxfp8", "computed in that format"),
+    "nvfp4": ("nvfp4", "computed in that format"),
+    "fp8 e5m2": ("fp8 (e5m2)", "dequantised layer by layer as no device has such arithmetic"),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("native", [False, True])
+def test_the_loader_says_how_the_weights_are_stored_and_which_way_they_take(comfyui, plain, tmp_path, monkeypatch, name,
+                                                                          native):
+    """On this CPU, and where the card has the arithmetic: what is said is what ComfyUI's layers were told."""
+    import comfy.model_management
+
+    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    for function in ("supports_nvfp4_compute", "supports_mxfp8_compute", "supports_fp8_compute"):
+        monkeypatch.setattr(comfy.model_management, function, lambda device=None: native)
+    path = write(quantise(plain, name)[0], tmp_path / "q.safetensors")
+    model = load_model(path, path.name, "base").model
+    stored, way = PATHS[name]
+    if way == "computed in that format" and not native:
+        way = "dequantised layer by layer because this device has no such arithmetic"
+    assert model.weights == f"{stored}, {way}"
+    assert model.diffusion_model.get_submodule(LAYER)._full_precision_mm == way.startswith("dequantised")
+
+
+def test_a_file_that_asks_for_full_precision_is_said_to(comfyui, plain, tmp_path, monkeypatch):
+    import comfy.model_management
+
+    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda device=None: True)
+    stored, _ = quantise(plain, "fp8 e4m3")
+    path = write(old_names(stored, torch.zeros(2)), tmp_path / "old.safetensors")
+    assert load_model(path, path.name, "base").model.weights == (
+        "fp8 (e4m3), dequantised layer by layer because the file asks for it")
+
+
+@pytest.mark.parametrize("name", ["int8 ConvRot", "nvfp4"])
+def test_loras_work_on_quantised_layers(comfyui, plain, tmp_path, name):
+    from comfy.weight_adapter.lora import LoRAAdapter
+
+    from qwen_image_2.nodes.bridge.qwen_image_2 import check_lora_shapes, load_model
+    stored, rounded = quantise(plain, name)
+    path = write(stored, tmp_path / "q.safetensors")
+    patcher = load_model(path, path.name, "base")
+    generator = torch.Generator().manual_seed(3)
+    up, down = torch.randn(256, 4, generator=generator) / 5, torch.randn(4, 256, generator=generator) / 5
+    patcher.add_patches({f"diffusion_model.{LAYER}.weight": LoRAAdapter(set(), (up, down, None, None, None, None))})
+    check_lora_shapes(patcher)
+    before = velocity(patcher.model.diffusion_model)
+    patcher.patch_model()
+    rounded[f"{LAYER}.weight"] = rounded[f"{LAYER}.weight"] + up @ down
+    found = velocity(patcher.model.diffusion_model)
+    assert error(found, expected(rounded)) < 1.5 * FORMATS[name][3]
+    assert error(found, before) > 2 * error(found, expected(rounded))
+    patcher.unpatch_model()
+    assert torch.equal(velocity(patcher.model.diffusion_model), before)
+
+
+def test_scales_in_tiles_are_not_cut(comfyui, tmp_path):
+    """Halves of 96 rows share a tile of 128: their scales cannot be told apart."""
+    spec = TransformerSpec(layers=1, dim=128, heads=2, head_dim=64, mlp_dim=96, context_dim=64, rope_axes=(8, 28, 28))
+    state = tiny.to_comfy_transformer(tiny.randomise(tiny.shapes(Transformer(spec)), 5))
+    stored, _ = tiny.quantised(lambda key: "gate_up" in key, state, *FORMATS["mxfp8"][:3])
+    with pytest.raises(CheckpointError, match="whose halves of 96 rows share one: quantise gate and projection apart"):
+        load(write(stored, tmp_path / "tiles.safetensors"))

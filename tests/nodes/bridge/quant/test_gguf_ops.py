@@ -1,0 +1,243 @@
+"""Transformers in GGUF files: fused or split, prefix or none, with or without metadata."""
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from qwen_image_2.model.checkpoints import gguf as pack_gguf
+from qwen_image_2.model.checkpoints.files import CheckpointError
+from qwen_image_2.model.qwen_image_2.transformer import Transformer
+from qwen_image_2.tests.nodes.bridge.quant import test_formats as files
+from qwen_image_2.tests.reference import error
+from qwen_image_2.tools import tiny
+
+PREFIX = "model.diffusion_model."
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return tiny.randomise(tiny.shapes(Transformer(files.SPEC)), 5)
+
+
+def pack(matrix: torch.Tensor, kind: str) -> np.ndarray:
+    """Packed rows near a matrix. The package packs no K type: a scale for each block, 4 to 6 bits, no minima."""
+    if kind in ("Q8_0", "Q4_0"):
+        return gguf.quants.quantize(matrix.numpy(), gguf.GGMLQuantizationType[kind])
+    bits = {"Q4_K": 4, "Q5_K": 5, "Q6_K": 6}[kind]
+    values = matrix.reshape(-1, 256).numpy()
+    largest, half = np.abs(values).max(1, keepdims=True), 2 ** (bits - 1)
+    step = (largest / (half - 1)).astype(np.float16)
+    q = (np.round(values / step) + half).clip(0, 2 ** bits - 1).astype(np.uint8)
+    low, high = q & 15, q >> 4
+    if kind == "Q6_K":
+        low = low.reshape(-1, 2, 2, 64)
+        high = high.reshape(-1, 2, 4, 32)
+        packed_high = sum(high[:, :, i] << np.uint8(2 * i) for i in range(4)).reshape(len(q), -1)
+        ones = np.ones((len(q), 16), np.uint8)
+        parts = [(low[:, :, 0] | low[:, :, 1] << np.uint8(4)).reshape(len(q), -1), packed_high, ones,
+                 step.view(np.uint8)]
+    else:
+        low = low.reshape(-1, 4, 2, 32)
+        nibbles = (low[:, :, 0] | low[:, :, 1] << np.uint8(4)).reshape(len(q), -1)
+        fifth = high.reshape(-1, 8, 32)
+        fifth = [sum(fifth[:, i] << np.uint8(i) for i in range(8))] if kind == "Q5_K" else []
+        # Scales 1 and minima `half` in six bits each: the last four bytes hold the lower bits of the last four pairs.
+        head = np.array([1] * 4 + [half] * 4 + [1 | (half & 15) << 4] * 4, np.uint8)
+        head[4:8] |= (half >> 4) << 6
+        parts = [step.view(np.uint8), step.view(np.uint8), np.tile(head, (len(q), 1)), *fifth, nibbles]
+    return np.concatenate(parts, 1).reshape(len(matrix), -1)
+
+
+def write(path, state: dict, kind: str, metadata: bool = True):
+    """A file as publishers write it: matrices of the blocks packed, the rest in fp32 or bf16."""
+    writer = gguf.GGUFWriter(path, "qwen_image21" if metadata else "")
+    for name, value in state.items():
+        if "transformer_blocks" in name and value.ndim == 2:
+            writer.add_tensor(name, pack(value, kind), raw_dtype=gguf.GGMLQuantizationType[kind])
+        else:
+            writer.add_tensor(name, value.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def rounded(state: dict, kind: str) -> dict:
+    return {name: pack_gguf.dequantise(torch.from_numpy(pack(value, kind)), kind)
+            if "transformer_blocks" in name and value.ndim == 2 else value for name, value in state.items()}
+
+
+# What is left of a random matrix's values; the packing above is simple.
+BOUNDS = {"Q8_0": 0.02, "Q6_K": 0.1, "Q5_K": 0.2, "Q4_K": 0.35, "Q4_0": 0.3}
+
+
+@pytest.mark.parametrize("kind", BOUNDS)
+@pytest.mark.parametrize("fused, prefix, metadata", [(True, "", True), (False, PREFIX, False)])
+def test_every_type_computes_what_its_blocks_say(comfyui, plain, tmp_path, kind, fused, prefix, metadata):
+    state = tiny.to_comfy_transformer(plain) if fused else plain
+    path = write(tmp_path / "model.gguf", {prefix + name: value for name, value in state.items()}, kind, metadata)
+    model = files.load(path)
+    assert type(model.transformer_blocks[0].attn.to_q.weight.data).__name__ == "QuantizedTensor"
+    found = files.velocity(model)
+    assert error(found, files.expected(rounded(state, kind))) < 1e-4
+    assert 1e-4 < error(found, files.expected(tiny.to_comfy_transformer(plain))) < BOUNDS[kind]
+
+
+def test_a_gguf_file_can_become_another_format(comfyui, plain, tmp_path):
+    state = tiny.to_comfy_transformer(plain)
+    path = write(tmp_path / "model.gguf", state, "Q8_0")
+    wanted = files.expected(rounded(state, "Q8_0"))
+    assert error(files.velocity(files.load(path, weight_format="fp32")), wanted) < 1e-5
+    assert 1e-4 < error(files.velocity(files.load(path, weight_format="int8 (ConvRot)")), wanted) < 0.02
+
+
+@pytest.mark.parametrize("weight_format", ["as stored", "bf16", "fp8"])
+def test_damage_in_blocks_is_named(comfyui, plain, tmp_path, weight_format):
+    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    name, state = "transformer_blocks.1.attn.to_v.weight", tiny.to_comfy_transformer(plain)
+    path = write(tmp_path / "nan.gguf", state, "Q8_0")
+    content = path.read_bytes()
+    blocks = pack(state[name], "Q8_0").tobytes()
+    assert content.count(blocks) == 1
+    path.write_bytes(content.replace(blocks, blocks[:34] + b"\0\x7e" + blocks[36:]))
+    with pytest.raises(CheckpointError, match=f"^nan.gguf is damaged: the tensor {name} holds NaN or infinite values"):
+        load_model(path, "nan.gguf", "base", weight_format)
+
+
+def test_loras_reach_packed_matrices(comfyui, plain, tmp_path):
+    import comfy.model_management
+
+    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    state = tiny.to_comfy_transformer(plain)
+    model = load_model(write(tmp_path / "model.gguf", state, "Q4_K"), "model.gguf", "base").clone()
+    name = "transformer_blocks.1.attn.to_q.weight"
+    change = torch.randn(256, 256) * 0.05
+    model.add_patches({f"diffusion_model.{name}": ("diff", (change,))}, 1.0)
+    comfy.model_management.load_models_gpu([model])
+    patched = rounded(state, "Q4_K")
+    patched[name] = patched[name] + change
+    assert error(files.velocity(model.model.diffusion_model), files.expected(patched)) < 0.01
+    model.unpatch_model()
+    assert error(files.velocity(model.model.diffusion_model), files.expected(rounded(state, "Q4_K"))) < 1e-4
+
+
+def as_dynamic(module, patch):
+    """A layer as ComfyUI's dynamic patcher leaves it when its weight has just come to the card, to be used."""
+    import comfy.memory_management
+    module.seed_key, module.weight_lowvram_function, module.weight_function = "weight", patch, []
+    geometry = comfy.memory_management.tensors_to_geometries([module.weight, module.bias])
+    on_card = torch.zeros(comfy.memory_management.vram_aligned_size(geometry), dtype=torch.uint8)
+    on_card[:module.weight._qdata.nbytes] = module.weight._qdata.flatten()
+    module._prefetch = {"signature": "of its place", "resident": False, "xfer_dest": on_card, "cast_dest": None,
+                        "cast_geometry": geometry, "needs_cast": False}
+
+
+def test_the_dynamic_patcher_merges_no_lora_into_packed_matrices(comfyui, plain, tmp_path):
+    """Nobody's tests have a card: the one function of core's that merges is called by itself."""
+    import comfy.ops
+    from comfy.model_patcher import LowVramPatch
+    from comfy.patcher_extension import CallbacksMP
+
+    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    model = load_model(write(tmp_path / "m.gguf", tiny.to_comfy_transformer(plain), "Q4_K"), "m.gguf", "base")
+    layer = model.model.diffusion_model.transformer_blocks[1].attn.to_q
+    key, change = "diffusion_model.transformer_blocks.1.attn.to_q.weight", torch.randn(256, 256) * 0.05
+    patch = LowVramPatch(key, {key: [(1.0, ("diff", (change,)), 1.0, None, None)]})
+    as_dynamic(layer, patch)
+    with pytest.raises(RuntimeError, match="size of tensor"):  # else core has changed, and keep_packed can go
+        comfy.ops.resolve_cast_module_with_vbar(layer, torch.float32, None, None, None, False)
+    as_dynamic(layer, patch)
+    for callback in model.get_all_callbacks(CallbacksMP.ON_LOAD):
+        callback(model, model.load_device, 0, False, False)
+    for _ in range(2):  # the second time its blocks lie on the card
+        weight, _ = comfy.ops.resolve_cast_module_with_vbar(layer, torch.float32, None, None, None, False)
+        assert torch.allclose(weight, layer.weight.dequantize() + change, atol=1e-6)
+
+
+def test_packed_blocks_stream(comfyui, plain, tmp_path):
+    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.runtime.budget import BudgetPatcher
+    model = load_model(write(tmp_path / "m.gguf", tiny.to_comfy_transformer(plain), "Q4_K"), "m.gguf", "base")
+    network = model.model.diffusion_model
+    expected = files.velocity(network)
+    budgeted = BudgetPatcher.of(model, float("inf"))
+    budgeted.partially_load(budgeted.load_device, 1e32)
+    while len(budgeted.plan.streamed) < len(network.transformer_blocks):
+        budgeted.halve()
+    assert torch.equal(files.velocity(network), expected)
+    budgeted.detach()
+
+
+def test_a_lora_makes_no_packed_matrix_larger_than_the_budget_knows(comfyui, plain, tmp_path):
+    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.runtime.budget import BudgetPatcher, costs
+    state = tiny.to_comfy_transformer(plain)
+    model = load_model(write(tmp_path / "m.gguf", state, "Q4_K"), "m.gguf", "base")
+    name, change = "transformer_blocks.1.attn.to_q.weight", torch.randn(256, 256) * 0.05
+    budgeted = BudgetPatcher.of(model, float("inf"))
+    budgeted.add_patches({f"diffusion_model.{name}": ("diff", (change,))}, 1.0)
+    budgeted.partially_load(budgeted.load_device, 1e32)
+    assert model.model.diffusion_model.get_parameter(name)._qdata.nbytes == 256 * 144
+    assert list(costs(model.model)) == [
+        "LoRAs on GGUF weights are computed each time that these are used (matrices: 1)."]
+    patched = rounded(state, "Q4_K")
+    assert error(files.velocity(model.model.diffusion_model), files.expected(patched | {name: patched[name] + change}
+                                                                             )) < 1e-4
+    budgeted.detach()
+
+
+def test_a_file_of_another_architecture_is_refused(comfyui, tmp_path):
+    path = write(tmp_path / "flux.gguf", {"double_blocks.0.img_attn.qkv.weight": torch.zeros(4, 32)}, "Q8_0")
+    with pytest.raises(CheckpointError, match=r"flux.gguf is a Flux model, not a transformer for Qwen-Image 2"):
+        files.load(path)
+
+
+@pytest.mark.parametrize("name, words", [
+    ("blk.0.attn_norm.weight", "a language model in llama.cpp's form"),
+    ("v.patch_embd.weight", "the vision projector of a language model")])
+def test_llama_cpps_files_are_no_transformers(comfyui, tmp_path, name, words):
+    path = write(tmp_path / "llm.gguf", {"token_embd.weight": torch.zeros(4, 32), name: torch.zeros(32)}, "Q8_0")
+    with pytest.raises(CheckpointError, match=f"^llm.gguf is {words}, not a transformer for Qwen-Image 2: choose the"):
+        files.load(path)
+
+
+def test_types_that_are_not_read_are_named(comfyui, plain, tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "iq.gguf", "qwen_image21")
+    for name, value in tiny.to_comfy_transformer(plain).items():
+        if name.endswith("block.attn.to_q.weight") or name == "transformer_blocks.0.attn.to_q.weight":
+            writer.add_tensor(name, np.zeros((256, 136), np.uint8), raw_dtype=gguf.GGMLQuantizationType.IQ4_XS)
+        else:
+            writer.add_tensor(name, value.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(CheckpointError, match=r"to_q.weight is of GGUF's type IQ4_XS, which .* does not read \(Q8_0"):
+        files.load(tmp_path / "iq.gguf")
+
+
+def test_sizes_are_those_of_the_packed_file(comfyui, plain, tmp_path):
+    import comfy.model_management
+
+    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    model = load_model(write(tmp_path / "m.gguf", tiny.to_comfy_transformer(plain), "Q4_K"), "m.gguf", "base")
+    inner = sum(value.numel() for name, value in plain.items() if "transformer_blocks" in name and value.ndim == 2)
+    rest = sum(value.numel() for value in plain.values()) - inner
+    size = comfy.model_management.module_size(model.model.diffusion_model)
+    assert size == pytest.approx(inner * 144 / 256 + rest * 4, rel=0.01)
+    assert model.model.weights == "GGUF Q4_K, dequantised layer by layer as no device has such arithmetic"
+
+
+def test_the_loaders_offer_gguf_files(comfyui, plain, tmp_path, monkeypatch):
+    import folder_paths
+
+    from qwen_image_2.nodes.bridge.files import folders
+    (tmp_path / "below").mkdir()
+    path = write(tmp_path / "below" / "model.gguf", tiny.to_comfy_transformer(plain), "Q8_0")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], {".safetensors"}))
+    assert "below/model.gguf" in folders.choices(folders.TRANSFORMER)
+    assert folders.resolve(folders.TRANSFORMER, "below/model.gguf") == path
+    assert "below/model.gguf" not in folder_paths.get_filename_list("diffusion_models")
+
+

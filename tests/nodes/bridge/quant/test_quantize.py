@@ -1,0 +1,287 @@
+"""Quantising while loading, and saving in the official layout."""
+import json
+import os
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from qwen_image_2.model.checkpoints import quantization
+from qwen_image_2.model.checkpoints.files import CheckpointError
+from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
+from qwen_image_2.model.qwen_image_2.transformer import Transformer
+from qwen_image_2.tests.nodes.bridge.quant import test_formats as files
+from qwen_image_2.tests.nodes.bridge.text_encoders import test_quantized as text_files
+from qwen_image_2.tests.reference import error
+from qwen_image_2.tools import tiny
+
+TARGETS = list(quantization.TARGETS)
+# The same format, made as ComfyUI's tools make it: see test_formats.FORMATS.
+SAME = dict(zip(TARGETS, ("fp8 e4m3", "int8 ConvRot", "nvfp4"), strict=True))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return tiny.randomise(tiny.shapes(Transformer(files.SPEC)), 5)
+
+
+@pytest.fixture(scope="module")
+def path(plain, tmp_path_factory):
+    return files.write(tiny.to_comfy_transformer(plain), tmp_path_factory.mktemp("plain") / "plain.safetensors")
+
+
+def load(path, weight_format="as stored"):
+    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    return load_model(path, path.name, "base", weight_format)
+
+
+def save(path, patcher):
+    from qwen_image_2.nodes.bridge.quant import quantize
+    from qwen_image_2.nodes.bridge.qwen_image_2 import diffusion_network
+    steps = []
+    quantize.save(path, diffusion_network(patcher), lambda done, total: steps.append((done, total)))
+    assert steps == [(done, len(steps)) for done in range(1, len(steps) + 1)]
+    return path
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_quantised_while_loading_is_what_the_tools_make(comfyui, plain, path, target):
+    _, rounded = files.quantise(plain, SAME[target])
+    found = files.velocity(load(path, target).model.diffusion_model)
+    assert error(found, files.expected(rounded)) < files.FORMATS[SAME[target]][3]
+    assert error(found, files.expected(tiny.to_comfy_transformer(plain))) > 1e-3
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_saved_file_is_the_one_that_the_tools_make(comfyui, plain, path, tmp_path, target):
+    saved = load_file(save(tmp_path / "q.safetensors", load(path, target)))
+    expected, _ = files.quantise(plain, SAME[target])
+    assert set(saved) == set(expected)
+    for name, value in expected.items():
+        if name.endswith("comfy_quant"):
+            assert json.loads(bytes(saved[name].tolist())) == json.loads(bytes(value.tolist()))
+        else:
+            assert saved[name].dtype == value.dtype, name
+            assert torch.equal(saved[name].float(), value.float()), name
+
+
+@pytest.mark.parametrize("target", ["as stored", *TARGETS])
+def test_a_saved_file_loads_as_it_was(comfyui, path, tmp_path, target):
+    model = load(path, target)
+    before = files.velocity(model.model.diffusion_model)
+    again = load(save(tmp_path / "q.safetensors", model))
+    assert torch.equal(files.velocity(again.model.diffusion_model), before)
+
+
+def test_what_is_not_quantised_keeps_its_dtype(comfyui, plain, tmp_path):
+    """On a CPU ComfyUI computes quantised models in fp32 and holds their other weights so."""
+    half = {name: value.bfloat16() for name, value in tiny.to_comfy_transformer(plain).items()}
+    saved = load_file(save(tmp_path / "q.safetensors", load(files.write(half, tmp_path / "p.safetensors"), "fp8")))
+    kept = {name: value for name, value in saved.items() if name in half and "transformer_blocks" not in name}
+    assert len(kept) > 5
+    assert all(torch.equal(value, half[name]) for name, value in kept.items())
+
+
+def test_halves_that_stand_apart_share_one_scale(comfyui, plain, path, tmp_path):
+    """A diffusers file has gate and projection apart; Comfy-Org's layout needs one fp8 scale for both."""
+    split = files.write(plain, tmp_path / "split.safetensors")
+    apart = load_file(save(tmp_path / "a.safetensors", load(split, "fp8")))
+    fused = load_file(save(tmp_path / "b.safetensors", load(path, "fp8")))
+    assert set(apart) == set(fused)
+    assert all(torch.equal(apart[name].float(), fused[name].float()) for name in fused)
+
+
+@pytest.mark.parametrize("target", ["bf16", *TARGETS])
+def test_loras_are_baked_in(comfyui, path, tmp_path, target):
+    """A saved file says what the model said with its LoRA, but for what quantising once more rounds."""
+    model = load(path, target).clone()
+    key = "diffusion_model.transformer_blocks.1.img_mlp.proj.weight"
+    model.add_patches({key: ("diff", (torch.randn(768, 256) * 0.05,))}, 0.7)
+    with_lora = load(save(tmp_path / "with.safetensors", model)).model.diffusion_model
+    without = load(save(tmp_path / "without.safetensors", load(path, target))).model.diffusion_model
+    name = "transformer_blocks.1.img_mlp.proj"
+    change = (_weight(with_lora, name) - _weight(without, name))
+    wanted = model.patches[key][0][1][1][0] * 0.7
+    assert error(change, wanted) < {"bf16": 0.05, "4-bit (nvfp4)": 0.6}.get(target, 0.2)
+    same = "transformer_blocks.0.img_mlp.proj"
+    assert torch.equal(_weight(with_lora, same), _weight(without, same))
+
+
+def _weight(network, name: str) -> torch.Tensor:
+    weight = network.get_submodule(name).weight
+    return (weight.dequantize() if hasattr(weight, "dequantize") else weight).float()
+
+
+@pytest.mark.parametrize("target, embedding", [("fp8", "float8_e4m3fn"), ("int8 (ConvRot)", "int8_tensorwise"),
+                                               ("4-bit (nvfp4)", "int8_tensorwise")])
+def test_text_encoders_are_quantised_and_saved(comfyui, reference, tmp_path, target, embedding):
+    from qwen_image_2.nodes.bridge.quant import quantize
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder, text_network
+    state = reference.text_encoder.state_dict()
+    path = text_files.write(state, tmp_path / "plain.safetensors")
+    clip = load_text_encoder(path, path.name, target)
+    target_path = tmp_path / "q.safetensors"
+    quantize.save(target_path, text_network(clip), lambda done, total: None)
+    with safe_open(target_path, "pt") as file:
+        marks = {name.removesuffix(quantization.MARK): json.loads(bytes(file.get_tensor(name).tolist()))["format"]
+                 for name in file.keys() if name.endswith(quantization.MARK)}  # noqa: SIM118 (not a mapping)
+        kept = {name for name in file.keys() if "visual" in name or "norm" in name}  # noqa: SIM118
+        assert all(torch.equal(file.get_tensor(name), state[name]) for name in kept)
+    assert marks["model.language_model.embed_tokens"] == embedding
+    assert not any("visual" in layer for layer in marks)
+    bound = 0.35 if "4-bit" in target else 0.1
+    assert 1e-3 < error(text_files.states(target_path), text_files.states(path)) < bound
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(comfyui, path, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from qwen_image_2.nodes import save as node
+    monkeypatch.setattr(node.folder_paths, "get_output_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    with pytest.raises(OSError, match=r"^The disk of ComfyUI's output folder has 0.0 GB free, too little for the "
+                                      r"0.0 GB of diffusion_models/x_00001_.safetensors.$"):
+        node.QwenImage2SaveQuantized.execute("x", model=load(path, "fp8"))
+    assert not [each for each in tmp_path.rglob("*") if each.is_file()]
+
+
+def test_two_files_must_fit_together(comfyui, path, clip, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from qwen_image_2.nodes import save as node
+    model = load(path, "fp8")
+    sizes = node.diffusion_network(model).size, node.text_network(clip).size
+    monkeypatch.setattr(node.folder_paths, "get_output_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=sum(sizes) - 1))
+    with pytest.raises(OSError, match="GB of diffusion_models/x_00001_.safetensors, clip/x_00001_.safetensors"):
+        node.QwenImage2SaveQuantized.execute("x", model=model, clip=clip)
+    assert not [each for each in tmp_path.rglob("*") if each.is_file()]
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_unloaded_or_written(comfyui, clip, plain, tmp_path,
+                                                                                 monkeypatch):
+    import comfy.model_management
+
+    from qwen_image_2.nodes import save as node
+    from qwen_image_2.tests.nodes.bridge.quant import test_gguf_ops
+    packed = load(test_gguf_ops.write(tmp_path / "q8.gguf", tiny.to_comfy_transformer(plain), "Q8_0"))
+    plain_clip = node.text_network(clip)
+    monkeypatch.setattr(node.folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
+    monkeypatch.setattr(node, "text_network", lambda clip: plain_clip._replace(module=packed.model.diffusion_model))
+    monkeypatch.setattr(comfy.model_management, "unload_all_models", lambda: pytest.fail("unloaded"))
+    with pytest.raises(ValueError, match="The clip x cannot be written in the official layout while its matrices are"):
+        node.QwenImage2SaveQuantized.execute("x", model=load_plain(tmp_path, plain), clip=clip)
+    with pytest.raises(ValueError, match="q.safetensors cannot be written in the official layout"):
+        save(tmp_path / "q.safetensors", packed)
+
+
+def load_plain(folder, plain):
+    return load(files.write(tiny.to_comfy_transformer(plain), folder / "p.safetensors"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of a process are POSIX")
+def test_a_disk_that_fills_up_while_saving_leaves_nothing(comfyui, path, tmp_path):
+    import resource
+    model, limits = load(path, "fp8"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"^q.safetensors could not be written: .*\. Nothing is left of it\.$"):
+            save(tmp_path / "q.safetensors", model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cancel_while_quantising_leaves_nothing(comfyui, path, tmp_path):
+    from qwen_image_2.nodes.bridge.quant import quantize
+    from qwen_image_2.nodes.bridge.qwen_image_2 import diffusion_network
+
+    def cancel(done, total):
+        if done == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        quantize.save(tmp_path / "q.safetensors", diffusion_network(load(path, "fp8")), cancel)
+    assert not list(tmp_path.iterdir())
+
+
+def test_loading_while_quantising_counts_tensors_and_can_be_cancelled(comfyui, plain, path, monkeypatch):
+    import comfy.model_management
+    import comfy.utils
+    shown = []
+
+    def asked() -> None:
+        if len(shown) == 4:
+            raise comfy.model_management.InterruptProcessingException
+
+    monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", asked)
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", lambda bar, done, *more: shown.append(
+        (done, bar.total)))
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        load(path, "int8 (ConvRot)")
+    assert shown == [(done, len(plain)) for done in range(1, 5)]
+
+
+def test_what_does_not_fit_a_block_stays_as_it_is():
+    shapes = {"transformer_blocks.0.a.weight": (24, 64), "transformer_blocks.0.b.weight": (128, 192),
+              "transformer_blocks.0.norm.weight": (32,), "img_in.weight": (32, 64), "model.embed_tokens.weight": (9, 4)}
+    assert quantization.targets(shapes, "4-bit (nvfp4)") == {
+        "transformer_blocks.0.b": {"format": "nvfp4"}, "model.embed_tokens": {"format": "int8_tensorwise"}}
+    assert quantization.targets(shapes, "int8 (ConvRot)")["transformer_blocks.0.b"]["convrot_groupsize"] == 64
+
+
+def test_a_network_too_small_for_a_format_is_refused(comfyui, tmp_path):
+    spec = TransformerSpec(layers=1, dim=32, heads=1, head_dim=32, mlp_dim=96, context_dim=16, rope_axes=(4, 14, 14))
+    state = tiny.to_comfy_transformer(tiny.randomise(tiny.shapes(Transformer(spec)), 5))
+    with pytest.raises(CheckpointError, match="No matrix of small.safetensors is large enough for 4-bit"):
+        load(files.write(state, tmp_path / "small.safetensors"), "4-bit (nvfp4)")
+
+
+def test_damaged_values_are_found_before_they_are_rounded(comfyui, plain, tmp_path):
+    name = "transformer_blocks.1.attn.to_v.weight"
+    broken = {**plain, name: plain[name].clone()}
+    broken[name][3, 4] = float("nan")
+    with pytest.raises(CheckpointError, match=f"the tensor {name} holds NaN"):
+        load(files.write(broken, tmp_path / "nan.safetensors"), "int8 (ConvRot)")
+
+
+@pytest.mark.parametrize("part", ["diffusion_models", "text_encoders"])
+def test_the_command_line_makes_a_file_of_either_network(comfyui, path, reference, tmp_path, part):
+    from qwen_image_2.tools.cli.quantize import quantize
+    if part == "text_encoders":
+        path = text_files.write(reference.text_encoder.state_dict(), tmp_path / "plain.safetensors")
+    quantize(comfyui, path, "int8", tmp_path / "int8.safetensors")
+    with safe_open(tmp_path / "int8.safetensors", "pt") as file:
+        assert sum(name.endswith(quantization.MARK) for name in file.keys()) > 10  # noqa: SIM118 (not a mapping)
+
+
+@pytest.mark.parametrize("target", ["int8", "fp8", "4-bit"])
+@pytest.mark.parametrize("part", ["diffusion_models", "text_encoders"])
+def test_the_command_line_knows_the_size_beforehand(comfyui, path, reference, tmp_path, monkeypatch, part, target):
+    from types import SimpleNamespace
+
+    from qwen_image_2.tools.cli import command_line
+    from qwen_image_2.tools.cli.errors import UserError
+    from qwen_image_2.tools.cli.quantize import quantize
+    if part == "text_encoders":
+        path = text_files.write(reference.text_encoder.state_dict(), tmp_path / "plain.safetensors")
+    out = tmp_path / "made.safetensors"
+    quantize(comfyui, path, target, out)
+    with safe_open(out, "pt") as file:  # without the header, which is large in so small a file
+        size = sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118 (not a mapping)
+    for free, fits in ((1.05 * size, True), (0.95 * size, False)):
+        monkeypatch.setattr(command_line.shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        if fits:
+            command_line.require_room(path, target, out)
+        else:
+            with pytest.raises(UserError, match=r"free, made.safetensors needs about \d.\d GB: choose another --out"):
+                command_line.require_room(path, target, out)
+
+
+def test_the_command_line_refuses_in_one_sentence(comfyui, vae_file, tmp_path):
+    from qwen_image_2.tools.cli.errors import UserError
+    from qwen_image_2.tools.cli.quantize import quantize
+    with pytest.raises(UserError, match="is a VAE in Wan naming, not a transformer"):
+        quantize(comfyui, vae_file, "int8", tmp_path / "int8.safetensors")
+    assert not (tmp_path / "int8.safetensors").exists()

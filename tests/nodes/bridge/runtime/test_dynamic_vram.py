@@ -1,0 +1,101 @@
+"""ComfyUI's dynamic VRAM, the default on NVIDIA cards, without a card: core's own patcher and casts on torch's meta
+device, where tensors have no values. Only what talks to the driver is replaced.
+"""
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from qwen_image_2.model.qwen_image_2.prefix_cache import Condition
+from qwen_image_2.model.runtime.kernels import TORCH, attention
+from qwen_image_2.tests.nodes.bridge.quant import test_gguf_ops
+from qwen_image_2.tools import tiny
+
+CARD = torch.device("meta")
+MATRIX = "diffusion_model.transformer_blocks.1.attn.to_q.weight"
+
+
+class Space:
+    """Addresses on the card, for which there is always room."""
+
+    def __init__(self, size: int, device_index: int):
+        self.taken = 0
+
+    def prioritize(self):
+        pass
+
+    def alloc(self, size: int):
+        self.taken += size
+        return self, self.taken - size, size  # where it is, as core's newer versions read it
+
+
+@pytest.fixture
+def on_a_card(comfyui, monkeypatch):
+    import comfy.model_management
+    import comfy.pinned_memory
+    import comfy_aimdo.host_buffer
+    import comfy_aimdo.model_vbar
+    import comfy_aimdo.torch
+
+    from qwen_image_2.nodes.bridge import qwen_image_2
+    from qwen_image_2.nodes.bridge.runtime import prefix_placement
+
+    def replace(module, **by):
+        for name, value in by.items():
+            monkeypatch.setattr(module, name, value)
+
+    replace(comfy_aimdo.model_vbar, ModelVBAR=Space, vbar_fault=lambda place: "there", vbar_unpin=lambda place: None,
+            vbar_signature_compare=lambda one, other: one == other)
+    replace(comfy_aimdo.torch, aimdo_to_tensor=lambda place, device: torch.empty(
+        place[2], dtype=torch.uint8, device=device))
+    replace(comfy_aimdo.host_buffer, HostBuffer=lambda *_: SimpleNamespace(size=0))
+    replace(comfy.pinned_memory, get_pin=lambda *_, **__: None, pin_memory=lambda *_, **__: None)
+    replace(comfy.model_management, pinned_hostbuf_size=lambda size: 0,
+            device_supports_non_blocking=lambda device: False)
+    replace(prefix_placement, _may_fit=lambda size, device: True)
+    replace(qwen_image_2, kernels_for=lambda device: TORCH, comfy_attention=lambda options: attention)
+
+
+def dynamic(patcher):
+    """As core's loaders make it for a card."""
+    from comfy.model_patcher import ModelPatcherDynamic
+    made = ModelPatcherDynamic(patcher.model, CARD, torch.device("cpu"))
+    made.callbacks = patcher.callbacks
+    return made
+
+
+# LoRAs on fp8 and int8 are rounded at random, and the meta device has no random numbers.
+@pytest.mark.parametrize("weights, lora", [("as stored", False), ("fp8", False), ("int8 (ConvRot)", False),
+                                           ("Q4_K", False), ("as stored", True), ("Q4_K", True)])
+def test_two_steps(on_a_card, reference, transformer_file, tmp_path, weights, lora):
+    from qwen_image_2.nodes.bridge.qwen_image_2 import PromptPrefix, load_model
+    if weights == "Q4_K":
+        state = tiny.to_comfy_transformer(reference.transformer.state_dict())
+        model = load_model(test_gguf_ops.write(tmp_path / "m.gguf", state, weights), "m.gguf", "base")
+    else:
+        model = load_model(transformer_file, "model", "base", weights)
+    model, network = dynamic(model), model.model.diffusion_model
+    if lora:
+        change = torch.zeros(network.get_parameter(MATRIX.partition(".")[2]).shape)
+        assert model.add_patches({MATRIX: ("diff", (change,))}, 1.0) == [MATRIX]
+    model.partially_load(CARD)
+    assert all(hasattr(block.attn.to_q, "_v") for block in network.transformer_blocks)
+    prefix = PromptPrefix(Condition(torch.randn(1, 20, network.spec.context_dim), ((3, 8),),
+                                    (torch.randn(1, 64, 4, 8),)))
+    x = torch.empty(1, 64, 4, 6, device=CARD, dtype=model.model.get_dtype_inference())
+    for _ in range(2):
+        with torch.inference_mode():
+            velocity = network(x, torch.empty(1, device=CARD), prefix=prefix)
+        assert (velocity.device, velocity.dtype, velocity.shape) == (CARD, x.dtype, x.shape)
+
+
+def test_a_picture_and_back(on_a_card, vae_file):
+    from qwen_image_2.nodes.bridge.vae import load_vae
+    vae = load_vae(vae_file, vae_file.name)
+    dynamic(vae.patcher).partially_load(CARD)
+    network, pixels = vae.first_stage_model, torch.empty(1, 4, 64, 96, device=CARD, dtype=vae.vae_dtype)
+    assert any(hasattr(module, "_v") for module in network.decoder.modules())
+    with torch.inference_mode():
+        latent = network.encode(pixels)
+        back = network.decode(latent)
+    assert latent.shape == (1, 64, 4, 6) and (back.device, back.dtype, back.shape) == (CARD, pixels.dtype, pixels.shape)

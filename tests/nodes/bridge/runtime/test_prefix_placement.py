@@ -1,0 +1,163 @@
+"""Where keys and values of a prefix are kept."""
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from qwen_image_2.model.qwen_image_2.prefix_cache import RecomputedPrefix
+
+CARD = torch.device("cuda")
+
+
+@pytest.fixture
+def prefix_placement(comfyui):
+    from qwen_image_2.nodes.bridge.runtime import prefix_placement
+    return prefix_placement
+
+
+@pytest.fixture
+def memory(comfyui, monkeypatch):
+    """Sets the bytes that ComfyUI reports: a card's whole memory, and free RAM."""
+    import comfy.model_management as management
+
+    def have(video: int, ram: int):
+        monkeypatch.setattr(management, "get_total_memory", lambda device: video)
+        monkeypatch.setattr(management, "extra_reserved_memory", lambda: 0)
+        monkeypatch.setattr(management, "get_free_memory", lambda device: ram)
+    return have
+
+
+class Pair:
+    """Keys or values that only remember where they were moved to."""
+
+    def to(self, device):
+        self.device = device
+        return self
+
+    def contiguous(self):
+        return self
+
+
+def pairs():
+    return iter([(Pair(), Pair()), (Pair(), Pair())])
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(("video", "ram", "place"), [
+    (8 * GIB, 0, "DEVICE"), (4 * GIB, 8 * GIB, "RAM"), (4 * GIB, 3 * GIB, "NOWHERE")])
+def test_the_fastest_place_with_room_is_taken(prefix_placement, memory, video, ram, place):
+    memory(video, ram)
+    cache, found = prefix_placement.keep(pairs, 5, needed=4 * GIB, working=GIB, device=CARD)
+    assert found == prefix_placement.Place[place]
+    assert cache.position == 5
+    if place == "NOWHERE":
+        assert isinstance(cache, RecomputedPrefix) and not cache.layers
+    else:
+        device = CARD if place == "DEVICE" else torch.device("cpu")
+        assert {t.device for pair in cache.layers for t in pair} == {device}
+
+
+def test_running_out_of_video_memory_moves_on_to_ram(prefix_placement, memory):
+    memory(100 * GIB, 100 * GIB)
+    starts = []
+
+    def layers():
+        starts.append(1)
+        if len(starts) == 1:
+            yield Pair(), Pair()
+            raise torch.cuda.OutOfMemoryError("no room")
+        yield from pairs()
+
+    cache, found = prefix_placement.keep(layers, 0, GIB, GIB, CARD)
+    assert found == prefix_placement.Place.RAM and len(cache.layers) == 2
+
+
+def test_without_a_card_ram_is_the_only_place(prefix_placement, memory):
+    for ram, place in ((8 * GIB, "DEVICE"), (3 * GIB, "NOWHERE")):
+        memory(0, ram)
+        assert prefix_placement.keep(pairs, 0, GIB, GIB, torch.device("cpu"))[1] == prefix_placement.Place[place]
+
+
+def test_a_pass_over_the_prefix_can_be_cancelled_between_blocks(prefix_placement, memory):
+    import comfy.model_management as management
+    memory(0, 100 * GIB)
+    done = []
+
+    def layers():
+        for number in range(4):
+            done.append(number)
+            if number == 1:
+                management.interrupt_current_processing()
+            yield Pair(), Pair()
+
+    with pytest.raises(management.InterruptProcessingException):
+        prefix_placement.keep(layers, 0, GIB, GIB, torch.device("cpu"))
+    assert done == [0, 1]
+
+
+def test_what_other_prefixes_keep_on_the_card_counts(prefix_placement, memory):
+    """Guidance has two prompts: the second must not be tried where the first has taken the room."""
+    memory(4 * GIB, 8 * GIB)
+    assert prefix_placement.keep(pairs, 0, GIB, GIB, CARD, others=2 * GIB)[1] == prefix_placement.Place.DEVICE
+    assert prefix_placement.keep(pairs, 0, GIB, GIB, CARD, others=2 * GIB + 1)[1] == prefix_placement.Place.RAM
+
+
+# ---------------------------------------------------------------- pinned RAM
+
+@pytest.fixture
+def pins(monkeypatch):
+    """ComfyUI's account of pinned memory, with room for as many tensors as told."""
+    import comfy.model_management as management
+
+    def pin(tensor):
+        if len(pins.held) == pins.room or not tensor.is_contiguous():
+            return False
+        pins.held.append(tensor.data_ptr())
+        return True
+
+    pins = SimpleNamespace(room=0, held=[])
+    monkeypatch.setattr(management, "pin_memory", pin)
+    monkeypatch.setattr(management, "unpin_memory", lambda tensor: pins.held.remove(tensor.data_ptr()))
+    return pins
+
+
+def real_pairs():
+    """Keys and values of two blocks; the first one's keys are a view of something larger."""
+    return iter([(torch.ones(1, 5, 4, 2)[..., :1], torch.ones(1, 5, 4, 1)),
+                 (torch.ones(1, 5, 4, 1), torch.ones(1, 5, 4, 1))])
+
+
+@pytest.fixture
+def in_ram(prefix_placement, memory, monkeypatch):
+    from qwen_image_2.model.runtime.offload import Lane
+    monkeypatch.setattr(prefix_placement, "lane_for", lambda device: Lane(torch.device("cpu")))
+    memory(0, 8 * GIB)
+    return lambda: prefix_placement.keep(real_pairs, 5, GIB, GIB, CARD)
+
+
+def test_ram_is_pinned_until_the_run_ends(prefix_placement, pins, in_ram):
+    pins.room = 4
+    cache, place = in_ram()
+    assert isinstance(cache, prefix_placement.PinnedPrefix) and len(pins.held) == 4
+    assert not prefix_placement.waits(cache, place)
+    assert cache.layer(1, torch.device("cpu"))[0].sum() == 20
+    cache.release()
+    cache.release()
+    assert not pins.held
+
+
+def test_pins_do_not_outlive_their_tensors(pins, in_ram):
+    pins.room = 4
+    cache = in_ram()[0]
+    assert pins.held
+    del cache
+    assert not pins.held
+
+
+def test_without_room_for_all_nothing_stays_pinned(prefix_placement, pins, in_ram):
+    pins.room = 3
+    cache, place = in_ram()
+    assert type(cache).__name__ == "PrefixCache" and place is prefix_placement.Place.RAM and not pins.held
+    assert prefix_placement.waits(cache, place) and not prefix_placement.waits(cache, prefix_placement.Place.DEVICE)

@@ -1,0 +1,51 @@
+"""A step as ComfyUI asks for it, on a graphics card of fake tensors: see tests/model/qwen_image_2/test_devices.py.
+
+A fake tensor has no values to look at, so these tests also fail where a step would wait for the card to read one.
+"""
+import dataclasses
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from qwen_image_2.model.qwen_image_2.prefix_cache import Condition
+from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
+
+CARD = torch.device("cuda:0")
+
+
+@pytest.fixture
+def on_a_card(comfyui, monkeypatch):
+    """Core's choices for a card, and ours."""
+    import comfy.ldm.modules.attention
+    import comfy.model_management
+
+    attention = comfy.ldm.modules.attention
+    monkeypatch.setattr(attention, "optimized_attention", attention.attention_pytorch)
+    monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda device: 2**40)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 2**40)
+    with FakeTensorMode(), torch.inference_mode():
+        yield
+
+
+@pytest.mark.parametrize("place", ["DEVICE", "RAM", "NOWHERE"])
+@pytest.mark.parametrize("weights", ["cuda:0", "cpu"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_step_stays_on_the_card_and_waits_for_nothing(on_a_card, dtype, weights, place):
+    """weights on the CPU: those that ComfyUI has left in RAM; it brings each layer's as it is used."""
+    import comfy.ops
+    import comfy_kitchen
+
+    from qwen_image_2.nodes.bridge.qwen_image_2 import DiffusionModel, PromptPrefix
+    from qwen_image_2.nodes.bridge.runtime.kernels import kitchen_kernels
+    from qwen_image_2.nodes.bridge.runtime.prefix_placement import Place
+    spec = dataclasses.replace(TransformerSpec(), layers=2)
+    network = DiffusionModel(spec, kitchen_kernels(comfy_kitchen), dtype, torch.device(weights), comfy.ops.manual_cast)
+    prefix = PromptPrefix(Condition(torch.randn(1, 20, spec.context_dim), ((3, 8),), (torch.randn(1, 64, 4, 8),)))
+    x, sigma = torch.randn(2, 64, 6, 10, device=CARD, dtype=dtype), torch.rand(2, device=CARD)
+    for _ in range(2):
+        velocity = network(x, sigma, prefix=prefix, first_place=Place[place])
+        assert (velocity.device, velocity.dtype, velocity.shape) == (CARD, dtype, x.shape)
+    assert prefix.place is Place[place]
+    kept = {tensor.device.type for pair in prefix._cache.layers for tensor in pair}
+    assert kept == {"DEVICE": {"cuda"}, "RAM": {"cpu"}, "NOWHERE": set()}[place]

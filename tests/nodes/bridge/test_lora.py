@@ -1,0 +1,136 @@
+"""LoRA files in every form that circulates: what they do to the matrices, and what is refused."""
+import json
+
+import pytest
+import safetensors.torch
+import torch
+
+from qwen_image_2.model.checkpoints.files import CheckpointError
+from qwen_image_2.model.qwen_image_2.lora import LoraError
+from qwen_image_2.tests.reference import error
+
+BLOCK = "transformer_blocks.1"
+ROWS, WIDTH = 2 * 768, 256  # of the fused matrix of the tests' transformer
+
+
+@pytest.fixture(autouse=True)
+def as_comfyui_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
+def draw(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))) * 0.1
+
+
+def changed(model, tmp_path, tensors: dict, strength: float = 1.0, metadata: dict | None = None):
+    """Applies a file; returns what it did to block 1's gate and projection, (2 M, D), and what was said of it."""
+    import comfy.model_management
+
+    from qwen_image_2.nodes.bridge.lora import apply
+    path = tmp_path / "style.safetensors"
+    safetensors.torch.save_file(tensors, path, metadata)
+    mlp = model.model.diffusion_model.transformer_blocks[1].img_mlp
+    before = torch.cat([mlp.gate_layer.weight, mlp.proj.weight]).clone()
+    applied = apply(model, path, path.name, strength)
+    comfy.model_management.load_models_gpu([applied.model])
+    after = torch.cat([mlp.gate_layer.weight, mlp.proj.weight]).clone()
+    applied.model.detach()
+    return after - before, applied
+
+
+DOTS, BARS = f"diffusion_model.{BLOCK}.img_mlp.gate_up", "lora_unet_" + f"{BLOCK}.img_mlp.gate_up".replace(".", "_")
+UP, DOWN = draw(ROWS, 4), draw(4, WIDTH)
+A1, B1, A2, B2 = draw(ROWS, 3), draw(3, WIDTH), draw(ROWS, 2), draw(2, WIDTH)
+W1, W2 = draw(32, 8), draw(48, 32)
+FORMS = {
+    "ai-toolkit": ({f"{DOTS}.lora_A.weight": DOWN, f"{DOTS}.lora_B.weight": UP}, UP @ DOWN),
+    "PEFT with a name": ({f"transformer.{BLOCK}.img_mlp.gate_up.lora_A.default.weight": DOWN,
+                          f"transformer.{BLOCK}.img_mlp.gate_up.lora_B.default.weight": UP}, UP @ DOWN),
+    "PEFT's own prefix": ({f"base_model.model.{BLOCK}.img_mlp.gate_up.lora_A.weight": DOWN,
+                           f"base_model.model.{BLOCK}.img_mlp.gate_up.lora_B.weight": UP}, UP @ DOWN),
+    "OneTrainer": ({f"lora_transformer_{BARS.removeprefix('lora_unet_')}.lora_down.weight": DOWN,
+                    f"lora_transformer_{BARS.removeprefix('lora_unet_')}.lora_up.weight": UP}, UP @ DOWN),
+    "musubi, alpha half the rank": ({f"{BARS}.lora_down.weight": DOWN, f"{BARS}.lora_up.weight": UP,
+                                     f"{BARS}.alpha": torch.tensor(2.0)}, UP @ DOWN / 2),
+    "LoHa": ({f"{DOTS}.hada_w1_a": A1, f"{DOTS}.hada_w1_b": B1, f"{DOTS}.hada_w2_a": A2, f"{DOTS}.hada_w2_b": B2},
+             (A1 @ B1) * (A2 @ B2)),
+    "LoKr": ({f"{DOTS}.lokr_w1": W1, f"{DOTS}.lokr_w2": W2}, torch.kron(W1, W2)),
+    "whole difference": ({f"{DOTS}.diff": draw(ROWS, WIDTH)}, draw(ROWS, WIDTH)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_adapters_of_the_fused_mlp_reach_both_matrices(model, tmp_path, form):
+    tensors, expected = FORMS[form]
+    difference, applied = changed(model, tmp_path, tensors, strength=0.5)
+    assert error(difference, expected / 2) < 1e-5
+    assert applied.matrices == 2 and not applied.unused
+
+
+def test_an_adapter_of_the_halves_needs_no_change(model, tmp_path):
+    halves = {}
+    for half, rows in (("gate_layer", UP[:ROWS // 2]), ("proj", UP[ROWS // 2:])):
+        halves |= {f"transformer.{BLOCK}.img_mlp.{half}.lora_A.weight": DOWN.clone(),
+                   f"transformer.{BLOCK}.img_mlp.{half}.lora_B.weight": rows.contiguous()}
+    assert error(changed(model, tmp_path, halves)[0], UP @ DOWN) < 1e-5
+
+
+@pytest.mark.parametrize(("settings", "scale"), [
+    ({"transformer.r": 4, "transformer.lora_alpha": 8}, 2),
+    ({"r": 4, "lora_alpha": 8, "use_rslora": True}, 4),
+    ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"img_mlp.gate_up": 1}}, 0.25),
+    ({"r": 4}, 1),
+], ids=str)
+def test_a_scale_in_the_metadata_counts(model, tmp_path, settings, scale):
+    tensors = {f"transformer.{BLOCK}.img_mlp.gate_up.lora_A.weight": DOWN,
+               f"transformer.{BLOCK}.img_mlp.gate_up.lora_B.weight": UP}
+    difference, _ = changed(model, tmp_path, tensors, metadata={"lora_adapter_metadata": json.dumps(settings)})
+    assert error(difference, UP @ DOWN * scale) < 1e-5
+
+
+def test_dora_by_its_own_name_and_by_pefts(model, tmp_path):
+    """A magnitude for each row of the matrix, the halves' each to its half."""
+    magnitude, lora = draw(ROWS).abs() + 1, FORMS["ai-toolkit"][0]
+    ours, applied = changed(model, tmp_path, {**lora, f"{DOTS}.dora_scale": magnitude[:, None].clone()})
+    theirs, _ = changed(model, tmp_path, {**lora, f"{DOTS}.lora_magnitude_vector": magnitude})
+    assert torch.equal(ours, theirs) and applied.matrices == 2
+    assert error(ours, UP @ DOWN) > 0.1
+
+
+def test_what_is_not_used_is_named(model, tmp_path):
+    extra = f"transformer.{BLOCK}.attn.add_q_proj.lora_A.weight"
+    _, applied = changed(model, tmp_path, {**FORMS["ai-toolkit"][0], extra: torch.zeros(1, 1)})
+    assert applied.unused == [extra]
+
+
+@pytest.mark.parametrize(("tensors", "metadata", "words"), [
+    ({"lora_unet_down_blocks_0.lora_down.weight": DOWN}, None, "changes no matrix of this model"),
+    ({f"diffusion_model.{BLOCK}.attn.to_q.lora_A.weight": torch.zeros(4, 3072),
+      f"diffusion_model.{BLOCK}.attn.to_q.lora_B.weight": torch.zeros(3072, 4)}, None, r"Qwen-Image 1\.x"),
+    ({f"{DOTS}.oft_blocks": torch.zeros(2, 4, 4)}, None, "cannot be split"),
+    ({f"{DOTS}.lokr_w1": torch.zeros(3, 8), f"{DOTS}.lokr_w2": W2}, None, "cannot be split"),
+    ({f"diffusion_model.{BLOCK}.img_mlp.gate_up.weight": torch.zeros(4, 4)}, None, "no LoRA but a whole transformer"),
+    (FORMS["ai-toolkit"][0], {"lora_adapter_metadata": "{not json"}, "metadata of style.safetensors .* cannot be read"),
+    (FORMS["ai-toolkit"][0], {"lora_adapter_metadata": "[]"}, "metadata of style.safetensors .* cannot be read"),
+], ids=["another model", "Qwen-Image 1.x", "OFT", "odd LoKr", "a model", "broken metadata", "metadata of another kind"])
+def test_what_cannot_be_used_is_refused(model, tmp_path, tensors, metadata, words):
+    with pytest.raises(ValueError, match=words):
+        changed(model, tmp_path, tensors, metadata=metadata)
+
+
+def test_a_broken_file_is_refused(model, tmp_path):
+    from qwen_image_2.nodes.bridge.lora import apply
+    path = tmp_path / "half.safetensors"
+    safetensors.torch.save_file(FORMS["ai-toolkit"][0], path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(LoraError, match=r"half\.safetensors is no intact"):
+        apply(model, path, path.name, 1.0)
+
+
+def test_a_pointer_to_a_file_is_no_broken_file(model, tmp_path):
+    from qwen_image_2.nodes.bridge.lora import apply
+    path = tmp_path / "style.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 355000000\n")
+    with pytest.raises(CheckpointError, match=r"^style\.safetensors is a Git LFS pointer"):
+        apply(model, path, path.name, 1.0)

@@ -1,0 +1,82 @@
+"""Quantised text encoders: int8 with the embedding table, as the official file has it, and fp8."""
+import json
+
+import pytest
+import torch
+
+from qwen_image_2.model.checkpoints.files import CheckpointError
+from qwen_image_2.tests.reference import error
+from qwen_image_2.tools import tiny
+
+CONVROT = {"convrot": True, "convrot_groupsize": 64}
+# As in test_quantised.py. comfy-kitchen's int8 product rounds activations to 8 bits too, fp8 weights are dequantised.
+FORMATS = {
+    "int8": ("int8_tensorwise", {}, {"per_channel": True}, 0.03),
+    "int8 ConvRot": ("int8_tensorwise", CONVROT, {"per_channel": True, **CONVROT}, 0.03),
+    "fp8": ("float8_e4m3fn", {}, {"scale": "recalculate"}, 1e-3),
+}
+PROMPT = "a red circle, 红色的圆"
+
+
+def quantise(state: dict, name: str) -> tuple[dict, dict]:
+    """Every matrix of the language model, embedding and head included, and the same weights dequantised."""
+    return tiny.quantised(lambda key: "language_model" in key or "lm_head" in key, state, *FORMATS[name][:3])
+
+
+def write(state: dict, path):
+    tiny.save_as_they_are(state, path, {"config": json.dumps({"text_config": tiny.TEXT_CONFIG,
+                                                              "vision_config": tiny.VISION_CONFIG})})
+    return path
+
+
+def states(path) -> torch.Tensor:
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
+    clip = load_text_encoder(path, path.name)
+    image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    (text, _), = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT, images=[image]))
+    return text
+
+
+# Those whose rows cannot be looked up leave the vocabulary as it is. comfy-kitchen rounds activations to 4 bits.
+INNER = {
+    "mxfp8": ("mxfp8", {}, {}, 1e-3),
+    "nvfp4": ("nvfp4", {}, {}, 1e-3),
+    "4-bit ConvRot": ("convrot_w4a4", {"convrot_groupsize": 64}, {"convrot_groupsize": 64}, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_formats_of_blocks_in_the_layers(comfyui, reference, tmp_path, name):
+    stored, rounded = tiny.quantised(lambda key: "language_model.layers" in key, reference.text_encoder.state_dict(),
+                                     *INNER[name][:3])
+    expected = states(write(rounded, tmp_path / "rounded.safetensors"))
+    assert error(states(write(stored, tmp_path / "quantised.safetensors")), expected) < INNER[name][3]
+
+
+def test_a_vocabulary_in_blocks_is_refused(comfyui, reference, tmp_path):
+    stored, _ = tiny.quantised(lambda key: "embed_tokens" in key, reference.text_encoder.state_dict(),
+                               *INNER["mxfp8"][:3])
+    with pytest.raises(CheckpointError, match=r"the vocabulary \(.*embed_tokens.weight\) is quantised as mxfp8, of"):
+        states(write(stored, tmp_path / "blocks.safetensors"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_says_what_its_weights_say(comfyui, reference, tmp_path, name):
+    stored, rounded = quantise(reference.text_encoder.state_dict(), name)
+    found = states(write(stored, tmp_path / "quantised.safetensors"))
+    expected = states(write(rounded, tmp_path / "rounded.safetensors"))
+    assert error(found, expected) < FORMATS[name][3]
+    # And the weights themselves are rounded: the plain file says something else.
+    assert error(expected, states(write(reference.text_encoder.state_dict(), tmp_path / "plain.safetensors"))) > 5e-3
+
+
+def test_an_older_scaled_fp8_file_says_the_same(comfyui, reference, tmp_path):
+    """As ComfyUI's tools made them: matrices of the layers, two values in the mark, no scale for inputs."""
+    stored, _ = tiny.quantised(lambda key: "language_model.layers" in key, reference.text_encoder.state_dict(),
+                               *FORMATS["fp8"][:3])
+    old = {name.replace("weight_scale", "scale_weight").replace("model.language_model.", "model."): value
+           for name, value in stored.items() if not name.endswith("comfy_quant")}
+    old["scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
+    assert len([name for name in old if name.endswith("scale_weight")]) == 7 * 3
+    found = states(write(old, tmp_path / "old.safetensors"))
+    assert torch.equal(found, states(write(stored, tmp_path / "new.safetensors")))

@@ -1,0 +1,160 @@
+"""Prompt states and image slots against the reference pipeline's."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qwen_image_2.tests.reference import error
+
+BOUND = 1e-4
+CHINESE = "一张海报，上面写着“你好，世界”，红色背景，金色大字。"
+LONG = "A poster with the words \"OPEN DAY\" in tall red letters above a quiet harbour at dawn. " * 84
+PROMPTS = {
+    "english": 'A poster that says "HELLO"',
+    "chinese": CHINESE,
+    "mixed": f"{CHINESE} Above it: \"GRAND OPENING\" 🎉",
+    "empty": "",
+    "escapes": r"weights (like:1.2) \(this\) and embedding:none stay text",
+    "special": "a literal <|endoftext|> in the middle",
+    "1500 tokens": LONG,
+}
+
+
+def encode(clip, prompt, images=()):
+    (states, extra), = clip.encode_from_tokens_scheduled(clip.tokenize(prompt, images=list(images)))
+    return states, extra["qwen_image_2_slots"]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
+def test_prompt_states_equal_the_reference(clip, reference, prompt):
+    expected, _, slots = reference.encode_prompt(prompt)
+    states, found_slots = encode(clip, prompt)
+    assert error(states, expected) < BOUND
+    assert found_slots == () and not slots.any()
+
+
+def test_the_long_prompt_is_long(comfyui):
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import count_tokens
+    assert 1500 <= count_tokens(LONG) < 2000
+
+
+def pictures(sizes, mode):
+    generator = np.random.default_rng(len(sizes))
+    channels = len(mode)
+    return [Image.fromarray(generator.integers(0, 256, (h, w, channels), dtype=np.uint8), mode) for w, h in sizes]
+
+
+@pytest.mark.parametrize("sizes", [[(96, 64)], [(64, 64), (32, 160), (128, 96)]], ids=["one", "three"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_states_and_slots_with_references(clip, reference, sizes, mode):
+    images = pictures(sizes, mode)
+    expected, _, slots = reference.encode_prompt("make <image1> blue", images)
+    tensors = [torch.from_numpy(np.asarray(image).astype(np.float32) / 255).unsqueeze(0) for image in images]
+    states, found_slots = encode(clip, "make <image1> blue", tensors)
+    assert error(states, expected) < BOUND
+    marked = torch.zeros_like(slots)
+    for first, count in found_slots:
+        marked[:, first:first + count] = True
+    assert torch.equal(marked, slots)
+    assert [count for _, count in found_slots] == [w * h // 1024 for w, h in sizes]
+
+
+@pytest.fixture
+def looks(clip, monkeypatch):
+    """Grows by one with every pass through the vision tower."""
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import language_model
+    counted, tower = [], type(language_model(clip).visual)
+    forward = tower.forward
+    monkeypatch.setattr(tower, "forward", lambda self, *arguments: counted.append(1) or forward(self, *arguments))
+    return counted
+
+
+REFERENCES = [torch.rand(1, *size, generator=torch.Generator().manual_seed(4))
+              for size in [(64, 96, 4), (64, 64, 3), (32, 160, 4)]]
+
+
+def encode_edits(clip, *prompts):
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import encode_together
+    return [(states, extra["qwen_image_2_slots"]) for (states, extra), in encode_together(clip, prompts, REFERENCES)]
+
+
+def test_prompts_of_an_edit_share_what_the_vision_tower_sees(clip, looks):
+    apart = [encode(clip, prompt, REFERENCES) for prompt in ("make <image1> blue", "blurred")]
+    assert len(looks) == 6
+    together = encode_edits(clip, "make <image1> blue", "blurred")
+    assert len(looks) == 6 + 3
+    for (states, slots), (expected, expected_slots) in zip(together, apart, strict=True):
+        assert torch.equal(states, expected) and slots == expected_slots
+    encode_edits(clip, "make <image1> blue")
+    assert len(looks) == 6 + 3 + 3, "a LoRA may have changed the tower since"
+
+
+def test_features_are_forgotten_where_encoding_is_interrupted(clip, monkeypatch):
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import language_model
+
+    def interrupt(*arguments, **options):
+        assert len(language_model(clip).seen) == 3
+        raise InterruptedError
+
+    monkeypatch.setattr(language_model(clip).model, "forward", interrupt)
+    with pytest.raises(InterruptedError):
+        encode_edits(clip, "make <image1> blue")
+    assert language_model(clip).seen is None
+
+
+def test_hooks_that_change_the_tower_between_prompts_are_seen(clip, looks):
+    import comfy.hooks
+
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import encode_together
+    hooked = clip.clone()
+    hooked.use_clip_schedule, hooked.patcher.forced_hooks = True, comfy.hooks.create_hook_lora({}, 1.0, 1.0)
+    assert len(encode_together(hooked, ("make <image1> blue", "blurred"), REFERENCES)) == 2
+    assert len(looks) == 6
+
+
+def test_readout_is_before_the_final_norm(clip, reference):
+    states, _ = encode(clip, PROMPTS["english"])
+    normed = reference.text_encoder.model.language_model.norm(states)
+    expected = reference.encode_prompt(PROMPTS["english"])[0]
+    assert error(states, expected) < BOUND < error(normed, expected)
+
+
+def test_another_clip_is_refused(comfyui):
+    from types import SimpleNamespace
+
+    from comfy.text_encoders.qwen3vl import tokenizer
+
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import check_clip
+    with pytest.raises(ValueError, match="not the text encoder of Qwen-Image 2"):
+        check_clip(SimpleNamespace(tokenizer=tokenizer()()))
+
+
+def test_an_image_token_in_the_prompt_is_refused(clip):
+    with pytest.raises(ValueError, match="stands for a reference image"):
+        clip.tokenize("draw <|image_pad|>")
+
+
+def test_references_must_come_resized(clip):
+    with pytest.raises(ValueError, match="multiples of 32 pixels, not 40 x 64"):
+        clip.tokenize("edit", images=[torch.zeros(1, 64, 40, 3)])
+
+
+def test_published_sizes_are_core_s(comfyui):
+    """Qwen3-VL-8B as core knows it: what a file without configuration is taken for."""
+    from comfy.text_encoders import llama, qwen3vl
+
+    from qwen_image_2.model.qwen_image_2.spec import TextEncoderSpec, VisionSpec
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import language_config, vision_config
+    ours, core = language_config(TextEncoderSpec()), llama.Qwen3VL_8BConfig()
+    names = [*vars(core), "head_dim", "rope_dims", "interleaved_mrope", "q_norm", "k_norm"]
+    assert {name: getattr(ours, name) for name in names} == {name: getattr(core, name) for name in names}
+    expected = {**qwen3vl.QWEN3VL_VISION_COMMON, **qwen3vl.QWEN3VL_VISION["qwen3vl_8b"], "out_hidden_size": 4096}
+    assert vision_config(VisionSpec(), 4096) == expected
+
+
+@pytest.mark.parametrize(("prompt", "words"), [("", "is empty"), (" \n", "is empty"),
+                                               ('The word "SALE', "never closed"),
+                                               ('The word "SALE" in red', None), ("写着“开业", "never closed")])
+def test_slips_in_a_prompt_are_told(comfyui, prompt, words):
+    from qwen_image_2.nodes.text import advice_on
+    assert (advice_on(prompt) is None) if words is None else (words in advice_on(prompt))

@@ -1,0 +1,109 @@
+"""What the registry's archive holds: the files that git tracks, without those that .comfyignore names."""
+import ast
+import asyncio
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NEEDED = ("__init__.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "LICENSE",
+          "assets/miniature/", "js/", "js/docs/", "locales/zh/", "model/", "nodes/", "nodes/bridge/", "workflows/",
+          "workflows/api/")
+LEFT_OUT = (".ci/", ".github/", "assets/screenshots/", "benchmarks/", "tests/", "tools/")
+
+
+def tracked(*options: str) -> set[str]:
+    found = subprocess.run(["git", "ls-files", "-z", *options], cwd=ROOT, capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip("this is not a git checkout, so there is nothing to publish from")
+    return set(filter(None, found.stdout.split("\0")))
+
+
+@pytest.fixture(scope="module")
+def archive() -> set[str]:
+    return tracked() - tracked("--cached", "--ignored", "--exclude-from=.comfyignore")
+
+
+def test_the_archive_has_what_the_pack_needs_and_no_more(archive):
+    for path in NEEDED:
+        all_of_it = {name for name in tracked() if name == path or (path.endswith("/") and name.startswith(path))}
+        assert all_of_it and all_of_it <= archive, path
+    assert not [name for name in archive if name.startswith(LEFT_OUT)]
+
+
+def relative_imports(path: str) -> set[str]:
+    """The modules of the pack that a file imports, as paths without an ending. `from . import a` may name either."""
+    found, folder = set(), Path(path).parent
+    for statement in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(statement, ast.ImportFrom) and statement.level:
+            base = [folder, *folder.parents][statement.level - 1]
+            inside = base.joinpath(*(statement.module or "").split("."))
+            found |= {inside.as_posix()} if statement.module else {(base / a.name).as_posix() for a in statement.names}
+    return found
+
+
+def test_nothing_that_is_imported_is_left_out(archive):
+    sources = [path for path in archive if path.endswith(".py")]
+    wanted = {module for path in sources for module in relative_imports(path)}
+    assert len(wanted) > 30
+    assert not [module for module in wanted if not {f"{module}.py", f"{module}/__init__.py"} & archive]
+    scripts = [path for path in archive if path.endswith(".js")]
+    for path in scripts:
+        for name in re.findall(r'from "\./(.+?)"', (ROOT / path).read_text(encoding="utf-8")):
+            assert f"js/{name}" in archive
+
+
+def test_what_only_some_users_need_is_imported_when_it_is_needed(archive):
+    """ComfyUI starts with every pack's imports: these take seconds, or are not installed."""
+    rare = {"cv2", "gguf", "onnxruntime", "rapidocr"}
+    for path in (path for path in archive if path.endswith(".py")):
+        for statement in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.Import) or (isinstance(statement, ast.ImportFrom) and not statement.level):
+                names = {a.name for a in statement.names} | {getattr(statement, "module", None) or ""}
+                assert not {name.split(".")[0] for name in names} & rare, path
+
+
+def test_an_unpacked_archive_works_under_another_name(archive, comfyui, tmp_path):
+    folder = tmp_path / "qwen image-2 (copy)"
+    for path in archive:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, folder / path)
+    name = "unpacked_pack"
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py",
+                                                  submodule_search_locations=[str(folder)])
+    sys.modules[name] = pack = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(pack)
+        nodes = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+        assert {node.GET_NODE_INFO_V1()["name"] for node in nodes} == {path.name for path in
+                                                                       (folder / "js" / "docs").iterdir()}
+        assert (folder / pack.WEB_DIRECTORY / "extension.js").is_file()
+        miniature = sys.modules[f"{name}.nodes.bridge.files.miniature"]
+        assert all((miniature.FOLDER / path).is_file() for path in miniature.FILES.values())
+    finally:
+        for module in [module for module in sys.modules if module.split(".")[0] == name]:
+            del sys.modules[module]
+
+
+def test_the_project_is_what_the_registry_takes():
+    project, comfy = PROJECT["project"], PROJECT["tool"]["comfy"]
+    assert re.fullmatch(r"[a-z](?:[a-z0-9]|[-_](?=[a-z0-9])){0,98}", project["name"])
+    assert "comfyui" not in project["name"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert (ROOT / project["license"]["file"]).is_file() and (ROOT / project["readme"]).is_file()
+    assert comfy["DisplayName"] and comfy["requires-comfyui"] and {"PublisherId", "Icon"} <= set(comfy)
+
+
+def test_requirements_agree_and_leave_comfyui_s_packages_alone():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    required = [line for line in lines if line and not line.startswith("#")]
+    assert required == PROJECT["project"]["dependencies"]
+    assert not {re.split(r"[^\w-]", line)[0] for line in required} & {"torch", "numpy", "transformers", "safetensors"}

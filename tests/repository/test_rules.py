@@ -1,0 +1,93 @@
+"""Rules of the code base that a reader relies on."""
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = ("model", "pages", "nodes", "tools", "benchmarks", "tests")
+COMFYUI_MODULES = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server",
+                   "latent_preview", "node_helpers", "execution"}
+
+
+def imports(path: Path) -> set[str]:
+    """First parts of what a file imports, relative imports as dots and module."""
+    found = set()
+    for statement in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(statement, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            found.add("." * statement.level + (statement.module or "").split(".")[0])
+    return found
+
+
+def modules_imported(path: Path) -> set[tuple[str, ...]]:
+    """The pack's own modules that a file imports: ("model", "images", "sizes")."""
+    package, found = path.relative_to(ROOT).parent.parts, set()
+    for statement in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(statement, ast.ImportFrom) and statement.level:
+            above = package[:len(package) - statement.level + 1]
+            named = [statement.module] if statement.module else [alias.name for alias in statement.names]
+            found |= {(*above, *module.split(".")) for module in named}
+    return found
+
+
+def files(folder: str) -> list[Path]:
+    found = sorted((ROOT / folder).rglob("*.py"))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("path", [path for folder in ("model", "pages") for path in files(folder)],
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_model_and_pages_do_not_know_comfyui(path):
+    assert not imports(path) & COMFYUI_MODULES
+
+
+@pytest.mark.parametrize("path", [path for path in files("nodes") if path.parent.name == "nodes"],
+                         ids=lambda path: path.name)
+def test_only_the_bridge_is_given_comfyui_internals(path):
+    """Node files may call ComfyUI; they build none of its objects and load no checkpoint themselves."""
+    text = path.read_text(encoding="utf-8")
+    for word in ("ModelPatcher", "comfy.sd", "comfy.model_base", "supported_models", "safetensors.torch"):
+        assert word not in text
+
+
+# Floors of the house: a room imports itself and what lies on a floor below it, never a neighbour.
+FLOORS = (("model.sentences",), ("model.runtime", "model.checkpoints", "model.images"), ("model.qwen_image_2",),
+          ("model.language",), ("pages",))
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(module: tuple[str, ...]) -> str:
+    """`pages`, or a room of `model`."""
+    return ".".join(module[:2 if module[0] == "model" else 1])
+
+
+@pytest.mark.parametrize("path", [path for folder in ("model", "pages") for path in files(folder)],
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_between_rooms_point_one_way(path):
+    own = room_of(path.relative_to(ROOT).with_suffix("").parts)
+    below = {room for room in FLOOR if FLOOR[room] < FLOOR.get(own, 0)}
+    assert {room_of(module) for module in modules_imported(path)} <= below | {own}
+
+
+@pytest.mark.parametrize("path", files("nodes/bridge"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_bridge_knows_no_node(path):
+    """What lies in nodes/ beside it, it does not import."""
+    above = {module for module in modules_imported(path) if module[0] == "nodes" and module[1] != "bridge"}
+    assert not above
+
+
+@pytest.mark.parametrize("path", [path for folder in CODE for path in files(folder)],
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_stay_readable_in_one_sitting(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+
+
+def test_ruff_finds_nothing():
+    found = subprocess.run([sys.executable, "-m", "ruff", "check", "--output-format", "concise", "."], cwd=ROOT,
+                           capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr

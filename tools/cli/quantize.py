@@ -1,0 +1,38 @@
+"""`dev.py quantize`: a checkpoint -> its weights in another format, as QwenImage2SaveQuantized writes them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from ...model.checkpoints.files import CheckpointError, open_checkpoint
+from ...model.qwen_image_2 import detect
+from .errors import UserError
+
+# Short names for a shell.
+FORMATS = {"fp8": "fp8", "int8": "int8 (ConvRot)", "4-bit": "4-bit (nvfp4)"}
+
+
+def quantize(comfyui: Path, file: Path, target: str, out: Path) -> None:
+    """Write `out`, which must not exist. Raises UserError for a file that is neither transformer nor text encoder."""
+    _import_comfyui(comfyui)
+    from ...nodes.bridge import qwen_image_2
+    from ...nodes.bridge.quant import quantize
+    from ...nodes.bridge.text_encoders import qwen3_vl
+    try:
+        if detect.is_text_encoder(open_checkpoint(file).tensors):
+            network = qwen3_vl.text_network(qwen3_vl.load_text_encoder(file, file.name, FORMATS[target]))
+        else:
+            network = qwen_image_2.diffusion_network(qwen_image_2.load_model(file, file.name, "base", FORMATS[target]))
+        quantize.save(out, network, lambda done, total: None)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+
+
+def _import_comfyui(comfyui: Path) -> None:
+    sys.path.insert(0, str(comfyui))
+    from comfy.cli_args import args
+    args.cpu = not torch.cuda.is_available()
+    args.disable_dynamic_vram = True

@@ -1,0 +1,1 @@
+"""A ComfyUI server of our own, and its client."""

@@ -1,0 +1,143 @@
+"""Writes the lists in the nodes' help pages, js/docs/<node>/en.md and zh.md.
+
+    python tools/dev.py make help    # starts a server to ask it for the schemas
+
+Title, inputs and outputs come from the schemas, in Chinese from locales/zh/nodeDefs.json, so that every sentence about
+an input has one home. What a node is for, the example and the hints are written by hand and stay as they are. A test
+makes the lists again and compares.
+"""
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..pack import ROOT
+from .make import as_program, from_schemas
+
+FOLDER = ROOT / "js" / "docs"
+TRANSLATION = ROOT / "locales" / "zh" / "nodeDefs.json"
+GROWING = "COMFY_AUTOGROW_V3"
+# Menus that differ from machine to machine.
+FROM_FOLDERS = {"diffusion_model", "text_encoder", "vae", "vision_projector", "lora", "font", "enhancer",
+                "system_prompt"}
+
+
+@dataclass(frozen=True)
+class Language:
+    """The words of the lists. Headings are also where the hand-written parts begin and end."""
+
+    inputs: str
+    outputs: str
+    example: str
+    nothing: str
+    default: str
+    upto: str
+    optional: str
+    choices: str
+    comma: str
+    colon: str
+    types: dict[str, str]
+
+
+LANGUAGES = {
+    "en": Language("Inputs", "Outputs", "Example", "None.", "default {}", "{} to {}", "optional", "one of {}",
+                   ", ", ": ", {"INT": "whole number", "FLOAT": "number", "STRING": "text", "BOOLEAN": "switch"}),
+    "zh": Language("输入", "输出", "示例", "无。", "默认 {}", "{} 到 {}", "可选", "可选值：{}",
+                   "，", "：", {"INT": "整数", "FLOAT": "小数", "STRING": "文本", "BOOLEAN": "开关"}),
+}
+
+
+def inputs_of(schema: dict) -> dict[str, tuple[str, dict, bool]]:
+    """Name -> type, options, optional or not, from a node's entry in ComfyUI's /object_info."""
+    return {name: (*_type_and_options(name, spec), kind == "optional")
+            for kind in ("required", "optional") for name, spec in schema["input"].get(kind, {}).items()}
+
+
+def _type_and_options(name: str, spec: list) -> tuple[str, dict]:
+    kind, options = spec[0], (spec[1] if len(spec) > 1 else {})
+    if kind != GROWING:
+        return kind, options
+    template = options["template"]
+    (kind, options), = template["input"]["required"].values()
+    return kind, {**options, "min": template["min"], "max": len(template["names"])}
+
+
+def outputs_of(schema: dict) -> list[tuple[str, str, str]]:
+    """Name, type and tooltip of each output."""
+    tooltips = schema.get("output_tooltips") or [None] * len(schema["output"])
+    return [(name, kind, tooltip or "") for name, kind, tooltip in zip(schema["output_name"], schema["output"],
+                                                                      tooltips, strict=True)]
+
+
+def page(schema: dict, language: str, translation: dict, before: str) -> str:
+    """The page as it should be, with the hand-written parts of `before`."""
+    words, own = LANGUAGES[language], translation[schema["name"]] if language == "zh" else {}
+    about, rest = hand_written(before, words)
+    takes = [_input_line(name, spec, words, own.get("inputs", {}).get(name, {}))
+             for name, spec in inputs_of(schema).items()]
+    gives = [_output_line(output, words, own.get("outputs", {}).get(str(number), {}))
+             for number, output in enumerate(outputs_of(schema))]
+    return "\n\n".join([
+        f"# {own.get('display_name', schema['display_name'])}", about,
+        f"## {words.inputs}", "\n".join(takes) or words.nothing,
+        f"## {words.outputs}", "\n".join(gives) or words.nothing,
+        rest]) + "\n"
+
+
+def hand_written(text: str, words: Language) -> tuple[str, str]:
+    """What stands between the title and the lists, and everything from the example on."""
+    found = re.fullmatch(rf"# [^\n]*\n(.*?)\n## {words.inputs}\n.*?\n(## {words.example}\n.*)", text, re.DOTALL)
+    if found is None:
+        raise ValueError(f"The page needs a title and the headings {words.inputs} and {words.example}.")
+    return found[1].strip(), found[2].strip()
+
+
+def _input_line(name: str, spec: tuple[str, dict, bool], words: Language, own: dict) -> str:
+    kind, options, optional = spec
+    facts = [words.types.get(kind, kind)]
+    if kind == "COMBO":
+        facts = [] if name in FROM_FOLDERS else [words.choices.format(" / ".join(map(str, options["options"])))]
+    if "min" in options:
+        facts.append(words.upto.format(options["min"], options["max"]))
+    if options.get("default") not in (None, "") and name not in FROM_FOLDERS:
+        default = _value(options["default"])
+        facts += [] if "\n" in default else [words.default.format(default)]  # whole texts would end the list
+    if optional:
+        facts.append(words.optional)
+    return _line(name, facts, own.get("tooltip", options.get("tooltip", "")), words, own.get("name"))
+
+
+def _output_line(output: tuple[str, str, str], words: Language, own: dict) -> str:
+    name, kind, tooltip = output
+    return _line(name, [kind] if kind != name else [], own.get("tooltip", tooltip), words, own.get("name"))
+
+
+def _line(name: str, facts: list[str], tooltip: str, words: Language, own_name: str | None) -> str:
+    shown = f"`{name}`" if own_name in (None, name) else f"{own_name} `{name}`"
+    facts_shown = f" ({words.comma.join(facts)})" if facts else ""
+    return f"- **{shown}**{facts_shown}" + (words.colon + _plain(tooltip) if tooltip else "")
+
+
+def _value(value) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown leaves alone: the page would take <image1> for an HTML element."""
+    return re.sub(r"([<>*])", r"\\\1", text)
+
+
+def build(schemas: dict) -> dict[Path, str]:
+    """Path -> content of every help page."""
+    translation = json.loads(TRANSLATION.read_text(encoding="utf-8"))
+    paths = {FOLDER / name / f"{language}.md": (name, language) for name in translation for language in LANGUAGES}
+    return {path: page(schemas[name], language, translation, path.read_text(encoding="utf-8"))
+            for path, (name, language) in paths.items()}
+
+
+def main() -> None:
+    from_schemas(build)
+
+
+if __name__ == "__main__":
+    as_program(main)

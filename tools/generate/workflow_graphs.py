@@ -1,0 +1,303 @@
+"""What the shipped workflows consist of: nodes, their inputs and places. build_workflows.py writes them.
+
+A node that says something after a run, or shows a picture, grows: it has room for that, or is the last of its column.
+"""
+from dataclasses import dataclass, field
+
+from ..tiny import ENHANCER, TEXT_ENCODER, TRANSFORMER, TURBO, VAE_FILE
+from . import workflow_pages as pages
+from . import workflow_texts as texts
+
+EXAMPLE = "example.png"  # lies in the input folder of every new ComfyUI
+SEED = 20260920
+EDIT_SEED = 20260921  # an edit with the seed of its source tends to retrace it
+BUILT_IN = "built-in (English)"  # Glyph Reference's font that is everywhere
+
+
+@dataclass
+class Node:
+    """One node: class, inputs (a value, or (node name, output slot)), place and size on the canvas."""
+
+    kind: str
+    at: tuple[int, int]
+    size: tuple[int, int]
+    inputs: dict = field(default_factory=dict)
+    title: str = ""
+    text: str = ""  # of a MarkdownNote
+
+
+@dataclass
+class Group:
+    title: str
+    members: tuple[str, ...]
+
+
+@dataclass
+class Workflow:
+    nodes: dict[str, Node]
+    groups: tuple[Group, ...]
+
+
+def text_to_image(diffusion_model: str, preset: str, prompt: str, aspect_ratio: str, size: str, prefix: str,
+                  note: str) -> Workflow:
+    """Loader, prompt, canvas, sampler, decoder, picture, and a note on files and what to change."""
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), {
+                "diffusion_model": diffusion_model, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
+                "weight_format": "as stored", "vision_projector": "auto"}),
+            "canvas": Node("QwenImage2EmptyLatent", (440, 500), (400, 350), {
+                "aspect_ratio": aspect_ratio, "size": size, "width": 1024, "height": 1024, "batch_size": 1}),
+            "prompt": Node("QwenImage2TextEncode", (900, 60), (480, 790), {
+                "clip": ("loader", 1), "prompt": prompt, "negative_prompt": ""}),
+            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 790), {
+                "model": ("loader", 0), "positive": ("prompt", 0), "negative": ("prompt", 1), "latent": ("canvas", 0),
+                "seed": SEED, "preset": preset, "steps": 40, "cfg": 1.0, "denoise": 1.0}),
+            "decode": _decode(1840),
+            "save": _save(1840, 260, ("decode", 0), prefix),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Canvas", ("canvas",)), Group("3  Prompt", ("prompt",)),
+                Group("4  Sampling", ("sampler",)), Group("5  Result", ("decode", "save"))))
+
+
+LOADER = {"diffusion_model": TRANSFORMER, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
+          "weight_format": "as stored", "vision_projector": "auto"}
+
+
+def brief(kind: str, fields: dict, prefix: str) -> Workflow:
+    """Loader, brief, prompt and canvas from it, sampler, decoder, picture."""
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=pages.NOTE),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+            "brief": Node(kind, (900, 60), (520, 960), fields),
+            "canvas": Node("QwenImage2EmptyLatent", (1480, 60), (400, 350), {
+                "aspect_ratio": "custom", "size": "2048", "width": ("brief", 1), "height": ("brief", 2),
+                "batch_size": 1}),
+            "prompt": Node("QwenImage2TextEncode", (1480, 490), (400, 360), {
+                "clip": ("loader", 1), "prompt": ("brief", 0), "negative_prompt": ""}),
+            "sampler": Node("QwenImage2Sampler", (1940, 60), (340, 790), _sampler_inputs("prompt") | {
+                "latent": ("canvas", 0)}),
+            "decode": _decode(2340),
+            "save": _save(2340, 260, ("decode", 0), prefix),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Brief", ("brief",)),
+                Group("3  Canvas and prompt", ("canvas", "prompt")), Group("4  Sampling", ("sampler",)),
+                Group("5  Result", ("decode", "save"))))
+
+
+def enhanced(prompt: str, note: str, prefix: str) -> Workflow:
+    """A short prompt, written out by a language model that also chooses the canvas; off until it is switched on."""
+    fields = {"clip": ("enhancer", 0), "prompt": prompt, "enabled": False,
+              "system_prompt": "Qwen-Image-2.1-PE-T2I/system_prompt.txt", "aspect_ratio": "3:4", "size": "2048",
+              "width": 1024, "height": 1024, "follow_proposal": True, "seed": SEED, "max_tokens": 0}
+    base = brief("QwenImage2PromptEnhance", fields, prefix)
+    base.nodes["note"].text, base.nodes["brief"].size = note, (520, 790)
+    enhancer = Node("QwenImage2LoadEnhancer", (440, 500), (400, 120), {"enhancer": ENHANCER})
+    nodes = {"note": base.nodes.pop("note"), "loader": base.nodes.pop("loader"), "enhancer": enhancer, **base.nodes}
+    return Workflow(nodes, (Group("1  Files", ("loader", "enhancer")), Group("2  Enhancer", ("brief",)),
+                            *base.groups[2:]))
+
+
+def deck(fields: dict, prefix: str) -> Workflow:
+    """A brief for each slide of an outline, and one file of all pictures."""
+    base = brief("QwenImage2DeckOutline", fields | {"seed": SEED}, prefix)
+    base.nodes["note"].text = pages.DECK_NOTE
+    base.nodes["sampler"].inputs["seed"] = ("brief", 6)
+    nodes = base.nodes | {
+        # PDF: it needs nothing that has to be installed.
+        "deck": Node("QwenImage2SaveDeck", (2340, 930), (480, 260), {
+            "images": ("decode", 0), "filename_prefix": f"{prefix}-file", "files": "PDF", "page": "as the pictures",
+            "texts": ("brief", 3), "notes": ("brief", 4)}),
+    }
+    return Workflow(nodes, (*(Group("2  Outline", ("brief",)) if "brief" in group.members else group
+                              for group in base.groups[:-1]), Group("5  Result", ("decode", "save", "deck"))))
+
+
+def edit(prompt: str, note: str, prefix: str, references: int = 1, canvas: str = "last reference",
+         output: int = 0) -> Workflow:
+    """Loader, pictures, instruction, sampler, decoder, result. output: of the decoder, 1 is RGBA."""
+    names = [f"picture{number}" for number in range(1, references + 1)]
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+            **{name: Node("LoadImage", (440, 500 + 420 * index), (400, 340), {"image": EXAMPLE},
+                          title=f"Picture {index + 1}")
+               for index, name in enumerate(names)},
+            "edit": Node("QwenImage2EditEncode", (900, 60), (480, 790),
+                         _edit_inputs(prompt, [(name, 0) for name in names], canvas=canvas)),
+            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 790), _sampler_inputs("edit", EDIT_SEED)),
+            "decode": _decode(1840),
+            "save": _save(1840, 260, ("decode", output), prefix),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Pictures", tuple(names)), Group("3  Instruction", ("edit",)),
+                Group("4  Sampling", ("sampler",)), Group("5  Result", ("decode", "save"))))
+
+
+def two_edits(first: str, second: str, titles: tuple[str, str], note: str, prefix: str, chained: bool) -> Workflow:
+    """Two instructions: one below the other for the same picture, or, chained, one after the other."""
+    nodes = {
+        "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+        "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+        "picture": Node("LoadImage", (440, 500), (400, 350), {"image": EXAMPLE}, title="Picture"),
+    }
+    for number, prompt in enumerate((first, second), start=1):
+        right, down = (1520 * (number - 1), 60) if chained else (0, 60 + 950 * (number - 1))
+        # RGBA: what the first edit has made transparent stays so.
+        source = ("decode1", 1) if chained and number == 2 else ("picture", 0)
+        nodes |= {
+            f"edit{number}": Node("QwenImage2EditEncode", (900 + right, down), (480, 790),
+                                  _edit_inputs(prompt, [source])),
+            f"sampler{number}": Node("QwenImage2Sampler", (1440 + right, down), (340, 790),
+                                     _sampler_inputs(f"edit{number}", EDIT_SEED + number - 1)),
+            f"decode{number}": _decode(1840 + right, down, f"sampler{number}"),
+            f"save{number}": _save(1840 + right, down + 200, (f"decode{number}", 0), f"{prefix}-{number}"),
+        }
+    return Workflow(nodes, (
+        Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)),
+        *(Group(f"{number + 2}  {title}", tuple(f"{part}{number}" for part in ("edit", "sampler", "decode", "save")))
+          for number, title in enumerate(titles, start=1))))
+
+
+def region_edit(prompt: str, note: str, prefix: str, outpaint: bool) -> Workflow:
+    """An edit of a region that is cut out before and stitched in after; outpaint: of an enlarged canvas."""
+    extend = {"extend": Node("QwenImage2ExtendCanvas", (900, 60), (400, 180), {
+        "image": ("picture", 0), "left": 0, "top": 0, "right": 384, "bottom": 0})} if outpaint else {}
+    source = "extend" if outpaint else "picture"
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+            "picture": Node("LoadImage", (440, 500), (400, 350), {"image": EXAMPLE}, title="Picture"),
+            **extend,
+            "crop": Node("QwenImage2CropForEdit", (900, 500), (400, 350), {
+                "image": (source, 0), "mask": (source, 1), "context": 0.5, "resolution": "1024", "feather": 16}),
+            "edit": Node("QwenImage2EditEncode", (1360, 60), (480, 790),
+                         _edit_inputs(prompt, [("crop", 0)], resolution="as it is")),
+            "sampler": Node("QwenImage2Sampler", (1900, 60), (340, 790), _sampler_inputs("edit", EDIT_SEED)),
+            "decode": _decode(2300),
+            "stitch": Node("QwenImage2StitchEdit", (2300, 260), (480, 100), {
+                "region": ("crop", 2), "part": ("decode", 1)}),
+            "save": _save(2300, 440, ("stitch", 0), prefix),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)),
+                Group("3  Region", ("crop", *extend)), Group("4  Instruction", ("edit",)),
+                Group("5  Sampling", ("sampler",)), Group("6  Result", ("decode", "stitch", "save"))))
+
+
+def checked(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
+    """Four pictures of a prompt; the one that says best what it should is kept."""
+    base = text_to_image(TRANSFORMER, "Quality 40", prompt, "3:4", "1024", prefix, note)
+    base.nodes["canvas"].inputs["batch_size"] = 4
+    nodes = base.nodes | {
+        "check": Node("QwenImage2TextCheck", (1840, 260), (480, 590), _check_inputs(("decode", 0), expected)),
+        "overlay": Node("PreviewImage", (2380, 60), (440, 790), {"images": ("check", 0)}, title="What was read"),
+        "best": Node("QwenImage2PickBest", (2880, 60), (480, 240), {"images": ("decode", 0), "scores": ("check", 2)}),
+        "save": _save(2880, 380, ("best", 0), prefix),
+    }
+    return Workflow(nodes, (*base.groups[:-1], Group("5  Check", ("decode", "check", "overlay")),
+                            Group("6  Result", ("best", "save"))))
+
+
+def repair(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
+    """A picture whose wrong words are edited by a reference of their letters, and nothing else of it."""
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+            "picture": Node("LoadImage", (440, 500), (400, 350), {"image": EXAMPLE}, title="Picture"),
+            "words": Node("PrimitiveStringMultiline", (900, 60), (400, 140), {"value": expected},
+                          title="What it should say"),
+            "check": Node("QwenImage2TextCheck", (900, 320), (400, 530), _check_inputs(("picture", 0), ("words", 0))),
+            "crop": Node("QwenImage2CropForEdit", (1360, 60), (400, 260), {
+                "image": ("picture", 0), "mask": ("check", 4), "context": 0.5, "resolution": "1024", "feather": 16}),
+            "glyphs": Node("QwenImage2GlyphReference", (1360, 440), (400, 260), {
+                "text": ("check", 5), "font": BUILT_IN, "letter_height": 96, "direction": "horizontal"}),
+            "prompt": Node("StringConcatenate", (1360, 780), (400, 240), {
+                "string_a": prompt, "string_b": ("glyphs", 1), "delimiter": " "}, title="Instruction"),
+            "edit": Node("QwenImage2EditEncode", (1820, 60), (440, 790), _edit_inputs(
+                ("prompt", 0), [("crop", 0), ("glyphs", 0)], canvas="first reference")),
+            "sampler": Node("QwenImage2Sampler", (2320, 60), (340, 790), _sampler_inputs("edit", EDIT_SEED)),
+            "decode": _decode(2720),
+            "stitch": Node("QwenImage2StitchEdit", (2720, 260), (480, 100), {
+                "region": ("crop", 2), "part": ("decode", 1)}),
+            "again": Node("QwenImage2TextCheck", (2720, 480), (480, 530), _check_inputs(("stitch", 0), ("words", 0)),
+                          title="Check of the repaired picture"),
+            "best": Node("QwenImage2PickBest", (3260, 60), (480, 280), {
+                "images": ("picture", 0), "scores": ("check", 2), "passed": ("check", 3),
+                "other_images": ("stitch", 0), "other_scores": ("again", 2)}),
+            "save": _save(3260, 420, ("best", 0), prefix),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)), Group("3  Words", ("words",)),
+                Group("4  Check", ("check",)), Group("5  Region", ("crop",)), Group("6  Letters", ("glyphs", "prompt")),
+                Group("7  Edit", ("edit", "sampler")), Group("8  Repaired", ("decode", "stitch")),
+                Group("9  Better?", ("again",)), Group("10  Result", ("best", "save"))))
+
+
+def _decode(across: int, down: int = 60, sampler: str = "sampler") -> Node:
+    return Node("QwenImage2VAEDecode", (across, down), (480, 120), {"samples": (sampler, 0), "vae": ("loader", 2)})
+
+
+def _save(across: int, down: int, picture: tuple[str, int], prefix: str) -> Node:
+    return Node("SaveImage", (across, down), (480, 590), {"images": picture, "filename_prefix": prefix})
+
+
+def _check_inputs(image: tuple[str, int], expected: str | tuple[str, int]) -> dict:
+    return {"image": image, "expected_text": expected, "match_case": False, "match_punctuation": False,
+            "tolerance": 0.0, "allow_extra": False}
+
+
+def _edit_inputs(prompt: str | tuple[str, int], pictures: list[tuple[str, int]], resolution: str = "1024",
+                 canvas: str = "last reference") -> dict:
+    sockets = {f"images.image_{number}": picture for number, picture in enumerate(pictures, start=1)}
+    return {"clip": ("loader", 1), "vae": ("loader", 2), **sockets, "prompt": prompt, "negative_prompt": "",
+            "resolution": resolution, "canvas": canvas, "width": 1024, "height": 1024, "grid_guard": True,
+            "batch_size": 1}
+
+
+def _sampler_inputs(source: str, seed: int = SEED) -> dict:
+    return {"model": ("loader", 0), "positive": (source, 0), "negative": (source, 1), "latent": (source, 2),
+            "seed": seed, "preset": "Quality 40", "steps": 40, "cfg": 1.0, "denoise": 1.0}
+
+
+WORKFLOWS = {
+    "text_to_image": text_to_image(TRANSFORMER, "Quality 40", texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2",
+                                   texts.BASE_NOTE),
+    "text_to_image_turbo": text_to_image(TURBO, "Turbo 8", texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2-turbo",
+                                         texts.TURBO_NOTE),
+    "poster": text_to_image(TRANSFORMER, "Quality 40", texts.POSTER, "3:4", "2048", "qwen-image-2-poster",
+                            texts.POSTER_NOTE),
+    "prompt_enhanced": enhanced(texts.NIGHT_MARKET, texts.ENHANCED_NOTE, "qwen-image-2-enhanced"),
+    "poster_brief": brief("QwenImage2PosterBrief", pages.POSTER, "qwen-image-2-poster-brief"),
+    "menu_bilingual": brief("QwenImage2PosterBrief", pages.MENU, "qwen-image-2-menu"),
+    "storybook_bilingual": brief("QwenImage2PosterBrief", pages.STORYBOOK, "qwen-image-2-storybook"),
+    "magazine_cover": brief("QwenImage2PosterBrief", pages.MAGAZINE, "qwen-image-2-magazine"),
+    "product_ad": brief("QwenImage2PosterBrief", pages.AD, "qwen-image-2-ad"),
+    "infographic": brief("QwenImage2InfographicBrief", pages.INFOGRAPHIC, "qwen-image-2-infographic"),
+    "rpg_character_sheet": brief("QwenImage2InfographicBrief", pages.CHARACTER, "qwen-image-2-character"),
+    "comic": brief("QwenImage2ComicBrief", pages.COMIC, "qwen-image-2-comic"),
+    "slides_deck": deck(pages.DECK, "qwen-image-2-deck"),
+    "ui_mockup": text_to_image(TRANSFORMER, "Quality 40", pages.UI_MOCKUP, "9:16", "2048", "qwen-image-2-ui",
+                               pages.PLAIN_NOTE),
+    "fantasy_map": text_to_image(TRANSFORMER, "Quality 40", pages.FANTASY_MAP, "3:2", "2048", "qwen-image-2-map",
+                                 pages.PLAIN_NOTE),
+    "edit_instruct": edit(texts.EDIT_INSTRUCT, texts.EDIT_NOTE, "qwen-image-2-edit"),
+    "edit_multi_reference": edit(texts.EDIT_MULTI, texts.MULTI_NOTE, "qwen-image-2-multi", references=3),
+    "edit_masked": region_edit(texts.EDIT_MASKED, texts.MASKED_NOTE, "qwen-image-2-masked", outpaint=False),
+    "edit_outpaint": region_edit(texts.EDIT_OUTPAINT, texts.OUTPAINT_NOTE, "qwen-image-2-outpaint", outpaint=True),
+    "edit_text": edit(texts.EDIT_TEXT, texts.TEXT_NOTE, "qwen-image-2-text"),
+    "edit_style_transfer": edit(texts.EDIT_STYLE, texts.STYLE_NOTE, "qwen-image-2-style", references=2,
+                                canvas="first reference"),
+    "edit_add_remove": two_edits(texts.EDIT_ADD, texts.EDIT_REMOVE, ("Add", "Remove"), texts.ADD_REMOVE_NOTE,
+                                 "qwen-image-2-add-remove", chained=False),
+    "edit_pose": edit(texts.EDIT_POSE, texts.POSE_NOTE, "qwen-image-2-pose", references=2, canvas="first reference"),
+    "edit_sketch": edit(texts.EDIT_SKETCH, texts.SKETCH_NOTE, "qwen-image-2-sketch", references=2),
+    "edit_viewpoint": edit(texts.EDIT_VIEWPOINT, texts.VIEWPOINT_NOTE, "qwen-image-2-viewpoint"),
+    "edit_background_removal": edit(texts.EDIT_CUT_OUT, texts.CUT_OUT_NOTE, "qwen-image-2-cut-out", output=1),
+    "edit_chain": two_edits(texts.EDIT_CHAIN_1, texts.EDIT_CHAIN_2, ("First edit", "Second edit"), texts.CHAIN_NOTE,
+                            "qwen-image-2-chain", chained=True),
+    "poster_checked": checked(texts.BAKERY, texts.BAKERY_WORDS, texts.CHECKED_NOTE, "qwen-image-2-checked"),
+    "repair_text": repair(texts.REPAIR, texts.REPAIR_WORDS, texts.REPAIR_NOTE, "qwen-image-2-repaired"),
+}

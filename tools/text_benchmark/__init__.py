@@ -1,0 +1,1 @@
+"""Does a checkpoint write what it is asked to write? See benchmarks/text.py."""
