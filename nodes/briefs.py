@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from comfy_api.latest import io
 
-from ..model.sentences import Sentence, counted
+from ..messages import Message, Refusal, plural
 from ..pages import briefs, wording
 from ..pages.briefs import Brief, Page
 from ..pages.vocabulary import ENGLISH, LANGUAGES
 from .bridge.text_encoders.qwen3_vl import count_tokens
 from .frontend import measured
 from .latent import canvas_inputs, check_canvas
-from .messages import tell
+from .notices import notify
 from .text import TRAINED_TOKENS
 
 CATEGORY = "Qwen-Image 2/briefs"
@@ -93,9 +93,10 @@ class BriefNode(io.ComfyNode):
     def execute(cls, **inputs):
         """The outputs, and on the node what the prompt costs and what was shortened."""
         brief, result = cls.fitted(inputs, count_tokens)
-        texts = counted(len(result.texts), "{count} line of text", "{count} lines of text")
+        texts = plural("text_lines", len(result.texts), "{count} line of text", "{count} lines of text")
         return io.NodeOutput(result.prompt, *brief.page.pixels, "\n".join(result.texts),
-                             ui=tell(cls, Sentence("{tokens} tokens, {texts}.", tokens=result.tokens, texts=texts),
+                             ui=notify(cls, Message("brief_written", "{tokens} tokens, {texts}.", tokens=result.tokens,
+                                                    texts=texts),
                                      *result.notes))
 
 
@@ -112,8 +113,8 @@ def refused(write, texts: tuple, picture, palette, aspect_ratio, width, height) 
     try:
         page = Page(picture=picture, palette=palette, aspect_ratio=aspect_ratio, width=width, height=height)
         write(page, *texts)
-    except ValueError as error:
-        return str(error)
+    except Refusal as refusal:
+        return refusal.message
     return True
 
 

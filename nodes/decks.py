@@ -5,8 +5,8 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
+from ..messages import Message, Refusal, and_list, plural
 from ..model.checkpoints import writer
-from ..model.sentences import Sentence, counted, joined
 from ..pages import briefs, deck, outline, wording
 from ..pages.briefs import Page
 from ..pages.outline import seeds
@@ -14,7 +14,7 @@ from .bridge.progress import loading_progress
 from .bridge.text_encoders.qwen3_vl import count_tokens
 from .briefs import Measure, line_input, page_inputs, refused
 from .frontend import measured
-from .messages import tell
+from .notices import notify
 from .save import check_name, new_path
 from .text import TRAINED_TOKENS
 from .text_check import eight_bits
@@ -104,8 +104,8 @@ class QwenImage2DeckOutline(io.ComfyNode):
             [result.prompt for result in written], [width] * len(slides), [height] * len(slides),
             ["\n".join(result.texts) for result in written], ["\n".join(slide.notes) for slide in slides], len(slides),
             seeds(slides, seed),
-            ui=tell(cls, Sentence("{slides}, the longest prompt has {tokens} tokens.", tokens=found.tokens,
-                                  slides=found.slides), *found.notes))
+            ui=notify(cls, Message("deck_written", "{slides}, the longest prompt has {tokens} tokens.",
+                                   tokens=found.tokens, slides=found.slides), *found.notes))
 
 
 def refuse(page: Page, text: str, footer: str) -> None:
@@ -126,10 +126,10 @@ def fitted(inputs: dict, count: Callable[[str], int]) -> tuple[list[outline.Slid
 
 
 def measure(slides: list[outline.Slide], written: list[wording.Written]) -> Measure:
-    notes = [Sentence("{slide}: {note}", slide=slide.name, note=note)
+    notes = [Message("slide_note", "{slide}: {note}", slide=slide.name, note=note)
              for slide, result in zip(slides, written) for note in result.notes]
     return Measure(max(result.tokens for result in written), [text for result in written for text in result.texts],
-                   notes, counted(len(slides), "{count} slide", "{count} slides"))
+                   notes, plural("slides", len(slides), "{count} slide", "{count} slides"))
 
 
 class QwenImage2SaveDeck(io.ComfyNode):
@@ -170,8 +170,8 @@ class QwenImage2SaveDeck(io.ComfyNode):
             # Lists of one, as in execute; None is linked and not yet known.
             check_name(filename_prefix[0])
             require(files[0])
-        except ValueError as error:
-            return str(error)
+        except Refusal as refusal:
+            return refusal.message
         return True
 
     @classmethod
@@ -182,15 +182,16 @@ class QwenImage2SaveDeck(io.ComfyNode):
         sheets, unlike = sheets_of(images, texts, notes)
         ratio = deck.PAGES.get(page[0]) or deck.page_ratio(sheets[0].picture)
         paths = save(sheets, prefix, suffixes, ratio)
-        return io.NodeOutput(ui={"files": [saved(path) for path in paths]} | tell(
-            cls, Sentence("Saved {files}: {pages}.", files=joined([path.name for path in paths]),
-                          pages=counted(len(sheets), "{count} page", "{count} pages")), *unlike))
+        return io.NodeOutput(ui={"files": [saved(path) for path in paths]} | notify(
+            cls, Message("deck_saved", "Saved {files}: {pages}.", files=and_list([path.name for path in paths]),
+                         pages=plural("pages", len(sheets), "{count} page", "{count} pages")), *unlike))
 
 
 def require(files: str | None) -> None:
     """Raises ValueError for files that cannot be written here; ComfyUI leaves out its own check of the choice."""
     if files not in (None, *FILES):
-        raise ValueError(f"There are no files {files!r}: choose {', '.join(FILES)}.")
+        raise Refusal("deck_files", "There are no files {files}: choose {known}.", files=repr(files),
+                      known=", ".join(FILES))
     if ".pptx" in FILES.get(files, ()):
         deck.require()
 
@@ -199,7 +200,7 @@ def sheets_of(images: list, texts, notes) -> tuple[list[deck.Sheet], list[str]]:
     """Every picture of a list of batches with its text and notes, and sentences about what does not match."""
     batches = [len(batch) for batch in images]
     if not sum(batches):
-        raise ValueError("There is no picture to save.")
+        raise Refusal("deck_empty", "There is no picture to save.")
     texts, *unlike = deck.shared_out(texts, batches, deck.texts_for)
     notes, *more = deck.shared_out(notes, batches, deck.notes_for)
     pictures = (eight_bits(picture.unsqueeze(0))[0] for batch in images for picture in batch)

@@ -3,6 +3,7 @@ import node_helpers
 import torch
 from comfy_api.latest import io, ui
 
+from ..messages import Message, Refusal
 from ..model.images import sizes
 from ..model.images.references import (
     CLEAN_SIDE,
@@ -13,11 +14,10 @@ from ..model.images.references import (
     reference_size,
     resize,
 )
-from ..model.sentences import Sentence
 from .bridge.text_encoders.qwen3_vl import check_clip, encode_together
 from .frontend import marks, only_with
 from .latent import empty_latent
-from .messages import tell
+from .notices import notify
 from .text import advice_on
 from .vae import check_vae
 
@@ -35,10 +35,10 @@ def listed(images: dict | None) -> list[torch.Tensor]:
     connected = [image for image in (images or {}).values() if image is not None]
     references = [picture for batch in connected for picture in batch]
     if not references:
-        raise ValueError("No reference is connected: connect the picture to edit as image_1.")
+        raise Refusal("edit_no_reference", "No reference is connected: connect the picture to edit as image_1.")
     if len(references) > MOST_REFERENCES:
-        raise ValueError(f"There are {len(references)} references, batches counted picture by picture: Qwen-Image 2 "
-                         f"takes at most {MOST_REFERENCES}.")
+        raise Refusal("edit_references", "There are {count} references, batches counted picture by picture: Qwen-Image "
+                      "2 takes at most {max}.", count=len(references), max=MOST_REFERENCES)
     for number, reference in enumerate(references, start=1):
         check_reference(number, reference)
     return references
@@ -47,15 +47,16 @@ def listed(images: dict | None) -> list[torch.Tensor]:
 def check_no_others(links: dict) -> None:
     """links: what ComfyUI hands over beside a node's inputs, which only a program can connect."""
     if links:
-        raise ValueError(f"{', '.join(links)} is no input of this node: it takes at most {MOST_REFERENCES} "
-                         f"pictures, image_1 to image_{MOST_REFERENCES}.")
+        raise Refusal("input_unknown", "{inputs} is no input of this node: it takes at most {max} pictures, image_1 to "
+                      "image_{max}.", inputs=", ".join(links), max=MOST_REFERENCES)
 
 
 def check_target(canvas: str | None, width: int | None, height: int | None) -> None:
     """None is what is linked, and not yet known. The choices are ours to check: ComfyUI leaves to validate_inputs all
     of what it hands over to it."""
     if canvas not in (None, LAST, FIRST, CUSTOM):
-        raise ValueError(f"There is no canvas {canvas}: choose {LAST}, {FIRST} or {CUSTOM}.")
+        raise Refusal("canvas_unknown", "There is no canvas {canvas}: choose {last}, {first} or {custom}.",
+                      canvas=str(canvas), last=LAST, first=FIRST, custom=CUSTOM)
     if canvas == CUSTOM and None not in (width, height):
         sizes.check_size(width, height)
 
@@ -70,8 +71,9 @@ def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, wid
     if not (guard and off_failing_grid(target, wanted)):
         return wanted, target, None
     clean = (CLEAN_SIDE,) * 2
-    note = Sentence("Moved from 1024 x 1024 to {width} x {height}, references of that size included: edits on exactly "
-                    "that grid are known to fail. (grid_guard switches this off.)", width=clean[0], height=clean[1])
+    note = Message("grid_guard", "Moved from 1024 x 1024 to {width} x {height}, references of that size included: "
+                   "edits on exactly that grid are known to fail. (grid_guard switches this off.)", width=clean[0],
+                   height=clean[1])
     return [clean if size == target else size for size in wanted], clean, note
 
 
@@ -141,8 +143,8 @@ class QwenImage2EditEncode(io.ComfyNode):
         which of them a prompt may name, is known to nobody before they have run."""
         try:
             check_target(canvas, width, height)
-        except ValueError as error:
-            return str(error)
+        except Refusal as refusal:
+            return refusal.message
         return True
 
     @classmethod
@@ -158,8 +160,8 @@ class QwenImage2EditEncode(io.ComfyNode):
         latents = [vae.encode(picture) for picture in pictures]
         positive, negative = (node_helpers.conditioning_set_values(encoded, {"reference_latents": latents})
                               for encoded in encode_together(clip, (prompt, negative_prompt), pictures))
-        advice = None if named or len(references) == 1 else Sentence(
-            "None of the {count} references is named in the prompt: say which is which with <image1>, <image2>, ...",
-            count=len(references))
+        advice = None if named or len(references) == 1 else Message(
+            "references_unnamed", "None of the {count} references is named in the prompt: say which is which with "
+            "<image1>, <image2>, ...", count=len(references))
         return io.NodeOutput(positive, negative, empty_latent(*target, batch_size),
-                             ui=tell(cls, advice_on(prompt), note, advice) | for_the_page(images, pictures))
+                             ui=notify(cls, advice_on(prompt), note, advice) | for_the_page(images, pictures))

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 from comfy_api.latest import io
 
+from ..messages import Message, Refusal
 from ..model.images import sizes
 from ..model.images.references import MOST_REFERENCES, named_references
-from ..model.sentences import Sentence
 from ..pages import enhancement
 from .bridge.files import folders, miniature, system_prompts
 from .bridge.text_encoders import generation
@@ -16,16 +16,17 @@ from .bridge.text_encoders.qwen3_5 import load_enhancer
 from .edit import check_no_others, listed
 from .frontend import marks
 from .latent import canvas_inputs, check_canvas
-from .messages import show, tell
+from .notices import notify, show
 from .sampler import UNCONNECTED
 
 CATEGORY = "Qwen-Image 2/prompt enhancer"
 # Comfy-Org's files of the two official models. Offered even before they are there, so that a workflow can name one.
 OFFICIAL = ("qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors",
             "qwen3.5_9b_qwen_image_2.1_pe_i2i.int8_convrot.safetensors")
-OFF = Sentence("The enhancer is off: the prompt is as it was written, the canvas as chosen on the node.")
-UNTRAINED = Sentence("The official enhancers were trained with their own system_prompt.txt: put it below "
-                     "models/text_encoders and choose it as system_prompt.")
+PROMPT = Message("the_prompt", "The prompt")
+OFF = Message("enhancer_off", "The enhancer is off: the prompt is as it was written, the canvas as chosen on the node.")
+UNTRAINED = Message("enhancer_untrained", "The official enhancers were trained with their own system_prompt.txt: put "
+                    "it below models/text_encoders and choose it as system_prompt.")
 
 
 def enhancer_choices() -> list[str]:
@@ -54,9 +55,9 @@ class QwenImage2LoadEnhancer(io.ComfyNode):
     @classmethod
     def execute(cls, enhancer):
         if enhancer not in folders.choices(folders.TEXT_ENCODER):
-            raise ValueError(f"There is no {enhancer} in models/text_encoders: put the file there (9.5 GB, from "
-                             f"Comfy-Org/Qwen-Image-2.1 on Hugging Face, Qwen Research License, non-commercial) and "
-                             f"press R, or switch the enhancer off.")
+            raise Refusal("enhancer_gone", "There is no {file} in models/text_encoders: put the file there (9.5 GB, "
+                          "from Comfy-Org/Qwen-Image-2.1 on Hugging Face, Qwen Research License, non-commercial) and "
+                          "press R, or switch the enhancer off.", file=enhancer)
         return io.NodeOutput(load_enhancer(folders.resolve(folders.TEXT_ENCODER, enhancer), enhancer))
 
 
@@ -121,11 +122,11 @@ class QwenImage2PromptEnhance(io.ComfyNode):
         try:
             check_connected(clip is not UNCONNECTED)
             if prompt is not None:  # else it is linked, and not yet known
-                enhancement.check_text(prompt, Sentence("The prompt"))
+                enhancement.check_text(prompt, PROMPT)
             if system_prompt is not None:
                 system_prompts.read(system_prompt, enhancement.TEXT_TO_IMAGE)
-        except ValueError as error:
-            return str(error)
+        except Refusal as refusal:
+            return refusal.message
         return True
 
     @classmethod
@@ -140,8 +141,8 @@ class QwenImage2PromptEnhance(io.ComfyNode):
             return ""
         try:
             text = system_prompts.read(system_prompt, enhancement.TEXT_TO_IMAGE)
-        except ValueError as error:  # the node says so where it needs the file; raised here, it would run every time
-            return str(error)
+        except Refusal as refusal:  # the node says so where it needs the file; raised here, it would run every time
+            return str(refusal)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
@@ -150,29 +151,30 @@ class QwenImage2PromptEnhance(io.ComfyNode):
         check_no_others(others)
         canvas = sizes.chosen_size(aspect_ratio, int(size), width, height)
         if not enabled:
-            return io.NodeOutput(prompt, *canvas, OFF, ui=tell(cls, OFF))
+            return io.NodeOutput(prompt, *canvas, OFF, ui=notify(cls, OFF))
         references = listed(images) if any(image is not None for image in (images or {}).values()) else []
         task = enhancement.EDIT if references else enhancement.TEXT_TO_IMAGE
         generated = answer(clip, task, prompt, system_prompt, references, seed, max_tokens, counter(cls))
         result = enhancement.enhanced(prompt, generated, canvas, int(size) if follow_proposal else None,
                                       [(image.shape[1], image.shape[0]) for image in references])
         untrained = UNTRAINED if generation.is_enhancer(clip) and system_prompt == system_prompts.BUILT_IN else None
-        cost = Sentence("Written in {tokens} tokens, as for {task}.", tokens=generated.tokens, task=task.name)
+        cost = Message("enhancer_written", "Written in {tokens} tokens, as for {task}.", tokens=generated.tokens,
+                       task=task.name)
         notes = [note for note in (cost, untrained, *result.notes) if note]
-        return io.NodeOutput(result.prompt, *result.canvas, "\n".join(notes), ui=tell(cls, *notes))
+        return io.NodeOutput(result.prompt, *result.canvas, "\n".join(notes), ui=notify(cls, *notes))
 
 
 def check_connected(connected: bool) -> None:
     if not connected:
-        raise ValueError("No language model is connected: connect a prompt enhancer (from Load Prompt Enhancer) as "
-                         "clip, or switch enabled off.")
+        raise Refusal("enhancer_unconnected", "No language model is connected: connect a prompt enhancer (from Load "
+                      "Prompt Enhancer) as clip, or switch enabled off.")
 
 
 def answer(clip, task: enhancement.Task, prompt: str, system_prompt: str, references: list[torch.Tensor], seed: int,
            max_tokens: int, progress: Callable[[int], None]) -> enhancement.Generated:
     """What the language model writes. Raises ValueError for what it cannot be asked, before it is."""
     check_connected(clip is not None)
-    enhancement.check_text(prompt, Sentence("The prompt"))
+    enhancement.check_text(prompt, PROMPT)
     if references:
         named_references(prompt, len(references))
     generation.check_writes(clip, sees=bool(references))
@@ -188,6 +190,6 @@ def counter(node) -> Callable[[int], None]:
         nonlocal shown
         if time.monotonic() - shown >= 1:
             shown = time.monotonic()
-            show(node, Sentence("{tokens} tokens so far.", tokens=tokens))
+            show(node, Message("enhancer_progress", "{tokens} tokens so far.", tokens=tokens))
 
     return progress

@@ -3,10 +3,10 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..model.sentences import Sentence, counted
+from ..messages import Message, plural
 from ..pages import glyphs
 from .bridge.files import fonts
-from .messages import tell
+from .notices import notify
 from .text_check import CATEGORY
 
 HORIZONTAL, VERTICAL = "horizontal", "vertical"
@@ -44,7 +44,7 @@ class QwenImage2GlyphReference(io.ComfyNode):
     def execute(cls, text, font, letter_height, direction):
         lines = glyphs.clean_lines(text)
         page = glyphs.render(lines, fonts.resolve(font), font, letter_height, direction == VERTICAL)
-        note = Sentence("{lines} on {width} x {height} pixels.", width=page.shape[1], height=page.shape[0],
-                        lines=counted(len(lines), "{count} line", "{count} lines"))
+        note = Message("glyph_lines", "{lines} on {width} x {height} pixels.", width=page.shape[1],
+                       height=page.shape[0], lines=plural("lines", len(lines), "{count} line", "{count} lines"))
         return io.NodeOutput(torch.from_numpy(page.astype(np.float32) / 255).unsqueeze(0),
-                             ", ".join(f'"{line}"' for line in lines), ui=tell(cls, note))
+                             ", ".join(f'"{line}"' for line in lines), ui=notify(cls, note))

@@ -3,9 +3,9 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
+from ..messages import Message, Refusal
 from ..model.images import sizes
 from ..model.qwen_image_2.spec import VAESpec
-from ..model.sentences import Sentence
 from .frontend import marks, only_with, size_table
 
 
@@ -36,14 +36,14 @@ def canvas_inputs(aspect_ratio: str, size: str) -> list[io.Input]:
 def check_canvas(aspect_ratio, width, height) -> bool | str:
     """Before anything runs; ComfyUI leaves out its own checks of these, and gives None for what is linked."""
     if aspect_ratio not in (None, sizes.CUSTOM, *sizes.RATIOS):
-        return Sentence("There is no aspect ratio {ratio}: choose {ratios} or {custom}.", ratio=str(aspect_ratio),
-                        ratios=list(sizes.RATIOS), custom=sizes.CUSTOM)
+        return Message("ratio_unknown", "There is no aspect ratio {ratio}: choose {ratios} or {custom}.",
+                       ratio=str(aspect_ratio), ratios=list(sizes.RATIOS), custom=sizes.CUSTOM)
     if aspect_ratio != sizes.CUSTOM or None in (width, height):
         return True
     try:
         sizes.check_size(width, height)
-    except ValueError as error:
-        return str(error)
+    except Refusal as refusal:
+        return refusal.message
     return True
 
 

@@ -4,7 +4,7 @@ from pathlib import Path, PurePath
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
-from ..model.sentences import Sentence
+from ..messages import Message, Refusal
 from .bridge.files import folders, miniature
 from .bridge.quant.weight_format import WEIGHT_FORMATS
 from .bridge.qwen_image_2 import load_model, open_model
@@ -16,7 +16,7 @@ from .bridge.text_encoders.qwen3_vl import (
     text_encoder_summary,
 )
 from .bridge.vae import load_vae, open_vae
-from .messages import tell
+from .notices import notify
 
 CATEGORY = "Qwen-Image 2/loaders"
 VARIANTS = ["auto", "base", "turbo"]
@@ -87,7 +87,7 @@ def variant_of(name: str, variant: str) -> str:
     return "turbo" if "turbo" in PurePath(name).as_posix().lower() else "base"
 
 
-def about_part(node, name: str) -> Sentence | None:
+def about_part(node, name: str) -> Message | None:
     """What to tell of a text encoder or VAE where it is the miniature's.
 
     Inside the combined loader, whose parts speak through one node, the model has said it for all three.
@@ -99,8 +99,8 @@ def about_part(node, name: str) -> Sentence | None:
 def refuse_mixture(*names: str) -> None:
     """Raises ValueError where only some of the parts are the miniature: they would draw noise without a word."""
     if miniature.NAME in names and set(names) != {miniature.NAME}:
-        raise ValueError(f"The {miniature.NAME} works with no other file: choose {miniature.NAME} three times, or "
-                         f"three real files.")
+        raise Refusal("miniature_mixed", "The {miniature} works with no other file: choose {miniature} three times, or "
+                      "three real files.", miniature=miniature.NAME)
 
 
 class QwenImage2LoadModel(io.ComfyNode):
@@ -128,14 +128,14 @@ class QwenImage2LoadModel(io.ComfyNode):
         model = load_model(folders.resolve(folders.TRANSFORMER, diffusion_model), diffusion_model, variant,
                            weight_format)
         about = miniature.ABOUT if diffusion_model == miniature.NAME else None
-        return io.NodeOutput(model, ui=tell(cls, in_words(diffusion_model, variant, model), about))
+        return io.NodeOutput(model, ui=notify(cls, in_words(diffusion_model, variant, model), about))
 
 
-def in_words(name: str, variant: str, model) -> Sentence:
+def in_words(name: str, variant: str, model) -> Message:
     spec = model.model.spec
-    return Sentence("{file}: {variant} model, {blocks} blocks of width {width}, {size} GiB, {weights}.", file=name,
-                    variant=variant, blocks=spec.layers, width=spec.dim, size=f"{model.model_size() / 2**30:.2f}",
-                    weights=model.model.weights)
+    return Message("transformer_loaded", "{file}: {variant} model, {blocks} blocks of width {width}, {size} GiB, "
+                   "{weights}.", file=name, variant=variant, blocks=spec.layers, width=spec.dim,
+                   size=f"{model.model_size() / 2**30:.2f}", weights=model.model.weights)
 
 
 class QwenImage2LoadTextEncoder(io.ComfyNode):
@@ -161,7 +161,7 @@ class QwenImage2LoadTextEncoder(io.ComfyNode):
     def execute(cls, text_encoder, weight_format, vision_projector=AUTO):
         clip = load_text_encoder(folders.resolve(folders.TEXT_ENCODER, text_encoder), text_encoder, weight_format,
                                  projector_path(vision_projector))
-        return io.NodeOutput(clip, ui=tell(cls, *text_encoder_summary(clip), about_part(cls, text_encoder)))
+        return io.NodeOutput(clip, ui=notify(cls, *text_encoder_summary(clip), about_part(cls, text_encoder)))
 
 
 class QwenImage2LoadVAE(io.ComfyNode):
@@ -186,9 +186,9 @@ class QwenImage2LoadVAE(io.ComfyNode):
     @classmethod
     def execute(cls, vae):
         loaded = load_vae(folders.resolve(folders.VAE, vae), vae)
-        told = Sentence("{file}: VAE, {size} MiB, {weights}.", file=vae, size=f"{loaded.model_size() / 2**20:.0f}",
-                        weights=str(loaded.vae_dtype).removeprefix("torch."))
-        return io.NodeOutput(loaded, ui=tell(cls, told, about_part(cls, vae)))
+        told = Message("vae_loaded", "{file}: VAE, {size} MiB, {weights}.", file=vae,
+                       size=f"{loaded.model_size() / 2**20:.0f}", weights=str(loaded.vae_dtype).removeprefix("torch."))
+        return io.NodeOutput(loaded, ui=notify(cls, told, about_part(cls, vae)))
 
 
 class QwenImage2Loader(io.ComfyNode):

@@ -4,9 +4,9 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..model.sentences import Sentence
+from ..messages import Message
 from .bridge.lora import Applied, apply
-from .messages import tell
+from .notices import notify
 from .sampler import check_model
 
 FOLDER = "loras"
@@ -40,15 +40,16 @@ class QwenImage2LoadLoRA(io.ComfyNode):
     def execute(cls, model, lora, strength):
         check_model(model)
         if strength == 0:
-            return io.NodeOutput(model, ui=tell(cls, Sentence("{lora} has strength 0: it is not loaded.", lora=lora)))
+            return io.NodeOutput(model, ui=notify(cls, Message(
+                "lora_off", "{file} has strength 0: it is not loaded.", file=lora)))
         applied = apply(model, Path(folder_paths.get_full_path_or_raise(FOLDER, lora)), lora, strength)
-        return io.NodeOutput(applied.model, ui=tell(cls, *in_words(lora, applied)))
+        return io.NodeOutput(applied.model, ui=notify(cls, *in_words(lora, applied)))
 
 
 def in_words(name: str, applied: Applied) -> list[str]:
-    sentences = [Sentence("{lora} changes {count} matrices.", lora=name, count=applied.matrices)]
+    sentences = [Message("lora_applied", "{file} changes {count} matrices.", file=name, count=applied.matrices)]
     if applied.unused:
         more = ["..."] if len(applied.unused) > MOST_NAMED else []
-        sentences.append(Sentence("{count} of its tensors mean nothing to this model and are not used: {names}.",
-                                  count=len(applied.unused), names=[*applied.unused[:MOST_NAMED], *more]))
+        sentences.append(Message("lora_unused", "{count} of its tensors mean nothing to this model and are not used: "
+                                 "{names}.", count=len(applied.unused), names=[*applied.unused[:MOST_NAMED], *more]))
     return sentences

@@ -5,14 +5,14 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
+from ..messages import Message, Refusal
 from ..model.runtime import offload
 from ..model.runtime.offload import Plan
-from ..model.sentences import Sentence
 from .bridge.qwen_image_2 import PLACE_KEY
 from .bridge.runtime import budget
 from .bridge.runtime.budget import BudgetPatcher, gib
 from .bridge.runtime.prefix_placement import Place
-from .messages import tell
+from .notices import notify
 from .sampler import check_model
 from .vae import check_vae
 
@@ -57,8 +57,8 @@ class QwenImage2Memory(io.ComfyNode):
     def execute(cls, model, vram_for_weights, prefix, vae_peak, vae=None):
         check_model(model)
         if vae is None and vae_peak:
-            raise ValueError("vae_peak is set, but no VAE is connected: connect it, and use this node's VAE from there "
-                             "on.")
+            raise Refusal("vae_peak_without_vae", "vae_peak is set, but no VAE is connected: connect it, and use this "
+                          "node's VAE from there on.")
         budgeted = BudgetPatcher.of(model, vram_for_weights * 2**30 or math.inf)
         check_budget(budgeted)
         budgeted.model_options["transformer_options"][PLACE_KEY] = PLACES[prefix]
@@ -67,15 +67,16 @@ class QwenImage2Memory(io.ComfyNode):
             check_vae(vae)
             vae = vae.with_peak(int(vae_peak * 2**30) or None)
             lines.append(vae_in_words(vae))
-        return io.NodeOutput(budgeted, vae, "\n".join(lines), ui=tell(cls, *lines))
+        return io.NodeOutput(budgeted, vae, "\n".join(lines), ui=notify(cls, *lines))
 
 
 def check_budget(model: BudgetPatcher) -> None:
     least = model.plan_for(0).on_device
     if model.budget < least:
-        raise ValueError(f"vram_for_weights is {gib(model.budget)}, but this model needs at least {gib(least)} on the "
-                         f"device: two blocks that stream, and what is in no block. Set it to "
-                         f"{math.ceil(least / 2**30 * 100) / 100} or more, or to 0 (automatic).")
+        raise Refusal("budget_low", "vram_for_weights is {budget}, but this model needs at least {least} on the "
+                      "device: two blocks that stream, and what is in no block. Set it to {setting} or more, or to 0 "
+                      "(automatic).", budget=gib(model.budget), least=gib(least),
+                      setting=str(math.ceil(least / 2**30 * 100) / 100))
 
 
 def report(model: BudgetPatcher) -> list[str]:
@@ -83,14 +84,15 @@ def report(model: BudgetPatcher) -> list[str]:
     device, lines = model.load_device, []
     room = math.inf
     if device.type == "cpu":
-        lines.append(Sentence("This machine computes on the CPU: weights are in RAM in any case, a budget saves "
-                              "nothing."))
+        lines.append(Message("budget_on_cpu", "This machine computes on the CPU: weights are in RAM in any case, a "
+                             "budget saves nothing."))
     else:
         management = comfy.model_management
         room = management.get_free_memory(device) + model.loaded_size() - management.minimum_inference_memory()
     plan = model.plan_for(room)
     told = budget.in_words(plan)
-    lines.append(told if model.budget < math.inf else Sentence("With the memory that is free now: {plan}", plan=told))
+    lines.append(told if model.budget < math.inf else Message(
+        "budget_now", "With the memory that is free now: {plan}", plan=told))
     if plan.streamed:
         lines.append(_cost(plan, device))
     return lines
@@ -102,13 +104,15 @@ def _cost(plan: Plan, device: torch.device) -> str:
     except Exception as error:
         if not comfy.model_management.is_oom(error):
             raise
-        return Sentence("How long that takes could not be measured: the device has no room for it now.")
-    return Sentence("At the {rate} GB/s measured just now that takes at least {time} ms a pass; where computing takes "
-                    "longer, it costs nothing.", rate=f"{rate / 1e9:.1f}", time=f"{plan.moved / rate * 1e3:,.0f}")
+        return Message("streaming_cost_unknown", "How long that takes could not be measured: the device has no room "
+                       "for it now.")
+    return Message("streaming_cost", "At the {rate} GB/s measured just now that takes at least {time} ms a pass; where "
+                   "computing takes longer, it costs nothing.", rate=f"{rate / 1e9:.1f}",
+                   time=f"{plan.moved / rate * 1e3:,.0f}")
 
 
 def vae_in_words(vae) -> str:
     if vae.peak is None:
-        return Sentence("VAE: standard rows.")
-    return Sentence("VAE: at most {peak} beside its weights, enough for {side} x {side} pixels.", peak=gib(vae.peak),
-                    side=vae.largest_side)
+        return Message("vae_rows", "VAE: standard rows.")
+    return Message("vae_peak", "VAE: at most {peak} beside its weights, enough for {side} x {side} pixels.",
+                   peak=gib(vae.peak), side=vae.largest_side)

@@ -4,10 +4,10 @@ from typing import NamedTuple
 import torch
 from comfy_api.latest import io
 
+from ..messages import Message, Refusal
 from ..model.images import references, regions, sizes
-from ..model.sentences import Sentence
 from .edit import RESOLUTIONS
-from .messages import tell
+from .notices import notify
 
 CATEGORY = "Qwen-Image 2/editing"
 
@@ -62,9 +62,9 @@ class QwenImage2CropForEdit(io.ComfyNode):
         part = torch.cat([references.resize(p, width, height) for p in regions.cut(image, box)])[..., :image.shape[-1]]
         part_mask = torch.nn.functional.interpolate(regions.cut(soft, box).unsqueeze(1), (height, width),
                                                     mode="bilinear").squeeze(1)
-        note = Sentence("Region of {region} pixels, worked on at {size}.", region=f"{box.width} x {box.height}",
-                        size=f"{width} x {height}")
-        return io.NodeOutput(part, part_mask, Region(image, soft, box), ui=tell(cls, note))
+        note = Message("region", "Region of {region} pixels, worked on at {size}.",
+                       region=f"{box.width} x {box.height}", size=f"{width} x {height}")
+        return io.NodeOutput(part, part_mask, Region(image, soft, box), ui=notify(cls, note))
 
 
 class QwenImage2StitchEdit(io.ComfyNode):
@@ -107,5 +107,5 @@ class QwenImage2ExtendCanvas(io.ComfyNode):
     @classmethod
     def execute(cls, image, left, top, right, bottom):
         if not left + top + right + bottom:
-            raise ValueError("Nothing is added: set at least one of left, top, right and bottom.")
+            raise Refusal("nothing_added", "Nothing is added: set at least one of left, top, right and bottom.")
         return io.NodeOutput(*regions.extended(image, left, top, right, bottom))

@@ -1,7 +1,7 @@
 """The routes of the browser extension: how many tokens a prompt has, or what a brief writes, and what will be lettered.
 
 Bounded in size and time, JSON in and out. Nothing a client sends is opened, run, kept or repeated in an error; only the
-sentence by which a node refuses its texts may name a few characters of them, as it does when the node runs.
+message by which a node refuses its texts may name a few characters of them, as it does when the node runs.
 """
 import asyncio
 import inspect
@@ -18,7 +18,7 @@ from aiohttp import web
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..model.sentences import Sentence, parts
+from ..messages import Message, Refusal, to_json
 from ..pages.quotation import literals
 from .bridge.text_encoders.qwen3_vl import count_tokens
 from .briefs import QwenImage2ComicBrief, QwenImage2InfographicBrief, QwenImage2PosterBrief, QwenImage2SlideBrief
@@ -40,12 +40,18 @@ BRIEFS = {node.__name__: node for node in (QwenImage2PosterBrief, QwenImage2Slid
 _worker = ThreadPoolExecutor(1, thread_name_prefix="qwen_image_2_tokenizer")
 
 
-class Refused(ValueError):
-    """A request that is not answered; the message is for the client."""
+class BadRequest(Refusal):
+    """A request that is not answered; the message is for the client. status: of the HTTP answer."""
 
-    def __init__(self, status: int, sentence: Sentence):
-        super().__init__(sentence)
-        self.status, self.sentence = status, sentence
+    status = 400
+
+
+class PayloadTooLarge(BadRequest):
+    status = 413
+
+
+class UnsupportedMediaType(BadRequest):
+    status = 415
 
 
 def add_routes() -> None:
@@ -72,30 +78,30 @@ async def measure(request: web.Request) -> web.Response:
 
 async def measure_brief(request: web.Request) -> web.Response:
     """{"node": class, "inputs": {name: value}} -> as of a prompt, with "notes" and, of a deck, "slides" as the parts of
-    Sentences; or {"refused": sentence}: why the node would not run, in English; or as _refusal has it."""
+    Messages; or {"refused": English, "parts": of it}: why the node would not run; or as _refusal has it."""
     return await _answered(request, brief_measure)
 
 
 async def _answered(request: web.Request, work: Callable[[dict, Callable[[str], int]], dict]) -> web.Response:
     try:
         return web.json_response(await asyncio.wait_for(_worked(request, work), SECONDS))
-    except Refused as refusal:
-        return _refusal(refusal.status, refusal.sentence)
+    except BadRequest as refusal:
+        return _refusal(refusal.status, refusal.message)
     except (asyncio.TimeoutError, TimeoutError):  # one and the same since Python 3.11
-        return _refusal(503, Sentence("Counting took too long."))
+        return _refusal(503, Message("count_timeout", "Counting took too long."))
     except Exception:
         log.exception("A prompt could not be measured")
-        return _refusal(500, Sentence("The prompt could not be measured; ComfyUI's log says why."))
+        return _refusal(500, Message("count_failed", "The prompt could not be measured; ComfyUI's log says why."))
 
 
-def _refusal(status: int, sentence: Sentence) -> web.Response:
+def _refusal(status: int, message: Message) -> web.Response:
     """In English for programs, and what it is made of for the page."""
-    return web.json_response({"error": str(sentence), "parts": parts(sentence)}, status=status)
+    return web.json_response({"error": str(message), "parts": message.to_json()}, status=status)
 
 
 async def _worked(request: web.Request, work: Callable[[dict, Callable[[str], int]], dict]) -> dict:
     if request.content_type != "application/json":  # also what a page of another origin cannot send unasked
-        raise Refused(415, Sentence("Send JSON."))
+        raise UnsupportedMediaType("send_json", "Send JSON.")
     count = _until(time.monotonic() + SECONDS)
     asked = read_object(await _body(request))
     return await asyncio.get_running_loop().run_in_executor(_worker, work, asked, count)
@@ -116,8 +122,8 @@ async def _body(request: web.Request) -> bytes:
     async for chunk in request.content.iter_chunked(LARGEST_BODY):
         body += chunk
         if len(body) > LARGEST_BODY:
-            raise Refused(413, Sentence("The text is too long to be counted here (more than {most} KiB).",
-                                        most=LARGEST_BODY // 1024))
+            raise PayloadTooLarge("request_too_long", "The text is too long to be counted here (more than {max} KiB).",
+                                  max=LARGEST_BODY // 1024)
     return bytes(body)
 
 
@@ -126,7 +132,7 @@ def read_object(body: bytes) -> dict:
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Refused(400, Sentence("This is not JSON.")) from error
+        raise BadRequest("not_json", "This is not JSON.") from error
     return asked if isinstance(asked, dict) else {}
 
 
@@ -135,7 +141,7 @@ def read_object(body: bytes) -> dict:
 def prompt_measure(asked: dict, count: Callable[[str], int]) -> dict:
     text = asked.get("text")
     if not isinstance(text, str):
-        raise Refused(400, Sentence('Send an object whose "text" is a string.'))
+        raise BadRequest("send_text", 'Send an object whose "text" is a string.')
     check_unicode(text)
     return answer(count(text), literals(text))
 
@@ -148,7 +154,7 @@ def check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:  # half of a surrogate pair, which no tokenizer reads
-        raise Refused(400, Sentence("The text holds characters that are not Unicode.")) from error
+        raise BadRequest("text_not_unicode", "The text holds characters that are not Unicode.") from error
 
 
 # ---------------------------------------------------------------- a brief
@@ -157,25 +163,35 @@ def brief_measure(asked: dict, count: Callable[[str], int]) -> dict:
     name, inputs = asked.get("node"), asked.get("inputs")
     node = BRIEFS.get(name) if isinstance(name, str) else None
     if node is None or not isinstance(inputs, dict):
-        raise Refused(400, Sentence('Send an object whose "node" is a brief and whose "inputs" are its values.'))
+        raise _not_a_brief()
     check_inputs(node, inputs)
+    verdict = check_by_node(node, inputs)
+    if verdict is not True:
+        return _would_refuse(verdict)
     try:
-        check_by_node(node, inputs)
         found = node.measure(inputs, count)
-    except ValueError as error:
-        return {"refused": str(error)}
-    return answer(found.tokens, found.texts, notes=[parts(note) for note in found.notes],
-                  slides=found.slides and parts(found.slides))
+    except Refusal as refusal:
+        return _would_refuse(refusal.message)
+    return answer(found.tokens, found.texts, notes=[to_json(note) for note in found.notes],
+                  slides=found.slides and to_json(found.slides))
+
+
+def _not_a_brief() -> BadRequest:
+    return BadRequest("send_brief", 'Send an object whose "node" is a brief and whose "inputs" are its values.')
+
+
+def _would_refuse(message: Message) -> dict:
+    return {"refused": str(message), "parts": message.to_json()}
 
 
 def check_inputs(node: type[io.ComfyNode], inputs: dict) -> None:
     """What ComfyUI checks before a node runs: that the values are those of the schema's inputs."""
     wanted = {each.id: each for each in node.define_schema().inputs if not each.optional}
     if set(inputs) != set(wanted):
-        raise Refused(400, Sentence('Send an object whose "node" is a brief and whose "inputs" are its values.'))
+        raise _not_a_brief()
     for name, value in inputs.items():
         if not takes(wanted[name], value):
-            raise Refused(400, Sentence("The value of {input} is none that this node takes.", input=name))
+            raise BadRequest("value_not_taken", "The value of {input} is none that this node takes.", input=name)
         if isinstance(value, str):
             check_unicode(value)
 
@@ -188,9 +204,7 @@ def takes(wanted: io.Input, value) -> bool:
     return isinstance(value, bool if isinstance(wanted, io.Boolean.Input) else str)
 
 
-def check_by_node(node: type[io.ComfyNode], inputs: dict) -> None:
-    """The node's own check before anything runs. Raises ValueError with its sentence."""
+def check_by_node(node: type[io.ComfyNode], inputs: dict) -> bool | Message:
+    """What the node's own check, before anything runs, says: True, or why it would not run."""
     names = inspect.signature(node.validate_inputs).parameters
-    verdict = node.validate_inputs(**{name: inputs[name] for name in names})
-    if verdict is not True:
-        raise ValueError(verdict)
+    return node.validate_inputs(**{name: inputs[name] for name in names})

@@ -5,13 +5,13 @@ import latent_preview
 import torch
 from comfy_api.latest import io
 
+from ..messages import Message, Refusal
 from ..model.images import references, sizes
 from ..model.qwen_image_2 import schedule
-from ..model.sentences import Sentence
 from .bridge.files import miniature
-from .bridge.qwen_image_2 import QwenImage2, reporting_to
+from .bridge.qwen_image_2 import QwenImage2, latent_shape, reporting_to
 from .frontend import only_with
-from .messages import show, tell
+from .notices import notify, show
 from .seeds import seed_note
 
 CUSTOM = "Custom"
@@ -50,11 +50,12 @@ def variant_warning(model, preset: str) -> str | None:
     """What to tell when the schedule is not the one the weights were made for."""
     variant = getattr(model.model, "variant", None)
     if variant == "turbo" and preset != schedule.TURBO_PRESET:
-        return Sentence("This is a Turbo model: the preset {preset} gives muddy pictures, choose Turbo 8.",
-                        preset=preset)
+        return Message("turbo_preset", "This is a Turbo model: the preset {preset} gives muddy pictures, choose Turbo "
+                       "8.", preset=preset)
     if variant == "base" and preset == schedule.TURBO_PRESET:
-        return Sentence("This is a base model: Turbo 8 leaves its pictures unfinished, choose Quality 40 or Fast 25. "
-                        "(If the file is a Turbo model under another name, set variant to turbo on the loader.)")
+        return Message("base_preset", "This is a base model: Turbo 8 leaves its pictures unfinished, choose Quality 40 "
+                       "or Fast 25. (If the file is a Turbo model under another name, set variant to turbo on the "
+                       "loader.)")
     return None
 
 
@@ -62,14 +63,15 @@ def check_guidance(cfg: float, negative: bool) -> None:
     """negative: whether a negative prompt is connected. The range is ours to check: ComfyUI leaves to validate_inputs
     all of what it hands over to it."""
     if not 1 <= cfg <= LARGEST_CFG:
-        raise ValueError(f"cfg is {cfg}, it must be 1 to {LARGEST_CFG:g}.")
+        raise Refusal("cfg_range", "cfg is {cfg}, it must be 1 to {max}.", cfg=str(cfg), max=f"{LARGEST_CFG:g}")
     if cfg > 1 and not negative:
-        raise ValueError(f"cfg is {cfg}, but no negative prompt is connected: connect one, or set cfg to 1.")
+        raise Refusal("cfg_negative", "cfg is {cfg}, but no negative prompt is connected: connect one, or set cfg to "
+                      "1.", cfg=str(cfg))
 
 
 def check_model(model) -> None:
     if not isinstance(model.model, QwenImage2):
-        raise ValueError("This MODEL is not a Qwen-Image 2 transformer: load it with Load Qwen-Image 2.")
+        raise Refusal("sampler_model", "This MODEL is not a Qwen-Image 2 transformer: load it with Load Qwen-Image 2.")
 
 
 def check_latent(model, latent: dict) -> torch.Tensor:
@@ -77,11 +79,9 @@ def check_latent(model, latent: dict) -> torch.Tensor:
     check_model(model)
     samples = latent["samples"]
     if samples.ndim != 4 or samples.shape[1] != model.model.spec.channels:
-        raise ValueError(f"The latent has the shape {list(samples.shape)}, Qwen-Image 2 works on [batch, 64, "
-                         f"height/16, width/16]: make it with Empty Latent (Qwen-Image 2) or VAE Encode "
-                         f"(Qwen-Image 2).")
+        raise latent_shape(samples.shape, model.model.spec.channels)
     if 0 in samples.shape:
-        raise ValueError(f"The latent is empty: its shape is {list(samples.shape)}.")
+        raise Refusal("latent_empty", "The latent is empty: its shape is {shape}.", shape=str(list(samples.shape)))
     return samples
 
 
@@ -96,14 +96,14 @@ def canvas_note(positive, samples: torch.Tensor) -> str | None:
     canvas = pixels(samples)
     connected = [pixels(latent) for _, values in positive for latent in values.get("reference_latents") or ()]
     if references.off_failing_grid(canvas, connected):
-        return Sentence("Latent and reference are both {size} pixels: edits on exactly that grid are known to fail. "
-                        "Encode Edit's grid_guard avoids it: switch it on, and take the latent from there.",
-                        size=_size(canvas))
+        return Message("failing_grid", "Latent and reference are both {size} pixels: edits on exactly that grid are "
+                       "known to fail. Encode Edit's grid_guard avoids it: switch it on, and take the latent from "
+                       "there.", size=_size(canvas))
     if not connected or canvas in connected:
         return None
-    return Sentence("The latent is {canvas} pixels, but no reference is (they are {references}): such edits shift or "
-                    "zoom what they keep. Take the latent from Encode Edit, with the canvas of a reference.",
-                    canvas=_size(canvas), references=[_size(size) for size in dict.fromkeys(connected)])
+    return Message("canvas_differs", "The latent is {canvas} pixels, but no reference is (they are {references}): such "
+                   "edits shift or zoom what they keep. Take the latent from Encode Edit, with the canvas of a "
+                   "reference.", canvas=_size(canvas), references=[_size(size) for size in dict.fromkeys(connected)])
 
 
 def _size(size: tuple[int, int]) -> str:
@@ -117,17 +117,17 @@ def size_note(model, samples: torch.Tensor) -> str | None:
         return note
     if height % sizes.MULTIPLE == 0 == width % sizes.MULTIPLE:
         return None
-    return Sentence("{width} x {height} pixels is no multiple of {multiple}: the model was not trained on such sizes.",
-                    width=width, height=height, multiple=sizes.MULTIPLE)
+    return Message("size_untrained", "{width} x {height} pixels is no multiple of {multiple}: the model was not "
+                   "trained on such sizes.", width=width, height=height, multiple=sizes.MULTIPLE)
 
 
 def start_note(samples: torch.Tensor, denoise: float) -> str | None:
     """Image-to-image without an image: possible, and told."""
     if denoise == 1 or samples.any():
         return None
-    return Sentence("denoise is {denoise}, but the latent is empty: the steps that lay out the picture are left out. "
-                    "Set denoise to 1, or take the latent of a picture from VAE Encode (Qwen-Image 2).",
-                    denoise=f"{denoise:g}")
+    return Message("denoise_of_empty", "denoise is {denoise}, but the latent is empty: the steps that lay out the "
+                   "picture are left out. Set denoise to 1, or take the latent of a picture from VAE Encode "
+                   "(Qwen-Image 2).", denoise=f"{denoise:g}")
 
 
 def noise_for(latent: dict, seed: int) -> torch.Tensor:
@@ -187,8 +187,8 @@ class QwenImage2Sampler(io.ComfyNode):
         try:
             if cfg is not None:  # else it is linked, and not yet known
                 check_guidance(cfg, negative is not UNCONNECTED)
-        except ValueError as error:
-            return str(error)
+        except Refusal as refusal:
+            return refusal.message
         return True
 
     @classmethod
@@ -204,7 +204,7 @@ class QwenImage2Sampler(io.ComfyNode):
             denoise_mask=latent.get("noise_mask"),
             callback=latent_preview.prepare_callback(model, len(sigmas) - 1), seed=seed)
         out = out.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
-        return io.NodeOutput({**latent, "samples": out}, ui=tell(cls, *notes))
+        return io.NodeOutput({**latent, "samples": out}, ui=notify(cls, *notes))
 
 
 class QwenImage2Sigmas(io.ComfyNode):
@@ -231,4 +231,4 @@ class QwenImage2Sigmas(io.ComfyNode):
     @classmethod
     def execute(cls, model, latent, preset, steps, denoise):
         check_latent(model, latent)
-        return io.NodeOutput(sigmas_for(preset, steps, denoise, latent), ui=tell(cls, variant_warning(model, preset)))
+        return io.NodeOutput(sigmas_for(preset, steps, denoise, latent), ui=notify(cls, variant_warning(model, preset)))

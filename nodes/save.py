@@ -5,12 +5,12 @@ from pathlib import Path, PureWindowsPath
 import folder_paths
 from comfy_api.latest import io
 
-from ..model.sentences import Sentence
+from ..messages import Message, Refusal
 from .bridge.progress import loading_progress
 from .bridge.quant import quantize
 from .bridge.qwen_image_2 import diffusion_network
 from .bridge.text_encoders.qwen3_vl import check_clip, text_network
-from .messages import tell
+from .notices import notify
 
 # Below ComfyUI's output folder; its loaders look there too.
 FOLDERS = {"model": "diffusion_models", "clip": "clip"}
@@ -42,15 +42,15 @@ class QwenImage2SaveQuantized(io.ComfyNode):
     def validate_inputs(cls, filename_prefix):
         try:
             check_name(filename_prefix)
-        except ValueError as error:
-            return str(error)
+        except Refusal as refusal:
+            return refusal.message
         return True
 
     @classmethod
     def execute(cls, filename_prefix, model=None, clip=None):
         check_name(filename_prefix)
         if model is None and clip is None:
-            raise ValueError("Nothing to save: connect a model, a text encoder, or both.")
+            raise Refusal("nothing_to_save", "Nothing to save: connect a model, a text encoder, or both.")
         networks = {}
         if model is not None:
             networks["model"] = diffusion_network(model)
@@ -64,7 +64,7 @@ class QwenImage2SaveQuantized(io.ComfyNode):
         require_room({paths[kind]: network.size for kind, network in networks.items()})
         for kind, network in networks.items():
             quantize.save(paths[kind], network, loading_progress(1))
-        return io.NodeOutput(ui=tell(cls, *(in_words(kind, path) for kind, path in paths.items())))
+        return io.NodeOutput(ui=notify(cls, *(in_words(kind, path) for kind, path in paths.items())))
 
 
 def check_name(prefix: str | None) -> None:
@@ -73,10 +73,11 @@ def check_name(prefix: str | None) -> None:
         return
     path = PureWindowsPath(prefix)  # knows both kinds of slashes
     if path.anchor or ".." in path.parts:
-        raise ValueError(f"The name {prefix[:80]!r} leaves ComfyUI's output folder: choose a name, or folders below it "
-                         f"and a name.")
+        raise Refusal("name_outside", "The name {name} leaves ComfyUI's output folder: choose a name, or folders below "
+                      "it and a name.", name=repr(prefix[:80]))
     if not path.name.strip(". ") or prefix.endswith(("/", "\\")) or not prefix.isprintable():
-        raise ValueError(f"{prefix[:80]!r} is not a name for files: choose one such as talk, or talks/harbour.")
+        raise Refusal("name_invalid", "{name} is not a name for files: choose one such as talk, or talks/harbour.",
+                      name=repr(prefix[:80]))
 
 
 def new_path(prefix: str, suffix: str) -> Path:
@@ -86,7 +87,7 @@ def new_path(prefix: str, suffix: str) -> Path:
 
 
 def require_room(files: dict[Path, int]) -> None:
-    """files: their sizes in bytes. Raises OSError where those of one disk do not fit together."""
+    """files: their sizes in bytes. Raises Refusal where those of one disk do not fit together."""
     by_disk: dict[int, list[Path]] = {}
     for path in files:
         by_disk.setdefault(path.parent.stat().st_dev, []).append(path)
@@ -94,11 +95,12 @@ def require_room(files: dict[Path, int]) -> None:
         free, needed = shutil.disk_usage(paths[0].parent).free, sum(files[path] for path in paths)
         if free < needed:
             names = ", ".join(f"{path.parent.name}/{path.name}" for path in paths)
-            raise OSError(f"The disk of ComfyUI's output folder has {free / 1e9:.1f} GB free, too little for the "
-                          f"{needed / 1e9:.1f} GB of {names}.")
+            raise Refusal("disk_room", "The disk of ComfyUI's output folder has {free} GB free, too little for the "
+                          "{needed} GB of {files}.", free=f"{free / 1e9:.1f}", needed=f"{needed / 1e9:.1f}",
+                          files=names)
 
 
 def in_words(kind: str, path: Path) -> str:
     size = path.stat().st_size / 1e9
-    return Sentence("Saved {file} ({size} GB) into {folder} below ComfyUI's output folder.", file=path.name,
-                    size=f"{size:.2f}", folder=FOLDERS[kind])
+    return Message("model_saved", "Saved {file} ({size} GB) into {folder} below ComfyUI's output folder.",
+                   file=path.name, size=f"{size:.2f}", folder=FOLDERS[kind])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nodes import NODE_CLASS_MAPPINGS
 
-from ..model.sentences import Sentence
+from ..messages import Message
 
 PICTURES = {"NOISE", "LATENT", "IMAGE"}  # types of what a picture's seed goes into
 Graph = dict[str, dict]  # ComfyUI's API format: node id -> {"class_type", "inputs"}
@@ -21,8 +21,8 @@ def seed_note(graph: Graph | None, node_id: str, conditioning: str, seed: int) -
     """What to tell where a sampler's `seed` is one that a picture behind its input `conditioning` was made with."""
     if not graph or seed not in set(_seeds_behind(graph, graph.get(node_id, {}).get("inputs", {}).get(conditioning))):
         return None
-    return Sentence("The reference was made with this very seed ({seed}): such edits tend to retrace their source. "
-                    "Change the seed if the instruction is not followed.", seed=seed)
+    return Message("same_seed", "The reference was made with this very seed ({seed}): such edits tend to retrace their "
+                   "source. Change the seed if the instruction is not followed.", seed=seed)
 
 
 def _seeds_behind(graph: Graph, link) -> Iterator[int]:

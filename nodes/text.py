@@ -1,11 +1,11 @@
 """Prompts -> CONDITIONING."""
 from comfy_api.latest import io
 
-from ..model.sentences import Sentence
+from ..messages import Message
 from ..pages.quotation import closed
 from .bridge.text_encoders.qwen3_vl import check_clip, count_tokens
 from .frontend import marks
-from .messages import tell
+from .notices import notify
 
 # The model card's figure for what the model was trained to follow; longer prompts are encoded whole.
 TRAINED_TOKENS = 1000
@@ -44,16 +44,17 @@ class QwenImage2TextEncode(io.ComfyNode):
         positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text))
                               for text in (prompt, negative_prompt))
         tokens = count_tokens(prompt)
-        note = Sentence("{tokens} tokens.", tokens=tokens) if tokens <= TRAINED_TOKENS else Sentence(
-            "{tokens} tokens, more than the {most} the model was trained for: encoded whole, but the end may be "
-            "ignored.", tokens=tokens, most=TRAINED_TOKENS)
-        return io.NodeOutput(positive, negative, tokens, ui=tell(cls, note, advice_on(prompt)))
+        note = Message("prompt_tokens", "{tokens} tokens.", tokens=tokens) if tokens <= TRAINED_TOKENS else Message(
+            "prompt_long", "{tokens} tokens, more than the {max} the model was trained for: encoded whole, but the end "
+            "may be ignored.", tokens=tokens, max=TRAINED_TOKENS)
+        return io.NodeOutput(positive, negative, tokens, ui=notify(cls, note, advice_on(prompt)))
 
 
-def advice_on(prompt: str) -> Sentence | None:
+def advice_on(prompt: str) -> Message | None:
     """Slips that draw something, but hardly what was meant."""
     if not prompt.strip():
-        return Sentence("The prompt is empty: the model draws whatever it likes.")
+        return Message("prompt_empty", "The prompt is empty: the model draws whatever it likes.")
     if not closed(prompt):
-        return Sentence("A double quotation mark is never closed, so nothing from there on is taken as words to draw.")
+        return Message("quotation_unclosed", "A double quotation mark is never closed, so nothing from there on is "
+                       "taken as words to draw.")
     return None

@@ -5,10 +5,10 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..model.sentences import Sentence
+from ..messages import Message, Refusal
 from ..pages import compare, ocr, report
 from .bridge.progress import loading_progress
-from .messages import tell
+from .notices import notify
 
 CATEGORY = "Qwen-Image 2/text"
 
@@ -20,11 +20,12 @@ MOST_NAMED = 10  # lines that a note names one by one
 def eight_bits(image: torch.Tensor) -> np.ndarray:
     """IMAGE (B, H, W, 3 or 4) -> 8 bits. Raises ValueError for what is no picture."""
     if image.ndim != 4 or image.shape[-1] not in (3, 4):
-        raise ValueError(f"The picture has the shape {list(image.shape)}: this node reads RGB and RGBA pictures.")
+        raise Refusal("image_channels", "The picture has the shape {shape}: this node reads RGB and RGBA pictures.",
+                      shape=str(list(image.shape)))
     if 0 in image.shape:
-        raise ValueError(f"The picture is empty: its shape is {list(image.shape)}.")
+        raise Refusal("image_empty", "The picture is empty: its shape is {shape}.", shape=str(list(image.shape)))
     if not torch.isfinite(image).all():
-        raise ValueError("The picture holds NaN or infinite values.")
+        raise Refusal("image_not_finite", "The picture holds NaN or infinite values.")
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
@@ -50,8 +51,8 @@ def unreadable_note(lines: list[str], rules: compare.Rules) -> str | None:
     if not unknown:
         return None
     named = [*map(str, unknown[:MOST_NAMED]), *(["..."] if len(unknown) > MOST_NAMED else [])]
-    return Sentence("Not judged, because the reader does not know their script: expected lines {numbers}.",
-                    numbers=named)
+    return Message("lines_unjudged", "Not judged, because the reader does not know their script: expected lines "
+                   "{numbers}.", numbers=named)
 
 
 class QwenImage2TextCheck(io.ComfyNode):
@@ -106,8 +107,8 @@ class QwenImage2TextCheck(io.ComfyNode):
             ocr.require()
             if expected_text is not None:  # else it is linked, and not yet known
                 compare.expected_lines(expected_text)
-        except ValueError as error:
-            return str(error)
+        except Refusal as refusal:
+            return refusal.message
         return True
 
     @classmethod
@@ -123,7 +124,7 @@ class QwenImage2TextCheck(io.ComfyNode):
             torch.from_numpy(drawn.astype(np.float32) / 255), report.as_json(found),
             [one.score for one in found], all(one.passed for one in found), torch.from_numpy(failed),
             report.failed_lines(found),
-            ui=tell(cls, *notes, unreadable_note(lines, rules)) | for_the_page(image, found))
+            ui=notify(cls, *notes, unreadable_note(lines, rules)) | for_the_page(image, found))
 
 
 class QwenImage2PickBest(io.ComfyNode):
@@ -170,12 +171,13 @@ class QwenImage2PickBest(io.ComfyNode):
             images, scores = [*images, *other_images], [*scores, *other_scores]
         pictures = [picture for batch in images for picture in batch]
         if len(pictures) != len(scores):
-            raise ValueError(f"There are {len(scores)} scores for {len(pictures)} pictures: they must be as many.")
+            raise Refusal("score_count", "There are {scores} scores for {images} pictures: they must be as many.",
+                          scores=len(scores), images=len(pictures))
         if not pictures:
-            raise ValueError("There is no picture to pick from.")
+            raise Refusal("nothing_to_pick", "There is no picture to pick from.")
         if not all(map(math.isfinite, scores)):
-            raise ValueError("A score is NaN or infinite.")
+            raise Refusal("score_not_finite", "A score is NaN or infinite.")
         index = max(range(len(scores)), key=scores.__getitem__)  # the first of equal ones
-        note = Sentence("Picture {number} of {all}, score {score}.", number=index + 1, all=len(scores),
-                        score=f"{scores[index]:.2f}")
-        return io.NodeOutput(pictures[index].unsqueeze(0), index, float(scores[index]), ui=tell(cls, note))
+        note = Message("score_of_image", "Picture {number} of {all}, score {score}.", number=index + 1, all=len(scores),
+                       score=f"{scores[index]:.2f}")
+        return io.NodeOutput(pictures[index].unsqueeze(0), index, float(scores[index]), ui=notify(cls, note))

@@ -3,17 +3,17 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
+from ..messages import Message, Refusal
 from ..model.images import sizes
-from ..model.sentences import Sentence
 from .bridge.vae import QwenImage2VAE
-from .messages import tell
+from .notices import notify
 
 CATEGORY = "Qwen-Image 2/latent"
 
 
 def check_vae(vae) -> None:
     if not isinstance(vae, QwenImage2VAE):
-        raise ValueError("This VAE is not the one of Qwen-Image 2: load it with Load VAE (Qwen-Image 2).")
+        raise Refusal("not_our_vae", "This VAE is not the one of Qwen-Image 2: load it with Load VAE (Qwen-Image 2).")
 
 
 def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
@@ -22,7 +22,8 @@ def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
         return image if image.shape[-1] == 4 else torch.cat([image[..., :3], torch.ones_like(image[..., :1])], -1)
     alpha = alpha.reshape(-1, *alpha.shape[-2:])
     if len(alpha) not in (1, len(image)):
-        raise ValueError(f"There are {len(alpha)} alpha masks for {len(image)} pictures: give one, or one for each.")
+        raise Refusal("alpha_count", "There are {masks} alpha masks for {images} pictures: give one, or one for each.",
+                      masks=len(alpha), images=len(image))
     height, width = image.shape[1:3]
     mask = comfy.utils.common_upscale(alpha.unsqueeze(1).to(image), width, height, "bilinear", "disabled")
     opacity = (1 - mask.movedim(1, -1)).expand(len(image), -1, -1, -1)
@@ -34,13 +35,14 @@ def cropped(image: torch.Tensor, multiple: int) -> tuple[torch.Tensor, str | Non
     height, width = image.shape[1:3]
     rows, columns = height // multiple * multiple, width // multiple * multiple
     if not rows or not columns:
-        raise ValueError(f"The picture is {width} x {height}: it needs at least {multiple} x {multiple} pixels.")
+        raise Refusal("image_small", "The picture is {width} x {height}: it needs at least {multiple} x {multiple} "
+                      "pixels.", width=width, height=height, multiple=multiple)
     if (rows, columns) == (height, width):
         return image, None
     top, left = (height - rows) // 2, (width - columns) // 2
-    return image[:, top:top + rows, left:left + columns], Sentence(
-        "Cropped from {before} to {after} around the centre: the model works in blocks of {multiple} pixels.",
-        before=f"{width} x {height}", after=f"{columns} x {rows}", multiple=multiple)
+    return image[:, top:top + rows, left:left + columns], Message(
+        "image_cropped", "Cropped from {before} to {after} around the centre: the model works in blocks of {multiple} "
+        "pixels.", before=f"{width} x {height}", after=f"{columns} x {rows}", multiple=multiple)
 
 
 class QwenImage2VAEEncode(io.ComfyNode):
@@ -68,7 +70,7 @@ class QwenImage2VAEEncode(io.ComfyNode):
     def execute(cls, image, vae, alpha=None):
         check_vae(vae)
         rgba, note = cropped(with_alpha(image, alpha), sizes.MULTIPLE)
-        return io.NodeOutput({"samples": vae.encode(rgba)}, ui=tell(cls, note))
+        return io.NodeOutput({"samples": vae.encode(rgba)}, ui=notify(cls, note))
 
 
 class QwenImage2VAEDecode(io.ComfyNode):
@@ -97,7 +99,7 @@ class QwenImage2VAEDecode(io.ComfyNode):
         check_vae(vae)
         latent = samples["samples"]
         if latent.ndim != 4 or latent.shape[1] != vae.latent_channels or 0 in latent.shape:
-            raise ValueError(f"The latent has the shape {list(latent.shape)}, this VAE decodes [batch, 64, height/16, "
-                             f"width/16].")
+            raise Refusal("vae_latent_shape", "The latent has the shape {shape}, this VAE decodes [batch, 64, "
+                          "height/16, width/16].", shape=str(list(latent.shape)))
         rgba = vae.decode(latent)
         return io.NodeOutput(rgba[..., :3], rgba, 1 - rgba[..., 3])

@@ -7,8 +7,8 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 
+from ..messages import Message, Refusal
 from ..model.images import sizes
-from ..model.sentences import Sentence
 from .quotation import OPENING, closed
 
 POSTERS = ("poster", "flyer", "magazine cover", "book cover", "picture book page", "menu", "advertisement")
@@ -77,11 +77,13 @@ class Page:
         """The palette one by one: background, lettering, accent, others."""
         colours = [colour.strip() for colour in SEPARATOR.split(self.palette) if visible(colour)]
         if len(colours) > MOST_COLOURS:
-            raise ValueError(f"The palette has {len(colours)} colours: name at most {MOST_COLOURS}.")
+            raise Refusal("palette_size", "The palette has {colours} colours: name at most {max}.",
+                          colours=len(colours), max=MOST_COLOURS)
         for colour in colours:
             if len(colour) > LONGEST_COLOUR or OPENING.search(colour) or not colour.isprintable():
-                raise ValueError(f"The palette names colours, separated by commas, each without quotation marks and "
-                                 f"of at most {LONGEST_COLOUR} characters, not {colour[:LONGEST_COLOUR]!r}.")
+                raise Refusal("palette_colour", "The palette names colours, separated by commas, each without "
+                              "quotation marks and of at most {max} characters, not {colour}.", max=LONGEST_COLOUR,
+                              colour=repr(colour[:LONGEST_COLOUR]))
         return colours
 
     def check(self) -> None:
@@ -110,8 +112,11 @@ class Brief:
 # ---------------------------------------------------------------- texts of a field
 
 # Role -> what the user sees on the field.
-FIELDS = {"title": Sentence("title"), "subtitle": Sentence("subtitle"), "body": Sentence("body"),
-          "action": Sentence("call to action"), "footer": Sentence("footer"), "source": Sentence("source")}
+FIELDS = {
+    "title": Message("field_title", "title"), "subtitle": Message("field_subtitle", "subtitle"),
+    "body": Message("field_body", "body"), "action": Message("field_action", "call to action"),
+    "footer": Message("field_footer", "footer"), "source": Message("field_source", "source"),
+}
 
 
 def visible(text: str) -> bool:
@@ -120,22 +125,22 @@ def visible(text: str) -> bool:
                for character in text)
 
 
-def lines(name: Sentence, text: str) -> list[str]:
+def lines(name: Message, text: str) -> list[str]:
     """The lines of a field that hold something, verbatim; refuses what no picture can show."""
     broken = LINE_BREAKS.sub("\n", text)
     for character in broken:
         if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
-            raise ValueError(f"The {name} contains the control character U+{ord(character):04X}, which no picture can "
-                             f"show: remove it.")
+            raise Refusal("control_character", "The {field} contains the control character U+{code}, which no picture "
+                          "can show: remove it.", field=name, code=f"{ord(character):04X}")
     return [line.strip() for line in broken.split("\n") if visible(line)]
 
 
-def description(name: Sentence, text: str) -> str:
+def description(name: Message, text: str) -> str:
     """A description as one line. What it quotes is drawn, so its quotations must end."""
     described = " ".join(lines(name, text))
     if not closed(described):
-        raise ValueError(f"The {name} opens a quotation mark that is never closed: words in double quotes are drawn, "
-                         f"so close it (and write inch, not \").")
+        raise Refusal("quotation_open", 'The {field} opens a quotation mark that is never closed: words in double '
+                      'quotes are drawn, so close it (and write inch, not ").', field=name)
     return described
 
 
@@ -146,16 +151,18 @@ def text_element(role: str, text: str, **how) -> list[Element]:
 
 
 def picture_element(page: Page, place: str) -> list[Element]:
-    described = description(Sentence("picture"), page.picture)
+    described = description(Message("field_picture", "picture"), page.picture)
     return [Element("picture", described, place)] if described else []
 
 
 def _brief(kind: str, page: Page, elements: list[Element], layout: str = "", columns: int = 1) -> Brief:
     if not elements:
-        raise ValueError(f"The {kind} brief is empty: fill in at least one text or describe the picture.")
+        raise Refusal("brief_empty", "The {kind} brief is empty: fill in at least one text or describe the picture.",
+                      kind=kind)
     page.check()
     hidden = sorted({f"U+{ord(mark):04X}" for element in elements for mark in INVISIBLE.findall(element.text)})
-    note = Sentence("The texts contain invisible characters ({characters}): kept as they are.", characters=hidden)
+    note = Message("invisible_characters", "The texts contain invisible characters ({characters}): kept as they are.",
+                   characters=hidden)
     return Brief(kind, page, tuple(elements), layout, columns, (note,) if hidden else ())
 
 
@@ -186,7 +193,7 @@ def slide(page: Page, title: str = "", subtitle: str = "", bullets: str = "", fo
     picture = picture_element(page, {"right": "right half", "left": "left half"}.get(picture_position, "behind"))
     points_place = {"right": "left half", "left": "right half"}.get(picture_position, "") if picture else ""
     points = [LIST_MARKER.sub("", line, count=1) if LIST_MARKER.match(line) else line
-              for line in lines(Sentence("bullets"), bullets)]
+              for line in lines(Message("field_bullets", "bullets"), bullets)]
     return _brief("slide", page, [
         *_heading(page, title, subtitle, title_position), *picture,
         *(Element("bullet", point, points_place if number == 1 else "", "medium", page.lettering, number)
@@ -199,7 +206,7 @@ def infographic(page: Page, title: str = "", subtitle: str = "", data_points: st
                 source: str = "", kind: str = "infographic", arrangement: str = "grid", columns: int = 2) -> Brief:
     """data_points: one per line, value | label | icon; a line without a bar is a label."""
     points = [_data_point(page, line, number, "cell" if arrangement == "grid" else arrangement)
-              for number, line in enumerate(lines(Sentence("data points"), data_points), start=1)]
+              for number, line in enumerate(lines(Message("field_data_points", "data points"), data_points), start=1)]
     return _brief(kind, page, [
         *_heading(page, title, subtitle, "top"), *picture_element(page, "around"),
         *(element for point in points for element in point),
@@ -217,7 +224,7 @@ def _data_point(page: Page, line: str, number: int, place: str) -> list[Element]
     if visible(label):
         elements.append(Element("label", label, "" if elements else place, "small", page.lettering, number))
     if visible(icon):
-        name = Sentence("icon of data point {number}", number=number)
+        name = Message("field_icon", "icon of data point {number}", number=number)
         elements.append(Element("icon", description(name, icon), "", number=number))
     return elements
 
@@ -227,7 +234,8 @@ def comic(page: Page, title: str = "", panels: str = "", columns: int = 2) -> Br
     `Sound: words` are those, every other line describes the panel."""
     blocks = [block for block in re.split(r"\n\s*\n", LINE_BREAKS.sub("\n", panels)) if visible(block)]
     if len(blocks) > MOST_PANELS:
-        raise ValueError(f"The comic has {len(blocks)} panels: a page takes at most {MOST_PANELS}.")
+        raise Refusal("comic_panels", "The comic has {panels} panels: a page takes at most {max}.", panels=len(blocks),
+                      max=MOST_PANELS)
     return _brief("comic", page, [
         *text_element("title", title, place="top", size="huge", colour=page.lettering),
         *picture_element(page, "all panels"),
@@ -236,7 +244,7 @@ def comic(page: Page, title: str = "", panels: str = "", columns: int = 2) -> Br
 
 
 def _panel(block: str, number: int) -> list[Element]:
-    field, scene, spoken = Sentence("text of panel {number}", number=number), [], []
+    field, scene, spoken = Message("field_panel", "text of panel {number}", number=number), [], []
     for line in lines(field, block):
         match = SPEECH.fullmatch(line)
         if not match:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from ..messages import Message, Refusal
 from ..model.images.regions import Box
-from ..model.sentences import Sentence
 
 RIGHT, WRONG, MISSING, UNREADABLE = "right", "wrong", "missing", "unreadable"
 LEAST_CONFIDENCE = 0.5  # of what was read without being expected, to count as writing; the reader's own figure
@@ -87,8 +87,8 @@ def expected_lines(text: str) -> list[str]:
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if units(line, Rules(match_punctuation=True))]
     if not lines:
-        raise ValueError("No text is expected: write the lines that the picture should show into expected_text, one "
-                         "per line.")
+        raise Refusal("no_text_expected", "No text is expected: write the lines that the picture should show into "
+                      "expected_text, one per line.")
     return lines
 
 
@@ -356,9 +356,9 @@ def compare(lines: Sequence[str], found: Sequence[Found], rules: Rules) -> Compa
               and comparable(line, rules)]
     if not judged:
         unknown = (" ".join(sorted({letter for line in lines for letter in unreadable(line, rules)})[:10])
-                   or Sentence("only signs"))
-        raise ValueError(f"The reader knows none of the expected lines' script ({unknown}): it reads Latin, Greek, "
-                         f"Chinese and Japanese.")
+                   or Message("only_signs", "only signs"))
+        raise Refusal("script_unknown", "The reader knows none of the expected lines' script ({scripts}): it reads "
+                      "Latin, Greek, Chinese and Japanese.", scripts=unknown)
     matching = Matching([comparable(lines[number], rules) for number in judged],
                         [comparable(piece.text, rules) for piece in found], [piece.box for piece in found])
     verdicts = {number: Line(line, UNREADABLE) for number, line in enumerate(lines)}

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from numpy import ndarray
 from PIL import Image
 
-from ..model.sentences import Sentence, counted
+from ..messages import Message, Refusal, plural
 
 INSTALL = "python -m pip install python-pptx"
 PAGES = {"16:9": 16 / 9, "4:3": 4 / 3}
@@ -43,25 +43,26 @@ class Sheet:
 def require() -> None:
     """Raises ValueError with the install command where python-pptx is not there."""
     if find_spec("pptx") is None:
-        raise ValueError(f"PowerPoint files need python-pptx, which is not installed: run {INSTALL} with ComfyUI's "
-                         f"Python and restart ComfyUI, or choose PDF.")
+        raise Refusal("pptx_missing", "PowerPoint files need python-pptx, which is not installed: run {command} with "
+                      "ComfyUI's Python and restart ComfyUI, or choose PDF.", command=INSTALL)
 
 
-def texts_for(pictures: int, found: int) -> Sentence:
-    return _for_pictures(counted(found, "{count} text", "{count} texts"), pictures, found)
+def texts_for(pictures: int, found: int) -> Message:
+    return _for_pictures(plural("texts", found, "{count} text", "{count} texts"), pictures, found)
 
 
-def notes_for(pictures: int, found: int) -> Sentence:
-    return _for_pictures(counted(found, "{count} note", "{count} notes"), pictures, found)
+def notes_for(pictures: int, found: int) -> Message:
+    return _for_pictures(plural("notes", found, "{count} note", "{count} notes"), pictures, found)
 
 
-def _for_pictures(words: Sentence, pictures: int, found: int) -> Sentence:
-    what = Sentence("the last pictures have none") if found < pictures else Sentence("the last ones were not used")
-    return Sentence("There are {words} for {pictures}: {what}.", words=words,
-                    pictures=counted(pictures, "{count} picture", "{count} pictures"), what=what)
+def _for_pictures(words: Message, pictures: int, found: int) -> Message:
+    what = (Message("deck_without", "the last pictures have none") if found < pictures else
+            Message("deck_unused", "the last ones were not used"))
+    return Message("deck_mismatch", "There are {words} for {pictures}: {what}.", words=words,
+                   pictures=plural("pictures", pictures, "{count} picture", "{count} pictures"), what=what)
 
 
-def shared_out(words: Sequence[str | None], batches: list[int], unlike: Callable[[int, int], Sentence]) -> tuple:
+def shared_out(words: Sequence[str | None], batches: list[int], unlike: Callable[[int, int], Message]) -> tuple:
     """One text for each picture, and what `unlike` says of (pictures, texts) where there are too few or too many.
 
     As many texts as batches: one for all pictures of a batch, which share a prompt. Else one for each picture.

@@ -10,10 +10,10 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..messages import Message, Refusal
 from ..model.images import sizes
 from ..model.images.references import LARGEST_RATIO, reference_size
 from ..model.qwen_image_2.prompt import IMAGE_SLOT
-from ..model.sentences import Sentence
 from . import quotation
 from .vocabulary import CHINESE, ENGLISH, Language
 
@@ -30,13 +30,13 @@ MOST_SHOWN = 2000  # characters of an answer that could not be used
 class Task:
     """What differs between the two official models."""
 
-    name: Sentence
+    name: Message
     presence_penalty: float
     most_tokens: int  # thinking included
 
 
-TEXT_TO_IMAGE = Task(Sentence("text-to-image"), 1.5, 16256)
-EDIT = Task(Sentence("edit"), 0.0, 24000)
+TEXT_TO_IMAGE = Task(Message("task_text_to_image", "text-to-image"), 1.5, 16256)
+EDIT = Task(Message("task_edit", "edit"), 0.0, 24000)
 
 
 @dataclass(frozen=True)
@@ -105,27 +105,29 @@ def read_instruction(path: Path, label: str) -> str:
             content = file.read(MOST_INSTRUCTION_BYTES + 1)
         text = content.decode("utf-8-sig").strip()
     except OSError as error:
-        raise ValueError(f"The system prompt {label} could not be read: {error.strerror}.") from error
+        raise Refusal("system_prompt_unreadable", "The system prompt {name} could not be read: {reason}.", name=label,
+                      reason=str(error.strerror)) from error
     except UnicodeDecodeError as error:
         if len(content) <= MOST_INSTRUCTION_BYTES:  # else a character may only have been cut in two
-            raise ValueError(f"The system prompt {label} is not a text file in UTF-8: choose the system_prompt.txt "
-                             f"that comes with the enhancer.") from error
+            raise Refusal("system_prompt_encoding", "The system prompt {name} is not a text file in UTF-8: choose the "
+                          "system_prompt.txt that comes with the enhancer.", name=label) from error
     if len(content) > MOST_INSTRUCTION_BYTES:
-        raise ValueError(f"The system prompt {label} is larger than {MOST_INSTRUCTION_BYTES // 1024} KiB: choose the "
-                         f"system_prompt.txt that comes with the enhancer.")
+        raise Refusal("system_prompt_large", "The system prompt {name} is larger than {max} KiB: choose the "
+                      "system_prompt.txt that comes with the enhancer.", name=label, max=MOST_INSTRUCTION_BYTES // 1024)
     if not text:
-        raise ValueError(f"The system prompt {label} is empty: choose the system_prompt.txt that comes with the "
-                         f"enhancer.")
+        raise Refusal("system_prompt_empty", "The system prompt {name} is empty: choose the system_prompt.txt that "
+                      "comes with the enhancer.", name=label)
     return text
 
 
 def check_text(text: str, what: str) -> None:
     """Refuse what would end the user's turn of the conversation, or claim a picture's place in it."""
     if not text.strip():
-        raise ValueError(f"{what} is empty: write what the picture should show.")
+        raise Refusal("text_empty", "{field} is empty: write what the picture should show.", field=what)
     token = re.search(r"<\|\w+\|>", text)
     if token:
-        raise ValueError(f"{what} contains {token[0]}, which has a meaning for the language model: remove it.")
+        raise Refusal("text_token", "{field} contains {token}, which has a meaning for the language model: remove it.",
+                      field=what, token=token[0])
 
 
 def chat(instruction: str, prompt: str, images: int, opening: str) -> str:
@@ -183,8 +185,8 @@ def enhanced(prompt: str, generated: Generated, canvas: tuple[int, int], size_cl
     wanted; references: their sizes, pixels."""
     answer = parse(generated)
     if answer is None:
-        return Enhanced(prompt, canvas, (_why_not(generated), Sentence("Its answer: {text}",
-                                                                      text=_shortened(generated.text))))
+        return Enhanced(prompt, canvas, (_why_not(generated), Message(
+            "enhancer_answer", "Its answer: {text}", text=_shortened(generated.text))))
     text, *notes = restored(prompt, answer.prompt)
     if size_class is None:
         return Enhanced(text, canvas, tuple(notes))
@@ -194,17 +196,19 @@ def enhanced(prompt: str, generated: Generated, canvas: tuple[int, int], size_cl
 
 def _why_not(generated: Generated) -> str:
     if generated.truncated:
-        return Sentence("The prompt is used as it was written: the language model was stopped after {tokens} tokens "
-                        "without an answer, so raise max_tokens.", tokens=generated.tokens)
-    return Sentence("The prompt is used as it was written: the language model's answer holds no JSON object with a "
-                    "rewritten_prompt, so try another seed, or check that model and system prompt belong together.")
+        return Message("enhancer_stopped", "The prompt is used as it was written: the language model was stopped after "
+                       "{tokens} tokens without an answer, so raise max_tokens.", tokens=generated.tokens)
+    return Message("enhancer_no_json", "The prompt is used as it was written: the language model's answer holds no "
+                   "JSON object with a rewritten_prompt, so try another seed, or check that model and system prompt "
+                   "belong together.")
 
 
 def _shortened(text: str) -> str:
     text = text.strip()
     if len(text) <= MOST_SHOWN:
         return text
-    return Sentence("{beginning}... ({count} characters)", beginning=text[:MOST_SHOWN], count=len(text))
+    return Message("answer_shortened", "{beginning}... ({count} characters)", beginning=text[:MOST_SHOWN],
+                   count=len(text))
 
 
 # ---------------------------------------------------------------- quotations
@@ -216,7 +220,8 @@ def restored(prompt: str, rewritten: str) -> tuple[str, ...]:
     for text in wanted:
         if text not in quotation.literals(rewritten):
             rewritten, how = _put_back(text, rewritten, wanted)
-            notes.append(Sentence("The quoted text {text} {how}.", text=quotation.quote(text, ENGLISH.pairs), how=how))
+            notes.append(Message("quoted_text", "The quoted text {text} {how}.",
+                                 text=quotation.quote(text, ENGLISH.pairs), how=how))
     return rewritten, *notes
 
 
@@ -228,13 +233,14 @@ def _put_back(text: str, rewritten: str, wanted: Container[str]) -> tuple[str, s
         found = match.group(match.lastindex)
         if found not in wanted and _letters(found) and _letters(found) == _letters(text):
             changed = rewritten[:match.start()] + quoted + rewritten[match.end():]
-            return changed, Sentence("had been changed to {found} and was put back", found=match.group())
+            return changed, Message("quoted_changed", "had been changed to {found} and was put back",
+                                    found=match.group())
     changed = rewritten.replace(f"'{text}'", quoted, 1)
     if set(quotation.literals(changed)) == {text, *quotation.literals(rewritten)}:
-        return changed, Sentence("had lost its double quotation marks and got them back")
+        return changed, Message("quoted_unmarked", "had lost its double quotation marks and got them back")
     # At the beginning, where no mark that is never closed can swallow it.
     return (f"{language.shown.format(text=quoted)}{language.end}{rewritten}",
-            Sentence("was missing and was put in at the beginning"))
+            Message("quoted_missing", "was missing and was put in at the beginning"))
 
 
 def _letters(text: str) -> str:
@@ -256,18 +262,19 @@ def proposed_canvas(answer: Answer, size_class: int,
     reference = REFERENCE.fullmatch(answer.follow)
     if reference and 1 <= int(reference[1]) <= len(references):
         size = reference_size(*references[int(reference[1]) - 1], size_class)
-        return size, Sentence("Canvas: {width} x {height}, the shape of <image{number}>.", width=size[0],
-                              height=size[1], number=int(reference[1]))
+        return size, Message("canvas_of_reference", "Canvas: {width} x {height}, the shape of <image{number}>.",
+                             width=size[0], height=size[1], number=int(reference[1]))
     ratio = _ratio(answer.ratio)
     if ratio is not None:
         size = _size_for(ratio, size_class)
-        return size, Sentence("Canvas: {width} x {height}, for the proposed ratio {ratio}.", width=size[0],
-                              height=size[1], ratio=answer.ratio.strip())
+        return size, Message("canvas_ratio", "Canvas: {width} x {height}, for the proposed ratio {ratio}.",
+                             width=size[0], height=size[1], ratio=answer.ratio.strip())
     proposed = answer.follow.strip() or answer.ratio.strip()
     if not proposed:
-        return None, Sentence("Canvas: as chosen on the node, because the language model proposes none.")
-    return None, Sentence("Canvas: as chosen on the node, because the language model proposes {proposed}, which is no "
-                          "canvas.", proposed=repr(proposed[:40]))
+        return None, Message("canvas_unproposed", "Canvas: as chosen on the node, because the language model proposes "
+                             "none.")
+    return None, Message("canvas_no_proposal", "Canvas: as chosen on the node, because the language model proposes "
+                         "{proposed}, which is no canvas.", proposed=repr(proposed[:40]))
 
 
 def _ratio(text: str) -> float | None:

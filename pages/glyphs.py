@@ -12,7 +12,7 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont, features
 
-from ..model.sentences import Sentence
+from ..messages import Message, Refusal
 from .compare import is_invisible
 
 EXTENSIONS = (".ttf", ".otf", ".ttc", ".otc")
@@ -76,7 +76,8 @@ def load(face: tuple[Path, int] | None, size: int, name: str) -> ImageFont.FreeT
     try:
         return ImageFont.truetype(face[0], size, index=face[1])
     except OSError as error:
-        raise ValueError(f"The font {name} cannot be read ({error}): choose another one.") from error
+        raise Refusal("font_unreadable", "The font {font} cannot be read ({error}): choose another one.", font=name,
+                      error=str(error)) from error
 
 
 def clean_lines(text: str) -> list[str]:
@@ -85,7 +86,7 @@ def clean_lines(text: str) -> list[str]:
              .strip(" " + JOINERS) for line in unicodedata.normalize("NFC", text).splitlines()]
     lines = [line for line in lines if line]
     if not lines:
-        raise ValueError("There is no text to set: write the words into text, one line per line.")
+        raise Refusal("glyph_text_empty", "There is no text to set: write the words into text, one line per line.")
     return lines
 
 
@@ -108,11 +109,12 @@ def check_glyphs(font: ImageFont.FreeTypeFont, lines: list[str], name: str) -> N
     if lacking:
         listed = ", ".join(f"{character} (U+{ord(character):04X})" for character in lacking[:8])
         if len(lacking) > 8:
-            listed = Sentence("{some} and {count} more", some=listed, count=len(lacking) - 8)
-        raise ValueError(f"The font {name} has no glyphs for {listed}: choose a font that has them.")
+            listed = Message("some_more", "{some} and {count} more", some=listed, count=len(lacking) - 8)
+        raise Refusal("font_glyphs", "The font {font} has no glyphs for {characters}: choose a font that has them.",
+                      font=name, characters=listed)
     if any(unicodedata.bidirectional(c) in ("R", "AL") for line in lines for c in line) and not features.check("raqm"):
-        raise ValueError("This Pillow was built without Raqm, so it cannot set text that runs from right to left: "
-                         "install the one from PyPI.")
+        raise Refusal("pillow_raqm", "This Pillow was built without Raqm, so it cannot set text that runs from right "
+                      "to left: install the one from PyPI.")
 
 
 def render(lines: list[str], face: tuple[Path, int] | None, name: str, size: int, vertical: bool) -> ndarray:
@@ -126,8 +128,8 @@ def render(lines: list[str], face: tuple[Path, int] | None, name: str, size: int
             break
         size = min(size - 1, int(size * LARGEST_SIDE / max(width, height)))
         if size < SMALLEST_LETTERS:
-            raise ValueError(f"{len(lines)} lines with up to {max(map(len, lines))} characters do not fit on one page: "
-                             f"set fewer lines, or break the long ones.")
+            raise Refusal("glyph_page", "{lines} lines with up to {characters} characters do not fit on one page: set "
+                          "fewer lines, or break the long ones.", lines=len(lines), characters=max(map(len, lines)))
     page = Image.new("RGB", (max(width, -(-height // LARGEST_RATIO)), max(height, -(-width // LARGEST_RATIO))), PAPER)
     left, top = (page.width - width) // 2, (page.height - height) // 2
     pen = ImageDraw.Draw(page)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
+from ..messages import Refusal
 from ..model.images.regions import Box
 from .compare import Comparison, Found, Rules, compare
 
@@ -24,8 +25,8 @@ GROUNDS = ((255, 255, 255), (0, 0, 0))  # what transparent pictures are looked a
 def require() -> None:
     """Raises ValueError with the install command where RapidOCR is not there."""
     if find_spec("rapidocr") is None or find_spec("onnxruntime") is None:
-        raise ValueError(f"Reading text needs RapidOCR, which is not installed: run {INSTALL} with ComfyUI's Python "
-                         f"and restart ComfyUI.")
+        raise Refusal("ocr_missing", "Reading text needs RapidOCR, which is not installed: run {command} with "
+                      "ComfyUI's Python and restart ComfyUI.", command=INSTALL)
 
 
 def _model(kind: str) -> Path:
@@ -33,8 +34,8 @@ def _model(kind: str) -> Path:
     folder = Path(find_spec("rapidocr").origin).parent / "models"
     found = sorted(path for path in folder.glob("*.onnx") if f"_{kind}_" in path.name and "PP-OCR" in path.name)
     if not found:
-        raise ValueError(f"The installed RapidOCR has no models in its package: run {INSTALL} --force-reinstall with "
-                         f"ComfyUI's Python.")
+        raise Refusal("ocr_models", "The installed RapidOCR has no models in its package: run {command} "
+                      "--force-reinstall with ComfyUI's Python.", command=INSTALL)
     return found[-1]
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from ..model.sentences import Sentence
+from ..messages import Message, Refusal, reason
 from . import briefs
 from .briefs import Brief, Page
 
@@ -67,11 +67,11 @@ class Slide:
     unfinished: bool = False  # whether the next line may belong to the last bullet point
 
     @property
-    def name(self) -> Sentence:
+    def name(self) -> Message:
         title = self.title if len(self.title) <= LONGEST_NAME else self.title[:LONGEST_NAME] + "..."
         if not title:
-            return Sentence("Slide {number}", number=self.number)
-        return Sentence("Slide {number} ({title})", number=self.number, title=title)
+            return Message("slide", "Slide {number}", number=self.number)
+        return Message("slide_titled", "Slide {number} ({title})", number=self.number, title=title)
 
 
 # ---------------------------------------------------------------- reading
@@ -84,15 +84,15 @@ def read(text: str) -> list[Slide]:
         if heading:
             slides.append(_slide(len(slides) + 1, *heading.groups()))
         elif line and not slides:
-            raise ValueError(f"The outline begins with {line[:LONGEST_NAME]!r}, which is on no slide: begin each slide "
-                             f"with a line such as ## Title.")
+            raise Refusal("outline_beginning", "The outline begins with {line}, which is on no slide: begin each slide "
+                          "with a line such as ## Title.", line=repr(line[:LONGEST_NAME]))
         elif slides:
             slides[-1].unfinished = _add(slides[-1], line)
     if not slides:
-        raise ValueError("The outline has no slides: begin each with a line such as ## Title.")
+        raise Refusal("outline_empty", "The outline has no slides: begin each with a line such as ## Title.")
     if len(slides) > MOST_SLIDES:
-        raise ValueError(f"The outline has {len(slides)} slides: a deck takes at most {MOST_SLIDES}, because all of "
-                         f"them are in memory together; make several decks.")
+        raise Refusal("outline_slides", "The outline has {count} slides: a deck takes at most {max}, because all of "
+                      "them are in memory together; make several decks.", count=len(slides), max=MOST_SLIDES)
     return slides
 
 
@@ -105,8 +105,8 @@ def _lines(text: str) -> Iterator[str]:
 def _slide(number: int, marks: str, title: str) -> Slide:
     slide = Slide(number, CLOSING_MARKS.sub("", title), opening=marks == "#")
     if len(marks) > 2:
-        raise ValueError(f"{slide.name} has a heading with {marks[:LONGEST_NAME]}: slides begin with # or ##, what is "
-                         f"on them with a dash.")
+        raise Refusal("slide_heading", "{slide} has a heading with {marks}: slides begin with # or ##, what is on them "
+                      "with a dash.", slide=slide.name, marks=marks[:LONGEST_NAME])
     return slide
 
 
@@ -125,8 +125,8 @@ def _add(slide: Slide, line: str) -> bool:
         slide.bullets[-1] += " " + line
         return True
     elif slide.bullets:
-        raise ValueError(f"{slide.name} has the line {line[:LONGEST_NAME]!r} after its bullet points: begin it with "
-                         f"a dash, or with > if it is a note.")
+        raise Refusal("slide_line", "{slide} has the line {line} after its bullet points: begin it with a dash, or "
+                      "with > if it is a note.", slide=slide.name, line=repr(line[:LONGEST_NAME]))
     else:
         slide.subtitle.append(line)
     return False
@@ -135,8 +135,9 @@ def _add(slide: Slide, line: str) -> bool:
 def _hint(slide: Slide, name: str, value: str) -> None:
     kind = HINTS.get(name.lower())
     if kind is None:
-        raise ValueError(f"{slide.name} has the unknown hint {name[:LONGEST_NAME]!r}: there are Picture, Layout, "
-                         f"Footer, Notes and Seed; a text that is to be drawn begins with a dash.")
+        raise Refusal("slide_hint", "{slide} has the unknown hint {hint}: there are Picture, Layout, Footer, Notes and "
+                      "Seed; a text that is to be drawn begins with a dash.", slide=slide.name,
+                      hint=repr(name[:LONGEST_NAME]))
     if kind == "layout":
         slide.layout |= dict(_layout(slide, part) for part in briefs.SEPARATOR.split(value) if part.strip())
     elif kind == "seed":
@@ -148,15 +149,15 @@ def _hint(slide: Slide, name: str, value: str) -> None:
 def _layout(slide: Slide, part: str) -> tuple[str, str | int]:
     wanted = " ".join(part.lower().split())
     if wanted not in LAYOUTS:
-        raise ValueError(f"{slide.name} has the unknown layout {part.strip()[:LONGEST_NAME]!r}: there are "
-                         f"{', '.join(LAYOUTS)}.")
+        raise Refusal("slide_layout", "{slide} has the unknown layout {layout}: there are {layouts}.", slide=slide.name,
+                      layout=repr(part.strip()[:LONGEST_NAME]), layouts=", ".join(LAYOUTS))
     return LAYOUTS[wanted]
 
 
 def _seed(slide: Slide, value: str) -> int:
     if not SEED.fullmatch(value) or int(value) >= SEEDS:
-        raise ValueError(f"{slide.name} has the seed {value[:LONGEST_NAME]!r}: a seed is a whole number from 0 to "
-                         f"{SEEDS - 1}.")
+        raise Refusal("slide_seed", "{slide} has the seed {seed}: a seed is a whole number from 0 to {max}.",
+                      slide=slide.name, seed=repr(value[:LONGEST_NAME]), max=SEEDS - 1)
     return int(value)
 
 
@@ -185,5 +186,6 @@ def of_each(slides: list[Slide], work: Callable[[Slide], Result]) -> list[Result
         try:
             found.append(work(slide))
         except ValueError as error:
-            raise ValueError(f"{slide.name} cannot be written: {error}") from error
+            raise Refusal("slide_refused", "{slide} cannot be written: {error}", slide=slide.name,
+                          error=reason(error)) from error
     return found

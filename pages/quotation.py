@@ -5,6 +5,8 @@ an opening mark to the first closing mark of its own kind, always gives the text
 """
 import re
 
+from ..messages import Refusal
+
 STRAIGHT, CURLY, CORNER, WHITE_CORNER = '""', "“”", "「」", "『』"
 
 # „...“ and „...” are only read: people write them, the pack does not.
@@ -18,8 +20,8 @@ def quote(text: str, pairs: tuple[str, ...]) -> str:
     for opening, closing in pairs:
         if opening not in text and closing not in text:
             return opening + text + closing
-    raise ValueError(f"No quotation marks are left to enclose the text {text[:80]!r}: it contains {', '.join(pairs)} "
-                     f"itself, so use one kind less.")
+    raise Refusal("quotation_marks", "No quotation marks are left to enclose the text {text}: it contains {marks} "
+                  "itself, so use one kind less.", text=repr(text[:80]), marks=", ".join(pairs))
 
 
 def literals(prompt: str) -> list[str]:

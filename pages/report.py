@@ -6,8 +6,8 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
+from ..messages import Message
 from ..model.images.regions import Box
-from ..model.sentences import Sentence
 from .compare import MISSING, RIGHT, UNREADABLE, WRONG, Comparison
 
 EXTRA, DOUBTFUL = "extra", "doubtful"  # what was read and not expected, and what could hardly be read
@@ -40,15 +40,16 @@ def sentence(number: int, comparison: Comparison) -> str:
     def having(status: str) -> int:
         return sum(line.status == status for line in comparison.lines)
 
-    lines = Sentence("{right} of {all} lines right", right=having(RIGHT), all=len(comparison.lines))
-    rest = [one for one in (Sentence("{count} wrong", count=having(WRONG)),
-                            Sentence("{count} missing", count=having(MISSING)),
-                            Sentence("{count} unreadable", count=having(UNREADABLE)),
-                            Sentence("{count} additional", count=len(comparison.extra))) if one.values["count"]]
-    return Sentence("Picture {number}: {verdict}, score {score}, {lines}.", number=number,
-                    verdict=Sentence("passed") if comparison.passed else Sentence("failed"),
-                    score=f"{comparison.score:.2f}",
-                    lines=Sentence("{lines} ({rest})", lines=lines, rest=rest) if rest else lines)
+    lines = Message("lines_right", "{right} of {all} lines right", right=having(RIGHT), all=len(comparison.lines))
+    rest = [one for one in (Message("lines_wrong", "{count} wrong", count=having(WRONG)),
+                            Message("lines_missing", "{count} missing", count=having(MISSING)),
+                            Message("lines_unreadable", "{count} unreadable", count=having(UNREADABLE)),
+                            Message("lines_additional", "{count} additional",
+                                    count=len(comparison.extra))) if one.values["count"]]
+    verdict = Message("check_passed", "passed") if comparison.passed else Message("check_failed", "failed")
+    return Message("check_result", "Picture {number}: {verdict}, score {score}, {lines}.", number=number,
+                   verdict=verdict, score=f"{comparison.score:.2f}",
+                   lines=Message("lines_with_rest", "{lines} ({rest})", lines=lines, rest=rest) if rest else lines)
 
 
 def rows(comparison: Comparison) -> list[dict]:

@@ -9,14 +9,14 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..model.sentences import Sentence, joined
+from ..messages import Message, Refusal, and_list
 from .briefs import DESCRIPTIONS, Brief, Element
 from .quotation import closed, literals, quote
-from .vocabulary import ENGLISH, LANGUAGES, Language
+from .vocabulary import LANGUAGES, Language
 
 # Where a text may be cut: after sentences, or, where not even one of them fits, between words.
-CUTS = {Sentence("sentence"): re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？；]+[”’」』）]*|\n"),
-        Sentence("word"): re.compile(r"(?=\s)")}
+CUTS = {Message("unit_sentence", "sentence"): re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？；]+[”’」』）]*|\n"),
+        Message("unit_word", "word"): re.compile(r"(?=\s)")}
 DIVISIBLE = ("body", *DESCRIPTIONS)
 MOST_NAMED = 6  # parts that a note names one by one
 
@@ -138,8 +138,8 @@ def fitted(brief: Brief, count: Callable[[str], int], limit: int) -> Written:
     if left_out:
         cut = _cut(_without(brief, groups[:left_out - 1]), groups[left_out - 1][0], fits)
         if not cut and left_out == len(groups):
-            raise ValueError(f"The brief does not fit into {limit:,} tokens even with nothing but "
-                             f"{_name(groups[-1][0])}: shorten that text.")
+            raise Refusal("brief_too_long", "The brief does not fit into {limit} tokens even with nothing but {part}: "
+                          "shorten that text.", limit=f"{limit:,}", part=_name(groups[-1][0]))
         if cut:
             (page, note), left_out = cut, left_out - 1
             notes.append(note)
@@ -187,18 +187,42 @@ def _cut(brief: Brief, element: Element, fits: Callable[[Brief], bool]) -> tuple
             kept -= 1  # not inside a quotation
         if kept:
             end = ends[kept - 1]
-            return shortened(end), Sentence(
-                "Cut after a {unit} to stay within the token limit: {part}, {kept} of {all} characters kept.",
-                unit=unit, part=_name(element), kept=f"{len(beginning(end)):,}", all=f"{len(element.text):,}")
+            return shortened(end), Message("text_cut", "Cut after a {unit} to stay within the token limit: {part}, "
+                                           "{kept} of {all} characters kept.", unit=unit, part=_name(element),
+                                           kept=f"{len(beginning(end)):,}", all=f"{len(element.text):,}")
     return None
 
 
 def _left_out(elements: list[Element], limit: int) -> str:
     names = list(dict.fromkeys(_name(element) for element in elements if element.text))
-    more = [Sentence("{count} more", count=len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
-    listed = joined([Sentence("the closing sentence about the lettering"), *names[:MOST_NAMED], *more])
-    return Sentence("Left out to stay within {limit} tokens: {parts}.", limit=f"{limit:,}", parts=listed)
+    more = [Message("count_more", "{count} more", count=len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
+    closing = Message("closing_sentence", "the closing sentence about the lettering")
+    listed = and_list([closing, *names[:MOST_NAMED], *more])
+    return Message("parts_left_out", "Left out to stay within {limit} tokens: {parts}.", limit=f"{limit:,}",
+                   parts=listed)
 
 
-def _name(element: Element) -> Sentence:
-    return Sentence(ENGLISH.roles[element.role], number=element.number, by=element.by)
+# What notes call an element: in English as the prompt does, see Language.roles.
+NAMES: dict[str, Callable[[Element], Message]] = {
+    "title": lambda element: Message("role_title", "the title"),
+    "subtitle": lambda element: Message("role_subtitle", "the subtitle"),
+    "body": lambda element: Message("role_body", "the body text"),
+    "action": lambda element: Message("role_action", "the call to action"),
+    "footer": lambda element: Message("role_footer", "the footer"),
+    "source": lambda element: Message("role_source", "the source line"),
+    "bullet": lambda element: Message("role_bullet", "bullet point {number}", number=element.number),
+    "value": lambda element: Message("role_value", "the figure of data point {number}", number=element.number),
+    "label": lambda element: Message("role_label", "the label of data point {number}", number=element.number),
+    "icon": lambda element: Message("role_icon", "the icon of data point {number}", number=element.number),
+    "speech": lambda element: Message("role_speech", "in panel {number} the white speech bubble of {by}",
+                                      number=element.number, by=element.by),
+    "caption": lambda element: Message("role_caption", "in panel {number} the white caption box",
+                                       number=element.number),
+    "sound": lambda element: Message("role_sound", "in panel {number} the drawn sound effect", number=element.number),
+    "panel": lambda element: Message("role_panel", "panel {number}", number=element.number),
+    "picture": lambda element: Message("role_picture", "the main picture"),
+}
+
+
+def _name(element: Element) -> Message:
+    return NAMES[element.role](element)

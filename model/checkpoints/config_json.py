@@ -2,7 +2,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ..sentences import Sentence
+from ...messages import Message
 from .files import CheckpointError
 
 
@@ -20,11 +20,11 @@ def _is_whole(value: object) -> bool:
     return _is_number(value) and isinstance(value, int)
 
 
-FLAG = Kind(Sentence("true or false"), lambda value: isinstance(value, bool))
-NUMBER = Kind(Sentence("a number"), _is_number)
-POSITIVE = Kind(Sentence("a number above 0"), lambda value: _is_number(value) and value > 0)
-COUNT = Kind(Sentence("a whole number above 0"), lambda value: _is_whole(value) and value > 0)
-INDEX = Kind(Sentence("a whole number from 0 on"), lambda value: _is_whole(value) and value >= 0)
+FLAG = Kind(Message("kind_flag", "true or false"), lambda value: isinstance(value, bool))
+NUMBER = Kind(Message("kind_number", "a number"), _is_number)
+POSITIVE = Kind(Message("kind_positive", "a number above 0"), lambda value: _is_number(value) and value > 0)
+COUNT = Kind(Message("kind_count", "a whole number above 0"), lambda value: _is_whole(value) and value > 0)
+INDEX = Kind(Message("kind_index", "a whole number from 0 on"), lambda value: _is_whole(value) and value >= 0)
 
 
 class Configuration:
@@ -50,17 +50,18 @@ class Configuration:
         if value is None:
             return default
         if not isinstance(value, list) or not all(map(kind.fits, value)) or length not in (None, len(value)):
-            listed = (Sentence("a list, each {kind}", kind=kind.words) if length is None else
-                      Sentence("a list of {length}, each {kind}", length=length, kind=kind.words))
+            listed = (Message("kind_list", "a list, each {kind}", kind=kind.words) if length is None else
+                      Message("kind_list_of", "a list of {length}, each {kind}", length=length, kind=kind.words))
             raise self._refusal(name, value, listed)
         return tuple(value)
 
     def section(self, name: str) -> "Configuration":
         value = self.entries.get(name)
         if not isinstance(value, Mapping | None):
-            raise self._refusal(name, value, Sentence("a section"))
+            raise self._refusal(name, value, Message("kind_section", "a section"))
         return Configuration(value or {}, self.label)
 
     def _refusal(self, name: str, value, expected: str) -> CheckpointError:
-        return CheckpointError(f"In the configuration of {self.label} the entry {name} is {repr(value)[:60]}, expected "
-                               f"{expected}: download it again.")
+        return CheckpointError("config_entry", "In the configuration of {file} the entry {entry} is {value}, expected "
+                               "{expected}: download it again.", file=self.label, entry=name, value=repr(value)[:60],
+                               expected=expected)

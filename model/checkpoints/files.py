@@ -11,7 +11,7 @@ from typing import NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..sentences import Sentence
+from ...messages import Message, Refusal, reason
 from . import gguf
 
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
@@ -20,8 +20,18 @@ INDEX = ".safetensors.index.json"
 TEXT = re.compile(rb"(\xef\xbb\xbf)?[\t\r\n -~]{12}")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(Refusal):
     """A file that cannot be used. The message is one sentence for the user: which file, what it is, what to do."""
+
+
+def missing_tensor(file: str, tensor: str) -> CheckpointError:
+    return CheckpointError("tensor_missing", "{file} is incomplete: the tensor {tensor} is missing.", file=file,
+                           tensor=tensor)
+
+
+def invalid_shape(file: str, tensor: str, shape: tuple[int, ...]) -> CheckpointError:
+    return CheckpointError("tensor_shape_invalid", "In {file} the tensor {tensor} has the impossible shape {shape}.",
+                           file=file, tensor=tensor, shape=str(list(shape)))
 
 
 class TensorInfo(NamedTuple):
@@ -84,8 +94,9 @@ def open_checkpoint(path: str | Path, label: str | None = None) -> CheckpointFil
         return _open(path, label or path.name)
     except OSError as error:
         name = Path(error.filename or path).name
-        raise CheckpointError(f"{name} cannot be read ({error.strerror or error}): see that you may read it, that no "
-                              f"other program keeps it, and that its disk or network share is there.") from error
+        raise CheckpointError("file_unreadable", "{file} cannot be read ({reason}): see that you may read it, that no "
+                              "other program keeps it, and that its disk or network share is there.", file=name,
+                              reason=str(error.strerror or error)) from error
 
 
 def _open(path: Path, label: str) -> CheckpointFiles:
@@ -97,7 +108,8 @@ def _open(path: Path, label: str) -> CheckpointFiles:
     if path.suffix.lower() == ".gguf":
         return _open_gguf(path, label)
     if path.suffix.lower() != ".safetensors":
-        raise CheckpointError(f"{label} is neither a .safetensors nor a .gguf file: the pack reads no other format.")
+        raise CheckpointError("file_format", "{file} is neither a .safetensors nor a .gguf file: the pack reads no "
+                              "other format.", file=label)
     alone = len(list(path.parent.glob("*.safetensors"))) == 1
     return _open_files([path], label, _read_config(path.parent / "config.json", label) if alone else {})
 
@@ -105,18 +117,19 @@ def _open(path: Path, label: str) -> CheckpointFiles:
 def _files_of_folder(folder: Path, label: str) -> list[Path]:
     indexes = sorted(folder.glob("*" + INDEX))
     if len(indexes) > 1:
-        raise CheckpointError(f"The folder {label} holds several checkpoints ({indexes[0].name}, {indexes[1].name}): "
-                              f"keep one of them.")
+        raise CheckpointError("folder_several", "The folder {folder} holds several checkpoints ({first}, {second}): "
+                              "keep one of them.", folder=label, first=indexes[0].name, second=indexes[1].name)
     if indexes:
         return _present([folder / name for name in _indexed_files(indexes[0], label)], label)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise CheckpointError(f"The folder {label} holds no .safetensors file.")
+        raise CheckpointError("folder_empty", "The folder {folder} holds no .safetensors file.", folder=label)
     if shard := SHARD.match(files[0].name):
         return _numbered_shards(folder, shard["stem"], int(shard["count"]), label)
     if len(files) > 1:
-        raise CheckpointError(f"The folder {label} holds {len(files)} .safetensors files ({files[0].name}, "
-                              f"{files[1].name}, ...) and no index: choose one of them.")
+        raise CheckpointError("folder_no_index", "The folder {folder} holds {count} .safetensors files ({first}, "
+                              "{second}, ...) and no index: choose one of them.", folder=label, count=len(files),
+                              first=files[0].name, second=files[1].name)
     return files
 
 
@@ -124,7 +137,8 @@ def _indexed_files(index: Path, label: str) -> list[str]:
     """File names in an index, without any folder: it may only name its neighbours."""
     weight_map = _read_json(index, label).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index.name} in {label} is not an index of tensors: download it again.")
+        raise CheckpointError("index_invalid", "{index} in {folder} is not an index of tensors: download it again.",
+                              index=index.name, folder=label)
     return sorted({Path(str(name)).name for name in weight_map.values()})
 
 
@@ -135,8 +149,8 @@ def _numbered_shards(folder: Path, stem: str, count: int, label: str) -> list[Pa
 def _present(files: list[Path], label: str) -> list[Path]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise CheckpointError(f"{label} is incomplete: {', '.join(missing)} is missing from its folder "
-                              f"({len(files)} files belong together).")
+        raise CheckpointError("shards_missing", "{file} is incomplete: {missing} is missing from its folder ({count} "
+                              "files belong together).", file=label, missing=", ".join(missing), count=len(files))
     return files
 
 
@@ -152,17 +166,21 @@ def _open_files(files: list[Path], label: str, config: dict) -> CheckpointFiles:
     return CheckpointFiles(label, tensors, homes, metadata, config or _config_of_metadata(metadata, label))
 
 
+def _missing_file(path: Path) -> CheckpointError:
+    return CheckpointError("file_missing", "{file} does not exist.", file=path.name)
+
+
 def _safe_open(path: Path):
     try:
         path.open("rb").close()  # safetensors says of every file that it cannot open that it does not exist
         return safe_open(path, "pt")
     except FileNotFoundError:
-        raise CheckpointError(f"{path.name} does not exist.") from None
+        raise _missing_file(path) from None
     except SafetensorError as error:
         check_is_no_text(path)
         size = path.stat().st_size
-        raise CheckpointError(f"{path.name} ({size:,} bytes) is truncated or damaged, download it again "
-                              f"({error}).") from error
+        raise CheckpointError("safetensors_damaged", "{file} ({size} bytes) is truncated or damaged, download it again "
+                              "({error}).", file=path.name, size=f"{size:,}", error=str(error)) from error
 
 
 def check_is_no_text(path: Path) -> None:
@@ -170,26 +188,27 @@ def check_is_no_text(path: Path) -> None:
     with path.open("rb") as file:
         begin = file.read(80)
     if begin.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path.name} is a Git LFS pointer, not the file itself: run  git lfs pull  in its "
-                              f"folder, or download the file from its web page.")
+        raise CheckpointError("lfs_pointer", "{file} is a Git LFS pointer, not the file itself: run  git lfs pull  in "
+                              "its folder, or download the file from its web page.", file=path.name)
     if TEXT.match(begin):
-        raise CheckpointError(f"{path.name} is a web page or an error message, saved under the file's name: it begins "
-                              f"with {begin[:40].decode('utf-8', 'replace').strip()!r}. Download it again, "
-                              f"logged in if its web page asks for that.")
+        raise CheckpointError("web_page", "{file} is a web page or an error message, saved under the file's name: it "
+                              "begins with {beginning}. Download it again, logged in if its web page asks for that.",
+                              file=path.name, beginning=repr(begin[:40].decode("utf-8", "replace").strip()))
 
 
 def _open_gguf(path: Path, label: str) -> GGUFFile:
     try:
         header, stored = gguf.read(path)
     except ImportError as error:
-        raise CheckpointError(f"{label} is a GGUF file, which needs the gguf package: run  pip install gguf  in "
-                              f"ComfyUI's Python.") from error
+        raise CheckpointError("gguf_package", "{file} is a GGUF file, which needs the gguf package: run  pip install "
+                              "gguf  in ComfyUI's Python.", file=label) from error
     except FileNotFoundError:
-        raise CheckpointError(f"{path.name} does not exist.") from None
+        raise _missing_file(path) from None
     except ValueError as error:
         check_is_no_text(path)
-        raise CheckpointError(f"{path.name} ({path.stat().st_size:,} bytes) is truncated, damaged or no GGUF file, "
-                              f"download it again ({error}).") from error
+        raise CheckpointError("gguf_damaged", "{file} ({size} bytes) is truncated, damaged or no GGUF file, download "
+                              "it again ({error}).", file=path.name, size=f"{path.stat().st_size:,}",
+                              error=reason(error)) from error
     tensors = {name: TensorInfo(one.shape, one.kind) for name, one in stored.items()}
     return GGUFFile(label, tensors, dict.fromkeys(stored, path), {}, {}, stored, header)
 
@@ -197,7 +216,7 @@ def _open_gguf(path: Path, label: str) -> GGUFFile:
 def _config_of_metadata(metadata: dict[str, str], label: str) -> dict:
     if "config" not in metadata:
         return {}
-    return _as_dict(metadata["config"], Sentence("The configuration inside {label}", label=label))
+    return _as_dict(metadata["config"], Message("config_inside", "The configuration inside {file}", file=label))
 
 
 def _read_config(path: Path, label: str) -> dict:
@@ -205,14 +224,17 @@ def _read_config(path: Path, label: str) -> dict:
 
 
 def _read_json(path: Path, label: str) -> dict:
-    return _as_dict(path.read_bytes(), Sentence("The file {name} of {label}", name=path.name, label=label))
+    return _as_dict(path.read_bytes(), Message("config_file", "The file {file} of {folder}", file=path.name,
+                                               folder=label))
 
 
 def _as_dict(text: str | bytes, what: str) -> dict:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{what} is not valid JSON ({error}).") from error
+        raise CheckpointError("json_invalid", "{source} is not valid JSON ({error}).", source=what,
+                              error=str(error)) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{what} holds no named entries ({{...}}): download it again.")
+        raise CheckpointError("json_no_entries", "{source} holds no named entries ({example}): download it again.",
+                              source=what, example="{...}")
     return content

@@ -13,6 +13,8 @@ import numpy
 import torch
 from torch import Tensor
 
+from ...messages import Refusal
+
 
 class Block(NamedTuple):
     values: int
@@ -114,10 +116,10 @@ def read(path: Path) -> tuple[dict[str, object], dict[str, Stored]]:
         header = _Header(memoryview(file))
         metadata, entries = header.read()
     except struct.error as error:
-        raise ValueError(f"its header ends early: {error}") from error
+        raise Refusal("gguf_header_error", "its header ends early: {error}", error=str(error)) from error
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
-        raise ValueError(f"its tensors are aligned to {alignment!r}")
+        raise Refusal("gguf_alignment", "its tensors are aligned to {alignment}", alignment=repr(alignment))
     start = -(-header.place // alignment) * alignment
     return metadata, {name: _stored(gguf, file, *entry, start + offset) for name, (*entry, offset) in entries.items()}
 
@@ -128,10 +130,11 @@ def _stored(gguf, file: numpy.memmap, shape: tuple[int, ...], number: int, place
     kind = gguf.GGMLQuantizationType(number)
     values, size = gguf.GGML_QUANT_SIZES[kind]
     if 0 in shape or (shape or (1,))[-1] % values:
-        raise ValueError(f"a tensor of the type {kind.name} has the impossible shape {list(shape)}")
+        raise Refusal("gguf_tensor_shape", "a tensor of the type {type} has the impossible shape {shape}",
+                      type=kind.name, shape=str(list(shape)))
     end = place + math.prod(shape) // values * size
     if end > len(file):
-        raise ValueError(f"a tensor ends at byte {end:,}")
+        raise Refusal("gguf_tensor_end", "a tensor ends at byte {end}", end=f"{end:,}")
     data = torch.from_numpy(file[place:end])
     if kind.name in PLAIN:
         return Stored(shape, kind.name, data.view(PLAIN[kind.name]).view(shape))
@@ -152,10 +155,10 @@ class _Header:
     def read(self) -> tuple[dict[str, object], dict[str, tuple]]:
         """Metadata, and for each tensor its shape, type and offset."""
         if self.take(4) != b"GGUF":
-            raise ValueError("it does not begin with GGUF")
+            raise Refusal("gguf_magic", "it does not begin with GGUF")
         version = self.number("I")
         if version not in self.VERSIONS:
-            raise ValueError(f"its version is {version}")
+            raise Refusal("gguf_version", "its version is {version}", version=version)
         tensors, values = self.number("Q"), self.number("Q")
         metadata = {self.text(): self.value(self.number("I")) for _ in range(values)}
         return metadata, {self.text(): self.entry() for _ in range(tensors)}
@@ -163,7 +166,7 @@ class _Header:
     def entry(self) -> tuple[tuple[int, ...], int, int]:
         axes = self.number("I")
         if axes > self.MOST_AXES:
-            raise ValueError(f"a tensor has {axes} axes")
+            raise Refusal("gguf_axes", "a tensor has {axes} axes", axes=axes)
         shape = tuple(self.number("Q") for _ in range(axes))[::-1]  # ggml counts axes from the last
         return shape, self.number("I"), self.number("Q")
 
@@ -180,7 +183,7 @@ class _Header:
 
     def code(self, kind: int) -> str:
         if kind not in self.NUMBERS:
-            raise ValueError(f"a value is of type {kind}")
+            raise Refusal("gguf_value_type", "a value is of type {type}", type=kind)
         return self.NUMBERS[kind]
 
     def number(self, code: str):
@@ -194,7 +197,7 @@ class _Header:
     def take(self, count: int) -> bytes:
         end = self.place + count
         if end > len(self.buffer):
-            raise ValueError("its header ends early")
+            raise Refusal("gguf_header_end", "its header ends early")
         value = bytes(self.buffer[self.place:end])
         self.place = end
         return value

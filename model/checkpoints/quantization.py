@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..sentences import Sentence, joined
+from ...messages import Message, and_list
 from . import gguf
-from .files import CheckpointError, CheckpointFiles, GGUFFile, TensorInfo
+from .files import CheckpointError, CheckpointFiles, GGUFFile, TensorInfo, missing_tensor
 
 MARK = ".comfy_quant"
 METADATA = "_quantization_metadata"
@@ -127,8 +127,8 @@ def settings_of(files: CheckpointFiles) -> Settings:
             if name.endswith(MARK):
                 found[name.removesuffix(MARK)] = json.loads(files.read(name).numpy().tobytes())
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{files.label} says that it is quantised, but not how ({error}): download it "
-                              f"again.") from error
+        raise CheckpointError("quantization_unreadable", "{file} says that it is quantised, but not how ({error}): "
+                              "download it again.", file=files.label, error=str(error)) from error
     return found
 
 
@@ -183,32 +183,39 @@ def check(layer: str, settings: Mapping, tensors: Mapping[str, TensorInfo], labe
     """The layer's weight as it would be without quantisation; its dtype and its scales are checked."""
     name = settings.get("format") if isinstance(settings, Mapping) else None
     if not isinstance(name, str) or name not in FORMATS:
-        raise CheckpointError(f"In {label} the layer {layer} is quantised as {name!r}, which this version of the pack "
-                              f"does not know ({', '.join(FORMATS)}).")
+        raise CheckpointError("layer_format", "In {file} the layer {layer} is quantised as {format}, which this "
+                              "version of the pack does not know ({known}).", file=label, layer=layer,
+                              format=repr(name), known=", ".join(FORMATS))
     if name == "gguf" and (found := str(settings.get("type"))) not in gguf.BLOCKS:
-        raise CheckpointError(f"In {label} the tensor {layer}.weight is of GGUF's type {found}, which this version of "
-                              f"the pack does not read ({', '.join(gguf.BLOCKS)}): choose another file.")
+        raise CheckpointError("gguf_type", "In {file} the tensor {layer}.weight is of GGUF's type {type}, which this "
+                              "version of the pack does not read ({known}): choose another file.", file=label,
+                              layer=layer, type=found, known=", ".join(gguf.BLOCKS))
     if not isinstance(settings.get("convrot_groupsize", ROTATIONS[0]), int):
-        raise CheckpointError(f"In {label} the layer {layer} is rotated in groups of "
-                              f"{str(settings['convrot_groupsize'])[:60]} inputs: download it again.")
+        raise CheckpointError("rotation_group", "In {file} the layer {layer} is rotated in groups of {group} inputs: "
+                              "download it again.", file=label, layer=layer,
+                              group=str(settings["convrot_groupsize"])[:60])
     kind, weight = FORMATS[name], tensors.get(f"{layer}.weight")
     if weight is None:
-        raise CheckpointError(f"{label} is incomplete: the tensor {layer}.weight is missing.")
+        raise missing_tensor(label, f"{layer}.weight")
     if weight.dtype not in kind.dtypes or len(weight.shape) != 2:
-        raise CheckpointError(f"In {label} the tensor {layer}.weight should be a matrix of {kind.dtypes[0]} "
-                              f"({kind.words}), but is {list(weight.shape)} of {weight.dtype}.")
+        raise CheckpointError("layer_matrix", "In {file} the tensor {layer}.weight should be a matrix of {expected} "
+                              "({format}), but is {shape} of {dtype}.", file=label, layer=layer,
+                              expected=kind.dtypes[0], format=kind.words, shape=str(list(weight.shape)),
+                              dtype=weight.dtype)
     if not kind.scales:
         return weight
     scales = beside(layer, tensors)
     for scale in kind.scales:
         if scale not in scales:
-            raise CheckpointError(f"{label} is incomplete: the layer {layer} is quantised, but its {scale} is "
-                                  f"missing.")
+            raise CheckpointError("scale_missing", "{file} is incomplete: the layer {layer} is quantised, but its "
+                                  "{scale} is missing.", file=label, layer=layer, scale=scale)
     (rows, stored_columns), shape = weight.shape, tensors[scales["weight_scale"]].shape
     columns = stored_columns * kind.packed
     if not _scales_fit(kind, shape, rows, columns):
-        raise CheckpointError(f"In {label} the tensor {scales['weight_scale']} has the shape {list(shape)}, but the "
-                              f"matrix has {rows} rows and {columns} columns ({kind.words}).")
+        raise CheckpointError("scale_shape", "In {file} the tensor {tensor} has the shape {shape}, but the matrix has "
+                              "{rows} rows and {columns} columns ({format}).", file=label,
+                              tensor=scales["weight_scale"], shape=str(list(shape)), rows=rows, columns=columns,
+                              format=kind.words)
     return TensorInfo((rows, columns), weight.dtype)
 
 
@@ -231,10 +238,10 @@ def in_words(settings: Settings) -> str:
     found = []
     for one in settings.values():
         words = FORMATS[one["format"]].words + (f" {one['type']}" if "type" in one else "")
-        words = Sentence("{format} with rotation", format=words) if one.get("convrot") else words
+        words = Message("format_rotated", "{format} with rotation", format=words) if one.get("convrot") else words
         if words not in found:
             found.append(words)
-    return joined(found)
+    return and_list(found)
 
 
 def encoded(mark: Mapping) -> Tensor:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from ..sentences import Sentence
+from ...messages import Message, Refusal
 
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3",
           torch.float8_e5m2: "F8_E5M2", torch.float8_e8m0fnu: "F8_E8M0", torch.int8: "I8", torch.uint8: "U8"}
@@ -25,7 +25,7 @@ LENGTH_BYTES = 8
 ENTRY_BYTES = 160
 
 
-class WriteError(OSError):
+class WriteError(Refusal):
     """The file could not be written; the message says why, and nothing is left of it."""
 
 
@@ -49,7 +49,8 @@ def write(path: Path, names: Iterable[str], tensors: Iterable[tuple[str, Tensor]
             begin = end
         encoded = json.dumps(header, separators=(",", ":")).encode()
         if len(encoded) > room:
-            raise ValueError(f"The header takes {len(encoded)} bytes, but its names were said to need {room}.")
+            raise Refusal("header_room", "The header takes {size} bytes, but its names were said to need {room}.",
+                          size=len(encoded), room=room)
         with _words_for(path):
             file.seek(0)
             file.write(room.to_bytes(LENGTH_BYTES, "little") + encoded)
@@ -85,8 +86,10 @@ def _words_for(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = Sentence("the disk is full") if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or error
-        raise WriteError(f"{path.name} could not be written: {why}. Nothing is left of it.") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        why = Message("disk_full", "the disk is full") if full else str(error.strerror or error)
+        raise WriteError("write_failed", "{file} could not be written: {reason}. Nothing is left of it.",
+                         file=path.name, reason=why) from error
 
 
 def _umask() -> int:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..sentences import Sentence
+from ...messages import Message, Refusal
 from .sizes import MULTIPLE, size_for_area
 
 MOST_REFERENCES = 10
@@ -26,14 +26,17 @@ def check_reference(number: int, image: Tensor) -> None:
     """Refuse a picture (H, W, C) that cannot be a reference, by its number."""
     height, width, channels = image.shape
     if channels not in (3, 4):
-        raise ValueError(f"Reference {number} has {channels} channels: references are RGB or RGBA.")
+        raise Refusal("reference_channels", "Reference {number} has {channels} channels: references are RGB or RGBA.",
+                      number=number, channels=channels)
     if not height or not width:
-        raise ValueError(f"Reference {number} is empty ({width} x {height} pixels).")
+        raise Refusal("reference_empty", "Reference {number} is empty ({width} x {height} pixels).", number=number,
+                      width=width, height=height)
     if max(height, width) > LARGEST_RATIO * min(height, width):
-        raise ValueError(f"Reference {number} is {width} x {height}: its longer side is more than {LARGEST_RATIO} "
-                         f"times the shorter one, crop it first.")
+        raise Refusal("reference_ratio", "Reference {number} is {width} x {height}: its longer side is more than {max} "
+                      "times the shorter one, crop it first.", number=number, width=width, height=height,
+                      max=LARGEST_RATIO)
     if not torch.isfinite(image).all():
-        raise ValueError(f"Reference {number} holds NaN or infinite values.")
+        raise Refusal("reference_not_finite", "Reference {number} holds NaN or infinite values.", number=number)
 
 
 def reference_size(width: int, height: int, resolution: int | None) -> tuple[int, int]:
@@ -65,6 +68,8 @@ def named_references(prompt: str, count: int) -> set[int]:
     named = {int(number) for number in re.findall(r"<image(\d+)>", prompt)}
     missing = sorted(number for number in named if not 1 <= number <= count)
     if missing:
-        there = Sentence("only <image1>") if count == 1 else Sentence("<image1> to <image{count}>", count=count)
-        raise ValueError(f"The prompt names <image{missing[0]}>, but the references are {there}.")
+        there = (Message("images_only_one", "only <image1>") if count == 1 else
+                 Message("images_range", "<image1> to <image{count}>", count=count))
+        raise Refusal("reference_unknown", "The prompt names <image{number}>, but the references are {references}.",
+                      number=missing[0], references=there)
     return named

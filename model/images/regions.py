@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from ...messages import Refusal
 from .references import resize
 
 
@@ -40,13 +41,15 @@ def fit_mask(mask: Tensor, images: int, height: int, width: int) -> Tensor:
     """
     mask = mask.unsqueeze(0) if mask.ndim == 2 else mask
     if len(mask) not in (1, images):
-        raise ValueError(f"There are {len(mask)} masks for {images} pictures: give one, or one for each.")
+        raise Refusal("mask_count", "There are {masks} masks for {images} pictures: give one, or one for each.",
+                      masks=len(mask), images=images)
     if not torch.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
-        raise ValueError("The mask holds values outside 0 to 1.")
+        raise Refusal("mask_range", "The mask holds values outside 0 to 1.")
     if mask.shape[1:] != (height, width):
         mask = F.interpolate(mask.unsqueeze(1).float(), (height, width), mode="bilinear").squeeze(1)
     if not mask.any():
-        raise ValueError("The mask is empty: paint what the edit may change, or load a PNG that is transparent there.")
+        raise Refusal("mask_empty", "The mask is empty: paint what the edit may change, or load a PNG that is "
+                      "transparent there.")
     return mask.expand(images, -1, -1)
 
 
@@ -83,7 +86,8 @@ def put_back(image: Tensor, part: Tensor, mask: Tensor, box: Box) -> Tensor:
     An RGBA picture keeps its transparency, inside the mask too where the part is RGB.
     """
     if len(part) != len(image):
-        raise ValueError(f"There are {len(part)} edited parts for {len(image)} pictures: they must be as many.")
+        raise Refusal("edited_parts", "There are {parts} edited parts for {images} pictures: they must be as many.",
+                      parts=len(part), images=len(image))
     fitted = torch.cat([resize(p, box.width, box.height) for p in part]).to(image)  # (B, h, w, 4)
     before, weight = cut(image, box), cut(mask, box).unsqueeze(-1).to(image)
     if image.shape[-1] == 4 and part.shape[-1] == 3:

@@ -4,6 +4,8 @@ Source: model card and diffusers 0.42.1, pipeline_qwenimage21.py, calculate_dime
 """
 import math
 
+from ...messages import Refusal
+
 MULTIPLE = 32
 SMALLEST, LARGEST = 64, 8192
 
@@ -48,5 +50,7 @@ def check_size(width: int, height: int) -> None:
     """Refuse a size the model cannot make, and name the nearest that it can."""
     nearest = tuple(min(LARGEST, max(SMALLEST, round(side / MULTIPLE) * MULTIPLE)) for side in (width, height))
     if nearest != (width, height):
-        raise ValueError(f"Width and height must be multiples of {MULTIPLE} from {SMALLEST} to {LARGEST}, got "
-                         f"{width} x {height}: the nearest is {nearest[0]} x {nearest[1]}.")
+        raise Refusal("size_invalid", "Width and height must be multiples of {multiple} from {min} to {max}, got "
+                      "{width} x {height}: the nearest is {nearest_width} x {nearest_height}.", multiple=MULTIPLE,
+                      min=SMALLEST, max=LARGEST, width=width, height=height, nearest_width=nearest[0],
+                      nearest_height=nearest[1])

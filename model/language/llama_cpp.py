@@ -10,20 +10,21 @@ from collections.abc import Mapping
 
 import torch
 
+from ...messages import Message
 from ..checkpoints import gguf
-from ..checkpoints.files import CheckpointError, GGUFFile, TensorInfo
+from ..checkpoints.files import CheckpointError, GGUFFile, TensorInfo, invalid_shape, missing_tensor
 from ..qwen_image_2 import key_maps
 from ..qwen_image_2.prompt import IMAGE_PAD_TOKEN
-from ..sentences import Sentence
 
 ARCHITECTURE = "qwen3vl"
 PROJECTOR = "qwen3vl_merger"
 DEEPSTACK = re.compile(r"(?<=deepstack_merger_list\.)\d+")
 FRAMES = ("model.visual.patch_embed.proj.weight", "model.visual.patch_embed.proj.weight.1")
 
-GET_LANGUAGE = Sentence("choose a GGUF file of Qwen3-VL-8B-Instruct, for example Qwen3-VL-8B-Instruct-Q8_0.gguf")
-GET_PROJECTOR = Sentence("choose the mmproj file of Qwen3-VL-8B-Instruct, for example "
-                         "mmproj-Qwen3VL-8B-Instruct-F16.gguf")
+GET_LANGUAGE = Message("choose_gguf_language_model", "choose a GGUF file of Qwen3-VL-8B-Instruct, for example "
+                       "Qwen3-VL-8B-Instruct-Q8_0.gguf")
+GET_PROJECTOR = Message("choose_projector", "choose the mmproj file of Qwen3-VL-8B-Instruct, for example "
+                        "mmproj-Qwen3VL-8B-Instruct-F16.gguf")
 
 
 def is_projector_name(name: str) -> bool:
@@ -41,8 +42,8 @@ def text_encoder(language: GGUFFile, projector: GGUFFile | None) -> GGUFFile:
     stored = {key_maps.text_encoder_from_llama_cpp(name): one for name, one in language.stored.items()}
     label, config = language.label, {"model_type": "qwen3_vl", "text_config": _text_config(language.header)}
     if projector is not None:
-        if sentence := unfit(projector, language):
-            raise CheckpointError(sentence)
+        if refusal := unfit(projector, language):
+            raise refusal
         vision, config["vision_config"] = _vision(projector)
         stored |= vision
         label = f"{label} with {projector.label}"
@@ -53,42 +54,49 @@ def text_encoder(language: GGUFFile, projector: GGUFFile | None) -> GGUFFile:
 def check_language(files: GGUFFile) -> None:
     found = files.header.get("general.architecture")
     if found == "clip":
-        raise CheckpointError(f"{files.label} is the vision projector of a language model, not a text encoder for "
-                              f"Qwen-Image 2: it goes into vision_projector; {GET_LANGUAGE}.")
+        raise CheckpointError("projector_as_text_encoder", "{file} is the vision projector of a language model, not a "
+                              "text encoder for Qwen-Image 2: it goes into vision_projector; {advice}.",
+                              file=files.label, advice=GET_LANGUAGE)
     if found != ARCHITECTURE:
-        what = (Sentence("of the architecture {architecture}", architecture=str(found)) if found else
-                Sentence("that does not say its architecture"))
-        raise CheckpointError(f"{files.label} is a language model {what}, not a text encoder for Qwen-Image 2 "
-                              f"({ARCHITECTURE}): {GET_LANGUAGE}.")
+        what = _of_architecture(found) if found else Message("of_no_architecture", "that does not say its architecture")
+        raise CheckpointError("other_language_model", "{file} is a language model {what}, not a text encoder for "
+                              "Qwen-Image 2 ({architecture}): {advice}.", file=files.label, what=what,
+                              architecture=ARCHITECTURE, advice=GET_LANGUAGE)
     words = files.header.get("tokenizer.ggml.tokens")
     if isinstance(words, list) and words[IMAGE_PAD_TOKEN:IMAGE_PAD_TOKEN + 1] != ["<|image_pad|>"]:
-        raise CheckpointError(f"{files.label} has another vocabulary than Qwen3-VL ({len(words):,} words, and "
-                              f"<|image_pad|> is not number {IMAGE_PAD_TOKEN}): {GET_LANGUAGE}.")
+        raise CheckpointError("other_vocabulary", "{file} has another vocabulary than Qwen3-VL ({words} words, and "
+                              "<|image_pad|> is not number {token}): {advice}.", file=files.label,
+                              words=f"{len(words):,}", token=IMAGE_PAD_TOKEN, advice=GET_LANGUAGE)
 
 
-def unfit(projector: GGUFFile, language: GGUFFile) -> Sentence | None:
-    """What keeps a projector from this language model, as a sentence; None where nothing does."""
+def _of_architecture(found: object) -> Message:
+    return Message("of_architecture", "of the architecture {architecture}", architecture=str(found))
+
+
+def unfit(projector: GGUFFile, language: GGUFFile) -> CheckpointError | None:
+    """What keeps a projector from this language model; None where nothing does."""
     header = projector.header
     kind = header.get("clip.projector_type") or header.get("clip.vision.projector_type")
     if kind != PROJECTOR:
-        what = (Sentence("of the architecture {architecture}", architecture=str(header.get("general.architecture")))
-                if kind is None else Sentence("of the type {type}", type=str(kind)))
-        return Sentence("{label} is {what}, not the vision projector of Qwen3-VL ({projector}): {advice}.",
-                        label=projector.label, what=what, projector=PROJECTOR, advice=GET_PROJECTOR)
+        what = (_of_architecture(header.get("general.architecture")) if kind is None else
+                Message("of_type", "of the type {type}", type=str(kind)))
+        return CheckpointError("not_the_projector", "{file} is {what}, not the vision projector of Qwen3-VL "
+                               "({projector}): {advice}.", file=projector.label, what=what, projector=PROJECTOR,
+                               advice=GET_PROJECTOR)
     theirs, ours = width(projector, "mm.2.weight", 0), width(language, "token_embd.weight", 1)
     if theirs != ours:
-        return Sentence("{label} belongs to a language model of width {theirs}, {language} has width {ours}: {advice}.",
-                        label=projector.label, theirs=theirs, language=language.label, ours=ours,
-                        advice=GET_PROJECTOR)
+        return CheckpointError("projector_width", "{file} belongs to a language model of width {theirs}, {language} "
+                               "has width {ours}: {advice}.", file=projector.label, theirs=theirs,
+                               language=language.label, ours=ours, advice=GET_PROJECTOR)
     return None
 
 
 def width(files: GGUFFile, name: str, axis: int) -> int:
     if name not in files.tensors:
-        raise CheckpointError(f"{files.label} is incomplete: the tensor {name} is missing.")
+        raise missing_tensor(files.label, name)
     shape = files.tensors[name].shape
     if len(shape) <= axis:
-        raise CheckpointError(f"In {files.label} the tensor {name} has the impossible shape {list(shape)}.")
+        raise invalid_shape(files.label, name, shape)
     return shape[axis]
 
 
@@ -108,8 +116,8 @@ def _vision(files: GGUFFile) -> tuple[dict[str, gguf.Stored], dict]:
     if all(name in stored for name in FRAMES):
         frames = [stored.pop(name) for name in FRAMES]
         if frames[0].data.shape != frames[1].data.shape:
-            raise CheckpointError(f"In {files.label} the patch embeddings of the two frames differ in shape: "
-                                  f"{GET_PROJECTOR}.")
+            raise CheckpointError("frame_shapes", "In {file} the patch embeddings of the two frames differ in shape: "
+                                  "{advice}.", file=files.label, advice=GET_PROJECTOR)
         joined = torch.stack([frame.data for frame in frames], 2)  # (width, 3, 2, patch, patch)
         stored[FRAMES[0]] = gguf.Stored(tuple(joined.shape), frames[0].kind, joined)
     config = {"deepstack_visual_indexes": layers, "num_heads": files.header.get("clip.vision.attention.head_count")}

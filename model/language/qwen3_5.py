@@ -28,7 +28,8 @@ def _spec(tensors: Tensors, config: Mapping, label: str) -> EnhancerSpec:
     attention = tuple(layers.format(number) + "self_attn.q_norm.weight" in tensors
                       for number in range(count(tensors, layers + "input_layernorm.weight")))
     if True not in attention:
-        raise CheckpointError(f"{label} is incomplete: none of its {len(attention)} layers has attention.")
+        raise CheckpointError("attention_missing", "{file} is incomplete: none of its {layers} layers has attention.",
+                              file=label, layers=len(attention))
     full, linear = layers.format(attention.index(True)) + "self_attn.", layers.format(0) + "linear_attn."
     head_dim, = shape(full + "q_norm.weight")
     value_heads, value_dim = shape(linear + "A_log")[0], shape(linear + "norm.weight")[0]

@@ -11,27 +11,34 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ...messages import Message, reason
 from ..checkpoints import finite, gguf, quantization
 from ..checkpoints.config_json import COUNT, FLAG, INDEX, NUMBER, POSITIVE, Configuration
-from ..checkpoints.files import CheckpointError, CheckpointFiles, TensorInfo
-from ..sentences import Sentence
+from ..checkpoints.files import CheckpointError, CheckpointFiles, TensorInfo, invalid_shape, missing_tensor
+from ..checkpoints.known_files import Tensors, describe
 from . import key_maps
 from .prompt import IMAGE_PAD_TOKEN
 from .spec import EnhancerSpec, TextEncoderSpec, TransformerSpec, VAESpec, VisionSpec
 from .transformer import Transformer
 from .vae import VAE
 
-Tensors = Mapping[str, TensorInfo]
-
 STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
+# What messages call the parts, and which files are to be chosen for them.
+PARTS = {
+    "transformer": Message("part_transformer", "transformer"),
+    "vae": Message("part_vae", "vae"),
+    "text encoder": Message("part_text_encoder", "text encoder"),
+    "prompt enhancer": Message("part_enhancer", "prompt enhancer"),
+}
 ADVICE = {
-    Sentence("transformer"): Sentence("choose the diffusion model of Qwen-Image 2.x, for example "
-                                      "qwen_image_2.1_bf16.safetensors"),
-    Sentence("vae"): Sentence("choose the VAE of Qwen-Image 2.x, for example qwen_image_2.1_vae_bf16.safetensors"),
-    Sentence("text encoder"): Sentence("choose Qwen3-VL-8B-Instruct, for example qwen3vl_8b_bf16.safetensors"),
-    Sentence("prompt enhancer"): Sentence("choose one of the official models (Qwen3.5), for example "
-                                          "qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors"),
+    "transformer": Message("choose_transformer", "choose the diffusion model of Qwen-Image 2.x, for example "
+                           "qwen_image_2.1_bf16.safetensors"),
+    "vae": Message("choose_vae", "choose the VAE of Qwen-Image 2.x, for example qwen_image_2.1_vae_bf16.safetensors"),
+    "text encoder": Message("choose_text_encoder", "choose Qwen3-VL-8B-Instruct, for example "
+                            "qwen3vl_8b_bf16.safetensors"),
+    "prompt enhancer": Message("choose_enhancer", "choose one of the official models (Qwen3.5), for example "
+                               "qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors"),
 }
 
 VISION_MARK = "model.visual.deepstack_merger_list.0.linear_fc1.weight"
@@ -56,60 +63,18 @@ class Detected:
     quantised: dict[str, dict] = field(default_factory=dict)  # layer -> how, see quantization.py
 
 
-# ---------------------------------------------------------------- what a file is
-
-def _has(*parts: str) -> Callable[[Tensors], bool]:
-    return lambda tensors: all(any(part in name for name in tensors) for part in parts)
-
-
-def _text_only(tensors: Tensors) -> bool:
-    return _has("layers.0.self_attn.q_norm.weight")(tensors) and not _has("visual.")(tensors)
-
-
-is_text_encoder = _has("visual.deepstack_merger_list.0", "self_attn.q_norm.weight")
-
-# Tested in order; the marks are names that nothing else in circulation has.
-KNOWN_FILES: tuple[tuple[Sentence, Callable[[Tensors], bool]], ...] = (
-    (Sentence("a LoRA (load it with a LoRA loader, after this one)"),
-     lambda t: any(mark in name for name in t for mark in (".lora_A.", ".lora_down.", ".lora_up.", ".lokr_w1"))),
-    (Sentence("the transformer of Qwen-Image 2.x"), _has("txt_in.text_norm.weight", "modulation.1.weight")),
-    (Sentence("the transformer of Qwen-Image 1.x, another family that ComfyUI's own loader runs"),
-     _has("transformer_blocks.0.attn.add_q_proj.weight")),
-    (Sentence("a prompt-enhancer language model (Qwen3.5): as a text encoder it would give pure noise"),
-     _has(".linear_attn.")),
-    (Sentence("a Qwen2.5-VL text encoder, which belongs to Qwen-Image 1.x"), _has("visual.blocks.0.mlp.gate_proj")),
-    (Sentence("a Qwen3-VL text encoder"), is_text_encoder),
-    (Sentence("a text-only language model without a vision tower"), _text_only),
-    (Sentence("the vision projector of a language model"), _has("v.patch_embd.weight")),
-    (Sentence("a language model in llama.cpp's form"), _has("token_embd.weight", "blk.0.attn_norm.weight")),
-    (Sentence("a Flux model"), _has("double_blocks.0.img_attn")),
-    (Sentence("a Stable Diffusion or SDXL checkpoint"), _has("input_blocks.0.0.weight")),
-    (Sentence("a Stable Diffusion or SDXL model in diffusers form"),
-     _has("down_blocks.0.attentions", "time_embedding")),
-    (Sentence("a VAE in Wan naming"), _has("decoder.middle.0.residual.0.gamma")),
-    (Sentence("a VAE in diffusers naming"), _has("decoder.mid_block.resnets.0.norm1")),
-    (Sentence("a Stable Diffusion VAE"), _has("decoder.mid.block_1.norm1")),
-)
-
-
-def describe(tensors: Tensors) -> Sentence:
-    """What a file is, in words that can follow 'is'."""
-    for words, matches in KNOWN_FILES:
-        if matches(tensors):
-            return words
-    if not tensors:
-        return Sentence("empty")
-    return Sentence("of an unknown kind ({count} tensors: {some}, ...)", count=len(tensors), some=sorted(tensors)[:2])
-
+# ---------------------------------------------------------------- what is refused
 
 def _refuse(kind: str, tensors: Tensors, label: str) -> CheckpointError:
-    return CheckpointError(f"{label} is {describe(tensors)}, not a {kind} for Qwen-Image 2: {ADVICE[kind]}.")
+    return CheckpointError("wrong_file", "{file} is {found}, not a {kind} for Qwen-Image 2: {advice}.", file=label,
+                           found=describe(tensors), kind=PARTS[kind], advice=ADVICE[kind])
 
 
 def _refuse_other_tools(tensors: Tensors, config: Mapping, label: str) -> None:
     if tool := quantization.other_tool(tensors, config):
-        raise CheckpointError(f"{label} was quantised by {tool}, a layout that only its own software reads: choose the "
-                              f"bf16 file, one that ComfyUI's tools have quantised, or a GGUF file.")
+        raise CheckpointError("other_tool", "{file} was quantised by {tool}, a layout that only its own software "
+                              "reads: choose the bf16 file, one that ComfyUI's tools have quantised, or a GGUF file.",
+                              file=label, tool=tool)
 
 
 def _refuse_unmarked(tensors: Tensors, settings: quantization.Settings, label: str) -> None:
@@ -122,8 +87,9 @@ def _refuse_quantised(tensors: Tensors, label: str) -> None:
     odd = sorted({info.dtype for name, info in tensors.items() if name.endswith(".weight")} - set(STORED_DTYPES))
     if marks or odd:
         found = marks[0] if marks else f"dtype {odd[0]}"
-        raise CheckpointError(f"{label} is quantised in a way that this version of the pack does not read ({found}): "
-                              f"choose the bf16 file, or one that ComfyUI's tools have quantised.")
+        raise CheckpointError("quantization_unknown", "{file} is quantised in a way that this version of the pack does "
+                              "not read ({found}): choose the bf16 file, or one that ComfyUI's tools have quantised.",
+                              file=label, found=found)
 
 
 # ---------------------------------------------------------------- the three networks
@@ -167,8 +133,9 @@ def _companion_sources(table: Mapping[str, Source], companions: Mapping[str, Map
             # Scales of one byte are those of blocks, in tiles that cannot be cut.
             tiles = stored[theirs].dtype[:2] in ("F8", "U8")
             if source.rows != slice(None) and rows[0] // 2 % quantization.TILE_ROWS and tiles:
-                raise CheckpointError(f"{label} has scales for blocks of {source.name}, whose halves of {rows[0] // 2} "
-                                      f"rows share one: quantise gate and projection apart.")
+                raise CheckpointError("fused_scales", "{file} has scales for blocks of {tensor}, whose halves of "
+                                      "{rows} rows share one: quantise gate and projection apart.", file=label,
+                                      tensor=source.name, rows=rows[0] // 2)
             found[f"{layer_of(name)}.{companion}"] = Source(theirs, source.rows if own else slice(None))
     return found
 
@@ -189,7 +156,8 @@ def _checked(label: str, build: Callable, *args):
     except CheckpointError:
         raise
     except (ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{label} has sizes that do not fit together: {error}") from error
+        raise CheckpointError("sizes_inconsistent", "{file} has sizes that do not fit together: {error}", file=label,
+                              error=reason(error)) from error
 
 
 def _transformer_spec(tensors: Tensors, config: Mapping, label: str) -> TransformerSpec:
@@ -197,7 +165,8 @@ def _transformer_spec(tensors: Tensors, config: Mapping, label: str) -> Transfor
     dim, channels = shape("img_in.weight")
     head_dim, = shape("transformer_blocks.0.attn.norm_q.weight")
     if channels != 64:
-        raise CheckpointError(f"{label} works on {channels} latent channels, Qwen-Image 2 on 64.")
+        raise CheckpointError("latent_channels", "{file} works on {channels} latent channels, Qwen-Image 2 on 64.",
+                              file=label, channels=channels)
     return TransformerSpec(
         layers=count(tensors, "transformer_blocks.{}.attn.norm_q.weight"),
         dim=dim,
@@ -253,12 +222,14 @@ def _vae_spec(tensors: Tensors, config: Mapping, label: str) -> VAESpec:
     base, pixels = shape("encoder.conv_in.weight", 2)[:2]
     latent = shape("decoder.conv_in.weight", 2)[1]
     if (pixels, latent) != (VAESpec.pixel_channels, VAESpec.latent_channels):
-        raise CheckpointError(f"{label} is a VAE from {pixels} pixel channels to {latent} latent channels, Qwen-Image "
-                              f"2 needs {VAESpec.pixel_channels} to {VAESpec.latent_channels}: {ADVICE['vae']}.")
+        raise CheckpointError("vae_channels", "{file} is a VAE from {pixels} pixel channels to {latent} latent "
+                              "channels, Qwen-Image 2 needs {expected_pixels} to {expected_latent}: {advice}.",
+                              file=label, pixels=pixels, latent=latent, expected_pixels=VAESpec.pixel_channels,
+                              expected_latent=VAESpec.latent_channels, advice=ADVICE["vae"])
     taps = shape("decoder.conv_out.weight")[2:-2]
     if taps not in ((), (1,)):
-        raise CheckpointError(f"{label} is a video VAE ({taps[0]} temporal taps), not the VAE of Qwen-Image 2: "
-                              f"{ADVICE['vae']}.")
+        raise CheckpointError("video_vae", "{file} is a video VAE ({taps} temporal taps), not the VAE of Qwen-Image 2: "
+                              "{advice}.", file=label, taps=taps[0], advice=ADVICE["vae"])
     levels = count(tensors, "encoder.down_blocks.{}.resnets.0.norm1.gamma")
     return VAESpec(
         base_dim=base,
@@ -307,8 +278,9 @@ def _refuse_packed_table(name: str | None, settings: quantization.Settings, labe
     """Words are looked up row by row, which blocks and rotated 4 bits do not allow in ComfyUI's embeddings."""
     found = settings.get(layer_of(name or ""), {}).get("format")
     if found is not None and found not in quantization.ROWS:
-        raise CheckpointError(f"In {label} the vocabulary ({name}) is quantised as {found}, of which no row can be "
-                              f"looked up ({', '.join(quantization.ROWS)}): {ADVICE['text encoder']}.")
+        raise CheckpointError("vocabulary_quantised", "In {file} the vocabulary ({tensor}) is quantised as {format}, "
+                              "of which no row can be looked up ({formats}): {advice}.", file=label, tensor=name,
+                              format=found, formats=", ".join(quantization.ROWS), advice=ADVICE["text encoder"])
 
 
 def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEncoderSpec:
@@ -320,11 +292,13 @@ def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEnc
     head_dim, = shape(layer + "self_attn.q_norm.weight")
     vocabulary, dim = shape("model.language_model.embed_tokens.weight")
     if dim in OTHER_WIDTHS:
-        raise CheckpointError(f"{label} is {OTHER_WIDTHS[dim]} (width {dim}), Qwen-Image 2 reads Qwen3-VL-8B's width "
-                              f"{TextEncoderSpec.dim}: {ADVICE['text encoder']}.")
+        raise CheckpointError("text_encoder_size", "{file} is {model} (width {width}), Qwen-Image 2 reads "
+                              "Qwen3-VL-8B's width {expected}: {advice}.", file=label, model=OTHER_WIDTHS[dim],
+                              width=dim, expected=TextEncoderSpec.dim, advice=ADVICE["text encoder"])
     if vocabulary <= IMAGE_PAD_TOKEN:
-        raise CheckpointError(f"{label} has a vocabulary of {vocabulary:,} tokens, Qwen3-VL one of "
-                              f"{TextEncoderSpec.vocabulary:,}: {ADVICE['text encoder']}.")
+        raise CheckpointError("vocabulary_size", "{file} has a vocabulary of {tokens} tokens, Qwen3-VL one of "
+                              "{expected}: {advice}.", file=label, tokens=f"{vocabulary:,}",
+                              expected=f"{TextEncoderSpec.vocabulary:,}", advice=ADVICE["text encoder"])
     return TextEncoderSpec(
         layers=count(tensors, "model.language_model.layers.{}.self_attn.q_norm.weight"),
         dim=dim,
@@ -343,8 +317,9 @@ def _text_encoder_spec(tensors: Tensors, config: Mapping, label: str) -> TextEnc
 
 def _mrope_section(head_dim: int, label: str) -> tuple[int, int, int]:
     if head_dim != TextEncoderSpec.head_dim:
-        raise CheckpointError(f"{label} has heads of {head_dim} channels, and no configuration that says how its "
-                              f"rotary positions are laid out: keep config.json beside it.")
+        raise CheckpointError("rope_unknown", "{file} has heads of {head_dim} channels, and no configuration that says "
+                              "how its rotary positions are laid out: keep config.json beside it.", file=label,
+                              head_dim=head_dim)
     return TextEncoderSpec.mrope_section
 
 
@@ -353,8 +328,10 @@ def vision_spec(tensors: Tensors, said: Configuration, label: str, kind: str) ->
     depth = count(tensors, "model.visual.blocks.{}.attn.qkv.weight")
     dim = shape("model.visual.blocks.0.norm1.weight")[0]
     if not said and (depth, dim) != (VisionSpec.depth, VisionSpec.dim):
-        raise CheckpointError(f"{label} has a vision tower of depth {depth} and width {dim}, not the published "
-                              f"{VisionSpec.depth} and {VisionSpec.dim}: {ADVICE[kind]}.")
+        raise CheckpointError("vision_tower_size", "{file} has a vision tower of depth {depth} and width {width}, not "
+                              "the published {expected_depth} and {expected_width}: {advice}.", file=label, depth=depth,
+                              width=dim, expected_depth=VisionSpec.depth, expected_width=VisionSpec.dim,
+                              advice=ADVICE[kind])
     _, _, temporal_patch, patch, _ = shape("model.visual.patch_embed.proj.weight")
     return VisionSpec(
         depth=depth,
@@ -374,10 +351,10 @@ def shape_reader(tensors: Tensors, label: str) -> Callable[[str], tuple[int, ...
     def shape(name: str, axes: int = 1) -> tuple[int, ...]:
         """Of a tensor with at least so many axes, none of them empty."""
         if name not in tensors:
-            raise CheckpointError(f"{label} is incomplete: the tensor {name} is missing.")
+            raise missing_tensor(label, name)
         found = tensors[name].shape
         if len(found) < axes or 0 in found:
-            raise CheckpointError(f"In {label} the tensor {name} has the impossible shape {list(found)}.")
+            raise invalid_shape(label, name, found)
         return found
     return shape
 
@@ -400,15 +377,16 @@ def match(expected: Mapping[str, tuple[int, ...]], tensors: Tensors, sources: Ma
     for name, shape in expected.items():
         source = sources[name]
         if source.name not in tensors:
-            raise CheckpointError(f"{label} is incomplete: the tensor {source.name} is missing.")
+            raise missing_tensor(label, source.name)
         found = _shape_of_rows(tensors[source.name].shape, source.rows)
         if _without_unit_axes(found) != _without_unit_axes(shape):
-            raise CheckpointError(f"In {label} the tensor {source.name} has the shape {list(found)}, "
-                                  f"expected {list(shape)}.")
+            raise CheckpointError("tensor_shape", "In {file} the tensor {tensor} has the shape {shape}, expected "
+                                  "{expected}.", file=label, tensor=source.name, shape=str(list(found)),
+                                  expected=str(list(shape)))
     unknown = sorted(set(tensors) - {source.name for source in sources.values()})
     if unknown:
-        raise CheckpointError(f"{label} has {len(unknown)} tensors that do not belong to this architecture, "
-                              f"for example {unknown[0]}.")
+        raise CheckpointError("tensors_unknown", "{file} has {count} tensors that do not belong to this architecture, "
+                              "for example {tensor}.", file=label, count=len(unknown), tensor=unknown[0])
     return dict(sources)
 
 
@@ -478,7 +456,8 @@ def _refuse_infinite(value: torch.Tensor, name: str, files: CheckpointFiles) -> 
     kind = files.tensors[name].dtype
     packed = kind in gguf.BLOCKS and value.dtype == torch.uint8
     if not (finite.has_finite_scales(value, kind) if packed else finite.is_finite(value)):
-        raise CheckpointError(f"{files.label} is damaged: the tensor {name} holds NaN or infinite values.")
+        raise CheckpointError("tensor_not_finite", "{file} is damaged: the tensor {tensor} holds NaN or infinite "
+                              "values.", file=files.label, tensor=name)
     return value
 
 

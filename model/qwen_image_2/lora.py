@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ...messages import Refusal
 from .key_maps import FUSED_MLP, SPLIT_MLP
 
 METADATA = "lora_adapter_metadata"  # PEFT's settings as diffusers writes them
@@ -26,7 +27,7 @@ _MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(\.\w+)?(\.weight
 _UP = re.compile(r"(?P<module>.+)\.lora_B(\.default)?\.weight")
 
 
-class LoraError(ValueError):
+class LoraError(Refusal):
     """A LoRA that cannot be used as it is. The message is one sentence for the user."""
 
 
@@ -63,11 +64,12 @@ def _halves(part: str, tensor: Tensor, name: str, label: str) -> tuple[Tensor, T
     if _SHARED.fullmatch(part):
         return tensor, tensor
     if part == ".weight":
-        raise LoraError(f"{label} is no LoRA but a whole transformer ({name}): put it into models/diffusion_models and "
-                        f"choose it in the loader.")
+        raise LoraError("lora_is_transformer", "{file} is no LoRA but a whole transformer ({tensor}): put it into "
+                        "models/diffusion_models and choose it in the loader.", file=label, tensor=name)
     if not _ROWS.fullmatch(part) or len(tensor) % 2:
-        raise LoraError(f"{label} adapts {FUSED_MLP} as one matrix, in a way that cannot be split ({name}): this "
-                        f"model has it in two. Train the LoRA on the diffusers form of the weights instead.")
+        raise LoraError("lora_fused", "{file} adapts {matrix} as one matrix, in a way that cannot be split ({tensor}): "
+                        "this model has it in two. Train the LoRA on the diffusers form of the weights instead.",
+                        file=label, matrix=FUSED_MLP, tensor=name)
     upper, lower = (half.contiguous() for half in tensor.chunk(2))
     return upper, lower
 
@@ -92,4 +94,5 @@ def _scales(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str
             alphas[f"{found['module']}.alpha"] = torch.tensor(alpha)
         return alphas
     except (AttributeError, TypeError, ValueError, re.error) as error:
-        raise LoraError(f"The metadata of {label} ({METADATA}) cannot be read: {error}.") from error
+        raise LoraError("lora_metadata", "The metadata of {file} ({entry}) cannot be read: {error}.", file=label,
+                        entry=METADATA, error=str(error)) from error

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...messages import Refusal
+
 # One image slot of the text encoder (one <|image_pad|> state) stands for 2 x 2 latent tokens.
 TOKENS_PER_SLOT = 4
 
@@ -43,8 +45,9 @@ class Condition:
 
     def __post_init__(self):
         if len(self.slots) != len(self.references):
-            raise ValueError(f"The prompt has {len(self.slots)} image slots, but {len(self.references)} reference "
-                             f"latents came with it: each reference needs both.")
+            raise Refusal("slots_without_references", "The prompt has {slots} image slots, but {references} reference "
+                          "latents came with it: each reference needs both.", slots=len(self.slots),
+                          references=len(self.references))
         free = 0
         for number, ((first, states), latent) in enumerate(zip(self.slots, self.references, strict=True), start=1):
             self._check_slot(number, first, states, free)
@@ -55,19 +58,21 @@ class Condition:
         """free: the first state that no slot before has taken."""
         length = self.text.shape[1]
         if not free <= first < first + states <= length:
-            raise ValueError(f"Image slot {number} takes the states {first} to {first + states - 1} of the prompt, but "
-                             f"only {free} to {length - 1} are there for it: slots lie inside the prompt, in order and "
-                             f"apart. Encode the prompt anew with Encode Edit (Qwen-Image 2).")
+            raise Refusal("image_slot", "Image slot {number} takes the states {first} to {last} of the prompt, but "
+                          "only {free} to {end} are there for it: slots lie inside the prompt, in order and apart. "
+                          "Encode the prompt anew with Encode Edit (Qwen-Image 2).", number=number, first=first,
+                          last=first + states - 1, free=free, end=length - 1)
 
     def _check_latent(self, number: int, states: int, latent: Tensor) -> None:
         if len(latent) not in (1, len(self.text)):
-            raise ValueError(f"Reference {number} is a batch of {len(latent)} latents for {len(self.text)} prompts: it "
-                             f"must be one for all, or one for each.")
+            raise Refusal("reference_batch", "Reference {number} is a batch of {latents} latents for {prompts} "
+                          "prompts: it must be one for all, or one for each.", number=number, latents=len(latent),
+                          prompts=len(self.text))
         tokens = latent.shape[-2] * latent.shape[-1]
         if states * TOKENS_PER_SLOT != tokens:
-            raise ValueError(f"Reference {number} has {latent.shape[-1]} x {latent.shape[-2]} latent tokens, but its "
-                             f"slot in the prompt stands for {states * TOKENS_PER_SLOT}: text encoder and VAE saw "
-                             f"different sizes.")
+            raise Refusal("reference_tokens", "Reference {number} has {width} x {height} latent tokens, but its slot "
+                          "in the prompt stands for {tokens}: text encoder and VAE saw different sizes.", number=number,
+                          width=latent.shape[-1], height=latent.shape[-2], tokens=states * TOKENS_PER_SLOT)
 
     def segments(self) -> Iterator[Segment]:
         """The prefix in order, text runs and images."""

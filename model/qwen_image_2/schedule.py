@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...messages import Refusal
+
 PIXELS_PER_TOKEN = 16 * 16
 
 # scheduler_config.json: the shift grows linearly with the number of target tokens.
@@ -42,7 +44,7 @@ def with_zero(sigmas) -> Tensor:
 
 def linear_times(steps: int) -> Tensor:
     if steps < 1:
-        raise ValueError(f"At least 1 step is needed, got {steps}.")
+        raise Refusal("steps_min", "At least 1 step is needed, got {steps}.", steps=steps)
     return torch.linspace(1, 1 / steps, steps, dtype=torch.float64)
 
 
@@ -77,18 +79,21 @@ PRESETS: dict[str, Callable[[int], Tensor]] = {
 TURBO_PRESET = "Turbo 8"
 
 
+def _check_denoise(denoise: float) -> None:
+    if not 0 < denoise <= 1:
+        raise Refusal("denoise_range", "denoise must be above 0 and at most 1, got {denoise}.", denoise=str(denoise))
+
+
 def last_part(sigmas_for: Callable[[int], Tensor], steps: int, denoise: float) -> Tensor:
     """The last `steps` steps of a schedule that would take steps / denoise: image-to-image keeps 1 - denoise.
 
     sigmas_for(n) gives the n-step schedule. denoise in (0, 1].
     """
-    if not 0 < denoise <= 1:
-        raise ValueError(f"denoise must be above 0 and at most 1, got {denoise}.")
+    _check_denoise(denoise)
     return sigmas_for(int(steps / denoise))[-(steps + 1):]
 
 
 def tail(sigmas: Tensor, denoise: float) -> Tensor:
     """The end of a schedule of fixed length that covers about `denoise` of its steps, at least one."""
-    if not 0 < denoise <= 1:
-        raise ValueError(f"denoise must be above 0 and at most 1, got {denoise}.")
+    _check_denoise(denoise)
     return sigmas[-(max(1, round((len(sigmas) - 1) * denoise)) + 1):]

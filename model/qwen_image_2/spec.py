@@ -5,6 +5,7 @@ autoencoder_kl_qwenimage21.py; Qwen3-VL-8B-Instruct's config.json; transformers 
 """
 from dataclasses import dataclass
 
+from ...messages import Refusal
 from .latents import LATENT_MEAN, LATENT_STD
 
 
@@ -24,10 +25,11 @@ class TransformerSpec:
 
     def __post_init__(self):
         if sum(self.rope_axes) != self.head_dim:
-            raise ValueError(f"rope_axes {self.rope_axes} add up to {sum(self.rope_axes)}, "
-                             f"but head_dim is {self.head_dim}.")
+            raise Refusal("rope_axes_sum", "rope_axes {axes} add up to {sum}, but head_dim is {head_dim}.",
+                          axes=str(self.rope_axes), sum=sum(self.rope_axes), head_dim=self.head_dim)
         if any(axis % 2 for axis in self.rope_axes):
-            raise ValueError(f"rope_axes {self.rope_axes} must be even: rotary channels come in pairs.")
+            raise Refusal("rope_axes_odd", "rope_axes {axes} must be even: rotary channels come in pairs.",
+                          axes=str(self.rope_axes))
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,12 @@ class VAESpec:
 
     def __post_init__(self):
         if len(self.video_levels) != len(self.dim_mult) - 1:
-            raise ValueError(f"{len(self.dim_mult)} levels resize {len(self.dim_mult) - 1} times, "
-                             f"but video_levels has {len(self.video_levels)} entries.")
+            raise Refusal("vae_levels", "{levels} levels resize {steps} times, but video_levels has {entries} entries.",
+                          levels=len(self.dim_mult), steps=len(self.dim_mult) - 1, entries=len(self.video_levels))
         if not len(self.latent_mean) == len(self.latent_std) == self.latent_channels:
-            raise ValueError(f"{self.latent_channels} latent channels, but {len(self.latent_mean)} means "
-                             f"and {len(self.latent_std)} deviations.")
+            raise Refusal("latent_statistics", "{channels} latent channels, but {means} means and {deviations} "
+                          "deviations.", channels=self.latent_channels, means=len(self.latent_mean),
+                          deviations=len(self.latent_std))
 
     @property
     def scale(self) -> int:
@@ -71,7 +74,8 @@ class VisionSpec:
 
     def __post_init__(self):
         if self.dim % self.heads:
-            raise ValueError(f"the vision tower's width {self.dim} is no multiple of its {self.heads} heads.")
+            raise Refusal("vision_heads", "the vision tower's width {width} is no multiple of its {heads} heads.",
+                          width=self.dim, heads=self.heads)
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,12 @@ class TextEncoderSpec:
 
     def __post_init__(self):
         if 2 * sum(self.mrope_section) != self.head_dim:
-            raise ValueError(f"mrope_section {self.mrope_section} makes {2 * sum(self.mrope_section)} channels, "
-                             f"but head_dim is {self.head_dim}.")
+            raise Refusal("mrope_sections", "mrope_section {sections} makes {channels} channels, but head_dim is "
+                          "{head_dim}.", sections=str(self.mrope_section), channels=2 * sum(self.mrope_section),
+                          head_dim=self.head_dim)
         if self.vision and max(self.vision.deepstack_layers, default=0) >= self.vision.depth:
-            raise ValueError(f"deepstack_layers {self.vision.deepstack_layers} are taken from a vision tower of "
-                             f"{self.vision.depth} blocks.")
+            raise Refusal("deepstack_layers", "deepstack_layers {layers} are taken from a vision tower of {depth} "
+                          "blocks.", layers=str(self.vision.deepstack_layers), depth=self.vision.depth)
 
 
 @dataclass(frozen=True)
@@ -123,5 +128,6 @@ class EnhancerSpec:
 
     def __post_init__(self):
         if 2 * sum(self.mrope_section) != int(self.head_dim * self.rotary_share):
-            raise ValueError(f"mrope_section {self.mrope_section} makes {2 * sum(self.mrope_section)} channels, but "
-                             f"{self.rotary_share} of head_dim {self.head_dim} are rotary.")
+            raise Refusal("mrope_rotary", "mrope_section {sections} makes {channels} channels, but {share} of head_dim "
+                          "{head_dim} are rotary.", sections=str(self.mrope_section),
+                          channels=2 * sum(self.mrope_section), share=str(self.rotary_share), head_dim=self.head_dim)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...messages import Refusal
 from ..runtime.kernels import TORCH, Kernels
 from ..runtime.offload import Streamer
 from .prefix_cache import Condition, PrefixCache, Segment
@@ -195,7 +196,8 @@ class Transformer(nn.Module):
         if self.spec.causal_condition:
             sigma = torch.zeros(1, device=x.device)
         elif sigma is None:
-            raise ValueError("This checkpoint has causal_condition = false: its prefix depends on sigma.")
+            raise Refusal("causal_condition", "This checkpoint has causal_condition = false: its prefix depends on "
+                          "sigma.")
         modulation = self._modulation(self.time_text_embed(sigma, x.dtype))
         rope = self._rope(positions, x.device)
         kept = []

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...messages import Refusal
 from . import vae_rows
 from .spec import VAESpec
 from .vae_layers import Decoder, Encoder
@@ -34,8 +35,8 @@ class VAE(nn.Module):
         """The mode of the posterior: its mean, the first half of the moments."""
         height, width = pixels.shape[-2:]
         if height % self.spec.scale or width % self.spec.scale:
-            raise ValueError(f"The VAE encodes multiples of {self.spec.scale} pixels, but the picture is "
-                             f"{width} x {height}.")
+            raise Refusal("vae_multiple", "The VAE encodes multiples of {multiple} pixels, but the picture is {width} "
+                          "x {height}.", multiple=self.spec.scale, width=width, height=height)
         encoder = self.encoder
         # The picture itself is narrow: its chunks are counted in the width of the level that they enter.
         narrow = chunk_bytes * self.spec.pixel_channels // encoder.conv_in.out_channels

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...messages import Refusal
 from .spec import VAESpec
 
 
@@ -135,8 +136,8 @@ def doubling(ops) -> type[nn.Module]:
             """For inputs of x's dtype and on its device: copies, which hold until the weights change."""
             taps = super().forward(x)
             if not isinstance(taps, Taps):  # or the decoder would give pictures of half the size
-                raise RuntimeError("This version of ComfyUI or PyTorch computes convolutions in a way that the VAE of "
-                                   "Qwen-Image 2 does not know: update this pack.")
+                raise Refusal("convolution_unknown", "This version of ComfyUI or PyTorch computes convolutions in a "
+                              "way that the VAE of Qwen-Image 2 does not know: update this pack.")
             return taps
 
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Taps:
@@ -213,7 +214,8 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [spec.base_dim * m for m in (1, *spec.dim_mult)]
         if widths[-1] != widths[-2]:
-            raise ValueError(f"The encoder's last level must keep its width, got {widths[-2]} and {widths[-1]}.")
+            raise Refusal("encoder_width", "The encoder's last level must keep its width, got {before} and {last}.",
+                          before=widths[-2], last=widths[-1])
         self.conv_in = ops.Conv2d(spec.pixel_channels, widths[0], 3, padding=1, **factory)
         self.down_blocks = nn.ModuleList(
             DownBlock(a, b, spec.res_blocks, video, ops, **factory)

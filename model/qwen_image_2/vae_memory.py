@@ -7,6 +7,7 @@ import math
 
 from torch import nn
 
+from ...messages import Refusal
 from .vae import CHUNK_BYTES
 
 # A picture that fits into one chunk of rows takes up to 1730 values per pixel; a larger one takes about twenty chunks,
@@ -39,8 +40,9 @@ def chunk_for(peak: int, height: int, width: int, element: int, summed: int) -> 
     """Bytes of a chunk of rows with which a picture takes at most `peak` bytes. Raises ValueError where none does."""
     needed = least(height, width, element, summed)
     if peak < needed:
-        raise ValueError(f"A picture of {width} x {height} pixels takes the VAE at least {needed / 2**30:.2f} GiB, but "
-                         f"vae_peak of Memory Budget is {peak / 2**30:.2f} GiB: raise it, or set it to 0.")
+        raise Refusal("vae_peak_low", "A picture of {width} x {height} pixels takes the VAE at least {needed} GiB, but "
+                      "vae_peak of Memory Budget is {peak} GiB: raise it, or set it to 0.", width=width, height=height,
+                      needed=f"{needed / 2**30:.2f}", peak=f"{peak / 2**30:.2f}")
     return (peak - needed) // CHUNKS
 
 

@@ -30,8 +30,8 @@ def apply(model, path: Path, label: str, strength: float) -> Applied:
     clone = model.clone()
     done = clone.add_patches(patches, strength)
     if not done:
-        raise LoraError(f"{label} changes no matrix of this model: it was made for another one, or is no LoRA (its "
-                        f"first tensor is {next(iter(state), 'missing')}).")
+        raise LoraError("lora_no_match", "{file} changes no matrix of this model: it was made for another one, or is "
+                        "no LoRA (its first tensor is {tensor}).", file=label, tensor=next(iter(state), "missing"))
     check_lora_shapes(clone)
     return Applied(clone, len(done), sorted({name for name in state if _PART.sub("", name) not in names}))
 
@@ -42,4 +42,5 @@ def _read(path: Path, label: str) -> tuple[dict, dict]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         check_is_no_text(path)
-        raise LoraError(f"{label} is no intact .safetensors file ({error}): download it again.") from error
+        raise LoraError("lora_damaged", "{file} is no intact .safetensors file ({error}): download it again.",
+                        file=label, error=str(error)) from error

@@ -25,6 +25,7 @@ import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
+from ...messages import Message, Refusal
 from ...model.checkpoints import quantization
 from ...model.checkpoints.files import CheckpointError, CheckpointFiles, open_checkpoint
 from ...model.qwen_image_2 import detect, latents, schedule
@@ -34,7 +35,6 @@ from ...model.qwen_image_2.spec import TransformerSpec
 from ...model.qwen_image_2.transformer import Transformer, prefix_end
 from ...model.runtime.kernels import Kernels
 from ...model.runtime.offload import Plan
-from ...model.sentences import Sentence
 from .progress import loading_progress
 from .quant.gguf_ops import keep_packed, with_blocks
 from .quant.quantize import Network, Origin, patches_below
@@ -172,12 +172,12 @@ class DiffusionModel(Transformer):
         if prefix.place not in prefix.told:  # hooks that change the weights make it anew, again and again
             prefix.told.add(prefix.place)
             report = transformer_options.get(REPORT_KEY, log.info)
-            report(Sentence(
-                "{tokens} tokens of prompt and references: their keys and values ({size} MiB) are {place}.",
-                tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
-                place=prefix_placement.in_words(prefix.place, first_place)))
+            report(Message("cache_size", "{tokens} tokens of prompt and references: their keys and values ({size} MiB) "
+                           "are {place}.", tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
+                           place=prefix_placement.in_words(prefix.place, first_place)))
             if prefix_placement.waits(cache, prefix.place):
-                report(Sentence("RAM could not be pinned for keys and values: each block waits for its copy."))
+                report(Message("cache_unpinned", "RAM could not be pinned for keys and values: each block waits for "
+                               "its copy."))
         return cache
 
 
@@ -243,7 +243,8 @@ class QwenImage2(comfy.model_base.QwenImage):
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, prefix=None,
                      **kwargs):
         if prefix is None:
-            raise ValueError("Qwen-Image 2 needs a prompt: connect Encode Prompt (Qwen-Image 2) to the sampler.")
+            raise Refusal("prompt_missing", "Qwen-Image 2 needs a prompt: connect Encode Prompt (Qwen-Image 2) to the "
+                          "sampler.")
         options = transformer_options or {}
         report = options.get(REPORT_KEY, log.info)
         self._tell_of_patches(options, report)
@@ -266,8 +267,8 @@ class QwenImage2(comfy.model_base.QwenImage):
         found |= {"rope_options"} & options.keys()
         if new := sorted(found - self.ignored):
             self.ignored.update(new)
-            report(Sentence("Another node patches the model's layers ({layers}), but this model has no places for such "
-                            "patches: they have no effect.", layers=new))
+            report(Message("patches_ignored", "Another node patches the model's layers ({layers}), but this model has "
+                           "no places for such patches: they have no effect.", layers=new))
 
     def begin_run(self, kept_tokens: int) -> None:
         self.crowded, self.kept_tokens, self.ignored = False, kept_tokens, set()
@@ -294,15 +295,17 @@ def condition_from(cond: dict, spec: TransformerSpec, normalise) -> Condition:
     """A conditioning's entries -> Condition. Raises ValueError where the encoder or the references do not fit."""
     text = cond.get("cross_attn")
     if text is None or text.shape[-1] != spec.context_dim:
-        found = (Sentence("no prompt") if text is None else
-                 Sentence("a prompt of width {width}", width=text.shape[-1]))
-        raise ValueError(f"The conditioning holds {found}, but this transformer reads width {spec.context_dim}: encode "
-                         f"the prompt with Encode Prompt (Qwen-Image 2) and its text encoder.")
+        found = (Message("prompt_absent", "no prompt") if text is None else
+                 Message("prompt_width", "a prompt of width {width}", width=text.shape[-1]))
+        raise Refusal("conditioning_width", "The conditioning holds {found}, but this transformer reads width {width}: "
+                      "encode the prompt with Encode Prompt (Qwen-Image 2) and its text encoder.", found=found,
+                      width=spec.context_dim)
     slots = tuple(cond.get(SLOTS_KEY, ()))
     references = tuple(normalise(latent) for latent in cond.get("reference_latents") or ())
     if len(references) != len(slots):
-        raise ValueError(f"The conditioning has {len(references)} reference latents and {len(slots)} image slots in "
-                         f"its prompt: references need both, from Encode Edit (Qwen-Image 2).")
+        raise Refusal("conditioning_slots", "The conditioning has {references} reference latents and {slots} image "
+                      "slots in its prompt: references need both, from Encode Edit (Qwen-Image 2).",
+                      references=len(references), slots=len(slots))
     return Condition(text, slots, references)
 
 
@@ -347,8 +350,8 @@ def diffusion_network(patcher) -> Network:
     """The transformer of a MODEL, to be written. Raises ValueError for another kind of model."""
     model = patcher.model
     if not isinstance(model, QwenImage2):
-        raise ValueError("This MODEL is not a Qwen-Image 2 transformer of this pack: load it with Load Diffusion Model "
-                         "(Qwen-Image 2).")
+        raise Refusal("not_our_model", "This MODEL is not a Qwen-Image 2 transformer of this pack: load it with Load "
+                      "Diffusion Model (Qwen-Image 2).")
     return Network(model.diffusion_model, patches_below("diffusion_model.", patcher), str, model.origin,
                    comfy.model_management.module_size(model))
 
@@ -357,6 +360,10 @@ def open_model(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
     """What the file is, without reading a tensor. Raises CheckpointError where it is something else."""
     files = open_checkpoint(path, label)
     return files, detect.detect_transformer(files.tensors, files.config, label, quantization.settings_of(files))
+
+
+def computed_in_integers(weights: str) -> Message:
+    return Message("weights_integers", "{weights}, computed in integers", weights=weights)
 
 
 def weights_in_words(settings: quantization.Settings, dtype: torch.dtype, device) -> str:
@@ -369,15 +376,17 @@ def weights_in_words(settings: quantization.Settings, dtype: torch.dtype, device
     formats = {one["format"] for one in settings.values()}
     words = quantization.in_words(settings)
     if formats & NEVER_NATIVE:
-        return Sentence("{weights}, dequantised layer by layer as no device has such arithmetic", weights=words)
+        return Message("weights_no_device", "{weights}, dequantised layer by layer as no device has such arithmetic",
+                       weights=words)
     if any(name in native and not native[name](device) for name in formats):
-        return Sentence("{weights}, dequantised layer by layer because this device has no such arithmetic",
-                        weights=words)
+        return Message("weights_this_device", "{weights}, dequantised layer by layer because this device has no such "
+                       "arithmetic", weights=words)
     if any(one.get("full_precision_matrix_mult") for one in settings.values()):
-        return Sentence("{weights}, dequantised layer by layer because the file asks for it", weights=words)
+        return Message("weights_by_file", "{weights}, dequantised layer by layer because the file asks for it",
+                       weights=words)
     if formats <= INTEGERS:
-        return Sentence("{weights}, computed in integers", weights=words)
-    return Sentence("{weights}, computed in that format", weights=words)
+        return computed_in_integers(words)
+    return Message("weights_native", "{weights}, computed in that format", weights=words)
 
 
 def in_full_precision(detected: Detected) -> Detected:
@@ -403,25 +412,31 @@ def _model_config(spec: TransformerSpec, layers: quantization.Settings, dtype: t
 
 # ---------------------------------------------------------------- checks before a run
 
+def latent_shape(shape: tuple[int, ...], channels: int) -> Refusal:
+    """shape: that of a latent which this model, with so many latent channels, cannot sample."""
+    return Refusal("latent_shape", "The latent has the shape {shape}, Qwen-Image 2 works on [batch, {channels}, "
+                   "height/16, width/16]: make it with Empty Latent (Qwen-Image 2) or VAE Encode (Qwen-Image 2).",
+                   shape=str(list(shape)), channels=channels)
+
+
 def check_run(executor, noise, latent_image, *args, **kwargs):
     """Refuse what cannot work before any weight moves: called by every sampler, core's included."""
     guider = executor.class_obj
     model = guider.model_patcher.model
     if noise.ndim != 4 or noise.shape[1] != model.spec.channels:
-        raise ValueError(f"The latent has the shape {list(noise.shape)}, Qwen-Image 2 works on [batch, "
-                         f"{model.spec.channels}, height/16, width/16]: make it with Empty Latent "
-                         f"(Qwen-Image 2) or VAE Encode (Qwen-Image 2).")
+        raise latent_shape(noise.shape, model.spec.channels)
     if noise.shape[0] == 0:
-        raise ValueError("The latent batch is empty: it holds no picture to sample.")
+        raise Refusal("latent_batch_empty", "The latent batch is empty: it holds no picture to sample.")
     check_lora_shapes(guider.model_patcher)
     for conds in guider.conds.values():
         for cond in conds:
             if "control" in cond:
-                raise ValueError("ControlNets do not work on Qwen-Image 2: give the picture as a reference instead.")
+                raise Refusal("controlnet", "ControlNets do not work on Qwen-Image 2: give the picture as a reference "
+                              "instead.")
             text = condition_from(cond, model.spec, model.process_latent_in).text
             if len(text) not in (1, len(noise)):
-                raise ValueError(f"The conditioning holds {len(text)} prompts for {len(noise)} pictures: it must be "
-                                 f"one for all, or one for each.")
+                raise Refusal("conditioning_count", "The conditioning holds {prompts} prompts for {images} pictures: "
+                              "it must be one for all, or one for each.", prompts=len(text), images=len(noise))
     model.begin_run(_kept_tokens(guider))
     try:
         result = executor(noise, latent_image, *args, **kwargs)
@@ -452,9 +467,11 @@ def check_lora_shapes(patcher) -> None:
             # Not the state dict's: that of a quantised layer holds packed values.
             found, expected = _adapter_shape(patch[1]), tuple(comfy.utils.get_attr(patcher.model, key).shape)
             if found is not None and patch[3] is None and found != expected:
-                family = Sentence("; it was made for Qwen-Image 1.x (width 3072)") if 3072 in found else ""
-                raise CheckpointError(f"A LoRA does not fit this model: for {key} it makes a matrix of "
-                                      f"{list(found)}, the model has {list(expected)}{family}.")
+                older = Message("lora_family", "; it was made for Qwen-Image 1.x (width 3072)")
+                family = older if 3072 in found else ""
+                raise CheckpointError("lora_shape", "A LoRA does not fit this model: for {tensor} it makes a matrix of "
+                                      "{shape}, the model has {expected}{family}.", tensor=key, shape=str(list(found)),
+                                      expected=str(list(expected)), family=family)
 
 
 def _adapter_shape(adapter) -> tuple[int, int] | None:

@@ -210,13 +210,13 @@ def quantize_paths(options: argparse.Namespace) -> tuple[Path, Path]:
 
 def require_room(file: Path, target: str, out: Path) -> None:
     """Refuse a disk that cannot take what will be made, by the header of the file. Needs the environment's packages."""
-    from ...model.checkpoints import quantization
+    from ...model.checkpoints import known_files, quantization
     from ...model.checkpoints.files import CheckpointError, open_checkpoint
     from ...model.qwen_image_2 import detect, key_maps
     from .quantize import FORMATS
     try:
         files = open_checkpoint(file)
-        text = detect.is_text_encoder(files.tensors)
+        text = known_files.is_text_encoder(files.tensors)
         recognise = detect.detect_text_encoder if text else detect.detect_transformer
         found = recognise(files.tensors, files.config, file.name, quantization.settings_of(files))
     except CheckpointError as error:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ...model.checkpoints.files import CheckpointError, open_checkpoint
-from ...model.qwen_image_2 import detect
+from ...messages import Refusal
+from ...model.checkpoints import known_files
+from ...model.checkpoints.files import open_checkpoint
 from .errors import UserError
 
 # Short names for a shell.
@@ -22,12 +23,12 @@ def quantize(comfyui: Path, file: Path, target: str, out: Path) -> None:
     from ...nodes.bridge.quant import quantize
     from ...nodes.bridge.text_encoders import qwen3_vl
     try:
-        if detect.is_text_encoder(open_checkpoint(file).tensors):
+        if known_files.is_text_encoder(open_checkpoint(file).tensors):
             network = qwen3_vl.text_network(qwen3_vl.load_text_encoder(file, file.name, FORMATS[target]))
         else:
             network = qwen_image_2.diffusion_network(qwen_image_2.load_model(file, file.name, "base", FORMATS[target]))
         quantize.save(out, network, lambda done, total: None)
-    except CheckpointError as error:
+    except Refusal as error:
         raise UserError(str(error)) from error
 
 

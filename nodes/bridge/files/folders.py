@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import folder_paths
 
+from ....messages import Refusal
 from ....model.checkpoints.files import INDEX, SHARD
 from ....model.language import llama_cpp
 from . import miniature
@@ -61,8 +62,12 @@ def projectors() -> list[str]:
     return [name for name in _gguf_names(TEXT_ENCODER) if llama_cpp.is_projector_name(name)]
 
 
+class FolderGone(Refusal):
+    """A model folder that was there when the choices were listed."""
+
+
 def resolve(part: Part, name: str) -> Path:
-    """The path behind a name from `choices`. Raises FileNotFoundError for what is no longer there."""
+    """The path behind a name from `choices`. Raises FolderGone or FileNotFoundError for what is no longer there."""
     if name == miniature.NAME:
         return miniature.path(part.folder)
     if name.lower().endswith(".gguf"):
@@ -72,7 +77,7 @@ def resolve(part: Part, name: str) -> Path:
         return Path(folder_paths.get_full_path_or_raise(part.folder, name))
     folders = checkpoint_folders(part)
     if name not in folders:
-        raise FileNotFoundError(f"The model folder {name} is no longer there.")
+        raise FolderGone("folder_gone", "The model folder {folder} is no longer there.", folder=name)
     return folders[name]
 
 
@@ -87,7 +92,7 @@ def stamp(part: Part, name: str | None) -> list[tuple[str, int, int]]:
         path = resolve(part, name)
         files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    except FileNotFoundError:  # the run itself will say so
+    except (FolderGone, FileNotFoundError):  # the run itself will say so
         return []
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ....messages import Refusal
 from ....pages import glyphs
 
 FOLDER = "fonts"  # of ComfyUI's models; extra_model_paths.yaml may name more under this key
@@ -36,5 +37,5 @@ def resolve(name: str) -> tuple[Path, int] | None:
     """The face behind a name from `choices`. Raises ValueError for one that is no longer there."""
     there = choices()
     if name not in there:
-        raise ValueError(f"The font {name} is no longer there: choose another one.")
+        raise Refusal("font_gone", "The font {font} is no longer there: choose another one.", font=name)
     return there[name]

@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
+from ....messages import Message
 from ....model.checkpoints import seeded_init
 from ....model.checkpoints.files import CheckpointError
 from ....model.qwen_image_2 import detect, key_maps
 from ....model.qwen_image_2.spec import TextEncoderSpec, VisionSpec
-from ....model.sentences import Sentence
 from ..text_encoders.qwen3_vl import Qwen3VL
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ FOLDER = Path(__file__).resolve().parents[3] / "assets" / "miniature"
 FILES = {"diffusion_models": "diffusion_models/qwen_image_2_miniature_bf16.safetensors",
          "vae": "vae/qwen_image_2_miniature_vae_bf16.safetensors"}
 SIZES = ((128, 128), (160, 96), (96, 160))  # width, height of the pictures it was trained on
-ABOUT = Sentence("This is the miniature that comes with the pack, not Qwen-Image: it draws only simple posters of "
-                 "128 x 128, 160 x 96 or 96 x 160 pixels, to try workflows with.")
+ABOUT = Message("miniature_about", "This is the miniature that comes with the pack, not Qwen-Image: it draws only "
+                "simple posters of 128 x 128, 160 x 96 or 96 x 160 pixels, to try workflows with.")
 
 SEED = 2
 GAIN = 0.5  # below 1, what a token says itself stays louder than what the random layers add to it
@@ -51,9 +51,9 @@ def size_note(label: str, width: int, height: int) -> str | None:
     """What to tell about a picture size, where the model is the miniature."""
     if label != NAME or (width, height) in SIZES:
         return None
-    return Sentence("The miniature was trained on 128 x 128, 160 x 96 and 96 x 160 pixels only: at {width} x {height} "
-                    "expect nothing. Set the size to custom, or choose real model files in the loader.", width=width,
-                    height=height)
+    return Message("miniature_size", "The miniature was trained on 128 x 128, 160 x 96 and 96 x 160 pixels only: at "
+                   "{width} x {height} expect nothing. Set the size to custom, or choose real model files in the "
+                   "loader.", width=width, height=height)
 
 
 def text_encoder() -> Path:
@@ -67,9 +67,9 @@ def text_encoder() -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(path)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"The miniature's text encoder (40 MB) could not be written to {path.parent}: "
-                                  f"{error}. Make room there, or start ComfyUI with another --user-directory."
-                                  ) from error
+            raise CheckpointError("miniature_write", "The miniature's text encoder (40 MB) could not be written to "
+                                  "{folder}: {error}. Make room there, or start ComfyUI with another --user-directory.",
+                                  folder=str(path.parent), error=str(error)) from error
     return path
 
 

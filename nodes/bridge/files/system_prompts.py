@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 
 import folder_paths
 
-from ....model.sentences import Sentence
+from ....messages import Message, Refusal
 from ....pages import enhancement
 from ....pages.enhancement import Task
 from .folders import TEXT_ENCODER
@@ -35,9 +35,9 @@ def resolve(name: str) -> Path:
     listed = {PurePath(each).as_posix(): each for each in _names()}
     path = folder_paths.get_full_path(KEY, listed[name]) if name in listed else None
     if path is None:
-        raise ValueError(f"There is no system prompt {name} below models/text_encoders: put the system_prompt.txt that "
-                         f"comes with your enhancer (Qwen/Qwen-Image-2.1-PE-T2I, or -PE-I2I for edits) there and press "
-                         f"R, or choose {BUILT_IN}.")
+        raise Refusal("system_prompt_gone", "There is no system prompt {name} below models/text_encoders: put the "
+                      "system_prompt.txt that comes with your enhancer (Qwen/Qwen-Image-2.1-PE-T2I, or -PE-I2I for "
+                      "edits) there and press R, or choose {built_in}.", name=str(name), built_in=BUILT_IN)
     return Path(path)
 
 
@@ -46,5 +46,5 @@ def read(name: str, task: Task) -> str:
     if name == BUILT_IN:
         return enhancement.built_in_instruction(task)
     text = enhancement.read_instruction(resolve(name), name)
-    enhancement.check_text(text, Sentence("The system prompt {name}", name=name))
+    enhancement.check_text(text, Message("the_system_prompt", "The system prompt {name}", name=name))
     return text

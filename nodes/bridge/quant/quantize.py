@@ -11,6 +11,7 @@ import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from torch import Tensor, nn
 
+from ....messages import Refusal
 from ....model.checkpoints import quantization, writer
 from ....model.qwen_image_2 import key_maps
 
@@ -58,8 +59,8 @@ def patches_below(prefix: str, patcher) -> dict[str, list]:
 def check(network: Network, name: str) -> None:
     """Raises ValueError for a network that cannot be written. name: of the file."""
     if any(getattr(layer, "quant_format", None) == "gguf" for layer in network.module.modules()):
-        raise ValueError(f"{name} cannot be written in the official layout while its matrices are GGUF's: choose "
-                         f"another weight_format than 'as stored' in the loader.")
+        raise Refusal("save_gguf", "{model} cannot be written in the official layout while its matrices are GGUF's: "
+                      "choose another weight_format than 'as stored' in the loader.", model=name)
 
 
 def save(path: Path, network: Network, progress: Callable[[int, int], None]) -> None:

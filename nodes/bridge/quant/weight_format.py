@@ -22,13 +22,13 @@ def conversion(detected: Detected, weight_format: str, label: str) -> tuple[Dete
     if weight_format == AS_STORED:
         return detected, PLAIN
     if {one["format"] for one in detected.quantised.values()} - {"gguf"}:
-        raise CheckpointError(f"{label} is quantised ({quantization.in_words(detected.quantised)}): its weight_format "
-                              f"can only be 'as stored'.")
+        raise CheckpointError("already_quantised", "{file} is quantised ({format}): its weight_format can only be 'as "
+                              "stored'.", file=label, format=quantization.in_words(detected.quantised))
     plain = replace(detected, quantised={})
     if weight_format in DTYPES:
         return plain, PLAIN
     layers = quantization.targets(detected.shapes, weight_format)
     if not layers:
-        raise CheckpointError(f"No matrix of {label} is large enough for {weight_format}: choose another "
-                              f"weight_format.")
+        raise CheckpointError("no_large_matrix", "No matrix of {file} is large enough for {format}: choose another "
+                              "weight_format.", file=label, format=weight_format)
     return plain, Quantising(layers, quantise)

@@ -13,9 +13,9 @@ from comfy.model_patcher import LowVramPatch, ModelPatcher, move_weight_function
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
+from ....messages import Message
 from ....model.runtime import offload
 from ....model.runtime.offload import Plan, Streamer
-from ....model.sentences import Sentence
 from ..quant.gguf_ops import is_packed
 from .prefix_placement import Place
 
@@ -243,7 +243,7 @@ def _resident(model) -> int:
     return len(model.plan.sizes) - len(model.plan.streamed) if budgeted else 0
 
 
-def _relieve(model) -> Sentence:
+def _relieve(model) -> Message:
     """Give up what can be given up of both, and say what."""
     beside, before = _beside(model), _resident(model)
     model.crowded = True
@@ -251,27 +251,28 @@ def _relieve(model) -> Sentence:
     after = model.current_patcher.halve() if before else 0
     comfy.model_management.soft_empty_cache()
     if not before:
-        return Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and "
-                        "references leave video memory.")
+        return Message("oom_retry_cache", "Out of memory in a step, which is repeated with less: keys and values of "
+                       "prompt and references leave video memory.")
     if not beside:
-        return Sentence("Out of memory in a step, which is repeated with less: {after} blocks instead of {before} stay "
-                        "on the device.", before=before, after=after)
-    return Sentence("Out of memory in a step, which is repeated with less: keys and values of prompt and references "
-                    "leave video memory, and {after} blocks instead of {before} stay on the device.",
-                    before=before, after=after)
+        return Message("oom_retry_blocks", "Out of memory in a step, which is repeated with less: {after} blocks "
+                       "instead of {before} stay on the device.", before=before, after=after)
+    return Message("oom_retry_both", "Out of memory in a step, which is repeated with less: keys and values of prompt "
+                   "and references leave video memory, and {after} blocks instead of {before} stay on the device.",
+                   before=before, after=after)
 
 
 def _out_of_memory(model) -> Exception:
-    advice = Sentence("choose a smaller picture, a smaller batch or fewer references")
+    advice = Message("choose_smaller", "choose a smaller picture, a smaller batch or fewer references")
     if not isinstance(model.current_patcher, BudgetPatcher):
-        advice = Sentence("put Memory Budget between loader and sampler and give vram_for_weights a number, or {other}",
-                          other=advice)
+        advice = Message("choose_budget", "put Memory Budget between loader and sampler and give vram_for_weights a "
+                         "number, or {other}", other=advice)
     elif _resident(model):
-        advice = Sentence("lower vram_for_weights on Memory Budget (the weights took {taken} at last, {least} is the "
-                          "least), or {other}", taken=gib(model.plan.on_device),
-                          least=gib(model.current_patcher.plan_for(0).on_device), other=advice)
-    return comfy.model_management.OOM_EXCEPTION(
-        f"Out of memory, even with keys and values of prompt and references out of video memory: {advice}.")
+        advice = Message("choose_lower_budget", "lower vram_for_weights on Memory Budget (the weights took {taken} at "
+                         "last, {least} is the least), or {other}", taken=gib(model.plan.on_device),
+                         least=gib(model.current_patcher.plan_for(0).on_device), other=advice)
+    return comfy.model_management.OOM_EXCEPTION(str(Message(
+        "out_of_memory", "Out of memory, even with keys and values of prompt and references out of video memory: "
+        "{advice}.", advice=advice)))
 
 
 # ---------------------------------------------------------------- in words
@@ -280,26 +281,26 @@ def gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
-def costs(model) -> Iterator[Sentence]:
+def costs(model) -> Iterator[Message]:
     """What each pass of a run has paid for memory."""
     if model.plan is not None and model.plan.streamed:
         yield in_words(model.plan)
     merged = [module for module in model.diffusion_model.modules()
               if any(isinstance(function, LowVramPatch) for function in getattr(module, "weight_function", ()))]
     if packed := sum(map(is_packed, merged)):
-        yield Sentence("LoRAs on GGUF weights are computed each time that these are used (matrices: {count}).",
-                       count=packed)
+        yield Message("lora_gguf", "LoRAs on GGUF weights are computed each time that these are used (matrices: "
+                      "{count}).", count=packed)
     if others := len(merged) - packed:
-        yield Sentence("LoRAs are merged anew in every pass where weights stream (matrices: {count}), and only once "
-                       "where they stay on the device.", count=others)
+        yield Message("lora_repatched", "LoRAs are merged anew in every pass where weights stream (matrices: {count}), "
+                      "and only once where they stay on the device.", count=others)
 
 
 def in_words(plan: Plan) -> str:
     blocks, moving = len(plan.sizes), len(plan.streamed)
     if not moving:
-        return Sentence("All {blocks} blocks stay on the device ({size}).", blocks=blocks, size=gib(plan.on_device))
-    return Sentence(
-        "{staying} of {blocks} blocks stay on the device, with what is in no block ({resident}); {moving} stream "
-        "through {buffers} buffers ({room}): each pass brings {moved}.", staying=blocks - moving, blocks=blocks,
-        resident=gib(plan.resident), moving=moving, buffers=offload.BUFFERS, room=gib(plan.buffers),
-        moved=gib(plan.moved))
+        return Message("blocks_resident", "All {blocks} blocks stay on the device ({size}).", blocks=blocks,
+                       size=gib(plan.on_device))
+    return Message("blocks_streamed", "{staying} of {blocks} blocks stay on the device, with what is in no block "
+                   "({resident}); {moving} stream through {buffers} buffers ({room}): each pass brings {moved}.",
+                   staying=blocks - moving, blocks=blocks, resident=gib(plan.resident), moving=moving,
+                   buffers=offload.BUFFERS, room=gib(plan.buffers), moved=gib(plan.moved))

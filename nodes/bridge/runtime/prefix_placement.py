@@ -12,10 +12,10 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from ....messages import Message
 from ....model.qwen_image_2.prefix_cache import PrefixCache, RecomputedPrefix
 from ....model.qwen_image_2.prefix_prefetch import PrefetchedPrefix
 from ....model.runtime.offload import lane_for
-from ....model.sentences import Sentence
 
 log = logging.getLogger(__name__)
 
@@ -27,17 +27,17 @@ Layers = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 class Place(Enum):
     """The value is what the user reads."""
 
-    DEVICE = Sentence("kept beside the model")
-    RAM = Sentence("kept in RAM")
-    NOWHERE = Sentence("computed anew in every step")
+    DEVICE = Message("cache_in_vram", "kept beside the model")
+    RAM = Message("cache_in_ram", "kept in RAM")
+    NOWHERE = Message("cache_recomputed", "computed anew in every step")
 
 
-INSTEAD = {Place.RAM: Sentence("kept in RAM, because video memory has no room for them"),
-           Place.NOWHERE: Sentence("computed anew in every step, because neither video memory nor RAM has room for "
-                                   "them")}
+INSTEAD = {Place.RAM: Message("cache_in_ram_instead", "kept in RAM, because video memory has no room for them"),
+           Place.NOWHERE: Message("cache_recomputed_instead", "computed anew in every step, because neither video "
+                                  "memory nor RAM has room for them")}
 
 
-def in_words(place: Place, first: Place) -> Sentence:
+def in_words(place: Place, first: Place) -> Message:
     """first: the place that was asked for."""
     return place.value if place is first else INSTEAD.get(place, place.value)
 

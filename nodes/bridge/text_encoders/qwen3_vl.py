@@ -19,24 +19,33 @@ from comfy import sd1_clip
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
+from ....messages import Message, Refusal
 from ....model.checkpoints import quantization
-from ....model.checkpoints.files import CheckpointError, CheckpointFiles, GGUFFile, TensorInfo, open_checkpoint
+from ....model.checkpoints.files import (
+    CheckpointError,
+    CheckpointFiles,
+    GGUFFile,
+    TensorInfo,
+    missing_tensor,
+    open_checkpoint,
+)
 from ....model.language import llama_cpp
 from ....model.qwen_image_2 import detect, key_maps, prompt
 from ....model.qwen_image_2.detect import Detected
 from ....model.qwen_image_2.spec import TextEncoderSpec, VisionSpec
-from ....model.sentences import Sentence
 from ..progress import loading_progress
 from ..quant.gguf_ops import keep_packed, with_blocks
 from ..quant.quantize import Network, Origin, patches_below
 from ..quant.weight_format import DTYPES, conversion
-from ..qwen_image_2 import INTEGERS, SLOTS_KEY
+from ..qwen_image_2 import INTEGERS, SLOTS_KEY, computed_in_integers
 
 NAME = "qwen3vl_8b"
 AUTO = "auto"  # the vision projector: whichever lies beside the language model and fits
-NO_VISION = Sentence("This text encoder was loaded without its vision projector, so it cannot read references: put the "
-                     "mmproj file of Qwen3-VL-8B-Instruct (for example mmproj-Qwen3VL-8B-Instruct-F16.gguf) beside "
-                     "the GGUF file, or choose it as vision_projector in Load Text Encoder (Qwen-Image 2).")
+def no_vision() -> Refusal:
+    return Refusal("vision_missing", "This text encoder was loaded without its vision projector, so it cannot read "
+                   "references: put the mmproj file of Qwen3-VL-8B-Instruct (for example "
+                   "mmproj-Qwen3VL-8B-Instruct-F16.gguf) beside the GGUF file, or choose it as vision_projector in "
+                   "Load Text Encoder (Qwen-Image 2).")
 
 
 def language_config(spec: TextEncoderSpec):
@@ -77,7 +86,7 @@ class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
     def preprocess_embed(self, embed, device):
         """Core would resize small images here; their size must stay what the VAE encodes."""
         if self.visual is None:
-            raise ValueError(NO_VISION)
+            raise no_vision()
         picture, seen = embed["data"], {} if self.seen is None else self.seen
         if picture not in seen:
             patches, grid = image_patches(picture, self.spec.vision)
@@ -164,9 +173,9 @@ class Tokenizer(comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
 def over_white(image: Tensor) -> Tensor:
     """The text encoder sees RGB; transparency is composited over white, as in training."""
     if image.shape[1] % 32 or image.shape[2] % 32:
-        raise ValueError(f"The text encoder reads references whose sides are multiples of 32 pixels, not "
-                         f"{image.shape[2]} x {image.shape[1]}: use Encode Edit (Qwen-Image 2), which resizes "
-                         f"them.")
+        raise Refusal("reference_multiple", "The text encoder reads references whose sides are multiples of 32 pixels, "
+                      "not {width} x {height}: use Encode Edit (Qwen-Image 2), which resizes them.",
+                      width=image.shape[2], height=image.shape[1])
     if image.shape[-1] == 3:
         return image
     colour, alpha = image[..., :3], image[..., 3:4]
@@ -187,10 +196,10 @@ def encode_together(clip, prompts: Sequence[str], pictures: Sequence[Tensor]) ->
 
 def check_clip(clip, reads_pictures: bool = False) -> None:
     if not isinstance(getattr(clip, "tokenizer", None), Tokenizer):
-        raise ValueError("This CLIP is not the text encoder of Qwen-Image 2: load it with Load Text Encoder "
-                         "(Qwen-Image 2).")
+        raise Refusal("not_our_clip", "This CLIP is not the text encoder of Qwen-Image 2: load it with Load Text "
+                      "Encoder (Qwen-Image 2).")
     if reads_pictures and language_model(clip).spec.vision is None:
-        raise ValueError(NO_VISION)
+        raise no_vision()
 
 
 def text_network(clip) -> Network:
@@ -235,12 +244,12 @@ def load_text_encoder_patcher(path: Path, label: str, weight_format: str, projec
     return load_text_encoder(path, label, weight_format, projector, disable_dynamic).patcher
 
 
-def text_encoder_summary(clip: comfy.sd.CLIP) -> list[Sentence]:
+def text_encoder_summary(clip: comfy.sd.CLIP) -> list[Message]:
     model = language_model(clip)
-    told = Sentence("{file}: {layers} layers of width {width}, {size} GiB, {weights}.", file=model.label,
-                    layers=model.spec.layers, width=model.spec.dim, weights=model.weights,
-                    size=f"{clip.patcher.model_size() / 2**30:.2f}")
-    blind = Sentence("It has no vision projector: prompts work, references need one.")
+    told = Message("text_encoder_loaded", "{file}: {layers} layers of width {width}, {size} GiB, {weights}.",
+                   file=model.label, layers=model.spec.layers, width=model.spec.dim, weights=model.weights,
+                   size=f"{clip.patcher.model_size() / 2**30:.2f}")
+    blind = Message("projector_absent", "It has no vision projector: prompts work, references need one.")
     return [told] if model.spec.vision else [told, blind]
 
 
@@ -251,8 +260,8 @@ def weights_in_words(settings: quantization.Settings, dtype: torch.dtype) -> str
     # Integers are only multiplied as such where the rest of the file is fp32 as well, as in no official file.
     integers = dtype == torch.float32 and {one["format"] for one in settings.values()} <= INTEGERS
     words = quantization.in_words(settings)
-    return Sentence("{weights}, computed in integers", weights=words) if integers else Sentence(
-        "{weights}, dequantised layer by layer", weights=words)
+    return computed_in_integers(words) if integers else Message(
+        "weights_dequantised", "{weights}, dequantised layer by layer", weights=words)
 
 
 def open_text_encoder(path: Path, label: str,
@@ -265,7 +274,8 @@ def open_text_encoder(path: Path, label: str,
     if isinstance(files, GGUFFile) and llama_cpp.is_llama_cpp(files):
         files = llama_cpp.text_encoder(files, _projector(path, files, projector))
     elif isinstance(projector, Path):
-        raise CheckpointError(f"{label} has its vision tower inside: set vision_projector to {AUTO}.")
+        raise CheckpointError("vision_inside", "{file} has its vision tower inside: set vision_projector to {auto}.",
+                              file=label, auto=AUTO)
     detected = detect.detect_text_encoder(files.tensors, files.config, files.label, quantization.settings_of(files))
     # Built from torch's own layers: core's may have no weights, and so no shapes, before they are loaded.
     return files, for_comfy(detected, Qwen3VL(detected.spec, None, torch.device("meta"), nn), files.label)
@@ -330,8 +340,7 @@ def for_comfy(detected: Detected, module: nn.Module, label: str) -> Detected:
     expected = detect.shapes(module)
     missing = sorted(set(expected) - set(named))
     if missing:
-        raise CheckpointError(f"{label} is incomplete: the tensor {key_maps.text_encoder_from_comfy(missing[0])} is "
-                              f"missing.")
+        raise missing_tensor(label, key_maps.text_encoder_from_comfy(missing[0]))
     found = {source.name: TensorInfo(detected.shapes[name], "") for name, source in detected.table.items()
              if name in detected.shapes}
     detect.match(expected, found, {name: named[name] for name in expected}, label)

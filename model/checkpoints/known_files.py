@@ -1,0 +1,56 @@
+"""What a checkpoint file is, by the names of its tensors: also those of other models, to say what a file is instead."""
+from collections.abc import Callable, Mapping
+
+from ...messages import Message
+from .files import TensorInfo
+
+Tensors = Mapping[str, TensorInfo]
+
+
+def _has(*parts: str) -> Callable[[Tensors], bool]:
+    return lambda tensors: all(any(part in name for name in tensors) for part in parts)
+
+
+def _text_only(tensors: Tensors) -> bool:
+    return _has("layers.0.self_attn.q_norm.weight")(tensors) and not _has("visual.")(tensors)
+
+
+is_text_encoder = _has("visual.deepstack_merger_list.0", "self_attn.q_norm.weight")
+
+# Tested in order; the marks are names that nothing else in circulation has.
+KNOWN_FILES: tuple[tuple[Message, Callable[[Tensors], bool]], ...] = (
+    (Message("known_lora", "a LoRA (load it with a LoRA loader, after this one)"),
+     lambda t: any(mark in name for name in t for mark in (".lora_A.", ".lora_down.", ".lora_up.", ".lokr_w1"))),
+    (Message("known_transformer", "the transformer of Qwen-Image 2.x"),
+     _has("txt_in.text_norm.weight", "modulation.1.weight")),
+    (Message("known_qwen_image_1", "the transformer of Qwen-Image 1.x, another family that ComfyUI's own loader runs"),
+     _has("transformer_blocks.0.attn.add_q_proj.weight")),
+    (Message("known_enhancer",
+             "a prompt-enhancer language model (Qwen3.5): as a text encoder it would give pure noise"),
+     _has(".linear_attn.")),
+    (Message("known_qwen2_5_vl", "a Qwen2.5-VL text encoder, which belongs to Qwen-Image 1.x"),
+     _has("visual.blocks.0.mlp.gate_proj")),
+    (Message("known_qwen3_vl", "a Qwen3-VL text encoder"), is_text_encoder),
+    (Message("known_text_only", "a text-only language model without a vision tower"), _text_only),
+    (Message("known_projector", "the vision projector of a language model"), _has("v.patch_embd.weight")),
+    (Message("known_llama_cpp", "a language model in llama.cpp's form"),
+     _has("token_embd.weight", "blk.0.attn_norm.weight")),
+    (Message("known_flux", "a Flux model"), _has("double_blocks.0.img_attn")),
+    (Message("known_sd_checkpoint", "a Stable Diffusion or SDXL checkpoint"), _has("input_blocks.0.0.weight")),
+    (Message("known_sd_diffusers", "a Stable Diffusion or SDXL model in diffusers form"),
+     _has("down_blocks.0.attentions", "time_embedding")),
+    (Message("known_wan_vae", "a VAE in Wan naming"), _has("decoder.middle.0.residual.0.gamma")),
+    (Message("known_diffusers_vae", "a VAE in diffusers naming"), _has("decoder.mid_block.resnets.0.norm1")),
+    (Message("known_sd_vae", "a Stable Diffusion VAE"), _has("decoder.mid.block_1.norm1")),
+)
+
+
+def describe(tensors: Tensors) -> Message:
+    """What a file is, in words that can follow 'is'."""
+    for words, matches in KNOWN_FILES:
+        if matches(tensors):
+            return words
+    if not tensors:
+        return Message("file_empty", "empty")
+    return Message("file_unknown", "of an unknown kind ({count} tensors: {some}, ...)", count=len(tensors),
+                   some=sorted(tensors)[:2])
