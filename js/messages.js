@@ -1,11 +1,11 @@
 /**
- * What a node has said (nodes/messages.py), kept on it until it has run again.
+ * What a node has said (nodes/notices.py), kept on it until it has run again.
  *
- * ComfyUI's page shows the same sentences in a box of its own while the node works, but drops from them what looks
+ * ComfyUI's page shows the same messages in a box of its own while the node works, but drops from them what looks
  * like a tag (<image1>), and keeps the box when the next run has nothing to say: this takes its place.
  */
 import { chain, element, removePanel, replacePanel } from "./panel.js";
-import { sentence } from "./words.js";
+import { message } from "./words.js";
 
 const PARTS = "qwen_image_2_parts";
 const SPEAKER = "qwen_image_2_speaker";
@@ -18,7 +18,7 @@ export function showMessages(nodeType) {
     if (!Array.isArray(output?.[PARTS])) return;
     // The parts of an expanded loader speak through the node on the page: each replaces only what it said before.
     this.qwenImage2Said ??= new Map();
-    this.qwenImage2Said.set(String(output[SPEAKER]), output[PARTS].map(sentence));
+    this.qwenImage2Said.set(String(output[SPEAKER]), output[PARTS].map(message));
     // A node that runs once for each slide of a deck says most things once for each.
     show(this, [...new Set([...this.qwenImage2Said.values()].flat())]);
   });
@@ -26,11 +26,11 @@ export function showMessages(nodeType) {
 
 /**
  * @param {LGraphNode} node
- * @param {string[]} sentences
+ * @param {string[]} messages
  */
-function show(node, sentences) {
+function show(node, messages) {
   removePanel(node, PAGES_OWN);
-  const items = sentences.map((sentence) => element("li", { textContent: sentence }));
+  const items = messages.map((text) => element("li", { textContent: text }));
   const list = items.length ? element("ul", { className: "messages", role: "status" }, ...items) : null;
   replacePanel(node, NAME, list, 24 * items.length);
 }

@@ -10,7 +10,7 @@ import { translated } from "./words.js";
 
 const NAME = "qwen_image_2_refusal";
 
-/** What ComfyUI adds to the sentence of a step that ran out of memory. */
+/** What ComfyUI adds to the message of a step that ran out of memory. */
 const TIPS = /\n(This error means|\s*TIPS:)[^]*/;
 
 /** Nodes that show one. */
@@ -63,7 +63,7 @@ function forget() {
 function showAll(errors, graph) {
   if (!isOpen(graph)) return;
   for (const [id, { errors: refused }] of Object.entries(errors ?? {})) {
-    // Custom checks are said as "input - sentence".
+    // Custom checks are said as "input - message".
     show(id, refused.map(({ details, extra_info: about }) => `${details}`.replace(`${about?.input_name} - `, "")));
   }
 }

@@ -6,14 +6,15 @@
  */
 import { api } from "../../scripts/api.js";
 import { addPanel, element, isLinked, onChange, widgetOf } from "./panel.js";
-import { sentence, translated, word } from "./words.js";
+import { message, word } from "./words.js";
 
 /** Milliseconds without a key before the server is asked. */
 const PAUSE = 300;
 
 /**
- * @typedef {{tokens: number, limit: number, quoted: string[], notes: ?Said[], slides: ?Said, refused: ?string}} Measure
- *   refused: why the node would not run, and then nothing else
+ * @typedef {{tokens: number, limit: number, quoted: string[], notes: ?Said[], slides: ?Said, refused: ?string,
+ *   parts: ?Said}} Measure
+ *   refused: why the node would not run, in English, and what it is made of; then nothing else
  */
 
 /**
@@ -52,17 +53,17 @@ function addMeter(node, id, title, names, route, asking) {
   const widget = addPanel(node, `qwen_image_2_meter_${id}`, content, 44);
 
   /** @param {Measure} measure */
-  function show({ tokens, limit, quoted, notes: said = [], slides, refused }) {
-    if (refused) return say(translated(refused) ?? refused);
+  function show({ tokens, limit, quoted, notes: said = [], slides, parts }) {
+    if (parts) return say(message(parts));
     content.classList.toggle("over", tokens > limit);
     bar.style.width = `${Math.min(100, (100 * tokens) / limit)}%`;
     gauge.setAttribute("aria-valuemax", limit);
     gauge.setAttribute("aria-valuenow", Math.min(tokens, limit));
     const figures = { used: tokens.toLocaleString("en"), limit: limit.toLocaleString("en") };
     const used = word(tokens > limit ? "count_over" : "count", figures);
-    count.textContent = slides ? word("count_longest", { slides: sentence(slides), used }) : used;
+    count.textContent = slides ? word("count_longest", { slides: message(slides), used }) : used;
     words.replaceChildren(...quoted.map((text) => element("li", { textContent: text })));
-    notes.replaceChildren(...said.map((note) => element("li", { textContent: sentence(note) })));
+    notes.replaceChildren(...said.map((note) => element("li", { textContent: message(note) })));
   }
 
   function say(text) {
@@ -116,6 +117,6 @@ async function measure(route, body, signal) {
   const response = await api.fetchApi(`/qwen_image_2/${route}`, {
     method: "POST", headers: { "Content-Type": "application/json" }, body, signal });
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.parts ? sentence(answer.parts) : word("not_counted"));
+  if (!response.ok) throw new Error(answer.parts ? message(answer.parts) : word("not_counted"));
   return answer;
 }

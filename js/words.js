@@ -1,6 +1,6 @@
 /**
  * What the panels say, in the page's language. Words come from locales/<language>/main.json through ComfyUI, and so do
- * the translations of Python's sentences (model/sentences.py) and refusals, whose English is in the code.
+ * the translations of Python's messages (messages.py), whose English is in the code.
  */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -10,10 +10,10 @@ const KEY = "qwen_image_2";
 /** By the keys of locales/en/main.json; what stands in { } is filled in. */
 let words = {};
 
-/** Sentences and refusals by their English templates. */
-let sentences = {};
+/** Translations of Python's messages by their keys. */
+let messages = {};
 
-/** What recognises a template in the English it became; those with the most fixed text first. */
+/** What recognises a message in the English it became; those with the most fixed text first. */
 let patterns = [];
 
 /** Fewer letters of fixed text, as in "{some} and {last}", would be found in what users wrote, too. */
@@ -32,9 +32,8 @@ export async function loadWords() {
   const languages = await response.json();
   const locale = app.extensionManager.setting.get("Comfy.Locale"), own = languages[locale]?.[KEY];
   words = { ...languages.en?.[KEY]?.words, ...own?.words };
-  sentences = { ...own?.sentences, ...own?.refusals };
-  const english = languages.en?.[KEY];
-  patterns = [...Object.keys(english?.refusals ?? {}), ...Object.keys(english?.sentences ?? {})].map(patternOf)
+  messages = own?.messages ?? {};
+  patterns = Object.entries(languages.en?.[KEY]?.messages ?? {}).map(patternOf)
     .filter(({ fixed }) => fixed.match(/[a-z]/gi)?.length >= FIXED_LETTERS)
     .sort((one, other) => other.fixed.length - one.fixed.length);
   definitions = languages[locale]?.nodeDefs ?? {};
@@ -54,19 +53,20 @@ export function word(key, values = {}) {
 }
 
 /**
- * @typedef {string|number|Said[]|{template: string, values: Object<string, Said>}} Said
- * @param {Said} said what a sentence is made of
- * @returns {string}
+ * @typedef {string|number|Said[]|{key: string, template: string, values: Object<string, Said>}} Said
+ * @param {Said} said what a message is made of
+ * @returns {string} in the page's language
  */
-export function sentence(said) {
-  if (Array.isArray(said)) return said.map(sentence).join(word("comma"));
-  if (said?.template === undefined) return String(said);
-  const values = Object.entries(said.values).map(([name, value]) => [name, sentence(value)]);
-  return filled(sentences[said.template] ?? said.template, Object.fromEntries(values));
+export function message(said) {
+  if (Array.isArray(said)) return said.map(message).join(word("comma"));
+  if (said?.key === undefined) return String(said);
+  const values = Object.entries(said.values).map(([name, value]) => [name, message(value)]);
+  return filled(messages[said.key] ?? said.template, Object.fromEntries(values));
 }
 
 /**
- * What Python has raised reaches the page as plain English: its template is found again by what is fixed in it.
+ * ComfyUI hands on what Python has raised, or a check before the run has said, as plain English: which message it was
+ * is found again by what is fixed in its template.
  *
  * @param {string} english
  * @param {boolean} [part] it stands in a hole: words such as "title" and "3 pages" are the pack's only there
@@ -74,19 +74,19 @@ export function sentence(said) {
  */
 export function translated(english, part = false) {
   if (english.length > LONGEST) return null;
-  for (const { template, names, between, whole } of patterns) {
+  for (const { key, template, names, between, whole } of patterns) {
     const found = part || whole ? holesOf(between, english) : null;
     if (!found) continue;
     const values = names.map((name, index) => [name, translated(found[index], true) ?? found[index]]);
-    return filled(sentences[template] ?? template, Object.fromEntries(values));
+    return filled(messages[key] ?? template, Object.fromEntries(values));
   }
   return null;
 }
 
-function patternOf(template) {
+function patternOf([key, template]) {
   const pieces = template.split(/\{(\w+)\}/); // fixed, name, fixed, name, ..., fixed
   const between = pieces.filter((_, index) => index % 2 === 0), names = pieces.filter((_, index) => index % 2);
-  return { template, names, between, fixed: between.join(""), whole: /(\.|: \{error\})$/.test(template) };
+  return { key, template, names, between, fixed: between.join(""), whole: /(\.|: \{error\})$/.test(template) };
 }
 
 /**

@@ -37,7 +37,7 @@ def told(nodes, monkeypatch):
 
     def run(name, **changes):
         said = []
-        monkeypatch.setattr(briefs, "tell", lambda node, *sentences: said.extend(sentences))
+        monkeypatch.setattr(briefs, "notify", lambda node, *messages: said.extend(messages))
         return nodes[name].execute(**OWN[name] | COMMON | changes).result, said
     return run
 

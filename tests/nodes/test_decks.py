@@ -28,7 +28,7 @@ def decks(comfyui):
 @pytest.fixture
 def said(decks, monkeypatch):
     sentences = []
-    monkeypatch.setattr(decks, "tell", lambda node, *told: sentences.extend(told) or {})
+    monkeypatch.setattr(decks, "notify", lambda node, *told: sentences.extend(told) or {})
     return sentences
 
 

@@ -78,11 +78,11 @@ def test_counts_one_at_a_time(routes, monkeypatch):
 # ---------------------------------------------------------------- briefs
 
 def executed(monkeypatch, name, inputs):
-    """The outputs of the node itself, and the sentences that it tells."""
+    """The outputs of the node itself, and the messages that it shows."""
     from qwen_image_2.nodes import briefs, decks, routes
     said = []
     for module in (briefs, decks):
-        monkeypatch.setattr(module, "tell", lambda node, *sentences: said.extend(sentences))
+        monkeypatch.setattr(module, "notify", lambda node, *messages: said.extend(messages))
     return routes.BRIEFS[name].execute(**inputs).result, said
 
 
@@ -97,7 +97,7 @@ def test_a_brief_is_measured_as_it_will_be_written(routes, monkeypatch, name):
     assert status == 200 and answer["limit"] == 1000
     assert answer["tokens"] == max(routes.count_tokens(each) for each in prompts) <= 1000
     assert answer["quoted"] == list(dict.fromkeys("\n".join(texts).split("\n")))
-    assert answer["notes"] == [routes.parts(note) for note in said[1:]] != []
+    assert answer["notes"] == [routes.to_json(note) for note in said[1:]] != []
     assert (answer["slides"] or {}).get("values") == ({"count": 10} if "Deck" in name else None)
 
 
@@ -115,12 +115,14 @@ def test_the_definition_names_the_inputs_that_are_measured(routes, name):
     ({"palette": ",".join("abcdefghijk")}, "11 colours"), ({"title": "a" * 30_000}, "does not fit into 1,000 tokens")])
 def test_answers_with_the_sentence_by_which_the_node_refuses(routes, changes, sentence):
     status, answer = brief(routes, "QwenImage2PosterBrief", **POSTER | changes)
-    assert status == 200 and list(answer) == ["refused"] and sentence in answer["refused"]
+    assert status == 200 and list(answer) == ["refused", "parts"] and sentence in answer["refused"]
+    assert set(answer["parts"]) == {"key", "template", "values"}
 
 
 def test_a_deck_names_its_slide(routes):
     answer = brief(routes, "QwenImage2DeckOutline", **DECK | {"outline": "## A\n## B\nPicture: 12\" disc"})[1]
     assert answer["refused"].startswith("Slide 2 (B) cannot be written: ") and "never closed" in answer["refused"]
+    assert answer["parts"]["key"] == "slide_refused" and answer["parts"]["values"]["error"]["key"] == "quotation_open"
     # The canvas is no slide's fault.
     answer = brief(routes, "QwenImage2DeckOutline", **DECK | {"aspect_ratio": "custom", "width": 1000})[1]
     assert answer["refused"].startswith("Width and height must be multiples of 32")

@@ -1,25 +1,28 @@
-"""Names, tooltips, words and sentences in every language of locales/."""
+"""Names, tooltips, words and messages in every language of locales/."""
 import ast
+import builtins
+import copy
 import json
+import pickle
 import re
-import string
 
 import pytest
 
-from qwen_image_2.model.sentences import Sentence, counted, joined, parts
+from qwen_image_2.messages import Message, Refusal, and_list, plural, reason, to_json
+from qwen_image_2.model.checkpoints.files import CheckpointError
+from qwen_image_2.pages import wording
+from qwen_image_2.pages.briefs import Element
+from qwen_image_2.pages.vocabulary import ENGLISH
 from qwen_image_2.tests.repository.test_documentation import ROOT, schemas
 from qwen_image_2.tools.generate import translations
 
 OTHERS = sorted(path.name for path in translations.FOLDER.iterdir() if path.name != "en")
 SYNTAX = "{}|@"  # of the page's messages
+CODE = translations.sources()
 
 
 def content(language: str, name: str) -> dict:
     return json.loads((translations.FOLDER / language / name).read_text(encoding="utf-8"))
-
-
-def fields(template: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
 
 
 def test_the_english_files_are_what_the_code_says(comfyui):
@@ -27,47 +30,88 @@ def test_the_english_files_are_what_the_code_says(comfyui):
         assert path.read_text(encoding="utf-8") == expected, "run python tools/dev.py make translations"
 
 
-def test_templates_are_found_in_the_code():
-    found = translations.templates()
-    assert {"{count} line", "{count} lines", "kept in RAM", "bullet point {number}"} < set(found) and len(found) > 90
+# ---------------------------------------------------------------- the code
+
+def test_messages_are_found_in_the_code():
+    """Each key stands in one place, or this raises."""
+    found = translations.messages()
+    assert {"lines.one", "lines.more", "cache_in_ram", "role_bullet", "tensor_missing", "write_failed", "and_list",
+            "send_json"} < set(found) and len(found) > 350
+    assert found["tensor_missing"] == "{file} is incomplete: the tensor {tensor} is missing."
 
 
-# Raised with words that are found where they are written.
-HANDED_ON = {"CheckpointError(sentence)", "ValueError(NO_VISION)", "ValueError(verdict)"}
+@pytest.mark.parametrize("code", [
+    'Message(key, "{count} pages", count=3)', 'Message("pages", template, count=3)', 'Message("pages", f"{count}")',
+    'Message("pages", "{count} pages")', 'Message("pages", "pages", count=3)', 'Message("pages", "{count}", **values)',
+    'Message("Pages", "pages")', 'Message("two pages", "pages")', 'Message("pages")', 'Refusal(f"{name} is gone.")',
+    'messages.Refusal("gone", "{name!r} is gone.", name=name)', 'Message("pages", "{{count}}")',
+    'plural("pages", count, "{count} page", "pages")', 'plural("pages", count, one, "{count} pages")',
+    'class Gone(Refusal): pass\nclass FileGone(Gone): pass\nraise FileGone("It is gone.")'])
+def test_a_message_that_cannot_be_translated_is_found(code):
+    with pytest.raises(ValueError):
+        list(translations.collected({"model/some.py": ast.parse(code)}))
 
 
-SAYING = [path for folder in translations.FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+def test_a_key_that_stands_in_two_places_is_found(monkeypatch):
+    twice = ast.parse('Message("pages", "pages")\nRefusal("pages", "pages")')
+    monkeypatch.setattr(translations, "sources", lambda: {"model/some.py": twice})
+    with pytest.raises(ValueError, match=r"^model/some.py:2: the key pages stands at model/some.py:1, too$"):
+        translations.messages()
 
 
-@pytest.mark.parametrize("path", SAYING,
-                         ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_words_of_every_error_are_found(path):
-    """Else its refusal would be said in English only, and nobody would miss the translation."""
-    errors = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-              if isinstance(node, ast.Call) and translations.is_error(node))
-    unknown = {ast.unparse(error) for error in errors if translations.refusal_of(error) is None}
-    assert unknown <= HANDED_ON
+def mute(code: ast.AST) -> list[str]:
+    """What would reach a user as plain English: exceptions that are no Refusals, and texts that are no Messages."""
+    errors = [call for call in translations.calls(code) if call.args and is_exception(translations.called(call))]
+    errors = [call for call in errors if not is_message_as_text(call.args[0])]
+    shown = [call for call in translations.calls(code) if translations.called(call) in ("show", "notify")
+             and any(isinstance(text, ast.Constant | ast.JoinedStr) for text in call.args)]
+    checks = [node for node in ast.walk(code) if isinstance(node, ast.FunctionDef)
+              and (node.name.startswith("check") or node.name == "validate_inputs")]
+    verdicts = [node for check in checks for node in ast.walk(check) if isinstance(node, ast.Return) and is_plain(node)]
+    return [ast.unparse(node) for node in (*errors, *shown, *verdicts)]
 
 
-@pytest.mark.parametrize(("code", "template"), [
-    ('ValueError("As it is.")', "As it is."),
-    ('ValueError(f"{len(masks)} for {one.name!r}, at most {MOST:,}")', "{masks} for {name}, at most {most}"),
-    ('x.OddError(f"{shape[2]} x {shape[3]} of {shape[2]}")', "{shape} x {shape2} of {shape}"),
-    ('ValueError(f"{part.strip()[:80]}, {max(map(len, lines))}, {size / 2**30:.2f}")', "{part}, {lines}, {size}"),
-    ("ValueError(verdict)", None),
-])
-def test_templates_of_refusals(code, template):
-    call = ast.parse(code).body[0].value
-    assert translations.is_error(call) and translations.refusal_of(call) == template
+def is_exception(name: str) -> bool:
+    """Python's own, or core's."""
+    kind = getattr(builtins, name, None)
+    return name == "OOM_EXCEPTION" or (isinstance(kind, type) and issubclass(kind, BaseException))
 
+
+def is_message_as_text(code: ast.expr) -> bool:
+    """str(Message(...)), for an exception that is core's."""
+    return isinstance(code, ast.Call) and translations.called(code) == "str" and any(
+        translations.called(call) == "Message" for call in translations.calls(code.args[0]))
+
+
+def is_plain(verdict: ast.Return) -> bool:
+    value = verdict.value
+    return (isinstance(value, ast.JoinedStr) or (isinstance(value, ast.Constant) and isinstance(value.value, str))
+            or (isinstance(value, ast.Call) and translations.called(value) == "str"))
+
+
+@pytest.mark.parametrize("path", sorted(set(CODE) - {translations.DEFINING}))
+def test_nothing_is_said_in_english_only(path):
+    assert not mute(CODE[path])
+
+
+@pytest.mark.parametrize("code", [
+    'raise ValueError("Give one.")', 'raise ValueError(f"{count} are too many.")', "raise RuntimeError(verdict)",
+    'error = OSError("The disk is full.")', 'raise x.OOM_EXCEPTION("Out of memory.")', 'notify(cls, "Done.")',
+    'show(node, f"{count} tokens")', 'def validate_inputs(cls):\n    return "Give one."',
+    "def check_size(width):\n    return str(error)"])
+def test_what_is_said_in_english_only_is_found(code):
+    assert mute(ast.parse(code))
+
+
+# ---------------------------------------------------------------- the languages
 
 @pytest.mark.parametrize("language", OTHERS)
 def test_a_language_has_what_english_has(language):
     own, english = content(language, "main.json")["qwen_image_2"], content("en", "main.json")["qwen_image_2"]
-    for kind in ("words", "sentences", "refusals"):
+    for kind in ("words", "messages"):
         assert list(own[kind]) == list(english[kind])
         for key, text in own[kind].items():
-            assert text and fields(text) == fields(english[kind][key]), key
+            assert text and translations.holes(text) == translations.holes(english[kind][key]), key
 
 
 @pytest.mark.parametrize("language", OTHERS)
@@ -87,7 +131,7 @@ def test_inputs_are_called_as_they_stand_on_the_node(language):
     """Who reads the page in another language looks there for the name, not for expected_text."""
     inputs = {key for node in content(language, "nodeDefs.json").values() for key, entry in node["inputs"].items()
               if "_" in key and entry["name"] != key}
-    for kind in ("words", "sentences", "refusals"):
+    for kind in ("words", "messages"):
         for text in content(language, "main.json")["qwen_image_2"][kind].values():
             named = set(re.findall(r"(?<!\{)\b[a-z]+(?:_[a-z]+)+\b(?![.}])", text, re.ASCII))
             assert not named & inputs, text
@@ -123,20 +167,49 @@ def test_a_node_that_tells_something_tells_it_again_from_the_cache(comfyui):
         assert asks == bool(schema.has_intermediate_output), schema.node_id
 
 
-def test_a_sentence_is_english_and_knows_its_parts():
-    told = Sentence("{picture} of {all}: {faults}.", picture=counted(1, "{count} page", "{count} pages"), all=3,
-                    faults=[Sentence("{count} wrong", count=2), "{not a field}"])
-    assert told == "1 page of 3: 2 wrong, {not a field}."
-    assert parts(told) == {"template": "{picture} of {all}: {faults}.", "values": {
-        "picture": {"template": "{count} page", "values": {"count": 1}}, "all": 3,
-        "faults": [{"template": "{count} wrong", "values": {"count": 2}}, "{not a field}"]}}
-    assert counted(2, "{count} page", "{count} pages") == "2 pages"
-    assert joined(["a"]) == "a" and joined(["a", "b", "c"]) == "a, b and c"
+# ---------------------------------------------------------------- messages
+
+def test_a_message_is_english_and_knows_its_parts():
+    told = Message("result", "{picture} of {all}: {faults}.", all=3, faults=[
+        Message("wrong", "{count} wrong", count=2), "{not a field}"],
+        picture=plural("pages", 1, "{count} page", "{count} pages"))
+    assert told == "1 page of 3: 2 wrong, {not a field}." and isinstance(told, str)
+    assert to_json(told) == told.to_json() == {"key": "result", "template": "{picture} of {all}: {faults}.", "values": {
+        "all": 3, "faults": [{"key": "wrong", "template": "{count} wrong", "values": {"count": 2}}, "{not a field}"],
+        "picture": {"key": "pages.one", "template": "{count} page", "values": {"count": 1}}}}
+    assert json.loads(json.dumps(told.to_json())) == told.to_json()
+    assert plural("pages", 2, "{count} page", "{count} pages") == "2 pages"
+    assert plural("pages", 2, "{count} page", "{count} pages").key == "pages.more"
+    assert and_list(["a"]) == "a" and and_list(["a", "b", "c"]) == "a, b and c"
 
 
-def test_a_sentence_can_be_copied():
-    import copy
-    import pickle
-    told = Sentence("{name} is large", name="{x}")
+def test_a_refusal_is_an_exception_and_a_message():
+    class Gone(Refusal):
+        pass
+
+    refusal = Gone("gone", "{file} is gone: {advice}.", file="{x}", advice=Message("look", "look for it"))
+    assert str(refusal) == "{x} is gone: look for it." and isinstance(refusal, ValueError)
+    assert refusal.message == str(refusal) and refusal.message.to_json() == refusal.to_json() == to_json(refusal) == {
+        "key": "gone", "template": "{file} is gone: {advice}.",
+        "values": {"file": "{x}", "advice": {"key": "look", "template": "look for it", "values": {}}}}
+    assert to_json(reason(refusal)) == refusal.to_json() and reason(OSError("the share is gone")) == "the share is gone"
+
+
+@pytest.mark.parametrize("kind", [Message, Refusal, CheckpointError])
+def test_messages_can_be_copied(kind):
+    told = kind("large", "{name} is large", name="{x}")
     for same in (copy.deepcopy(told), copy.copy(told), pickle.loads(pickle.dumps(told))):
-        assert same == told == "{x} is large" and parts(same) == parts(told)
+        assert type(same) is kind and str(same) == "{x} is large" and same.to_json() == told.to_json()
+
+
+@pytest.mark.parametrize("value", [0.5, None, (1, 2)])
+def test_a_value_that_the_page_could_not_fill_in_is_found_at_once(value):
+    """A number needs a format, and the page has none."""
+    with pytest.raises(TypeError):
+        Message("size", "{size} GiB", size=value)
+
+
+def test_a_name_in_a_note_is_the_one_in_the_prompt():
+    for role, text in ENGLISH.roles.items():
+        assert wording.NAMES[role](Element(role, "", number=3, by="Mia")) == text.format(number=3, by="Mia")
+    assert set(wording.NAMES) == set(ENGLISH.roles)

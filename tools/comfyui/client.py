@@ -26,7 +26,9 @@ from .workflow import Graph
 MESSAGE_KEYS = (
     "qwen_image_2_messages",
     "text",
-)  # `ui` entries with sentences: of our nodes (nodes/messages.py), of core's
+)  # `ui` entries with sentences: of our nodes (nodes/notices.py), of core's
+# Exceptions whose text says by itself what is wrong: the pack's refusals, and what core raises on purpose.
+SAYS_WHY = ("Refusal", "CheckpointError", "LoraError", "WriteError", "FolderGone", "ValueError", "RuntimeError")
 _FEATURES = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}  # previews then name their node
 
 
@@ -278,7 +280,7 @@ class _Record:
 
     def _on_execution_error(self, data: dict) -> None:
         message, kind = data["exception_message"].strip(), data["exception_type"]
-        known = kind.rpartition(".")[2] in ("ValueError", "RuntimeError", "CheckpointError")
+        known = kind.rpartition(".")[2] in SAYS_WHY
         sentence = message if known and message else f"{kind}: {message}"
         raise WorkflowError(sentence, data["node_id"], data["node_type"], "".join(data["traceback"]))
 

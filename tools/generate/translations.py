@@ -1,4 +1,4 @@
-"""Writes what translators begin with: locales/en, the names, tooltips, sentences and refusals that are in the code.
+"""Writes what translators begin with: locales/en, the names, tooltips and messages that are in the code.
 
     python tools/dev.py make translations    # starts a server to ask it for the schemas
 
@@ -6,20 +6,21 @@ The panels' words in locales/en/main.json are written by hand: they are nowhere 
 compares, and asks the same of every language.
 """
 import ast
-import builtins
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..pack import ROOT, load_pack
+from ..pack import ROOT
 from .help_pages import GROWING, inputs_of, outputs_of
 from .make import as_program, from_schemas
 
 FOLDER = ROOT / "locales"
 KEY = "qwen_image_2"
-FOLDERS = ("model", "pages", "nodes")  # whose code says something to users
-MAKERS = {"Sentence": 1, "counted": 3}  # of sentences, and how many of their first arguments may be templates
+SPEAKING = ("*.py", "model/**/*.py", "pages/**/*.py", "nodes/**/*.py")  # code that may say something to a user
+DEFINING = "messages.py"  # where keys are handed on
+KEY_FORM = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
 def node_definitions(schemas: dict) -> dict[str, dict]:
@@ -52,78 +53,98 @@ def escaped(text: str) -> str:
     return re.sub(r"[{}|@]", r"{'\g<0>'}", text)
 
 
-def templates() -> list[str]:
-    """Of all sentences for the user, as they stand in the code."""
-    load_pack()
-    from qwen_image_2.pages.vocabulary import ENGLISH  # what a brief calls the parts of a page
-    return sorted({template for call in _calls() for template in _of_sentence(call)} | set(ENGLISH.roles.values()))
+@dataclass(frozen=True)
+class Found:
+    """A message as it is written in the code."""
+
+    key: str
+    template: str
+    place: str  # file and line, for people
 
 
-def refusals() -> list[str]:
-    """Templates of what is raised, from the f-strings in the code."""
-    return sorted({template for call in _calls() if is_error(call) and (template := refusal_of(call))})
+def messages() -> dict[str, str]:
+    """Key -> English of every message in the code. Raises ValueError for a key that stands in two places."""
+    table: dict[str, Found] = {}
+    for found in collected(sources()):
+        if found.key in table:
+            raise ValueError(f"{found.place}: the key {found.key} stands at {table[found.key].place}, too")
+        table[found.key] = found
+    return {key: table[key].template for key in sorted(table)}
 
 
-def _calls() -> Iterator[ast.Call]:
-    for folder in FOLDERS:
-        for path in (ROOT / folder).rglob("*.py"):
-            code = ast.parse(path.read_text(encoding="utf-8"))
-            yield from (node for node in ast.walk(code) if isinstance(node, ast.Call))
+def sources() -> dict[str, ast.Module]:
+    """The code that may speak to a user, by its path."""
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+            for pattern in SPEAKING for path in ROOT.glob(pattern)}
 
 
-def _of_sentence(call: ast.Call) -> Iterator[str]:
-    if isinstance(call.func, ast.Name) and call.func.id in MAKERS:
-        yield from (argument.value for argument in call.args[:MAKERS[call.func.id]]
-                    if isinstance(argument, ast.Constant) and isinstance(argument.value, str))
+def collected(trees: dict[str, ast.Module]) -> Iterator[Found]:
+    """Every message in these files. Raises ValueError for one whose key or template is not written out, and for holes
+    that are not those that are filled."""
+    makers = {"Message", "plural", *refusals(trees)}
+    for path, tree in trees.items():
+        for call in calls(tree):
+            if called(call) in makers and not (path == DEFINING and not _is_text(call.args[0])):
+                yield from _messages_of(call, f"{path}:{call.lineno}")
 
 
-def is_error(call: ast.Call) -> bool:
-    """Whether an exception is made."""
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    return name.endswith("Error") or name == "OOM_EXCEPTION"
+def refusals(trees: dict[str, ast.Module]) -> set[str]:
+    """Names of the classes that are Refusals."""
+    classes = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    names, before = {"Refusal"}, 0
+    while before < len(names):
+        before = len(names)
+        names |= {one.name for one in classes if any(getattr(base, "id", "") in names for base in one.bases)}
+    return names
 
 
-def refusal_of(call: ast.Call) -> str | None:
-    """f"{len(masks)} masks for {one.name!r}" -> "{masks} masks for {name}"; None where no string is written there."""
-    message = call.args[0] if call.args else None
-    if isinstance(message, ast.Constant) and isinstance(message.value, str):
-        return message.value
-    if not isinstance(message, ast.JoinedStr):
-        return None
-    holes: dict[str, str] = {}  # code -> name
-    return "".join(part.value if isinstance(part, ast.Constant) else f"{{{_hole(part.value, holes)}}}"
-                   for part in message.values)
+def calls(tree: ast.AST) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
-def _hole(code: ast.expr, holes: dict[str, str]) -> str:
-    """The name of a hole: that of the value, with a number where another value is called the same."""
-    name = (identifier(code) or "value").lower()
-    alike = sum(other.rstrip("0123456789") == name for other in holes.values())
-    return holes.setdefault(ast.unparse(code), f"{name}{alike + 1}" if alike else name)
+def called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
-def identifier(code: ast.AST) -> str:
-    """What a piece of code is about: `masks` in len(masks), `width` in spec.width // 2; "" where that is not plain."""
-    if isinstance(code, ast.Name):
-        return "" if hasattr(builtins, code.id) else code.id
-    if isinstance(code, ast.Attribute):
-        return code.attr
-    if isinstance(code, ast.Call):
-        return next(filter(None, map(identifier, reversed(code.args))), "") or identifier(
-            code.func.value if isinstance(code.func, ast.Attribute) else code.func)
-    inner = {ast.Subscript: "value", ast.BinOp: "left"}.get(type(code))
-    if isinstance(code, ast.BoolOp):
-        return identifier(code.values[0])
-    return identifier(getattr(code, inner)) if inner else ""
+def _messages_of(call: ast.Call, place: str) -> Iterator[Found]:
+    if called(call) == "plural":
+        key, _, *templates = call.args
+        keys, filled = [f"{_text(key, place)}.one", f"{_text(key, place)}.more"], {"count"}
+    else:
+        key, *templates = call.args
+        keys, filled = [_text(key, place)], {keyword.arg for keyword in call.keywords}
+    if len(keys) != len(templates) or not KEY_FORM.fullmatch(_text(key, place)):
+        raise ValueError(f"{place}: a message is a key in snake case and a template")
+    for key, template in zip(keys, templates):
+        if holes(_text(template, place)) != filled:
+            raise ValueError(f"{place}: the holes of {key} are not those that are filled")
+        yield Found(key, template.value, place)
+
+
+def _is_text(code: ast.expr) -> bool:
+    return isinstance(code, ast.Constant) and isinstance(code.value, str)
+
+
+def _text(code: ast.expr, place: str) -> str:
+    if not _is_text(code):
+        raise ValueError(f"{place}: key and template of a message are written out where it is made")
+    return code.value
+
+
+def holes(template: str) -> set[str]:
+    """Names in curly brackets. Raises ValueError for anything else in them, doubled brackets too: the page fills in
+    plain names only."""
+    names = re.findall(r"{(\w+)}", template)
+    if re.search(r"[{}]", re.sub(r"{\w+}", "", template)):
+        raise ValueError(f"In {template!r} curly brackets hold something else than a name.")
+    return set(names)
 
 
 def build(schemas: dict) -> dict[Path, str]:
     """Path -> content of the files of locales/en."""
     main = FOLDER / "en" / "main.json"
     words = json.loads(main.read_text(encoding="utf-8"))[KEY]["words"]
-    own = {"words": words, "sentences": {template: template for template in templates()},
-           "refusals": {template: template for template in refusals()}}
-    contents = {main: {KEY: own},
+    contents = {main: {KEY: {"words": words, "messages": messages()}},
                 FOLDER / "en" / "nodeDefs.json": node_definitions(schemas)}
     return {path: json.dumps(content, ensure_ascii=False, indent=2) + "\n" for path, content in contents.items()}
 

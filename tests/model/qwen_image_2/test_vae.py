@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from qwen_image_2.messages import Refusal
 from qwen_image_2.model.qwen_image_2 import latents, vae_layers
 from qwen_image_2.model.qwen_image_2.spec import VAESpec
 from qwen_image_2.model.qwen_image_2.vae import VAE
@@ -121,7 +122,7 @@ def test_a_host_that_computes_otherwise_is_refused():
             def forward(self, x):
                 return F.conv2d(x, self.weight, self.bias, padding=1)
 
-    with pytest.raises(RuntimeError, match="does not know: update this pack"):
+    with pytest.raises(Refusal, match="does not know: update this pack"):
         vae_layers.doubling(Host)(6, 10, 3, padding=1)(torch.randn(1, 6, 4, 4))
 
 

@@ -7,8 +7,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from qwen_image_2.messages import Refusal
 from qwen_image_2.model.checkpoints import quantization
 from qwen_image_2.model.checkpoints.files import CheckpointError
+from qwen_image_2.model.checkpoints.writer import WriteError
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.tests.nodes.bridge.quant import test_formats as files
@@ -140,7 +142,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(comfyui, path, t
     from qwen_image_2.nodes import save as node
     monkeypatch.setattr(node.folder_paths, "get_output_directory", lambda: str(tmp_path))
     monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
-    with pytest.raises(OSError, match=r"^The disk of ComfyUI's output folder has 0.0 GB free, too little for the "
+    with pytest.raises(Refusal, match=r"^The disk of ComfyUI's output folder has 0.0 GB free, too little for the "
                                       r"0.0 GB of diffusion_models/x_00001_.safetensors.$"):
         node.QwenImage2SaveQuantized.execute("x", model=load(path, "fp8"))
     assert not [each for each in tmp_path.rglob("*") if each.is_file()]
@@ -154,7 +156,7 @@ def test_two_files_must_fit_together(comfyui, path, clip, tmp_path, monkeypatch)
     sizes = node.diffusion_network(model).size, node.text_network(clip).size
     monkeypatch.setattr(node.folder_paths, "get_output_directory", lambda: str(tmp_path))
     monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=sum(sizes) - 1))
-    with pytest.raises(OSError, match="GB of diffusion_models/x_00001_.safetensors, clip/x_00001_.safetensors"):
+    with pytest.raises(Refusal, match="GB of diffusion_models/x_00001_.safetensors, clip/x_00001_.safetensors"):
         node.QwenImage2SaveQuantized.execute("x", model=model, clip=clip)
     assert not [each for each in tmp_path.rglob("*") if each.is_file()]
 
@@ -186,7 +188,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_nothing(comfyui, path, tmp_pat
     model, limits = load(path, "fp8"), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"^q.safetensors could not be written: .*\. Nothing is left of it\.$"):
+        with pytest.raises(WriteError, match=r"^q.safetensors could not be written: .*\. Nothing is left of it\.$"):
             save(tmp_path / "q.safetensors", model)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
