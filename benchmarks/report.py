@@ -13,6 +13,8 @@ import torch
 from bootstrap import ROOT
 from timing import Comparison
 
+from qwen_image_2 import atomic
+
 HEADINGS = ("measurement", "first", "second", "ratio (quartiles)", "CPU time ratio", "goal", "met",
             "relative difference", "rounds")
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
@@ -121,7 +123,6 @@ def keep(name: str, host: dict, data: dict, text: str) -> list[Path]:
     """Write benchmarks/results/NAME-DATE-HOSTKIND.json and .md, whole or not at all. The host's "kind" is by default
     its number of processor cores."""
     folder = ROOT / "benchmarks" / "results"
-    folder.mkdir(exist_ok=True)
     kind = host.get("kind", f"cpu{host['cores']}")
     stem = folder / f"{name}-{host['date'][:10]}-{kind}"
     return [_write(stem.with_suffix(".json"), json.dumps({"host": host, **data}, indent=1) + "\n"),
@@ -129,6 +130,5 @@ def keep(name: str, host: dict, data: dict, text: str) -> list[Path]:
 
 
 def _write(path: Path, text: str) -> Path:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    return part.replace(path)
+    atomic.write_bytes(path, text.encode())
+    return path

@@ -5,7 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..model.checkpoints import writer
+from .. import atomic
 from ..model.sentences import Sentence, counted, joined
 from ..pages import briefs, deck, outline, wording
 from ..pages.briefs import Page
@@ -219,7 +219,7 @@ def save(sheets: list[deck.Sheet], prefix: str, suffixes: tuple[str, ...], ratio
 
     paths = [new_path(prefix, suffix) for suffix in suffixes]
     for path in paths:
-        writer.write_by(path, lambda file, write=deck.WRITERS[path.suffix], title=path.stem: write(
+        atomic.write_by(path, lambda file, write=deck.WRITERS[path.suffix], title=path.stem: write(
             file, watched(), ratio, title))
     return paths
 

@@ -244,7 +244,7 @@ def test_names_in_any_script_and_below_folders(decks, folder):
 
 @pytest.mark.parametrize("files", ["PPTX", "PDF"])
 def test_an_error_leaves_nothing(decks, folder, monkeypatch, files):
-    from qwen_image_2.model.checkpoints.writer import WriteError
+    from qwen_image_2.atomic import WriteError
     from qwen_image_2.pages import deck
 
     def full(*_):

@@ -36,10 +36,7 @@ def test_templates_are_found_in_the_code():
 HANDED_ON = {"CheckpointError(sentence)", "ValueError(NO_VISION)", "ValueError(verdict)"}
 
 
-SAYING = [path for folder in translations.FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
-
-
-@pytest.mark.parametrize("path", SAYING,
+@pytest.mark.parametrize("path", translations.sources(),
                          ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_words_of_every_error_are_found(path):
     """Else its refusal would be said in English only, and nobody would miss the translation."""

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from qwen_image_2 import atomic
+
 from .errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,9 +143,7 @@ def check_space(folder: Path) -> None:
 
 def _mark_complete(folder: Path, recipe: Recipe) -> None:
     """Written last and in one piece: an installation without it is never used."""
-    unfinished = folder / (MARKER + ".part")
-    unfinished.write_text(json.dumps(dataclasses.asdict(recipe), indent=2), "utf-8")
-    os.replace(unfinished, folder / MARKER)
+    atomic.write_bytes(folder / MARKER, json.dumps(dataclasses.asdict(recipe), indent=2).encode())
 
 
 @contextlib.contextmanager

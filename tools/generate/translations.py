@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..pack import ROOT, load_pack
+from ..pack import ROOT
 from .help_pages import GROWING, inputs_of, outputs_of
 from .make import as_program, from_schemas
 
@@ -54,7 +54,6 @@ def escaped(text: str) -> str:
 
 def templates() -> list[str]:
     """Of all sentences for the user, as they stand in the code."""
-    load_pack()
     from qwen_image_2.pages.vocabulary import ENGLISH  # what a brief calls the parts of a page
     return sorted({template for call in _calls() for template in _of_sentence(call)} | set(ENGLISH.roles.values()))
 
@@ -65,10 +64,14 @@ def refusals() -> list[str]:
 
 
 def _calls() -> Iterator[ast.Call]:
-    for folder in FOLDERS:
-        for path in (ROOT / folder).rglob("*.py"):
-            code = ast.parse(path.read_text(encoding="utf-8"))
-            yield from (node for node in ast.walk(code) if isinstance(node, ast.Call))
+    for path in sources():
+        code = ast.parse(path.read_text(encoding="utf-8"))
+        yield from (node for node in ast.walk(code) if isinstance(node, ast.Call))
+
+
+def sources() -> list[Path]:
+    """The pack's own files: what people read is written there."""
+    return sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 
 
 def _of_sentence(call: ast.Call) -> Iterator[str]:

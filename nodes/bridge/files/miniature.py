@@ -7,17 +7,15 @@ ComfyUI's user folder: the pack writes nowhere outside of ComfyUI.
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import folder_paths
+import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import nn
 
+from .... import atomic
 from ....model.checkpoints import seeded_init
 from ....model.checkpoints.files import CheckpointError
 from ....model.qwen_image_2 import detect, key_maps
@@ -64,25 +62,20 @@ def text_encoder() -> Path:
     if not path.exists():
         log.info("Drawing the miniature's text encoder (once): %s", path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             _write(path)
-        except (OSError, SafetensorError) as error:
+        except atomic.WriteError as failed:
+            error = failed.__cause__
             raise CheckpointError(f"The miniature's text encoder (40 MB) could not be written to {path.parent}: "
                                   f"{error}. Make room there, or start ComfyUI with another --user-directory."
-                                  ) from error
+                                  ) from failed
     return path
 
 
 def _write(path: Path) -> None:
     module = Qwen3VL(TEXT_ENCODER_SPEC, None, torch.device("meta"), nn)
     shapes = {key_maps.text_encoder_from_comfy(name): shape for name, shape in detect.shapes(module).items()}
-    handle, unfinished = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-    os.close(handle)
-    try:
-        save_file(seeded_init.draw(shapes, SEED, GAIN), unfinished, {"format": "pt", "config": json.dumps(_config())})
-        os.replace(unfinished, path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+    drawn = seeded_init.draw(shapes, SEED, GAIN)
+    atomic.write_bytes(path, safetensors.torch.save(drawn, {"format": "pt", "config": json.dumps(_config())}))
 
 
 def _config() -> dict:
