@@ -16,6 +16,7 @@ from torch import nn
 from .... import atomic
 from ....model.checkpoints import seeded_init
 from ....model.checkpoints.files import CheckpointError
+from ....model.images import sizes
 from ....model.qwen_image_2 import detect, key_maps
 from ....model.qwen_image_2.spec import TextEncoderSpec, VisionSpec
 from ....model.sentences import Sentence
@@ -27,17 +28,17 @@ NAME = "miniature"  # in the loaders' menus
 FOLDER = Path(__file__).resolve().parents[3] / "assets" / "miniature"
 FILES = {"diffusion_models": "diffusion_models/qwen_image_2_miniature_bf16.safetensors",
          "vae": "vae/qwen_image_2_miniature_vae_bf16.safetensors"}
-SIZES = ((128, 128), (160, 96), (96, 160))  # width, height of the pictures it was trained on
+SIZES = {name: f"{width} x {height}" for name, (width, height) in zip(("square", "wide", "tall"), sizes.MINIATURE)}
 ABOUT = Sentence("This is the miniature that comes with the pack, not Qwen-Image: it draws only simple posters of "
-                 "128 x 128, 160 x 96 or 96 x 160 pixels, to try workflows with.")
+                 "{square}, {wide} or {tall} pixels, to try workflows with.", **SIZES)
 
 SEED = 2
 GAIN = 0.5  # below 1, what a token says itself stays louder than what the random layers add to it
 TEXT_ENCODER_SPEC = TextEncoderSpec(
     layers=2, dim=128, mlp_dim=256, heads=4, kv_heads=2, head_dim=32, mrope_section=(8, 4, 4), lm_head=False,
     vision=VisionSpec(depth=2, dim=64, mlp_dim=128, heads=4, deepstack_layers=(0,)))
-# Stands in the name of the file that is drawn from these and by model/checkpoints/seeded_init.py. Whoever changes what the file holds
-# gives another version, or users keep the old file: a test knows the values that belong to the version.
+# Stands in the name of the file that is drawn from these and by model/checkpoints/seeded_init.py. Whoever changes what
+# the file holds gives another version, or users keep the old file: a test knows the values that belong to the version.
 TEXT_ENCODER_VERSION = "d36795a42cb7344d"
 
 
@@ -48,11 +49,11 @@ def path(folder: str) -> Path:
 
 def size_note(label: str, width: int, height: int) -> str | None:
     """What to tell about a picture size, where the model is the miniature."""
-    if label != NAME or (width, height) in SIZES:
+    if label != NAME or (width, height) in sizes.MINIATURE:
         return None
-    return Sentence("The miniature was trained on 128 x 128, 160 x 96 and 96 x 160 pixels only: at {width} x {height} "
+    return Sentence("The miniature was trained on {square}, {wide} and {tall} pixels only: at {width} x {height} "
                     "expect nothing. Set the size to custom, or choose real model files in the loader.", width=width,
-                    height=height)
+                    height=height, **SIZES)
 
 
 def text_encoder() -> Path:
