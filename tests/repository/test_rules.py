@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from qwen_image_2.tools.pack import ROOT
+
 CODE = ("model", "pages", "nodes", "tools", "benchmarks", "tests")
 COMFYUI_MODULES = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server",
                    "latent_preview", "node_helpers", "execution"}

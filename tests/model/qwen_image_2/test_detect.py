@@ -2,7 +2,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +13,7 @@ from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.model.qwen_image_2.vae import VAE
 from qwen_image_2.tools import tiny
-
-ROOT = Path(__file__).resolve().parents[3]
+from qwen_image_2.tools.pack import ROOT
 
 TRANSFORMER = TransformerSpec(layers=3, dim=64, heads=2, head_dim=32, mlp_dim=192, context_dim=48,
                               rope_axes=(4, 14, 14))
