@@ -11,8 +11,6 @@ from qwen_image_2.model.images import sizes
 from qwen_image_2.tools.comfyui.server import DIRECT
 from qwen_image_2.tools.pack import ROOT
 
-pytestmark = pytest.mark.server
-
 PATH = "/qwen_image_2/prompt"
 HOSTILE = ["<script>alert(1)</script>", "../../etc/passwd", "<|image_pad|>", "\x00", "{a|b}", "'; --", "%s%n", "(((((",
            "\u202e\u200b", "𓀀" * 500]

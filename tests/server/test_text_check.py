@@ -10,8 +10,6 @@ from qwen_image_2.tests.server.conftest import node
 from qwen_image_2.tests.server.test_edit import message
 from qwen_image_2.tools.pack import ROOT
 
-pytestmark = pytest.mark.server
-
 REPAIR = ROOT / "workflows" / "api" / "repair_text.json"
 
 

@@ -9,8 +9,6 @@ from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tools.generate import build_workflows
 from qwen_image_2.tools.pack import ROOT
 
-pytestmark = pytest.mark.server
-
 FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
