@@ -88,7 +88,7 @@ def to_wan_vae(state: State) -> State:
     out = {}
     for name, value in state.items():
         causal = value.ndim == 4 and "resample.1" not in name and "attentions" not in name
-        out[key_maps.vae_to_wan(name)] = value.unsqueeze(2) if causal and name.endswith("weight") else value
+        out[key_maps.VAE_WAN.to(name)] = value.unsqueeze(2) if causal and name.endswith("weight") else value
     return out
 
 

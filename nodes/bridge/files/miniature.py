@@ -74,7 +74,7 @@ def text_encoder() -> Path:
 
 def _write(path: Path) -> None:
     module = Qwen3VL(TEXT_ENCODER_SPEC, None, torch.device("meta"), nn)
-    shapes = {key_maps.text_encoder_from_comfy(name): shape for name, shape in detect.shapes(module).items()}
+    shapes = {key_maps.TEXT_ENCODER_COMFY.back(name): shape for name, shape in detect.shapes(module).items()}
     drawn = seeded_init.draw(shapes, SEED, GAIN)
     atomic.write_bytes(path, safetensors.torch.save(drawn, {"format": "pt", "config": json.dumps(_config())}))
 
