@@ -263,9 +263,9 @@ import sys, torch
 sys.path.insert(0, sys.argv[1])
 from tools.pack import load_pack
 load_pack()
-from qwen_image_2.model import checkpoint
-from qwen_image_2.model.files import open_checkpoint
-from qwen_image_2.model.transformer import Transformer
+from qwen_image_2.model.qwen_image_2 import detect
+from qwen_image_2.model.checkpoints.files import open_checkpoint
+from qwen_image_2.model.qwen_image_2.transformer import Transformer
 
 def resident(line):
     with open("/proc/self/status") as status:
