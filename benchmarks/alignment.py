@@ -5,7 +5,6 @@
 The shift between source and result is measured by phase correlation of their outlines, in pixels of the result. Half
 a latent token would be 8 pixels.
 """
-import argparse
 import os
 import random
 import statistics
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import numpy
 import report
-from bootstrap import ROOT
 from PIL import Image
 
 from qwen_image_2.model.images import references
@@ -54,9 +52,8 @@ def shifts(painter: Painter, size: tuple[int, int], count: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench alignment", description=__doc__.split("\n\n")[0])
+    parser = report.parser("alignment", __doc__)
     parser.add_argument("--edits", type=int, default=5, help="of each size")
-    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
     chosen = parser.parse_args()
     host = report.host()
     with tempfile.TemporaryDirectory() as folder, Server(Path(os.environ["COMFYUI_PATH"])) as server:
@@ -71,8 +68,7 @@ def main() -> None:
     print(text)
     if chosen.save:
         data = {"shifts": {f"{width} x {height}": values for (width, height), values in found.items()}}
-        for path in report.keep("alignment", host, data, text):
-            print(f"Saved {path.relative_to(ROOT)}")
+        report.keep("alignment", host, data, text)
 
 
 if __name__ == "__main__":

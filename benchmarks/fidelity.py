@@ -7,7 +7,6 @@ First one step of a wide random transformer in fp32 against the same weights in 
 have a few channels far larger than the rest; so have these. Then pictures of the trained miniature against its own
 without quantisation: PSNR, SSIM, and how often the judge finds everything right.
 """
-import argparse
 import os
 import random
 import statistics
@@ -149,9 +148,8 @@ def pictures(asked: list[examples.Example], folder: Path) -> dict[str, list[ndar
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench fidelity", description=__doc__.split("\n\n")[0])
+    parser = report.parser("fidelity", __doc__)
     parser.add_argument("--pictures", type=int, default=40, help="prompts for the miniature (40)")
-    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
     chosen = parser.parse_args()
     host = report.host()
     sys.path.remove(str(bootstrap.ROOT))  # its `nodes` would hide ComfyUI's
@@ -178,8 +176,7 @@ def main() -> None:
     text = report.aligned(rows)
     print(text)
     if chosen.save:
-        for path in report.keep("fidelity", host, {"pictures": chosen.pictures, "formats": data}, text):
-            print(f"Saved {path.relative_to(bootstrap.ROOT)}")
+        report.keep("fidelity", host, {"pictures": chosen.pictures, "formats": data}, text)
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -36,10 +36,9 @@ QUICK = Budget(rounds=3, seconds=6, least=1)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__.split("\n\n")[0])
+    parser = report.parser("", __doc__, "the whole run")
     parser.add_argument("--quick", action="store_true", help="few rounds: does it run, roughly how fast")
     parser.add_argument("--only", choices=CASES, help="one case")
-    parser.add_argument("--save", action="store_true", help="keep the whole run in benchmarks/results")
     # With several threads each waits for the others, and other work on the machine then decides the ratios.
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default: %(default)s)")
     chosen = parser.parse_args()
@@ -62,8 +61,7 @@ def main() -> None:
     host["load average after"] = report.load_average()
     print(f"\nLoad average after: {host['load average after']}\n\n{report.table(comparisons)}")
     if chosen.save:
-        for path in report.save("foundation", host, settings, comparisons):
-            print(f"Saved {path}")
+        report.save("foundation", host, settings, comparisons)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Weights are random and made on the device; there is no file. A floor is the time
 a large matrix product, or of moving the bytes alone at the rate of a large copy, whichever is more; both rates are
 measured in the same run. Without diffusers its columns stay empty, and the run says so.
 """
-import argparse
 import gc
 import math
 import statistics
@@ -21,7 +20,6 @@ from typing import NamedTuple
 import load_process
 import report
 import torch
-from bootstrap import ROOT
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -396,10 +394,9 @@ def measure(setup: Setup, device: torch.device, clock: Clock) -> tuple[Card, lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench gpu", description=__doc__.split("\n\n")[0])
+    parser = report.parser("gpu", __doc__)
     parser.add_argument("--small", action="store_true", help="a miniature size, on a CPU where there is no CUDA device")
     parser.add_argument("--seconds", type=float, default=LIMIT, help="what is not begun by then is left out (540)")
-    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
     chosen = parser.parse_args()
     if chosen.small and chosen.save:
         parser.error("--save keeps runs of the published size.")
@@ -419,8 +416,7 @@ def main() -> None:
     if chosen.save:
         host["kind"] = card.name.lower().replace(" ", "-")
         data = {"card": card._asdict(), "measurements": [asdict(one) for one in found], "left out": clock.left_out}
-        for path in report.keep("gpu", host, data, text):
-            print(f"Saved {path.relative_to(ROOT)}")
+        report.keep("gpu", host, data, text)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Writes a transformer file of the published names and shapes (14 GB in bf16, then
 system's cache, loads it through the pack's loader in ComfyUI and removes it. The peak of all memory counts pages that
 are mapped from the file, which the system may drop; the peak of private memory does not.
 """
-import argparse
 import json
 import subprocess
 import sys
@@ -20,7 +19,6 @@ import load_process
 import report
 import synthetic
 import torch
-from bootstrap import ROOT
 from timing import Budget, Comparison, Cost, of_costs
 
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
@@ -89,13 +87,12 @@ def verdict(found: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench load", description=__doc__.split("\n\n")[0])
+    parser = report.parser("load", __doc__)
     parser.add_argument("--small", action="store_true", help="a miniature size, in seconds: does it run")
     parser.add_argument("--layers", type=int, default=TransformerSpec.layers, help="blocks of full width (%(default)s)")
     parser.add_argument("--only", choices=FORMATS, help="one format")
     parser.add_argument("--folder", type=Path, help="for the file (a temporary folder)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
-    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
     chosen = parser.parse_args()
     if chosen.save and (chosen.small or chosen.only or chosen.layers != TransformerSpec.layers):
         parser.error("--save keeps whole runs, without --small, --only and --layers.")
@@ -111,8 +108,7 @@ def main() -> None:
         text += f"\n\n{verdict(found)}"
     print(f"\n{text}")
     if chosen.save:
-        for path in report.keep("load", host, {"layers": spec.layers, "formats": found}, text):
-            print(f"Saved {path.relative_to(ROOT)}")
+        report.keep("load", host, {"layers": spec.layers, "formats": found}, text)
 
 
 # ---------------------------------------------------------------- beside safetensors, for foundation.py

@@ -6,7 +6,6 @@ A prompt is right when background, every shape (kind, colour, size, place) and t
 and nothing else is there. An edit is right when all that holds of the wanted result and what had to stay is within
 25 dB of the source. The judge first looks at the drawn originals: what it misreads there counts against nobody.
 """
-import argparse
 import os
 import random
 import statistics
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import numpy
 import report
-from bootstrap import ROOT
 from numpy import ndarray
 from PIL import Image
 
@@ -125,10 +123,9 @@ def _records(name: str, answers: list[Answer]) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench miniature", description=__doc__.split("\n\n")[0])
+    parser = report.parser("miniature", __doc__)
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--edits", type=int, default=100)
-    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="keep what was drawn")
     chosen = parser.parse_args()
     host = report.host()
@@ -148,8 +145,7 @@ def main() -> None:
     if chosen.save:
         records = [record for name, answers in sets.items() for record in _records(name, answers)]
         data = {"figures": {name: value for name, value, _ in rows}, "answers": records}
-        for path in report.keep("miniature", host, data, table(rows)):
-            print(f"Saved {path.relative_to(ROOT)}")
+        report.keep("miniature", host, data, table(rows))
 
 
 def keep_pictures(folder: Path, sets: dict[str, list[Answer]]) -> None:

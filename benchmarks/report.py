@@ -1,4 +1,5 @@
 """What a benchmark found, as a table for people and as JSON that keeps every single value."""
+import argparse
 import dataclasses
 import json
 import os
@@ -13,9 +14,19 @@ import torch
 from bootstrap import ROOT
 from timing import Comparison
 
+from qwen_image_2.tools.output import write_whole
+
 HEADINGS = ("measurement", "first", "second", "ratio (quartiles)", "CPU time ratio", "goal", "met",
             "relative difference", "rounds")
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
+
+
+def parser(name: str, doc: str, kept: str = "the figures") -> argparse.ArgumentParser:
+    """The command line of `bench NAME`, explained by the first paragraph of the program's `doc`: --save, which keeps
+    what `kept` says, and what the program adds."""
+    made = argparse.ArgumentParser(prog=f"bench {name}".rstrip(), description=doc.split("\n\n")[0])
+    made.add_argument("--save", action="store_true", help=f"keep {kept} in benchmarks/results")
+    return made
 
 
 def host() -> dict[str, str | int | float]:
@@ -118,17 +129,18 @@ def save(name: str, host: dict, settings: dict[str, str], comparisons: list[Comp
 
 
 def keep(name: str, host: dict, data: dict, text: str) -> list[Path]:
-    """Write benchmarks/results/NAME-DATE-HOSTKIND.json and .md, whole or not at all. The host's "kind" is by default
-    its number of processor cores."""
+    """Write benchmarks/results/NAME-DATE-HOSTKIND.json and .md, and say so. The host's "kind" is by default its number
+    of processor cores."""
     folder = ROOT / "benchmarks" / "results"
-    folder.mkdir(exist_ok=True)
     kind = host.get("kind", f"cpu{host['cores']}")
     stem = folder / f"{name}-{host['date'][:10]}-{kind}"
-    return [_write(stem.with_suffix(".json"), json.dumps({"host": host, **data}, indent=1) + "\n"),
-            _write(stem.with_suffix(".md"), f"# {name}\n\n{listing(host)}\n\n{text}\n")]
+    contents = {".json": json.dumps({"host": host, **data}, indent=1) + "\n",
+                ".md": f"# {name}\n\n{listing(host)}\n\n{text}\n"}
+    return [keep_file(stem.with_suffix(suffix), content.encode()) for suffix, content in contents.items()]
 
 
-def _write(path: Path, text: str) -> Path:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    return part.replace(path)
+def keep_file(path: Path, content: bytes) -> Path:
+    """Write a file of benchmarks/results, and say so."""
+    write_whole(path, content)
+    print(f"Saved {path.relative_to(ROOT)}")
+    return path

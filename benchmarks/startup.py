@@ -5,7 +5,6 @@
 ComfyUI's own modules are there already, as when it loads its custom nodes. The first start after an installation also
 compiles the pack's files to bytecode: both are measured on a copy that has none at first.
 """
-import argparse
 import os
 import shutil
 import statistics
@@ -61,9 +60,8 @@ def two_starts() -> tuple[tuple[float, float], tuple[float, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench startup", description=__doc__.split("\n\n")[0])
+    parser = report.parser("startup", __doc__)
     parser.add_argument("--rounds", type=int, default=7, help="processes of each kind (%(default)s)")
-    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
     chosen = parser.parse_args()
     host = report.host()
     found = dict(zip(("first after an installation", "every other"),
@@ -71,8 +69,7 @@ def main() -> None:
     text = report.aligned([COLUMNS, *(row(name, values) for name, values in found.items())])
     print(text)
     if chosen.save:
-        for path in report.keep("startup", host, {"rounds": chosen.rounds, "starts": found}, text):
-            print(f"Saved {path.relative_to(ROOT)}")
+        report.keep("startup", host, {"rounds": chosen.rounds, "starts": found}, text)
 
 
 def row(name: str, values: Sequence[tuple[float, float]]) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import report
-from bootstrap import ROOT
 
 from qwen_image_2.model.images import sizes
 from qwen_image_2.pages import ocr
@@ -40,7 +39,7 @@ WORDS = 40               # prompts of the miniature
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench text", description=__doc__.split("\n\n")[0])
+    parser = report.parser("text", __doc__, "figures and contact sheet")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help=".toml, or .jsonl of LongText-Bench")
     parser.add_argument("--count", type=_positive, metavar="N", help="at most so many, evenly from all of them")
     parser.add_argument("--models", type=Path, metavar="DIR", help="folder with diffusion_models, text_encoders, vae")
@@ -51,7 +50,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the first prompt; each further one has the next")
     parser.add_argument("--size", choices=[str(side) for side in sizes.CLASSES], default="2048", help="size class")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep answers, pictures and contact sheet, or go on")
-    parser.add_argument("--save", action="store_true", help="keep figures and contact sheet in benchmarks/results")
     return parser.parse_args()
 
 
@@ -129,9 +127,7 @@ def finish(run: Run, chosen: argparse.Namespace, host: dict) -> None:
     if chosen.save:
         data = {"settings": kept, "answers": [asdict(answer) for answer in run.answers]}
         paths = report.keep("text-partial" if partial else "text", host, data, text)
-        output.write_whole(paths[0].with_suffix(".png"), sheet)
-        for path in (*paths, paths[0].with_suffix(".png")):
-            print(f"Saved {path.relative_to(ROOT)}")
+        report.keep_file(paths[0].with_suffix(".png"), sheet)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ English, Chinese, both together and Chinese in columns, at four sizes of letters
 Measured are false alarms (a right line is called wrong) and noticed errors (a line with one wrong, missing, doubled
 or swapped letter is called wrong). Fonts are the system's; a script without a font is left out and said to be.
 """
-import argparse
 import random
 import statistics
 import time
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import report
-from bootstrap import ROOT
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from qwen_image_2.pages import glyphs, ocr
@@ -181,9 +179,8 @@ def _row(name: str, results: list[Result], tolerance: float) -> tuple[str, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench text_check", description=__doc__.split("\n\n")[0])
+    parser = report.parser("text_check", __doc__)
     parser.add_argument("--pages", type=int, default=2, help="right ones of each kind, and as many with errors")
-    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
     chosen = parser.parse_args()
     host, latin, han = report.host(), fonts(LATIN_FONTS), fonts(CHINESE_FONTS)
     kinds = [("English", english, latin, False), ("Chinese", chinese, han, False), ("mixed", mixed, han, False),
@@ -200,9 +197,7 @@ def main() -> None:
     text = f"{report.listing(settings)}\n\n{report.aligned(rows(results))}"
     print(text)
     if chosen.save:
-        for path in report.keep("text_check", host, {"settings": settings, "lines": [asdict(r) for r in results]},
-                                text):
-            print(f"Saved {path.relative_to(ROOT)}")
+        report.keep("text_check", host, {"settings": settings, "lines": [asdict(r) for r in results]}, text)
 
 
 if __name__ == "__main__":

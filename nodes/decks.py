@@ -5,8 +5,8 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
+from .. import atomic
 from ..messages import Message, Refusal, and_list, plural
-from ..model.checkpoints import writer
 from ..pages import briefs, deck, outline, wording
 from ..pages.briefs import Page
 from ..pages.outline import seeds
@@ -220,7 +220,7 @@ def save(sheets: list[deck.Sheet], prefix: str, suffixes: tuple[str, ...], ratio
 
     paths = [new_path(prefix, suffix) for suffix in suffixes]
     for path in paths:
-        writer.write_by(path, lambda file, write=deck.WRITERS[path.suffix], title=path.stem: write(
+        atomic.write_by(path, lambda file, write=deck.WRITERS[path.suffix], title=path.stem: write(
             file, watched(), ratio, title))
     return paths
 

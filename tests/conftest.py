@@ -1,24 +1,28 @@
 """Makes the pack importable as `qwen_image_2`, and a ComfyUI tree (COMFYUI_PATH) for the tests that need one."""
-import importlib.util
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+# Only for as long as it takes: tools/ has modules with names that other packages have too.
+sys.path.insert(0, str(HERE.parent / "tools"))
+from pack import load_pack  # noqa: E402
+
+sys.path.pop(0)
+load_pack()
+
+# What every test in a folder is marked with. The tests of the page start a server as well.
+MARKS = {"server": ["server"], "browser": ["browser", "server"]}
 
 
-def _load_pack() -> None:
-    """By its path: the folder may have any name, and must not be on sys.path itself (its `nodes` would hide
-    ComfyUI's)."""
-    spec = importlib.util.spec_from_file_location("qwen_image_2", ROOT / "__init__.py",
-                                                  submodule_search_locations=[str(ROOT)])
-    sys.modules["qwen_image_2"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["qwen_image_2"])
-
-
-_load_pack()
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for folder, marks in MARKS.items():
+            if HERE / folder in item.path.parents:
+                for mark in marks:
+                    item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")

@@ -10,16 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 
-from .pack import load_pack
-
-load_pack()
-from qwen_image_2.model.qwen_image_2 import key_maps  # noqa: E402
-from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec  # noqa: E402
-from qwen_image_2.model.qwen_image_2.transformer import Transformer  # noqa: E402
-from qwen_image_2.model.qwen_image_2.vae import VAE  # noqa: E402
+from qwen_image_2 import atomic
+from qwen_image_2.model.qwen_image_2 import key_maps
+from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
+from qwen_image_2.model.qwen_image_2.transformer import Transformer
+from qwen_image_2.model.qwen_image_2.vae import VAE
 
 TRANSFORMER = "qwen_image_2.1_bf16.safetensors"
 TURBO = "qwen_image_2.1_turbo_bf16.safetensors"
@@ -90,7 +88,7 @@ def to_wan_vae(state: State) -> State:
     out = {}
     for name, value in state.items():
         causal = value.ndim == 4 and "resample.1" not in name and "attentions" not in name
-        out[key_maps.vae_to_wan(name)] = value.unsqueeze(2) if causal and name.endswith("weight") else value
+        out[key_maps.VAE_WAN.to(name)] = value.unsqueeze(2) if causal and name.endswith("weight") else value
     return out
 
 
@@ -119,7 +117,7 @@ def mark(**settings) -> torch.Tensor:
 
 
 def save_as_they_are(state: State, path: Path, metadata: dict[str, str] | None = None) -> None:
-    save_file({name: value.contiguous() for name, value in state.items()}, path, metadata)
+    safetensors.torch.save_file({name: value.contiguous() for name, value in state.items()}, path, metadata)
 
 
 def text_encoder_state() -> State:
@@ -154,11 +152,8 @@ def scripted(state: State, tokens: list[int]) -> State:
 
 
 def save(state: State, path: Path, config: dict, dtype=torch.bfloat16) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    save_file({name: value.to(dtype).contiguous() for name, value in state.items()}, unfinished,
-              metadata={"format": "pt", "config": json.dumps(config)})
-    unfinished.replace(path)
+    tensors = {name: value.to(dtype).contiguous() for name, value in state.items()}
+    atomic.write_bytes(path, safetensors.torch.save(tensors, {"format": "pt", "config": json.dumps(config)}))
 
 
 def write(folder: Path) -> None:

@@ -15,6 +15,8 @@ CUSTOM = "custom"  # an aspect ratio that leaves width and height to the user
 
 # At 2048 the model was trained on these, which are not what rounding gives.
 NATIVE_2K = {"1:1": (2048, 2048), "4:3": (2400, 1792), "3:2": (2528, 1696), "16:9": (2752, 1536)}
+# All that the built-in miniature was trained on: a square, a wide and a tall one. Its training draws by this order.
+MINIATURE = ((128, 128), (160, 96), (96, 160))
 
 
 def size_for_area(resolution: int, ratio: float) -> tuple[int, int]:

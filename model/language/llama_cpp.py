@@ -39,7 +39,7 @@ def is_llama_cpp(files: GGUFFile) -> bool:
 def text_encoder(language: GGUFFile, projector: GGUFFile | None) -> GGUFFile:
     """Both files as one. Without a projector there is no vision tower. Raises CheckpointError for other models."""
     check_language(language)
-    stored = {key_maps.text_encoder_from_llama_cpp(name): one for name, one in language.stored.items()}
+    stored = {key_maps.TEXT_ENCODER_LLAMA_CPP.back(name): one for name, one in language.stored.items()}
     label, config = language.label, {"model_type": "qwen3_vl", "text_config": _text_config(language.header)}
     if projector is not None:
         if refusal := unfit(projector, language):
@@ -110,7 +110,7 @@ def _text_config(header: Mapping) -> dict:
 
 def _vision(files: GGUFFile) -> tuple[dict[str, gguf.Stored], dict]:
     """The tensors of a projector, and their configuration."""
-    moved = {key_maps.text_encoder_from_llama_cpp(name): one for name, one in files.stored.items()}
+    moved = {key_maps.TEXT_ENCODER_LLAMA_CPP.back(name): one for name, one in files.stored.items()}
     layers = sorted({int(found[0]) for name in moved if (found := DEEPSTACK.search(name))})
     stored = {DEEPSTACK.sub(lambda found: str(layers.index(int(found[0]))), name): one for name, one in moved.items()}
     if all(name in stored for name in FRAMES):

@@ -208,12 +208,12 @@ def detect_vae(tensors: Tensors, config: Mapping, label: str) -> Detected:
     tensors = _below(prefix, tensors)
     _refuse_quantised(tensors, label)
     wan = "decoder.middle.0.residual.0.gamma" in tensors
-    named = {key_maps.vae_from_wan(name) if wan else name: info for name, info in tensors.items()}
+    named = {key_maps.VAE_WAN.back(name) if wan else name: info for name, info in tensors.items()}
     spec = _checked(label, _vae_spec, named, config, label)
     expected = _checked(label, lambda: shapes(VAE(spec, device="meta")))
     table = match(expected, {name: info for name, info in named.items() if key_maps.VAE_UNUSED not in name},
                    {name: Source(name) for name in expected}, label)
-    theirs = key_maps.vae_to_wan if wan else str
+    theirs = key_maps.VAE_WAN.to if wan else str
     return Detected(spec, {name: Source(prefix + theirs(s.name)) for name, s in table.items()}, expected)
 
 
@@ -260,7 +260,7 @@ def detect_language_model(kind: str, marks: tuple[str, ...], spec_of: Callable, 
     architecture has together; spec_of(tensors, config, label): the sizes."""
     _refuse_other_tools(stored, config, label)
     tensors, companions = quantization.unpacked(stored, settings, label)
-    named = {key_maps.text_encoder_from_comfy(name): name for name in tensors}
+    named = {key_maps.TEXT_ENCODER_COMFY.back(name): name for name in tensors}
     infos = {name: tensors[theirs] for name, theirs in named.items()}
     if not all(mark in infos for mark in marks):
         raise _refuse(kind, tensors, label)

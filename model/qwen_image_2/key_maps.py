@@ -4,14 +4,14 @@ Our modules use the names of the diffusers checkpoint. Any file may have a prefi
 the MLP's gate and projection are fused (Comfy-Org); VAE files may use Wan 2.2's names; text encoders come with the
 names of the Hugging Face checkpoint, with ComfyUI's or with llama.cpp's.
 """
-import re
+from ..checkpoints.rename import KeyMap
 
 # One fused matrix holds the rows of these two, in this order.
 FUSED_MLP = "img_mlp.gate_up"
 SPLIT_MLP = ("img_mlp.gate_layer", "img_mlp.proj")
 
-# (diffusers, Wan); a {field} is a number and comes over unchanged. The first rule whose start matches is applied.
-VAE_PLACES = (
+# diffusers, Wan
+VAE_WAN = KeyMap((
     ("quant_conv.", "conv1."),
     ("post_quant_conv.", "conv2."),
     ("encoder.conv_in.", "encoder.conv1."),
@@ -30,30 +30,28 @@ VAE_PLACES = (
     ("decoder.mid_block.resnets.1.", "decoder.middle.2."),
     ("decoder.norm_out.", "decoder.head.0."),
     ("decoder.conv_out.", "decoder.head.2."),
-)
-# Inside a residual block.
-VAE_LEAVES = (
+), leaves=(
     (".norm1.", ".residual.0."),
     (".conv1.", ".residual.2."),
     (".norm2.", ".residual.3."),
     (".conv2.", ".residual.6."),
     (".conv_shortcut.", ".shortcut."),
-)
+), inside=".resnets.")
 # In every file, and never used for a single frame.
 VAE_UNUSED = ".time_conv."
 
-# (Hugging Face, ComfyUI's modules)
-TEXT_ENCODER_PLACES = (
+# Hugging Face, ComfyUI's modules
+TEXT_ENCODER_COMFY = KeyMap((
     ("lm_head.", "model.lm_head."),
     ("model.language_model.", "model."),
     ("model.visual.", "visual."),
-)
+))
 # A second head of the prompt enhancers' base model, which guesses several tokens at once.
 ENHANCER_UNUSED = ("mtp.",)
 
-# (Hugging Face, llama.cpp): its gguf-py/gguf/tensor_mapping.py and conversion/qwen3vl.py. The second half is in a file
+# Hugging Face, llama.cpp: its gguf-py/gguf/tensor_mapping.py and conversion/qwen3vl.py. The second half is in a file
 # of its own (mmproj), where a deepstack merger has the number of the block that it follows.
-TEXT_ENCODER_LLAMA_CPP = (
+TEXT_ENCODER_LLAMA_CPP = KeyMap((
     ("model.language_model.embed_tokens.", "token_embd."),
     ("model.language_model.norm.", "output_norm."),
     ("lm_head.", "output."),
@@ -82,69 +80,7 @@ TEXT_ENCODER_LLAMA_CPP = (
     ("model.visual.deepstack_merger_list.{i}.norm.", "v.deepstack.{i}.norm."),
     ("model.visual.deepstack_merger_list.{i}.linear_fc1.", "v.deepstack.{i}.fc1."),
     ("model.visual.deepstack_merger_list.{i}.linear_fc2.", "v.deepstack.{i}.fc2."),
-)
-
-
-def _pattern(start: str) -> re.Pattern:
-    return re.compile("^" + re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(start)))
-
-
-def _replacement(start: str) -> str:
-    return re.sub(r"\{(\w)\}", r"\\g<\1>", start)
-
-
-def _move(name: str, rules, reverse: bool) -> str:
-    """Apply the first rule whose start matches, left to right or right to left."""
-    for pair in rules:
-        source, target = reversed(pair) if reverse else pair
-        moved, count = _pattern(source).subn(_replacement(target), name)
-        if count:
-            return moved
-    return name
-
-
-def _is_residual_block(diffusers_name: str) -> bool:
-    return ".resnets." in diffusers_name
-
-
-def vae_to_wan(name: str) -> str:
-    """A tensor's name in the diffusers VAE -> its name in a Wan-named file."""
-    wan = _move(name, VAE_PLACES, reverse=False)
-    if _is_residual_block(name):
-        for diffusers, theirs in VAE_LEAVES:
-            wan = wan.replace(diffusers, theirs)
-    return wan
-
-
-def vae_from_wan(name: str) -> str:
-    """The inverse of vae_to_wan."""
-    diffusers = _move(name, VAE_PLACES, reverse=True)
-    if _is_residual_block(diffusers):
-        for ours, wan in VAE_LEAVES:
-            diffusers = diffusers.replace(wan, ours)
-    return diffusers
-
-
-def text_encoder_to_comfy(name: str) -> str:
-    """A tensor's name in the Hugging Face text encoder -> its place in ComfyUI's modules."""
-    return _move(name, TEXT_ENCODER_PLACES, reverse=False)
-
-
-def text_encoder_from_comfy(name: str) -> str:
-    """The inverse of text_encoder_to_comfy; Hugging Face names pass through."""
-    if name.startswith(("model.language_model.", "model.visual.", "lm_head.")):
-        return name
-    return _move(name, TEXT_ENCODER_PLACES, reverse=True)
-
-
-def text_encoder_to_llama_cpp(name: str) -> str:
-    """A tensor's name in the Hugging Face text encoder -> its name in llama.cpp's files."""
-    return _move(name, TEXT_ENCODER_LLAMA_CPP, reverse=False)
-
-
-def text_encoder_from_llama_cpp(name: str) -> str:
-    """The inverse of text_encoder_to_llama_cpp."""
-    return _move(name, TEXT_ENCODER_LLAMA_CPP, reverse=True)
+))
 
 
 def mlp_halves(name: str) -> tuple[str, ...]:

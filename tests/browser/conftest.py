@@ -11,6 +11,7 @@ from qwen_image_2.tools import tiny
 from qwen_image_2.tools.comfyui import browser
 from qwen_image_2.tools.comfyui.client import Client, Result
 from qwen_image_2.tools.comfyui.server import Server
+from qwen_image_2.tools.pack import ROOT
 
 try:
     from playwright.sync_api import expect, sync_playwright
@@ -18,7 +19,6 @@ try:
 except ImportError:
     expect = sync_playwright = None
 
-ROOT = Path(__file__).resolve().parents[2]
 # Another version of ComfyUI's page: the folder `static` of an unpacked front-end package.
 FRONT_END = "COMFYUI_FRONT_END"
 # Errors that ComfyUI's page has without any pack: on a new user's first visit, and when its overlay leaves twice.

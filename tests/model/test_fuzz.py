@@ -221,7 +221,7 @@ def test_any_gguf_header(kinds, tmp_path):
 def test_any_header_of_llama_cpp(kinds, tmp_path):
     """Two files that become one, whose metadata is what others have in a configuration."""
     rng, paths, whole = random.Random(4), {}, {}
-    state = {key_maps.text_encoder_to_llama_cpp(name): value for name, value in kinds["text encoder"][1].items()}
+    state = {key_maps.TEXT_ENCODER_LLAMA_CPP.to(name): value for name, value in kinds["text encoder"][1].items()}
     for part, ours in (("language", lambda name: name.startswith(("token", "blk", "output"))),
                        ("mmproj", lambda name: name.startswith(("v.", "mm.")))):
         tensors = {name: np.zeros(value.shape, np.float32) for name, value in state.items() if ours(name)}

@@ -1,11 +1,11 @@
 """The brief nodes: outputs, what they say, and what they refuse before anything runs."""
 import inspect
 import json
-from pathlib import Path
 
 import pytest
 
 from qwen_image_2.pages.quotation import literals
+from qwen_image_2.tools.pack import ROOT
 
 COMMON = {"picture": "", "language": "English", "style": "flat graphic", "type_character": "bold sans serif",
           "palette": "black, white", "transparent": False, "aspect_ratio": "3:4", "size": "2048", "width": 1024,
@@ -102,7 +102,7 @@ def test_linked_texts_are_not_judged_before_they_are_known(nodes, name):
     assert validate(nodes[name], width=None) is True
 
 
-WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows" / "api").glob("*.json"))
+WORKFLOWS = sorted((ROOT / "workflows" / "api").glob("*.json"))
 SHIPPED = [(path.stem, entry) for path in WORKFLOWS for entry in json.loads(path.read_text(encoding="utf-8")).values()
            if entry["class_type"] in OWN]
 

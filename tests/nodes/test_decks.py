@@ -3,7 +3,6 @@ import inspect
 import io
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,8 @@ from PIL import Image, PdfParser
 from pptx import Presentation
 from pptx.util import Inches
 
-ROOT = Path(__file__).resolve().parents[2]
+from qwen_image_2.tools.pack import ROOT
+
 PAGE = {"picture": "", "language": "English", "style": "minimalist", "type_character": "bold sans serif",
         "palette": "black, white", "transparent": False, "aspect_ratio": "16:9", "size": "2048", "width": 1024,
         "height": 1024}
@@ -244,7 +244,7 @@ def test_names_in_any_script_and_below_folders(decks, folder):
 
 @pytest.mark.parametrize("files", ["PPTX", "PDF"])
 def test_an_error_leaves_nothing(decks, folder, monkeypatch, files):
-    from qwen_image_2.model.checkpoints.writer import WriteError
+    from qwen_image_2.atomic import WriteError
     from qwen_image_2.pages import deck
 
     def full(*_):

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import tomllib
 
-ROOT = Path(__file__).resolve().parents[2]
+from qwen_image_2.tools.pack import ROOT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-NEEDED = ("__init__.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "LICENSE",
+NEEDED = ("__init__.py", "atomic.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "LICENSE",
           "assets/miniature/", "js/", "js/docs/", "locales/zh/", "model/", "nodes/", "nodes/bridge/", "workflows/",
           "workflows/api/")
 LEFT_OUT = (".ci/", ".github/", "assets/screenshots/", "benchmarks/", "tests/", "tools/")

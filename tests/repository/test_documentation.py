@@ -2,13 +2,12 @@
 import json
 import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 
 from qwen_image_2.tools.generate import help_pages
+from qwen_image_2.tools.pack import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TRANSLATION = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
 IDS = sorted(TRANSLATION)
 

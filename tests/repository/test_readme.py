@@ -5,15 +5,14 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from qwen_image_2.tools.cli import benchmarks, command_line
 from qwen_image_2.tools.comfyui import workflow
 from qwen_image_2.tools.generate import make
+from qwen_image_2.tools.pack import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from qwen_image_2.tools.pack import ROOT
+
 CODE = ("model", "pages", "nodes", "tools", "benchmarks", "tests")
 COMFYUI_MODULES = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server",
                    "latent_preview", "node_helpers", "execution"}
@@ -56,7 +57,7 @@ def test_only_the_bridge_is_given_comfyui_internals(path):
 
 
 # Floors of the house: a room imports itself and what lies on a floor below it, never a neighbour.
-FLOORS = (("messages",), ("model.runtime", "model.checkpoints", "model.images"), ("model.qwen_image_2",),
+FLOORS = (("messages",), ("atomic",), ("model.runtime", "model.checkpoints", "model.images"), ("model.qwen_image_2",),
           ("model.language",), ("pages",))
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -9,8 +9,6 @@ from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph, node
 from qwen_image_2.tools.comfyui.client import WorkflowError
 
-pytestmark = pytest.mark.server
-
 
 def save(path, **tensors):
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,6 @@ from qwen_image_2.tests.nodes.test_briefs import COMMON, OWN
 from qwen_image_2.tests.server.conftest import Graph, node
 from qwen_image_2.tools.comfyui.client import WorkflowError
 
-pytestmark = pytest.mark.server
-
 HARD = 'שלום "עולם"\n👩‍🚀 e\u0301te\u0301\n“你好”，\u200b世界'
 
 

@@ -13,8 +13,6 @@ from qwen_image_2.tests.server.test_edit import edit_nodes, pictures
 from qwen_image_2.tools import tiny
 from qwen_image_2.tools.comfyui.client import WorkflowInterrupted
 
-pytestmark = pytest.mark.server
-
 SLOW = dict(width=768, height=768, steps=200, prompt="a poster " * 400)
 
 

@@ -1,8 +1,6 @@
 """The stable contract of DESIGN: node ids, their first inputs in order, their outputs. Shared workflows name these."""
 import pytest
 
-pytestmark = pytest.mark.server
-
 CONTRACT = {
     "QwenImage2Loader": (["diffusion_model", "text_encoder", "vae", "variant", "weight_format", "vision_projector"],
                          ["MODEL", "CLIP", "VAE"]),

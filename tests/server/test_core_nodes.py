@@ -10,8 +10,6 @@ from PIL import Image
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph, node
 
-pytestmark = pytest.mark.server
-
 
 def run(client, nodes):
     return client.run(nodes, timeout=120)

@@ -13,9 +13,6 @@ from qwen_image_2.tools import render_deck
 from qwen_image_2.tools.comfyui import workflow
 from qwen_image_2.tools.comfyui.client import WorkflowError
 
-pytestmark = pytest.mark.server
-
-
 POSTERS = [f"A {colour} poster: a large {other} {shape} {place}."
            for shape, place in (("circle", "at the top"), ("square", "at the bottom"))
            for colour, other in (("red", "white"), ("blue", "yellow"), ("white", "black"), ("green", "white"),

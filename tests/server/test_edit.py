@@ -10,8 +10,6 @@ from qwen_image_2.tests.server.conftest import Graph, node
 from qwen_image_2.tests.server.test_equality import LATENT_BOUND, PIXEL_BOUND
 from qwen_image_2.tools.comfyui.client import WorkflowError
 
-pytestmark = pytest.mark.server
-
 SEED = 11
 STEPS = 8
 REFERENCES = {

@@ -13,8 +13,6 @@ from qwen_image_2.tests.server.test_workflows import api
 from qwen_image_2.tools import tiny
 from qwen_image_2.tools.comfyui.client import WorkflowError, WorkflowInterrupted
 
-pytestmark = pytest.mark.server
-
 RANDOM = "enhancers/random.safetensors"
 PROMPTS = "enhancers/system_prompt.txt"
 PROMPT = 'a dog next to a sign "OPEN"'

@@ -8,8 +8,6 @@ import torch
 from qwen_image_2.model.qwen_image_2 import latents
 from qwen_image_2.tests.server import conftest as here
 
-pytestmark = pytest.mark.server
-
 LATENT_BOUND = 2e-3
 PIXEL_BOUND = 1  # of 255
 

@@ -11,8 +11,6 @@ from qwen_image_2.tests.server.conftest import Graph
 from qwen_image_2.tests.server.test_edit import edit_nodes, pictures
 from qwen_image_2.tools.comfyui.client import WorkflowError
 
-pytestmark = pytest.mark.server
-
 EXACT = "gguf/Qwen3VL-8B-Instruct-F32.gguf"
 PACKED = "gguf/Qwen3VL-8B-Instruct-Q8_0.gguf"
 PROJECTOR = "gguf/mmproj-Qwen3VL-8B-Instruct-F32.gguf"

@@ -15,10 +15,8 @@ from PIL import Image
 from qwen_image_2.tests.server.conftest import Graph, node
 from qwen_image_2.tools.comfyui.client import Client
 from qwen_image_2.tools.comfyui.server import DIRECT, Server
+from qwen_image_2.tools.pack import ROOT
 
-pytestmark = pytest.mark.server
-
-ROOT = Path(__file__).resolve().parents[2]
 NAME = "Qwen Image-2 (my copy)"
 OTHER = {  # a pack of the older kind, whose module is also called nodes
     "__init__.py": "from .nodes import NODE_CLASS_MAPPINGS\n",

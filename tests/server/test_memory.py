@@ -6,8 +6,6 @@ from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph, node
 from qwen_image_2.tools.comfyui.client import WorkflowError
 
-pytestmark = pytest.mark.server
-
 MINIATURE = Graph(diffusion_model="miniature", text_encoder="miniature", vae="miniature", steps=2)
 SMALL = 0.005  # GiB: enough for two of the miniature's eight blocks
 

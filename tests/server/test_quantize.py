@@ -7,8 +7,6 @@ from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph, node
 from qwen_image_2.tools.comfyui.client import WorkflowError
 
-pytestmark = pytest.mark.server
-
 INT8 = "int8 (ConvRot)"
 
 

@@ -7,8 +7,6 @@ from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import node
 from qwen_image_2.tests.server.test_edit import edit_nodes, message, pictures
 
-pytestmark = pytest.mark.server
-
 
 def masked_edit(client, tmp_path, image, mask_of, feather=6) -> dict:
     """Crop, edit, stitch; `mask_of(width, height)` gives the mask's node."""

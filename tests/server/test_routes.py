@@ -4,16 +4,13 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from qwen_image_2.model.images import sizes
 from qwen_image_2.tools.comfyui.server import DIRECT
+from qwen_image_2.tools.pack import ROOT
 
-pytestmark = pytest.mark.server
-
-ROOT = Path(__file__).resolve().parents[2]
 PATH = "/qwen_image_2/prompt"
 HOSTILE = ["<script>alert(1)</script>", "../../etc/passwd", "<|image_pad|>", "\x00", "{a|b}", "'; --", "%s%n", "(((((",
            "\u202e\u200b", "𓀀" * 500]

@@ -10,8 +10,6 @@ from qwen_image_2.tools.text_benchmark import benchmark, prompt_sets
 from qwen_image_2.tools.text_benchmark.benchmark import Run, Settings, loader_files
 from qwen_image_2.tools.text_benchmark.prompt_sets import Prompt
 
-pytestmark = pytest.mark.server
-
 PICTURES = 6
 FLOOR = 4  # of them; the miniature writes 83 % of its words right in 40 steps
 

@@ -1,6 +1,5 @@
 """The text check in a running server: lists of scores, pictures that are only made when needed, refusals."""
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import node
 from qwen_image_2.tests.server.test_edit import message
+from qwen_image_2.tools.pack import ROOT
 
-pytestmark = pytest.mark.server
-
-REPAIR = Path(__file__).resolve().parents[2] / "workflows" / "api" / "repair_text.json"
+REPAIR = ROOT / "workflows" / "api" / "repair_text.json"
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The shipped workflows against a live server's schemas, and run to a picture."""
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +7,9 @@ from PIL import Image
 
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tools.generate import build_workflows
+from qwen_image_2.tools.pack import ROOT
 
-pytestmark = pytest.mark.server
-
-FOLDER = Path(__file__).resolve().parents[2] / "workflows"
+FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 

@@ -4,11 +4,12 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from qwen_image_2.tools.pack import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
 QUANTISED = ("int8 (ConvRot)", "fp8")
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from ..comfyui import models, pictures, workflow
 from ..comfyui.server import require_free_port
 from ..generate import make
+from ..pack import ROOT
 from . import benchmarks, environment, installer, output, process
 from .environment import Installation
 from .errors import UserError
 
-DEV = Path(__file__).resolve().parents[1] / "dev.py"
+DEV = ROOT / "tools" / "dev.py"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -221,7 +222,7 @@ def require_room(file: Path, target: str, out: Path) -> None:
         found = recognise(files.tensors, files.config, file.name, quantization.settings_of(files))
     except CheckpointError as error:
         raise UserError(str(error)) from error
-    shapes = {key_maps.text_encoder_to_comfy(name) if text else name: shape for name, shape in found.shapes.items()}
+    shapes = {key_maps.TEXT_ENCODER_COMFY.to(name) if text else name: shape for name, shape in found.shapes.items()}
     needed = quantization.saved_size(shapes, FORMATS[target], detect.stored_dtype(files.tensors).itemsize)
     free = shutil.disk_usage(out.parent).free
     if free < needed:

@@ -14,9 +14,10 @@ from pathlib import Path
 from ..comfyui import browser, models, pictures, workflow
 from ..comfyui.client import Client, Result, SavedFile
 from ..comfyui.server import Server
+from ..pack import ROOT
 from . import benchmarks, output, process
 from .console import Progress, say, table
-from .environment import ROOT, cache_folder
+from .environment import cache_folder
 from .errors import UserError
 
 POSTER = ROOT / "workflows" / "api" / "poster.json"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import tempfile
 from pathlib import Path
+
+from qwen_image_2 import atomic
 
 from .errors import UserError
 
@@ -28,26 +29,11 @@ def require_writable(folder: Path) -> None:
 def write_whole(file: Path, content: bytes) -> None:
     """Write under a temporary name, then rename: an old file stays until the new one is complete."""
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".part", dir=file.parent)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}.") from error
-    try:
-        with open(descriptor, "wb") as stream:
-            stream.write(content)
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp's file is for its owner only
-        os.replace(name, file)
-    except OSError as error:
-        full = " (the disk is full)" if error.errno == errno.ENOSPC else ""
-        raise UserError(f"{file} cannot be written: {error.strerror}{full}.") from error
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+        atomic.write_bytes(file, content)
+    except atomic.WriteError as error:
+        cause = error.__cause__
+        full = " (the disk is full)" if cause.errno == errno.ENOSPC else ""
+        raise UserError(f"{file} cannot be written: {cause.strerror}{full}.") from error
 
 
 def unused_name(folder: Path, filename: str) -> Path:

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from ..cli import output, process
 from ..cli.errors import UserError
+from ..pack import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PACK = "qwen-image-2"  # folder name among the custom nodes; the registry's name of the pack
 PACK_NODE = "QwenImage2Loader"  # when the server knows this node, the pack has loaded
 MODEL_FOLDERS = ("diffusion_models", "unet", "text_encoders", "clip", "vae", "diffusers", "loras", "checkpoints",

@@ -8,10 +8,11 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
+from qwen_image_2.model.images import sizes
+
 from ..cli.errors import UserError
 
 MINIATURE = "miniature"  # the loaders' name for the model that comes with the pack
-MINIATURE_SIZES = ((128, 128), (160, 96), (96, 160))
 
 Graph = dict[str, dict]  # a workflow in API format: node id -> {"class_type", "inputs", "_meta"}
 SUFFIX, PREFIX = " (Qwen-Image 2)", "QwenImage2"  # of our nodes' titles and classes; a person may leave them out
@@ -73,7 +74,7 @@ def with_miniature(graph: Graph) -> Graph:
             width, height = _miniature_size(inputs)
             inputs |= {"aspect_ratio": "custom", "width": width, "height": height}
         elif node["class_type"] in ("QwenImage2EditEncode", "QwenImage2CropForEdit"):
-            inputs["resolution"] = str(MINIATURE_SIZES[0][0])
+            inputs["resolution"] = str(sizes.MINIATURE[0][0])
     return graph
 
 
@@ -84,8 +85,8 @@ def _miniature_size(canvas: dict) -> tuple[int, int]:
     try:
         across, down = map(float, numbers)
     except (TypeError, ValueError):
-        return MINIATURE_SIZES[0]
-    return min(MINIATURE_SIZES, key=lambda size: abs(math.log(size[0] / size[1] / (across / down))))
+        return sizes.MINIATURE[0]
+    return min(sizes.MINIATURE, key=lambda size: abs(math.log(size[0] / size[1] / (across / down))))
 
 
 def parse_value(text: str, present: object) -> object:

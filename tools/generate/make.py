@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ..cli.errors import UserError
 from ..cli.output import write_whole
+from ..pack import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {  # name -> module, what it writes, its arguments
     "workflows": ("build_workflows", "workflows/*.json and workflows/api/*.json", ""),
     "thumbnails": ("thumbnails", "their pictures; needs Chromium", "[--large FOLDER] [NAME ...]"),

@@ -3,7 +3,6 @@
 They are kept in shards on disk, so that a resumed or repeated training does not make them again.
 """
 import json
-import os
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ... import atomic
 from ...model.qwen_image_2.vae import VAE
 from . import examples, scenes
 from .examples import Example
@@ -114,9 +114,7 @@ def _write(path: Path, made: list[Prepared]) -> None:
         tensors[f"{number}.text"] = prepared.text.contiguous()
         tensors |= {f"{number}.latent.{index}": latent.clone(memory_format=torch.contiguous_format)
                     for index, latent in enumerate(latents)}
-    unfinished = path.with_suffix(".part")
-    save_file(tensors, unfinished, {"slots": json.dumps(slots)})
-    os.replace(unfinished, path)
+    atomic.write_bytes(path, safetensors.torch.save(tensors, {"slots": json.dumps(slots)}))
 
 
 def _read(path: Path) -> list[Prepared]:

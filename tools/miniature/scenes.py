@@ -11,6 +11,8 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ...model.images import sizes
+
 VERSION = 1  # of the data: change it with anything below that changes pictures or the order of random choices
 
 COLOURS = {
@@ -28,7 +30,7 @@ WORDS = (
     "YOGA", "ROCK", "BLUES", "EXPO", "MENU", "SUN", "MOON", "WIN", "HOME", "NIGHT", "100", "WOW", "KIDS", "TAXI",
     "SNOW", "CAFE", "COFFEE", "SUMMER", "WINTER",
 )
-CANVASES = ((128, 128), (160, 96), (96, 160))  # width, height
+CANVASES = sizes.MINIATURE  # width, height
 
 # Where the rows are, by the picture's height. Multiples of 16: a word always falls on the latents alike.
 ROW_HEIGHTS = {96: (16, 48, 80), 128: (32, 64, 96), 160: (32, 80, 128)}

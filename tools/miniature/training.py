@@ -4,18 +4,19 @@ Everything random in a step is drawn from the seed and the step's number, so a r
 never stopped.
 """
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
+import safetensors.torch
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from ... import atomic
 
 SAVE_SECONDS = 300
 LOG_STEPS = 25
@@ -84,9 +85,8 @@ class State:
         for number, optimizer in enumerate(self.optimizers):
             for index, values in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer {number}.{index}.{key}": value for key, value in values.items()}
-        unfinished = self.path.with_suffix(".part")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished, {"step": str(step)})
-        os.replace(unfinished, self.path)
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
+        atomic.write_bytes(self.path, safetensors.torch.save(tensors, {"step": str(step)}))
 
     def load(self) -> int:
         """The step to go on with: 0 where nothing was saved."""

@@ -14,9 +14,9 @@ import tomllib
 from ...model.images import sizes
 from ...pages import compare, ocr
 from ...pages.quotation import literals
-from ..cli.environment import ROOT
 from ..cli.errors import UserError
 from ..miniature import examples, scenes
+from ..pack import ROOT
 
 OWN = ROOT / "benchmarks" / "text_prompts.toml"
 ENGLISH, CHINESE = "English", "Chinese"

@@ -4,23 +4,20 @@ Transformer and VAE are files in assets/miniature. The text encoder has frozen r
 to read any encoder that keeps words apart), so it is drawn when first wanted, in less than a second, and kept below
 ComfyUI's user folder: the pack writes nowhere outside of ComfyUI.
 """
-import hashlib
 import json
 import logging
-import os
-import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import folder_paths
+import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import nn
 
+from .... import atomic
 from ....messages import Message
 from ....model.checkpoints import seeded_init
 from ....model.checkpoints.files import CheckpointError
+from ....model.images import sizes
 from ....model.qwen_image_2 import detect, key_maps
 from ....model.qwen_image_2.spec import TextEncoderSpec, VisionSpec
 from ..text_encoders.qwen3_vl import Qwen3VL
@@ -31,15 +28,19 @@ NAME = "miniature"  # in the loaders' menus
 FOLDER = Path(__file__).resolve().parents[3] / "assets" / "miniature"
 FILES = {"diffusion_models": "diffusion_models/qwen_image_2_miniature_bf16.safetensors",
          "vae": "vae/qwen_image_2_miniature_vae_bf16.safetensors"}
-SIZES = ((128, 128), (160, 96), (96, 160))  # width, height of the pictures it was trained on
+SIZES = {name: f"{width} x {height}" for name, (width, height) in zip(("square", "wide", "tall"), sizes.MINIATURE)}
 ABOUT = Message("miniature_about", "This is the miniature that comes with the pack, not Qwen-Image: it draws only "
-                "simple posters of 128 x 128, 160 x 96 or 96 x 160 pixels, to try workflows with.")
+                "simple posters of {square}, {wide} or {tall} pixels, to try workflows with.", square=SIZES["square"],
+                wide=SIZES["wide"], tall=SIZES["tall"])
 
 SEED = 2
 GAIN = 0.5  # below 1, what a token says itself stays louder than what the random layers add to it
 TEXT_ENCODER_SPEC = TextEncoderSpec(
     layers=2, dim=128, mlp_dim=256, heads=4, kv_heads=2, head_dim=32, mrope_section=(8, 4, 4), lm_head=False,
     vision=VisionSpec(depth=2, dim=64, mlp_dim=128, heads=4, deepstack_layers=(0,)))
+# Stands in the name of the file that is drawn from these and by model/checkpoints/seeded_init.py. Whoever changes what
+# the file holds gives another version, or users keep the old file: a test knows the values that belong to the version.
+TEXT_ENCODER_VERSION = "d36795a42cb7344d"
 
 
 def path(folder: str) -> Path:
@@ -49,40 +50,33 @@ def path(folder: str) -> Path:
 
 def size_note(label: str, width: int, height: int) -> str | None:
     """What to tell about a picture size, where the model is the miniature."""
-    if label != NAME or (width, height) in SIZES:
+    if label != NAME or (width, height) in sizes.MINIATURE:
         return None
-    return Message("miniature_size", "The miniature was trained on 128 x 128, 160 x 96 and 96 x 160 pixels only: at "
-                   "{width} x {height} expect nothing. Set the size to custom, or choose real model files in the "
-                   "loader.", width=width, height=height)
+    return Message("miniature_size", "The miniature was trained on {square}, {wide} and {tall} pixels only: at {width} "
+                   "x {height} expect nothing. Set the size to custom, or choose real model files in the loader.",
+                   width=width, height=height, square=SIZES["square"], wide=SIZES["wide"], tall=SIZES["tall"])
 
 
 def text_encoder() -> Path:
     """The drawn text encoder, a file like the official one. Written when it is not there yet."""
-    spec = json.dumps([asdict(TEXT_ENCODER_SPEC), SEED, GAIN, Path(seeded_init.__file__).read_text(encoding="utf-8")])
-    name = f"miniature_text_encoder_{hashlib.sha256(spec.encode()).hexdigest()[:16]}.safetensors"
+    name = f"miniature_text_encoder_{TEXT_ENCODER_VERSION}.safetensors"
     path = Path(folder_paths.get_system_user_directory("qwen_image_2")) / name  # one that no HTTP route serves
     if not path.exists():
         log.info("Drawing the miniature's text encoder (once): %s", path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             _write(path)
-        except (OSError, SafetensorError) as error:
+        except atomic.WriteError as failed:
             raise CheckpointError("miniature_write", "The miniature's text encoder (40 MB) could not be written to "
                                   "{folder}: {error}. Make room there, or start ComfyUI with another --user-directory.",
-                                  folder=str(path.parent), error=str(error)) from error
+                                  folder=str(path.parent), error=str(failed.__cause__)) from failed
     return path
 
 
 def _write(path: Path) -> None:
     module = Qwen3VL(TEXT_ENCODER_SPEC, None, torch.device("meta"), nn)
-    shapes = {key_maps.text_encoder_from_comfy(name): shape for name, shape in detect.shapes(module).items()}
-    handle, unfinished = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-    os.close(handle)
-    try:
-        save_file(seeded_init.draw(shapes, SEED, GAIN), unfinished, {"format": "pt", "config": json.dumps(_config())})
-        os.replace(unfinished, path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+    shapes = {key_maps.TEXT_ENCODER_COMFY.back(name): shape for name, shape in detect.shapes(module).items()}
+    drawn = seeded_init.draw(shapes, SEED, GAIN)
+    atomic.write_bytes(path, safetensors.torch.save(drawn, {"format": "pt", "config": json.dumps(_config())}))
 
 
 def _config() -> dict:

@@ -205,7 +205,7 @@ def check_clip(clip, reads_pictures: bool = False) -> None:
 def text_network(clip) -> Network:
     """The language and vision model of a CLIP, to be written."""
     return Network(language_model(clip), patches_below(f"{NAME}.transformer.", clip.patcher),
-                   key_maps.text_encoder_from_comfy, language_model(clip).origin, clip.patcher.model_size())
+                   key_maps.TEXT_ENCODER_COMFY.back, language_model(clip).origin, clip.patcher.model_size())
 
 
 @functools.cache
@@ -334,13 +334,13 @@ def quantised_operations(dtype: torch.dtype):
 
 def for_comfy(detected: Detected, module: nn.Module, label: str) -> Detected:
     """The key table with the names of core's modules, as this one has them, strict in both directions."""
-    named = {key_maps.text_encoder_to_comfy(name): source for name, source in detected.table.items()}
-    layers = {detect.layer_of(key_maps.text_encoder_to_comfy(f"{layer}.weight")): how
+    named = {key_maps.TEXT_ENCODER_COMFY.to(name): source for name, source in detected.table.items()}
+    layers = {detect.layer_of(key_maps.TEXT_ENCODER_COMFY.to(f"{layer}.weight")): how
               for layer, how in detected.quantised.items()}
     expected = detect.shapes(module)
     missing = sorted(set(expected) - set(named))
     if missing:
-        raise missing_tensor(label, key_maps.text_encoder_from_comfy(missing[0]))
+        raise missing_tensor(label, key_maps.TEXT_ENCODER_COMFY.back(missing[0]))
     found = {source.name: TensorInfo(detected.shapes[name], "") for name, source in detected.table.items()
              if name in detected.shapes}
     detect.match(expected, found, {name: named[name] for name in expected}, label)

@@ -2,7 +2,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +13,7 @@ from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.model.qwen_image_2.vae import VAE
 from qwen_image_2.tools import tiny
-
-ROOT = Path(__file__).resolve().parents[3]
+from qwen_image_2.tools.pack import ROOT
 
 TRANSFORMER = TransformerSpec(layers=3, dim=64, heads=2, head_dim=32, mlp_dim=192, context_dim=48,
                               rope_axes=(4, 14, 14))
@@ -52,14 +50,29 @@ TRANSFORMER_LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", TRANSFORMER_LAYOUTS)
-def test_transformer_layouts_load_the_same_weights(layout, tmp_path):
-    state = transformer_state()
-    tiny.save(TRANSFORMER_LAYOUTS[layout](state), tmp_path / "model.safetensors", {}, torch.float32)
+VAE_LAYOUTS = {
+    "diffusers": lambda state: state,
+    "Wan": tiny.to_wan_vae,
+    "Wan with a prefix": lambda state: {f"first_stage_model.{n}": v for n, v in tiny.to_wan_vae(state).items()},
+    "diffusers, 5-D": lambda state: {n: v.unsqueeze(2) if v.ndim == 4 else v for n, v in state.items()},
+    "Wan, 4-D": lambda state: {key_maps.VAE_WAN.to(n): v for n, v in state.items()},
+    "gamma with three unit axes": lambda state: {
+        n: v.unsqueeze(-1) if n.endswith("gamma") and "attentions" not in n else v for n, v in state.items()},
+}
+LAYOUTS = [pytest.param(transformer_state, layout, detect.detect_transformer, TRANSFORMER, Transformer, id=name)
+           for name, layout in TRANSFORMER_LAYOUTS.items()]
+LAYOUTS += [pytest.param(vae_state, layout, detect.detect_vae, SMALL_VAE, VAE, id=f"VAE, {name}")
+            for name, layout in VAE_LAYOUTS.items()]
+
+
+@pytest.mark.parametrize("make, layout, detected_by, spec, network", LAYOUTS)
+def test_layouts_load_the_same_weights(make, layout, detected_by, spec, network, tmp_path):
+    state = make()
+    tiny.save(layout(state), tmp_path / "model.safetensors", {}, torch.float32)
     files = open_checkpoint(tmp_path / "model.safetensors")
-    detected = detect.detect_transformer(files.tensors, files.config, files.label)
-    assert detected.spec == TRANSFORMER
-    model = Transformer(detected.spec, device="meta")
+    detected = detected_by(files.tensors, files.config, files.label)
+    assert detected.spec == spec
+    model = network(detected.spec, device="meta")
     detect.load(model, detected, files, torch.float32)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
@@ -79,29 +92,6 @@ def test_published_sizes_are_found():
     assert detect.detect_transformer(fused, {}, "file").spec == TransformerSpec()
 
 
-VAE_LAYOUTS = {
-    "diffusers": lambda state: state,
-    "Wan": tiny.to_wan_vae,
-    "Wan with a prefix": lambda state: {f"first_stage_model.{n}": v for n, v in tiny.to_wan_vae(state).items()},
-    "diffusers, 5-D": lambda state: {n: v.unsqueeze(2) if v.ndim == 4 else v for n, v in state.items()},
-    "Wan, 4-D": lambda state: {key_maps.vae_to_wan(n): v for n, v in state.items()},
-    "gamma with three unit axes": lambda state: {
-        n: v.unsqueeze(-1) if n.endswith("gamma") and "attentions" not in n else v for n, v in state.items()},
-}
-
-
-@pytest.mark.parametrize("layout", VAE_LAYOUTS)
-def test_vae_layouts_load_the_same_weights(layout, tmp_path):
-    state = vae_state()
-    tiny.save(VAE_LAYOUTS[layout](state), tmp_path / "vae.safetensors", {}, torch.float32)
-    files = open_checkpoint(tmp_path / "vae.safetensors")
-    detected = detect.detect_vae(files.tensors, files.config, files.label)
-    assert detected.spec == SMALL_VAE
-    model = VAE(detected.spec, device="meta")
-    detect.load(model, detected, files, torch.float32)
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-
-
 def test_published_vae_has_its_parameters():
     """337,740,404 with the time convolutions that a single frame never uses."""
     state = VAE(VAESpec(), device="meta").state_dict()
@@ -109,29 +99,28 @@ def test_published_vae_has_its_parameters():
     assert sum(value.numel() for value in state.values()) + time_convs == 337_740_404
 
 
-@pytest.mark.parametrize("name", list(VAE(SMALL_VAE, device="meta").state_dict()))
-def test_vae_names_go_both_ways(name):
-    wan = key_maps.vae_to_wan(name)
-    assert wan != name and key_maps.vae_from_wan(wan) == name
-
-
 def test_wan_names_are_the_published_ones():
-    assert key_maps.vae_to_wan("decoder.mid_block.resnets.0.norm1.gamma") == "decoder.middle.0.residual.0.gamma"
-    assert key_maps.vae_to_wan("decoder.conv_out.weight") == "decoder.head.2.weight"
-    assert key_maps.vae_to_wan("encoder.down_blocks.1.downsampler.resample.1.weight") == \
+    assert key_maps.VAE_WAN.to("decoder.mid_block.resnets.0.norm1.gamma") == "decoder.middle.0.residual.0.gamma"
+    assert key_maps.VAE_WAN.to("decoder.conv_out.weight") == "decoder.head.2.weight"
+    assert key_maps.VAE_WAN.to("encoder.down_blocks.1.downsampler.resample.1.weight") == \
         "encoder.downsamples.1.downsamples.2.resample.1.weight"
-    assert key_maps.vae_to_wan("decoder.up_blocks.2.upsampler.time_conv.bias") == \
+    assert key_maps.VAE_WAN.to("decoder.up_blocks.2.upsampler.time_conv.bias") == \
         "decoder.upsamples.2.upsamples.3.time_conv.bias"
-    assert key_maps.vae_to_wan("encoder.down_blocks.2.resnets.0.conv_shortcut.bias") == \
+    assert key_maps.VAE_WAN.to("encoder.down_blocks.2.resnets.0.conv_shortcut.bias") == \
         "encoder.downsamples.2.downsamples.0.shortcut.bias"
 
 
-@pytest.mark.parametrize("name", ["lm_head.weight", "model.language_model.layers.3.mlp.up_proj.weight",
-                                  "model.visual.blocks.0.attn.qkv.bias"])
-def test_text_encoder_names_go_both_ways(name):
-    comfy = key_maps.text_encoder_to_comfy(name)
-    assert comfy != name
-    assert key_maps.text_encoder_from_comfy(comfy) == key_maps.text_encoder_from_comfy(name) == name
+TEXT_ENCODER_NAMES = list(tiny.text_encoder_state())
+NAMES = {"VAE_WAN": list(VAE(SMALL_VAE, device="meta").state_dict()), "TEXT_ENCODER_COMFY": TEXT_ENCODER_NAMES,
+         "TEXT_ENCODER_LLAMA_CPP": TEXT_ENCODER_NAMES}
+
+
+@pytest.mark.parametrize("key_map", NAMES)
+def test_key_maps_are_one_to_one_and_know_their_own_names(key_map):
+    names, table = NAMES[key_map], getattr(key_maps, key_map)
+    theirs = [table.to(name) for name in names]
+    assert len(set(theirs)) == len(names) and not set(theirs) & set(names)
+    assert [table.back(name) for name in theirs] == [table.back(name) for name in names] == names
 
 
 QWEN3_TEXT = named("model.layers.0.self_attn.q_norm.weight", "model.embed_tokens.weight")
@@ -274,9 +263,9 @@ import sys, torch
 sys.path.insert(0, sys.argv[1])
 from tools.pack import load_pack
 load_pack()
-from qwen_image_2.model import checkpoint
-from qwen_image_2.model.files import open_checkpoint
-from qwen_image_2.model.transformer import Transformer
+from qwen_image_2.model.qwen_image_2 import detect
+from qwen_image_2.model.checkpoints.files import open_checkpoint
+from qwen_image_2.model.qwen_image_2.transformer import Transformer
 
 def resident(line):
     with open("/proc/self/status") as status:
@@ -287,9 +276,9 @@ with open("/proc/self/clear_refs", "w") as clear:
     clear.write("5")  # forget the peak of the imports
 before = resident("VmRSS")
 files = open_checkpoint(sys.argv[2])
-detected = checkpoint.detect_transformer(files.tensors, {}, files.label)
+detected = detect.detect_transformer(files.tensors, {}, files.label)
 model = Transformer(detected.spec, device="meta")
-checkpoint.load(model, detected, files, getattr(torch, sys.argv[3]))
+detect.load(model, detected, files, getattr(torch, sys.argv[3]))
 print(resident("VmHWM") - before)
 """
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy
@@ -23,8 +22,9 @@ from qwen_image_2.tools.comfyui.client import WorkflowError
 from qwen_image_2.tools.comfyui.server import free_port
 from qwen_image_2.tools.miniature import judge, scenes
 from qwen_image_2.tools.miniature.scenes import Scene, Shape, Word
+from qwen_image_2.tools.pack import ROOT
 
-EDIT = Path(__file__).resolve().parents[3] / "workflows" / "api" / "edit_instruct.json"
+EDIT = ROOT / "workflows" / "api" / "edit_instruct.json"
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 255}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},

@@ -1,6 +1,7 @@
 """Files are written whole or not at all, and never over another one unasked."""
 
 import errno
+import os
 import shutil
 
 import pytest
@@ -23,7 +24,7 @@ def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
 
     file = tmp_path / "poster.png"
     file.write_bytes(b"old")
-    monkeypatch.setattr(output.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match="the disk is full"):
         output.write_whole(file, b"new")
     assert file.read_bytes() == b"old"

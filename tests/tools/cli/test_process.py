@@ -5,12 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
 from qwen_image_2.tools.cli import process
+from qwen_image_2.tools.pack import ROOT
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
@@ -52,8 +52,7 @@ def test_stop_ends_the_whole_group_even_if_it_does_not_listen():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a child to its parent")
 def test_killed_parent_takes_its_child_along():
-    tools = str(Path(process.__file__).parents[1])
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, tools], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(ROOT / "tools")], stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
     assert psutil.pid_exists(child)
     parent.kill()

@@ -15,9 +15,9 @@ from PIL import Image
 from qwen_image_2.pages import compare, ocr
 from qwen_image_2.pages.quotation import closed
 from qwen_image_2.tools.cli import command_line
-from qwen_image_2.tools.cli.environment import ROOT
 from qwen_image_2.tools.cli.errors import UserError
 from qwen_image_2.tools.miniature.painter import BUILT_IN
+from qwen_image_2.tools.pack import ROOT
 from qwen_image_2.tools.text_benchmark import benchmark, prompt_sets
 from qwen_image_2.tools.text_benchmark.benchmark import Answer, Run, Settings
 from qwen_image_2.tools.text_benchmark.prompt_sets import Prompt

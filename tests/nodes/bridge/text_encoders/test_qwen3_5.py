@@ -111,7 +111,7 @@ def test_a_published_file_is_recognised_by_its_shapes(comfyui):
     from qwen_image_2.model.qwen_image_2.spec import EnhancerSpec
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_5 import Qwen35
     module = Qwen35(EnhancerSpec(), None, torch.device("meta"), nn)
-    tensors = {key_maps.text_encoder_from_comfy(name): TensorInfo(shape, "BF16")
+    tensors = {key_maps.TEXT_ENCODER_COMFY.back(name): TensorInfo(shape, "BF16")
                for name, shape in detect.shapes(module).items()}
     assert detect_enhancer(tensors, {}, "file").spec == EnhancerSpec()
 
