@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from qwen_image_2.model.checkpoints.files import CheckpointFiles, TensorInfo
-from qwen_image_2.model.qwen_image_2 import detect
+from qwen_image_2.model.checkpoints.checkpoint import StoredCheckpoint, TensorInfo
+from qwen_image_2.model.checkpoints.matching import shapes
+from qwen_image_2.model.qwen_image_2.detect import detect_transformer
 from qwen_image_2.model.qwen_image_2.prefix_cache import TOKENS_PER_SLOT
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
@@ -154,7 +155,7 @@ def milliseconds(way: Callable[[], object], device: torch.device) -> tuple[float
 # ---------------------------------------------------------------- a model without a file
 
 @dataclass(frozen=True)
-class RandomFiles(CheckpointFiles):
+class RandomCheckpoint(StoredCheckpoint):
     """A checkpoint whose values are drawn when they are read. Like a file's they are in RAM."""
 
     device: torch.device = CPU
@@ -171,11 +172,9 @@ class RandomFiles(CheckpointFiles):
 def random_model(spec: TransformerSpec, weight_format: str, device: torch.device):
     """MODEL by the pack's own loader."""
     from qwen_image_2.nodes.bridge.qwen_image_2 import model_from
-    shapes = detect.shapes(Transformer(spec, device="meta"))
-    tensors = {name: TensorInfo(shape, "BF16") for name, shape in shapes.items()}
-    files = RandomFiles("random weights", tensors, {}, {}, {"axes_dims_rope": list(spec.rope_axes)}, device)
-    detected = detect.detect_transformer(tensors, files.config, files.label)
-    return model_from(files, detected, "base", weight_format, disable_dynamic=True)
+    tensors = {name: TensorInfo(shape, "BF16") for name, shape in shapes(Transformer(spec, device="meta")).items()}
+    checkpoint = RandomCheckpoint("random weights", tensors, {"axes_dims_rope": list(spec.rope_axes)}, device=device)
+    return model_from(checkpoint, detect_transformer(checkpoint), "base", weight_format, disable_dynamic=True)
 
 
 def load_with_budget(model, size: float):
@@ -318,7 +317,7 @@ def measure_decodes(setup: Setup, card: Card, device: torch.device) -> list[Meas
         vae.decode(latent)
     generator = torch.Generator(device).manual_seed(1)
     vae.load_state_dict({name: tiny.drawn(name, shape, generator).bfloat16()
-                         for name, shape in detect.shapes(vae).items()}, assign=True)
+                         for name, shape in shapes(vae).items()}, assign=True)
     latent = 3 * torch.randn(latent.shape, generator=generator, device=device).bfloat16()
 
     def measured(form: str) -> Measurement:

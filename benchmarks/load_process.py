@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 from timing import cost_of
 from torch import Tensor
 
+from qwen_image_2.model.checkpoints import loading
 from qwen_image_2.model.checkpoints.files import open_checkpoint
-from qwen_image_2.model.qwen_image_2 import detect, key_maps
+from qwen_image_2.model.qwen_image_2 import key_maps
+from qwen_image_2.model.qwen_image_2.detect import detect_transformer
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 
 SAMPLE_SECONDS = 0.02
@@ -31,10 +33,10 @@ Loaded = dict[str, Tensor]  # a state dict, in which packed values and their sca
 
 def ours(path: Path) -> Loaded:
     """Detection, strict matching, and the check of every value for NaN and infinity; without ComfyUI."""
-    files = open_checkpoint(path)
-    detected = detect.detect_transformer(files.tensors, files.config, files.label)
+    checkpoint = open_checkpoint(path)
+    detected = detect_transformer(checkpoint)
     model = Transformer(detected.spec, device="meta")
-    detect.load(model, detected, files, torch.bfloat16)
+    loading.load(model, detected, checkpoint, torch.bfloat16)
     return dict(model.named_parameters())
 
 

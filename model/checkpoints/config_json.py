@@ -3,7 +3,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ...messages import Message
-from .files import CheckpointError
+from .errors import CheckpointError
 
 
 class Kind(NamedTuple):

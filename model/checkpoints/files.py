@@ -1,18 +1,14 @@
-"""Checkpoint files and folders, safetensors and GGUF: names, shapes and dtypes without reading a tensor, then
-memory-mapped tensors."""
+"""Opens checkpoint files and folders, safetensors and GGUF, without reading a tensor."""
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from ...messages import Message, Refusal, reason
-from . import gguf
+from ...messages import Message, reason
+from . import gguf, quantization
+from .checkpoint import GGUFCheckpoint, StoredCheckpoint, TensorInfo
+from .errors import CheckpointError
 
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
 INDEX = ".safetensors.index.json"
@@ -20,78 +16,17 @@ INDEX = ".safetensors.index.json"
 TEXT = re.compile(rb"(\xef\xbb\xbf)?[\t\r\n -~]{12}")
 
 
-class CheckpointError(Refusal):
-    """A file that cannot be used. The message is one sentence for the user: which file, what it is, what to do."""
-
-
-def missing_tensor(file: str, tensor: str) -> CheckpointError:
-    return CheckpointError("tensor_missing", "{file} is incomplete: the tensor {tensor} is missing.", file=file,
-                           tensor=tensor)
-
-
-def invalid_shape(file: str, tensor: str, shape: tuple[int, ...]) -> CheckpointError:
-    return CheckpointError("tensor_shape_invalid", "In {file} the tensor {tensor} has the impossible shape {shape}.",
-                           file=file, tensor=tensor, shape=str(list(shape)))
-
-
-class TensorInfo(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: str  # as safetensors names it: F32, BF16, F16, I8, ...; of a GGUF file's packed matrix: Q8_0, Q4_K, ...
-
-
-@dataclass(frozen=True)
-class CheckpointFiles:
-    """One checkpoint, in one file or several.
-
-    label: the name that messages use. config: the folder's config.json or the one in the file's metadata, or {}.
-    """
-
-    label: str
-    tensors: dict[str, TensorInfo]
-    homes: dict[str, Path]  # tensor name -> file
-    metadata: dict[str, str]
-    config: dict
-
-    def read(self, name: str) -> Tensor:
-        """The tensor, mapped from its file on its own: its pages are read when touched and gone with it."""
-        with safe_open(self.homes[name], "pt") as file:
-            return file.get_tensor(name)
-
-    @contextmanager
-    def mapped(self) -> Iterator[Callable[[str], Tensor]]:
-        """Yields a function like `read` whose tensors share one mapping of each file, alive as long as one of them."""
-        with ExitStack() as stack:
-            opened = {path: stack.enter_context(safe_open(path, "pt")) for path in dict.fromkeys(self.homes.values())}
-            yield lambda name: opened[self.homes[name]].get_tensor(name)
-
-
-@dataclass(frozen=True)
-class GGUFFile(CheckpointFiles):
-    """A GGUF file. A packed matrix has the shape of what it stands for; it is read as rows of bytes.
-
-    header: its metadata, which publishers of diffusion models often leave out.
-    """
-
-    stored: dict[str, gguf.Stored] = field(default_factory=dict)
-    header: dict[str, object] = field(default_factory=dict)
-
-    def read(self, name: str) -> Tensor:
-        return self.stored[name].data
-
-    @contextmanager
-    def mapped(self) -> Iterator[Callable[[str], Tensor]]:
-        yield self.read
-
-
-def open_checkpoint(path: str | Path, label: str | None = None) -> CheckpointFiles:
+def open_checkpoint(path: str | Path, label: str | None = None) -> StoredCheckpoint:
     """Open a .safetensors or .gguf file, one shard of a set, or a folder as diffusers and transformers write them.
 
     A config.json beside a file is read where that file is the only one in its folder.
-    Raises CheckpointError for what is missing, not readable, truncated or of another format.
+    Raises CheckpointError for what is missing, not readable, truncated or of another format, and for records of
+    quantized layers that cannot be read.
     """
     path = Path(path)
     try:
-        return _open(path, label or path.name)
+        opened = _open(path, label or path.name)
+        return opened.with_quantization({**opened.quantization, **quantization.read_records(opened)})
     except OSError as error:
         name = Path(error.filename or path).name
         raise CheckpointError("file_unreadable", "{file} cannot be read ({reason}): see that you may read it, that no "
@@ -99,7 +34,7 @@ def open_checkpoint(path: str | Path, label: str | None = None) -> CheckpointFil
                               reason=str(error.strerror or error)) from error
 
 
-def _open(path: Path, label: str) -> CheckpointFiles:
+def _open(path: Path, label: str) -> StoredCheckpoint:
     if path.is_dir():
         return _open_files(_files_of_folder(path, label), label, _read_config(path / "config.json", label))
     if shard := SHARD.match(path.name):
@@ -154,7 +89,7 @@ def _present(files: list[Path], label: str) -> list[Path]:
     return files
 
 
-def _open_files(files: list[Path], label: str, config: dict) -> CheckpointFiles:
+def _open_files(files: list[Path], label: str, config: dict) -> StoredCheckpoint:
     tensors, homes, metadata = {}, {}, {}
     for path in files:
         with _safe_open(path) as file:
@@ -163,7 +98,7 @@ def _open_files(files: list[Path], label: str, config: dict) -> CheckpointFiles:
                 part = file.get_slice(name)
                 tensors[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
                 homes[name] = path
-    return CheckpointFiles(label, tensors, homes, metadata, config or _config_of_metadata(metadata, label))
+    return StoredCheckpoint(label, tensors, config or _config_of_metadata(metadata, label), {}, homes, metadata)
 
 
 def _missing_file(path: Path) -> CheckpointError:
@@ -196,7 +131,7 @@ def check_is_no_text(path: Path) -> None:
                               file=path.name, beginning=repr(begin[:40].decode("utf-8", "replace").strip()))
 
 
-def _open_gguf(path: Path, label: str) -> GGUFFile:
+def _open_gguf(path: Path, label: str) -> GGUFCheckpoint:
     try:
         header, stored = gguf.read(path)
     except ImportError as error:
@@ -209,8 +144,7 @@ def _open_gguf(path: Path, label: str) -> GGUFFile:
         raise CheckpointError("gguf_damaged", "{file} ({size} bytes) is truncated, damaged or no GGUF file, download "
                               "it again ({error}).", file=path.name, size=f"{path.stat().st_size:,}",
                               error=reason(error)) from error
-    tensors = {name: TensorInfo(one.shape, one.kind) for name, one in stored.items()}
-    return GGUFFile(label, tensors, dict.fromkeys(stored, path), {}, {}, stored, header)
+    return GGUFCheckpoint.of(label, stored, header, homes=dict.fromkeys(stored, path))
 
 
 def _config_of_metadata(metadata: dict[str, str], label: str) -> dict:

@@ -1,10 +1,8 @@
 """What a checkpoint file is, by the names of its tensors: also those of other models, to say what a file is instead."""
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ...messages import Message
-from .files import TensorInfo
-
-Tensors = Mapping[str, TensorInfo]
+from .checkpoint import Tensors
 
 
 def _has(*parts: str) -> Callable[[Tensors], bool]:

@@ -9,13 +9,18 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...messages import Message, and_list
 from . import gguf
-from .files import CheckpointError, CheckpointFiles, GGUFFile, TensorInfo, missing_tensor
+from .checkpoint import Checkpoint, StoredCheckpoint, TensorInfo
+from .errors import CheckpointError, missing_tensor
+
+# What is not quantized is stored in one of these, by their names in safetensors files.
+PLAIN_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 MARK = ".comfy_quant"
 METADATA = "_quantization_metadata"
@@ -115,36 +120,34 @@ def _mark(target: Mapping, shape: tuple[int, int]) -> dict | None:
     return {**target, "convrot_groupsize": group} if group else {"format": target["format"]}
 
 
-def settings_of(files: CheckpointFiles) -> Settings:
-    """The quantised layers of a file. Raises CheckpointError for a mark that cannot be read."""
-    found = {name.removesuffix(".weight"): {"format": "gguf", "type": info.dtype}
-             for name, info in files.tensors.items() if isinstance(files, GGUFFile) and info.dtype not in gguf.PLAIN}
+def read_records(checkpoint: StoredCheckpoint) -> Settings:
+    """The quantized layers that a file tells of. Raises CheckpointError for a record that cannot be read."""
     try:
-        found |= _old_settings(files)
-        if METADATA in files.metadata:
-            found |= json.loads(files.metadata[METADATA])["layers"]
-        for name in files.tensors:
+        found = _old_settings(checkpoint)
+        if METADATA in checkpoint.metadata:
+            found |= json.loads(checkpoint.metadata[METADATA])["layers"]
+        for name in checkpoint.tensors:
             if name.endswith(MARK):
-                found[name.removesuffix(MARK)] = json.loads(files.read(name).numpy().tobytes())
+                found[name.removesuffix(MARK)] = json.loads(checkpoint.read(name).numpy().tobytes())
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError("quantization_unreadable", "{file} says that it is quantised, but not how ({error}): "
-                              "download it again.", file=files.label, error=str(error)) from error
+        raise checkpoint.fail("quantization_unreadable", "{file} says that it is quantised, but not how ({error}): "
+                              "download it again.", error=str(error)) from error
     return found
 
 
-def _old_settings(files: CheckpointFiles) -> Settings:
+def _old_settings(checkpoint: StoredCheckpoint) -> Settings:
     """The layers of a file with the mark `scaled_fp8`; two values in it ask for products in full precision."""
-    mark = next((name for name in files.tensors if name.rpartition(".")[2] == OLD_MARK), None)
+    mark = next((name for name in checkpoint.tensors if name.rpartition(".")[2] == OLD_MARK), None)
     if mark is None:
         return {}
     formats = {dtype: name for name, one in FORMATS.items() if one.words.startswith("fp8") for dtype in one.dtypes}
-    full = {"full_precision_matrix_mult": True} if files.tensors[mark].shape == (2,) else {}
+    full = {"full_precision_matrix_mult": True} if checkpoint.tensors[mark].shape == (2,) else {}
     found = {layer.removesuffix(".weight"): {"format": formats[info.dtype], **full}
-             for layer, info in files.tensors.items() if layer.endswith(".weight") and info.dtype in formats}
-    with files.mapped() as read:
+             for layer, info in checkpoint.tensors.items() if layer.endswith(".weight") and info.dtype in formats}
+    with checkpoint.mapped() as read:
         for layer, settings in found.items():
             name = f"{layer}.{OLD_COMPANIONS['input_scale']}"
-            if name in files.tensors and (read(name).float() == 1.0).all():
+            if name in checkpoint.tensors and (read(name).float() == 1.0).all():
                 settings[NO_INPUT_SCALE] = True
     return found
 
@@ -166,17 +169,24 @@ def other_tool(tensors: Iterable[str], config: Mapping) -> str | None:
     return f"{method} (quantization_config)" if method else None
 
 
-def unpacked(stored: Mapping[str, TensorInfo], settings: Settings,
-             label: str) -> tuple[dict[str, TensorInfo], dict[str, dict[str, str]]]:
-    """The tensors as if no layer were quantised, and for each quantised weight what stands beside it, see `beside`."""
-    companions = {f"{layer}.weight": beside(layer, stored) for layer in settings}
-    taken = {OLD_MARK, *(name for one in companions.values() for name in one.values())} if settings else set()
-    plain = {name: info for name, info in stored.items() if name not in taken and not name.endswith(MARK)}
-    plain |= {f"{layer}.weight": check(layer, one, stored, label) for layer, one in settings.items()}
-    for layer, one in settings.items():
+class Unpacked(NamedTuple):
+    """A checkpoint seen as if no layer were quantized, and what stands beside each quantized weight, see `beside`."""
+
+    plain: Checkpoint
+    companions: dict[str, dict[str, str]]
+
+
+def unpack(stored: Checkpoint) -> Unpacked:
+    """Raises CheckpointError for a layer whose format, weight or scales are not as its record says."""
+    records = stored.quantization
+    companions = {f"{layer}.weight": beside(layer, stored.tensors) for layer in records}
+    taken = {OLD_MARK, *(name for one in companions.values() for name in one.values())} if records else set()
+    plain = {name: info for name, info in stored.tensors.items() if name not in taken and not name.endswith(MARK)}
+    plain |= {f"{layer}.weight": check(layer, one, stored.tensors, stored.label) for layer, one in records.items()}
+    for layer, one in records.items():
         if one.get(NO_INPUT_SCALE):
             del companions[f"{layer}.weight"]["input_scale"]
-    return plain, companions
+    return Unpacked(stored.with_tensors(plain), companions)
 
 
 def check(layer: str, settings: Mapping, tensors: Mapping[str, TensorInfo], label: str) -> TensorInfo:

@@ -12,9 +12,10 @@ import torch
 
 from ...messages import Message
 from ..checkpoints import gguf
-from ..checkpoints.files import CheckpointError, GGUFFile, TensorInfo, invalid_shape, missing_tensor
-from ..qwen_image_2 import key_maps
-from ..qwen_image_2.prompt import IMAGE_PAD_TOKEN
+from ..checkpoints.checkpoint import GGUFCheckpoint
+from ..checkpoints.errors import CheckpointError
+from . import key_maps
+from .tokens import IMAGE_PAD_TOKEN
 
 ARCHITECTURE = "qwen3vl"
 PROJECTOR = "qwen3vl_merger"
@@ -31,15 +32,16 @@ def is_projector_name(name: str) -> bool:
     return "mmproj" in name.lower() and name.lower().endswith(".gguf")
 
 
-def is_llama_cpp(files: GGUFFile) -> bool:
+def is_llama_cpp(checkpoint: GGUFCheckpoint) -> bool:
     """A language model or a projector with llama.cpp's names; publishers of ComfyUI files keep Hugging Face's."""
-    return any(name in files.tensors for name in ("token_embd.weight", "blk.0.attn_norm.weight", "v.patch_embd.weight"))
+    names = ("token_embd.weight", "blk.0.attn_norm.weight", "v.patch_embd.weight")
+    return any(name in checkpoint.tensors for name in names)
 
 
-def text_encoder(language: GGUFFile, projector: GGUFFile | None) -> GGUFFile:
+def text_encoder(language: GGUFCheckpoint, projector: GGUFCheckpoint | None) -> GGUFCheckpoint:
     """Both files as one. Without a projector there is no vision tower. Raises CheckpointError for other models."""
     check_language(language)
-    stored = {key_maps.TEXT_ENCODER_LLAMA_CPP.back(name): one for name, one in language.stored.items()}
+    stored = {key_maps.LLAMA_CPP.back(name): one for name, one in language.stored.items()}
     label, config = language.label, {"model_type": "qwen3_vl", "text_config": _text_config(language.header)}
     if projector is not None:
         if refusal := unfit(projector, language):
@@ -47,57 +49,51 @@ def text_encoder(language: GGUFFile, projector: GGUFFile | None) -> GGUFFile:
         vision, config["vision_config"] = _vision(projector)
         stored |= vision
         label = f"{label} with {projector.label}"
-    tensors = {name: TensorInfo(one.shape, one.kind) for name, one in stored.items()}
-    return GGUFFile(label, tensors, {}, {}, config, stored, language.header)
+    return GGUFCheckpoint.of(label, stored, language.header, config)
 
 
-def check_language(files: GGUFFile) -> None:
-    found = files.header.get("general.architecture")
+def check_language(checkpoint: GGUFCheckpoint) -> None:
+    found = checkpoint.header.get("general.architecture")
     if found == "clip":
-        raise CheckpointError("projector_as_text_encoder", "{file} is the vision projector of a language model, not a "
+        raise checkpoint.fail("projector_as_text_encoder", "{file} is the vision projector of a language model, not a "
                               "text encoder for Qwen-Image 2: it goes into vision_projector; {advice}.",
-                              file=files.label, advice=GET_LANGUAGE)
+                              advice=GET_LANGUAGE)
     if found != ARCHITECTURE:
         what = _of_architecture(found) if found else Message("of_no_architecture", "that does not say its architecture")
-        raise CheckpointError("other_language_model", "{file} is a language model {what}, not a text encoder for "
-                              "Qwen-Image 2 ({architecture}): {advice}.", file=files.label, what=what,
+        raise checkpoint.fail("other_language_model", "{file} is a language model {what}, not a text encoder for "
+                              "Qwen-Image 2 ({architecture}): {advice}.", what=what,
                               architecture=ARCHITECTURE, advice=GET_LANGUAGE)
-    words = files.header.get("tokenizer.ggml.tokens")
+    words = checkpoint.header.get("tokenizer.ggml.tokens")
     if isinstance(words, list) and words[IMAGE_PAD_TOKEN:IMAGE_PAD_TOKEN + 1] != ["<|image_pad|>"]:
-        raise CheckpointError("other_vocabulary", "{file} has another vocabulary than Qwen3-VL ({words} words, and "
-                              "<|image_pad|> is not number {token}): {advice}.", file=files.label,
-                              words=f"{len(words):,}", token=IMAGE_PAD_TOKEN, advice=GET_LANGUAGE)
+        raise checkpoint.fail("other_vocabulary", "{file} has another vocabulary than Qwen3-VL ({words} words, and "
+                              "<|image_pad|> is not number {token}): {advice}.", words=f"{len(words):,}",
+                              token=IMAGE_PAD_TOKEN, advice=GET_LANGUAGE)
 
 
 def _of_architecture(found: object) -> Message:
     return Message("of_architecture", "of the architecture {architecture}", architecture=str(found))
 
 
-def unfit(projector: GGUFFile, language: GGUFFile) -> CheckpointError | None:
+def unfit(projector: GGUFCheckpoint, language: GGUFCheckpoint) -> CheckpointError | None:
     """What keeps a projector from this language model; None where nothing does."""
     header = projector.header
     kind = header.get("clip.projector_type") or header.get("clip.vision.projector_type")
     if kind != PROJECTOR:
         what = (_of_architecture(header.get("general.architecture")) if kind is None else
                 Message("of_type", "of the type {type}", type=str(kind)))
-        return CheckpointError("not_the_projector", "{file} is {what}, not the vision projector of Qwen3-VL "
-                               "({projector}): {advice}.", file=projector.label, what=what, projector=PROJECTOR,
+        return projector.fail("not_the_projector", "{file} is {what}, not the vision projector of Qwen3-VL "
+                               "({projector}): {advice}.", what=what, projector=PROJECTOR,
                                advice=GET_PROJECTOR)
     theirs, ours = width(projector, "mm.2.weight", 0), width(language, "token_embd.weight", 1)
     if theirs != ours:
-        return CheckpointError("projector_width", "{file} belongs to a language model of width {theirs}, {language} "
-                               "has width {ours}: {advice}.", file=projector.label, theirs=theirs,
+        return projector.fail("projector_width", "{file} belongs to a language model of width {theirs}, {language} "
+                               "has width {ours}: {advice}.", theirs=theirs,
                                language=language.label, ours=ours, advice=GET_PROJECTOR)
     return None
 
 
-def width(files: GGUFFile, name: str, axis: int) -> int:
-    if name not in files.tensors:
-        raise missing_tensor(files.label, name)
-    shape = files.tensors[name].shape
-    if len(shape) <= axis:
-        raise invalid_shape(files.label, name, shape)
-    return shape[axis]
+def width(checkpoint: GGUFCheckpoint, name: str, axis: int) -> int:
+    return checkpoint.shape(name, axis + 1)[axis]
 
 
 def _text_config(header: Mapping) -> dict:
@@ -108,17 +104,18 @@ def _text_config(header: Mapping) -> dict:
     return {"rope_parameters": {name: value for name, value in rope.items() if value}}
 
 
-def _vision(files: GGUFFile) -> tuple[dict[str, gguf.Stored], dict]:
+def _vision(checkpoint: GGUFCheckpoint) -> tuple[dict[str, gguf.Stored], dict]:
     """The tensors of a projector, and their configuration."""
-    moved = {key_maps.TEXT_ENCODER_LLAMA_CPP.back(name): one for name, one in files.stored.items()}
+    moved = {key_maps.LLAMA_CPP.back(name): one for name, one in checkpoint.stored.items()}
     layers = sorted({int(found[0]) for name in moved if (found := DEEPSTACK.search(name))})
     stored = {DEEPSTACK.sub(lambda found: str(layers.index(int(found[0]))), name): one for name, one in moved.items()}
     if all(name in stored for name in FRAMES):
         frames = [stored.pop(name) for name in FRAMES]
         if frames[0].data.shape != frames[1].data.shape:
-            raise CheckpointError("frame_shapes", "In {file} the patch embeddings of the two frames differ in shape: "
-                                  "{advice}.", file=files.label, advice=GET_PROJECTOR)
+            raise checkpoint.fail("frame_shapes", "In {file} the patch embeddings of the two frames differ in shape: "
+                                  "{advice}.", advice=GET_PROJECTOR)
         joined = torch.stack([frame.data for frame in frames], 2)  # (width, 3, 2, patch, patch)
         stored[FRAMES[0]] = gguf.Stored(tuple(joined.shape), frames[0].kind, joined)
-    config = {"deepstack_visual_indexes": layers, "num_heads": files.header.get("clip.vision.attention.head_count")}
+    heads = checkpoint.header.get("clip.vision.attention.head_count")
+    config = {"deepstack_visual_indexes": layers, "num_heads": heads}
     return stored, {name: value for name, value in config.items() if value}

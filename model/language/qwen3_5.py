@@ -1,35 +1,78 @@
-"""What a prompt enhancer's file is: names and shapes of a Qwen3.5 -> spec and key table."""
-from collections.abc import Mapping
-from dataclasses import replace
+"""Qwen3.5, the language model of the official prompt enhancers: its sizes, and what its files look like.
 
-from ..checkpoints import quantization
-from ..checkpoints.config_json import COUNT, POSITIVE, Configuration
-from ..checkpoints.files import CheckpointError
-from ..qwen_image_2 import key_maps
-from ..qwen_image_2.detect import Detected, Tensors, count, detect_language_model, shape_reader, vision_spec
-from ..qwen_image_2.spec import EnhancerSpec
+Defaults are the published values (transformers 5: configuration_qwen3_5.py).
+"""
+from __future__ import annotations
 
-MARKS = ("model.language_model.layers.0.linear_attn.A_log", "model.visual.patch_embed.proj.weight")
+from dataclasses import dataclass, replace
+
+from ...messages import Message, Refusal
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.config_json import COUNT, POSITIVE
+from ..checkpoints.matching import Detected, Part
+from . import key_maps
+from .qwen3_vl import VisionSpec, detect_language_model, vision_spec
+
+ENHANCER = Part(
+    Message("part_enhancer", "prompt enhancer"),
+    Message("choose_enhancer", "choose one of the official models (Qwen3.5), for example "
+            "qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors"))
+
+NO_DEEPSTACK = VisionSpec(deepstack_layers=())
+MARKERS = ("model.language_model.layers.0.linear_attn.A_log", "model.visual.patch_embed.proj.weight")
 
 
-def detect_enhancer(stored: Tensors, config: Mapping, label: str,
-                    settings: quantization.Settings | None = None) -> Detected:
-    """Spec and key table (Hugging Face name -> tensor); Hugging Face or ComfyUI names; plain or quantised."""
-    used = {name: info for name, info in stored.items() if not name.startswith(key_maps.ENHANCER_UNUSED)}
-    return detect_language_model("prompt enhancer", MARKS, _spec, used, config, label, settings or {})
+@dataclass(frozen=True)
+class EnhancerSpec:
+    """Qwen3.5: gated attention in some layers, a gated delta rule with a short convolution in the others."""
+
+    attention_layers: tuple[bool, ...] = (False, False, False, True) * 8  # per layer: attention, or the delta rule
+    dim: int = 4096
+    mlp_dim: int = 12288
+    heads: int = 16
+    kv_heads: int = 4
+    head_dim: int = 256
+    linear_key_heads: int = 16
+    linear_value_heads: int = 32
+    linear_key_dim: int = 128       # channels of a head
+    linear_value_dim: int = 128
+    conv_taps: int = 4
+    vocabulary: int = 248320
+    rope_theta: float = 10_000_000.0
+    rotary_share: float = 0.25      # of a head's channels
+    mrope_section: tuple[int, int, int] = (11, 11, 10)  # rotary pairs for time, height, width
+    eps: float = 1e-6
+    lm_head: bool = True            # else the vocabulary's matrix is the output matrix too
+    vision: VisionSpec = NO_DEEPSTACK
+
+    def __post_init__(self):
+        if 2 * sum(self.mrope_section) != int(self.head_dim * self.rotary_share):
+            raise Refusal("mrope_rotary", "mrope_section {sections} makes {channels} channels, but {share} of head_dim "
+                          "{head_dim} are rotary.", sections=str(self.mrope_section),
+                          channels=2 * sum(self.mrope_section), share=str(self.rotary_share), head_dim=self.head_dim)
 
 
-def _spec(tensors: Tensors, config: Mapping, label: str) -> EnhancerSpec:
-    shape = shape_reader(tensors, label)
-    said = Configuration(config, label)
-    text = said.section("text_config")
+# ---------------------------------------------------------------- detection
+
+def detect_enhancer(checkpoint: Checkpoint) -> Detected[EnhancerSpec]:
+    """Spec and key table (Hugging Face name -> tensor); Hugging Face or ComfyUI names; plain or quantized.
+
+    Raises CheckpointError.
+    """
+    used = {name: info for name, info in checkpoint.tensors.items() if not name.startswith(key_maps.ENHANCER_UNUSED)}
+    return detect_language_model(checkpoint.with_tensors(used), ENHANCER, MARKERS, enhancer_spec)
+
+
+def enhancer_spec(checkpoint: Checkpoint) -> EnhancerSpec:
+    shape = checkpoint.shape
+    text = checkpoint.configuration.section("text_config")
     rope = text.section("rope_parameters")
     layers = "model.language_model.layers.{}."
-    attention = tuple(layers.format(number) + "self_attn.q_norm.weight" in tensors
-                      for number in range(count(tensors, layers + "input_layernorm.weight")))
+    attention = tuple(layers.format(number) + "self_attn.q_norm.weight" in checkpoint.tensors
+                      for number in range(checkpoint.count(layers + "input_layernorm.weight")))
     if True not in attention:
-        raise CheckpointError("attention_missing", "{file} is incomplete: none of its {layers} layers has attention.",
-                              file=label, layers=len(attention))
+        raise checkpoint.fail("attention_missing", "{file} is incomplete: none of its {layers} layers has attention.",
+                              layers=len(attention))
     full, linear = layers.format(attention.index(True)) + "self_attn.", layers.format(0) + "linear_attn."
     head_dim, = shape(full + "q_norm.weight")
     value_heads, value_dim = shape(linear + "A_log")[0], shape(linear + "norm.weight")[0]
@@ -51,7 +94,6 @@ def _spec(tensors: Tensors, config: Mapping, label: str) -> EnhancerSpec:
         rope_theta=rope.one("rope_theta", POSITIVE, EnhancerSpec.rope_theta),
         rotary_share=rope.one("partial_rotary_factor", POSITIVE, EnhancerSpec.rotary_share),
         mrope_section=rope.several("mrope_section", COUNT, EnhancerSpec.mrope_section, length=3),
-        lm_head="lm_head.weight" in tensors,
-        vision=replace(vision_spec(tensors, said.section("vision_config"), label, "prompt enhancer"),
-                       deepstack_layers=()),
+        lm_head="lm_head.weight" in checkpoint.tensors,
+        vision=replace(vision_spec(checkpoint, ENHANCER), deepstack_layers=()),
     )

@@ -9,9 +9,6 @@ from ...messages import Refusal
 SYSTEM_PROMPT = "Comprehend and analyze the provided prompt."
 IMAGE_SLOT = "<|vision_start|><|image_pad|><|vision_end|>"
 
-IMAGE_PAD_TOKEN = 151655
-PAD_TOKEN = 151643
-
 # Tokens of the system turn, which the transformer never sees.
 SYSTEM_TOKENS = 14
 

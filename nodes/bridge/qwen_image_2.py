@@ -26,10 +26,13 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...messages import Message, Refusal
-from ...model.checkpoints import quantization
-from ...model.checkpoints.files import CheckpointError, CheckpointFiles, open_checkpoint
-from ...model.qwen_image_2 import detect, latents, schedule
-from ...model.qwen_image_2.detect import Detected
+from ...model.checkpoints import loading, quantization
+from ...model.checkpoints.checkpoint import StoredCheckpoint
+from ...model.checkpoints.errors import CheckpointError
+from ...model.checkpoints.files import open_checkpoint
+from ...model.checkpoints.matching import Detected
+from ...model.qwen_image_2 import key_maps, latents, schedule
+from ...model.qwen_image_2.detect import detect_transformer
 from ...model.qwen_image_2.prefix_cache import Condition, PrefixCache
 from ...model.qwen_image_2.spec import TransformerSpec
 from ...model.qwen_image_2.transformer import Transformer, prefix_end
@@ -326,16 +329,16 @@ def load_model(path: Path, label: str, variant: str, weight_format: str = "as st
     return patcher
 
 
-def model_from(files: CheckpointFiles, detected: Detected, variant: str, weight_format: str,
+def model_from(checkpoint: StoredCheckpoint, detected: Detected[TransformerSpec], variant: str, weight_format: str,
                disable_dynamic: bool = False):
     """What open_model has found -> MODEL."""
-    detected, to_do = conversion(in_full_precision(detected), weight_format, files.label)
-    dtype = DTYPES.get(weight_format) or detect.stored_dtype(files.tensors)
+    detected, to_do = conversion(checkpoint, in_full_precision(detected), weight_format, key_maps.mlp_halves)
+    dtype = DTYPES.get(weight_format) or loading.stored_dtype(checkpoint.tensors)
     device = comfy.model_management.get_torch_device()
-    layers = detected.quantised | to_do.layers
-    model = QwenImage2(_model_config(detected.spec, layers, dtype, device), variant, files.label)
-    model.weights, model.origin = weights_in_words(layers, dtype, device), Origin(files.config, dtype)
-    detect.load(model.diffusion_model, detected, files, dtype, loading_progress(len(detected.table)), to_do)
+    layers = {**detected.quantization, **to_do.layers}
+    model = QwenImage2(_model_config(detected.spec, layers, dtype, device), variant, checkpoint.label)
+    model.weights, model.origin = weights_in_words(layers, dtype, device), Origin(checkpoint.config, dtype)
+    loading.load(model.diffusion_model, detected, checkpoint, dtype, loading_progress(len(detected.table)), to_do)
     comfy.model_management.archive_model_dtypes(model.diffusion_model)
     model.device = comfy.model_management.unet_offload_device()
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
@@ -356,10 +359,10 @@ def diffusion_network(patcher) -> Network:
                    comfy.model_management.module_size(model))
 
 
-def open_model(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
+def open_model(path: Path, label: str) -> tuple[StoredCheckpoint, Detected[TransformerSpec]]:
     """What the file is, without reading a tensor. Raises CheckpointError where it is something else."""
-    files = open_checkpoint(path, label)
-    return files, detect.detect_transformer(files.tensors, files.config, label, quantization.settings_of(files))
+    checkpoint = open_checkpoint(path, label)
+    return checkpoint, detect_transformer(checkpoint)
 
 
 def computed_in_integers(weights: str) -> Message:
@@ -392,8 +395,8 @@ def weights_in_words(settings: quantization.Settings, dtype: torch.dtype, device
 def in_full_precision(detected: Detected) -> Detected:
     """The same, with ComfyUI told to dequantise what no device multiplies: it would round the activations first."""
     layers = {layer: {**one, "full_precision_matrix_mult": True} if one["format"] in NEVER_NATIVE - {"gguf"} else one
-              for layer, one in detected.quantised.items()}
-    return replace(detected, quantised=layers)
+              for layer, one in detected.quantization.items()}
+    return replace(detected, quantization=layers)
 
 
 def _model_config(spec: TransformerSpec, layers: quantization.Settings, dtype: torch.dtype, device) -> ModelConfig:

@@ -13,9 +13,13 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...model.checkpoints.files import CheckpointFiles, open_checkpoint
-from ...model.qwen_image_2 import detect, latents, vae_memory
-from ...model.qwen_image_2.detect import Detected
+from ...model.checkpoints import loading
+from ...model.checkpoints.checkpoint import StoredCheckpoint
+from ...model.checkpoints.files import open_checkpoint
+from ...model.checkpoints.matching import Detected
+from ...model.qwen_image_2 import latents, vae_memory
+from ...model.qwen_image_2.detect import detect_vae
+from ...model.qwen_image_2.spec import VAESpec
 from ...model.qwen_image_2.vae import VAE
 from .progress import loading_progress
 
@@ -58,7 +62,7 @@ class AutoEncoder(VAE):
 
 
 class QwenImage2VAE(comfy.sd.VAE):
-    def __init__(self, files: CheckpointFiles, detected: Detected, disable_dynamic: bool = False):
+    def __init__(self, checkpoint: StoredCheckpoint, detected: Detected[VAESpec], disable_dynamic: bool = False):
         # Core's constructor knows VAEs by their names. Its pixel-space branch is the lightest that sets every
         # attribute the other methods read; what matters is replaced below.
         super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)})
@@ -73,8 +77,8 @@ class QwenImage2VAE(comfy.sd.VAE):
         self.vae_dtype = working_dtype(self.device, self.working_dtypes)
         self._expect(None)
         self.first_stage_model = AutoEncoder(spec, comfy.ops.disable_weight_init, device="meta", dtype=self.vae_dtype)
-        detect.load(self.first_stage_model, detected, files, self.vae_dtype,
-                        loading_progress(len(detected.shapes)))
+        loading.load(self.first_stage_model, detected, checkpoint, self.vae_dtype,
+                     loading_progress(len(detected.shapes)))
         comfy.model_management.archive_model_dtypes(self.first_stage_model)
         patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
         self.patcher = patcher_class(
@@ -141,10 +145,10 @@ def working_dtype(device: torch.device, working_dtypes: list[torch.dtype]) -> to
     return torch.float32
 
 
-def open_vae(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
+def open_vae(path: Path, label: str) -> tuple[StoredCheckpoint, Detected[VAESpec]]:
     """What the file is, without reading a tensor."""
-    files = open_checkpoint(path, label)
-    return files, detect.detect_vae(files.tensors, files.config, label)
+    checkpoint = open_checkpoint(path, label)
+    return checkpoint, detect_vae(checkpoint)
 
 
 def load_vae(path: Path, label: str, disable_dynamic: bool = False) -> QwenImage2VAE:

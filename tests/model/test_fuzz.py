@@ -7,10 +7,12 @@ import gguf
 import numpy as np
 import pytest
 
-from qwen_image_2.model.checkpoints import quantization
-from qwen_image_2.model.checkpoints.files import CheckpointError, GGUFFile, open_checkpoint
-from qwen_image_2.model.language import llama_cpp
-from qwen_image_2.model.qwen_image_2 import detect, key_maps
+from qwen_image_2.model.checkpoints.checkpoint import Checkpoint, GGUFCheckpoint, TensorInfo
+from qwen_image_2.model.checkpoints.errors import CheckpointError
+from qwen_image_2.model.checkpoints.files import open_checkpoint
+from qwen_image_2.model.language import key_maps, llama_cpp
+from qwen_image_2.model.language.qwen3_vl import detect_text_encoder
+from qwen_image_2.model.qwen_image_2 import detect
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.model.qwen_image_2.vae import VAE
@@ -38,7 +40,7 @@ def kinds():
         "vae": (detect.detect_vae, AUTOENCODER,
                 {"temperal_downsample": list(vae.video_levels), "latents_mean": list(vae.latent_mean),
                  "latents_std": list(vae.latent_std)}),
-        "text encoder": (detect.detect_text_encoder, tiny.text_encoder_state(),
+        "text encoder": (detect_text_encoder, tiny.text_encoder_state(),
                          {"model_type": "qwen3_vl", "text_config": tiny.TEXT_CONFIG,
                           "vision_config": tiny.VISION_CONFIG}),
     }
@@ -73,9 +75,7 @@ def write(path, head: bytes, values: int) -> None:
 def opened(path, recognise) -> str | None:
     """What a file is refused with; anything but a CheckpointError fails the test."""
     try:
-        files = open_checkpoint(path)
-        recognise(files.tensors, files.config, files.label, quantization.settings_of(files)) if (
-            recognise is not detect.detect_vae) else recognise(files.tensors, files.config, files.label)
+        recognise(open_checkpoint(path))
     except CheckpointError as error:
         return str(error)
     return None
@@ -135,7 +135,7 @@ def test_configurations_are_refused_in_words(kinds, tmp_path, content, words):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=words):
         files = open_checkpoint(tmp_path / "model.safetensors")
-        recognise(files.tensors, files.config, files.label)
+        recognise(files)
 
 
 @pytest.mark.parametrize("kind, config, words", [
@@ -148,9 +148,9 @@ def test_configurations_are_refused_in_words(kinds, tmp_path, content, words):
 ])
 def test_other_configurations_are_refused_in_words(kinds, kind, config, words):
     recognise, state, _ = kinds[kind]
-    tensors = {name: detect.TensorInfo(tuple(value.shape), "F32") for name, value in state.items()}
+    tensors = {name: TensorInfo(tuple(value.shape), "F32") for name, value in state.items()}
     with pytest.raises(CheckpointError, match=words):
-        recognise(tensors, config, "it")
+        recognise(Checkpoint("it", tensors, config))
 
 
 @pytest.mark.parametrize("kind", ["transformer", "vae", "text encoder"])
@@ -221,7 +221,7 @@ def test_any_gguf_header(kinds, tmp_path):
 def test_any_header_of_llama_cpp(kinds, tmp_path):
     """Two files that become one, whose metadata is what others have in a configuration."""
     rng, paths, whole = random.Random(4), {}, {}
-    state = {key_maps.TEXT_ENCODER_LLAMA_CPP.to(name): value for name, value in kinds["text encoder"][1].items()}
+    state = {key_maps.LLAMA_CPP.to(name): value for name, value in kinds["text encoder"][1].items()}
     for part, ours in (("language", lambda name: name.startswith(("token", "blk", "output"))),
                        ("mmproj", lambda name: name.startswith(("v.", "mm.")))):
         tensors = {name: np.zeros(value.shape, np.float32) for name, value in state.items() if ours(name)}
@@ -241,7 +241,7 @@ def test_any_header_of_llama_cpp(kinds, tmp_path):
         try:
             language, projector = (open_checkpoint(path) for path in paths.values())
             files = llama_cpp.text_encoder(language, projector if number % 2 else None)
-            detect.detect_text_encoder(files.tensors, files.config, files.label, quantization.settings_of(files))
+            detect_text_encoder(files)
             joined += 1
         except CheckpointError as error:
             assert str(error)
@@ -255,10 +255,10 @@ def test_any_value_in_the_metadata_of_llama_cpp(key, value):
     """Values that damage of single bytes would hardly hit upon."""
     header = {**HEADER, key: value}
     for architecture in ("qwen3vl", header["general.architecture"]):
-        files = GGUFFile("it", {}, {}, {}, {}, {}, {**header, "general.architecture": architecture})
+        files = GGUFCheckpoint.of("it", {}, {**header, "general.architecture": architecture})
         try:
             both = llama_cpp.text_encoder(files, None)
-            detect.detect_text_encoder(both.tensors, both.config, both.label, {})
+            detect_text_encoder(both)
         except CheckpointError as error:
             assert str(error)
 

@@ -57,8 +57,8 @@ def test_only_the_bridge_is_given_comfyui_internals(path):
 
 
 # Floors of the house: a room imports itself and what lies on a floor below it, never a neighbour.
-FLOORS = (("messages",), ("atomic",), ("model.runtime", "model.checkpoints", "model.images"), ("model.qwen_image_2",),
-          ("model.language",), ("pages",))
+FLOORS = (("messages",), ("atomic",), ("model.runtime", "model.checkpoints", "model.images"),
+          ("model.qwen_image_2", "model.language"), ("pages",))
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 

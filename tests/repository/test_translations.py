@@ -9,7 +9,7 @@ import re
 import pytest
 
 from qwen_image_2.messages import Message, Refusal, and_list, plural, reason, to_json
-from qwen_image_2.model.checkpoints.files import CheckpointError
+from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.pages import wording
 from qwen_image_2.pages.briefs import Element
 from qwen_image_2.pages.vocabulary import ENGLISH

@@ -211,19 +211,21 @@ def quantize_paths(options: argparse.Namespace) -> tuple[Path, Path]:
 
 def require_room(file: Path, target: str, out: Path) -> None:
     """Refuse a disk that cannot take what will be made, by the header of the file. Needs the environment's packages."""
-    from ...model.checkpoints import known_files, quantization
-    from ...model.checkpoints.files import CheckpointError, open_checkpoint
-    from ...model.qwen_image_2 import detect, key_maps
+    from ...model.checkpoints import known_files, loading, quantization
+    from ...model.checkpoints.errors import CheckpointError
+    from ...model.checkpoints.files import open_checkpoint
+    from ...model.language import key_maps
+    from ...model.language.qwen3_vl import detect_text_encoder
+    from ...model.qwen_image_2.detect import detect_transformer
     from .quantize import FORMATS
     try:
-        files = open_checkpoint(file)
-        text = known_files.is_text_encoder(files.tensors)
-        recognise = detect.detect_text_encoder if text else detect.detect_transformer
-        found = recognise(files.tensors, files.config, file.name, quantization.settings_of(files))
+        checkpoint = open_checkpoint(file)
+        text = known_files.is_text_encoder(checkpoint.tensors)
+        found = detect_text_encoder(checkpoint) if text else detect_transformer(checkpoint)
     except CheckpointError as error:
         raise UserError(str(error)) from error
-    shapes = {key_maps.TEXT_ENCODER_COMFY.to(name) if text else name: shape for name, shape in found.shapes.items()}
-    needed = quantization.saved_size(shapes, FORMATS[target], detect.stored_dtype(files.tensors).itemsize)
+    shapes = {key_maps.COMFY.to(name) if text else name: shape for name, shape in found.shapes.items()}
+    needed = quantization.saved_size(shapes, FORMATS[target], loading.stored_dtype(checkpoint.tensors).itemsize)
     free = shutil.disk_usage(out.parent).free
     if free < needed:
         raise UserError(f"The disk of {out.parent} has {free / 1e9:.1f} GB free, {out.name} needs about "

@@ -19,6 +19,7 @@ from .make import as_program, from_schemas
 FOLDER = ROOT / "locales"
 KEY = "qwen_image_2"
 SPEAKING = ("*.py", "model/**/*.py", "pages/**/*.py", "nodes/**/*.py")  # code that may say something to a user
+FAIL = "fail"  # Checkpoint.fail, which fills in {file} by itself
 DEFINING = "messages.py"  # where keys are handed on
 KEY_FORM = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
@@ -81,7 +82,7 @@ def sources() -> dict[str, ast.Module]:
 def collected(trees: dict[str, ast.Module]) -> Iterator[Found]:
     """Every message in these files. Raises ValueError for one whose key or template is not written out, and for holes
     that are not those that are filled."""
-    makers = {"Message", "plural", *refusals(trees)}
+    makers = {"Message", "plural", FAIL, *refusals(trees)}
     for path, tree in trees.items():
         for call in calls(tree):
             if called(call) in makers and not (path == DEFINING and not _is_text(call.args[0])):
@@ -113,6 +114,7 @@ def _messages_of(call: ast.Call, place: str) -> Iterator[Found]:
     else:
         key, *templates = call.args
         keys, filled = [_text(key, place)], {keyword.arg for keyword in call.keywords}
+        filled |= {"file"} if called(call) == FAIL else set()
     if len(keys) != len(templates) or not KEY_FORM.fullmatch(_text(key, place)):
         raise ValueError(f"{place}: a message is a key in snake case and a template")
     for key, template in zip(keys, templates):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from ...model.checkpoints import loading
 from ...model.checkpoints.files import open_checkpoint
 from ...model.qwen_image_2 import detect
 from ...model.qwen_image_2.transformer import Transformer
@@ -55,18 +56,18 @@ def trained_vae(work: Path) -> VAE:
 
 
 def shipped_vae() -> VAE:
-    files = open_checkpoint(miniature.FOLDER / miniature.FILES["vae"])
-    detected = detect.detect_vae(files.tensors, files.config, files.label)
+    checkpoint = open_checkpoint(miniature.FOLDER / miniature.FILES["vae"])
+    detected = detect.detect_vae(checkpoint)
     network = VAE(detected.spec, device="meta")
-    detect.load(network, detected, files, torch.float32)
+    loading.load(network, detected, checkpoint, torch.float32)
     return network.to(memory_format=torch.channels_last)
 
 
 def shipped_transformer() -> Transformer:
-    files = open_checkpoint(miniature.FOLDER / miniature.FILES["diffusion_models"])
-    detected = detect.detect_transformer(files.tensors, files.config, files.label)
+    checkpoint = open_checkpoint(miniature.FOLDER / miniature.FILES["diffusion_models"])
+    detected = detect.detect_transformer(checkpoint)
     network = Transformer(detected.spec, device="meta")
-    detect.load(network, detected, files, torch.float32)
+    loading.load(network, detected, checkpoint, torch.float32)
     return network.requires_grad_(True).train()
 
 

@@ -15,11 +15,11 @@ from torch import nn
 
 from .... import atomic
 from ....messages import Message
-from ....model.checkpoints import seeded_init
-from ....model.checkpoints.files import CheckpointError
+from ....model.checkpoints import matching, seeded_init
+from ....model.checkpoints.errors import CheckpointError
 from ....model.images import sizes
-from ....model.qwen_image_2 import detect, key_maps
-from ....model.qwen_image_2.spec import TextEncoderSpec, VisionSpec
+from ....model.language import key_maps
+from ....model.language.qwen3_vl import TextEncoderSpec, VisionSpec
 from ..text_encoders.qwen3_vl import Qwen3VL
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def text_encoder() -> Path:
 
 def _write(path: Path) -> None:
     module = Qwen3VL(TEXT_ENCODER_SPEC, None, torch.device("meta"), nn)
-    shapes = {key_maps.TEXT_ENCODER_COMFY.back(name): shape for name, shape in detect.shapes(module).items()}
+    shapes = {key_maps.COMFY.back(name): shape for name, shape in matching.shapes(module).items()}
     drawn = seeded_init.draw(shapes, SEED, GAIN)
     atomic.write_bytes(path, safetensors.torch.save(drawn, {"format": "pt", "config": json.dumps(_config())}))
 

@@ -1,11 +1,13 @@
 """What `weight_format` means."""
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from ....model.checkpoints import quantization
-from ....model.checkpoints.files import CheckpointError
-from ....model.qwen_image_2.detect import PLAIN, Detected, Quantising
+from ....model.checkpoints.checkpoint import Checkpoint
+from ....model.checkpoints.loading import NOT_QUANTIZING, Quantizing
+from ....model.checkpoints.matching import Detected
 from .quantize import quantise
 
 AS_STORED = "as stored"
@@ -14,21 +16,23 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 WEIGHT_FORMATS = (AS_STORED, *DTYPES, *quantization.TARGETS)
 
 
-def conversion(detected: Detected, weight_format: str, label: str) -> tuple[Detected, Quantising]:
-    """The layers that stay quantised as the file has them, and those to quantise while loading.
+def conversion(checkpoint: Checkpoint, detected: Detected, weight_format: str,
+               sharing: Callable[[str], tuple[str, ...]] = NOT_QUANTIZING.sharing) -> tuple[Detected, Quantizing]:
+    """The layers that stay quantized as the file has them, and those to quantize while loading.
 
-    Raises CheckpointError where a conversion cannot be. GGUF's matrices can become anything.
+    sharing: name of a parameter -> those that share its scale. Raises CheckpointError where a conversion cannot be.
+    GGUF's matrices can become anything.
     """
     if weight_format == AS_STORED:
-        return detected, PLAIN
-    if {one["format"] for one in detected.quantised.values()} - {"gguf"}:
-        raise CheckpointError("already_quantised", "{file} is quantised ({format}): its weight_format can only be 'as "
-                              "stored'.", file=label, format=quantization.in_words(detected.quantised))
-    plain = replace(detected, quantised={})
+        return detected, NOT_QUANTIZING
+    if {one["format"] for one in detected.quantization.values()} - {"gguf"}:
+        raise checkpoint.fail("already_quantised", "{file} is quantised ({format}): its weight_format can only be 'as "
+                              "stored'.", format=quantization.in_words(detected.quantization))
+    plain = replace(detected, quantization={})
     if weight_format in DTYPES:
-        return plain, PLAIN
+        return plain, NOT_QUANTIZING
     layers = quantization.targets(detected.shapes, weight_format)
     if not layers:
-        raise CheckpointError("no_large_matrix", "No matrix of {file} is large enough for {format}: choose another "
-                              "weight_format.", file=label, format=weight_format)
-    return plain, Quantising(layers, quantise)
+        raise checkpoint.fail("no_large_matrix", "No matrix of {file} is large enough for {format}: choose another "
+                              "weight_format.", format=weight_format)
+    return plain, Quantizing(layers, quantise, sharing)

@@ -16,12 +16,11 @@ import torch
 from comfy import sd1_clip
 from torch import nn
 
-from ....model.checkpoints import quantization
-from ....model.checkpoints.files import CheckpointFiles, open_checkpoint
-from ....model.language.qwen3_5 import detect_enhancer
-from ....model.qwen_image_2 import detect
-from ....model.qwen_image_2.detect import Detected
-from ....model.qwen_image_2.spec import EnhancerSpec
+from ....model.checkpoints import loading
+from ....model.checkpoints.checkpoint import StoredCheckpoint
+from ....model.checkpoints.files import open_checkpoint
+from ....model.checkpoints.matching import Detected
+from ....model.language.qwen3_5 import EnhancerSpec, detect_enhancer
 from ..progress import loading_progress
 from .qwen3_vl import for_comfy, quantised_operations, vision_config
 
@@ -96,11 +95,11 @@ class Tokenizer(comfy.text_encoders.qwen35.Qwen35ImageTokenizer):
 
 def load_enhancer(path: Path, label: str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """A Qwen3.5 checkpoint, one file, shards or a folder -> CLIP."""
-    files, detected = open_enhancer(path, label)
-    dtype = detect.stored_dtype(files.tensors)
-    clip = _empty_clip(detected.spec, bool(detected.quantised), dtype, disable_dynamic)
+    checkpoint, detected = open_enhancer(path, label)
+    dtype = loading.stored_dtype(checkpoint.tensors)
+    clip = _empty_clip(detected.spec, bool(detected.quantization), dtype, disable_dynamic)
     language_model = getattr(clip.cond_stage_model, NAME).transformer
-    detect.load(language_model, detected, files, dtype, loading_progress(len(detected.table)))
+    loading.load(language_model, detected, checkpoint, dtype, loading_progress(len(detected.table)))
     comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
     # ComfyUI loads a second copy through this, for other devices.
     clip.patcher.cached_patcher_init = (load_enhancer_patcher, (path, label))
@@ -111,11 +110,11 @@ def load_enhancer_patcher(path: Path, label: str, disable_dynamic: bool = False)
     return load_enhancer(path, label, disable_dynamic).patcher
 
 
-def open_enhancer(path: Path, label: str) -> tuple[CheckpointFiles, Detected]:
+def open_enhancer(path: Path, label: str) -> tuple[StoredCheckpoint, Detected[EnhancerSpec]]:
     """What the file is, with the names of core's modules and without reading a tensor."""
-    files = open_checkpoint(path, label)
-    detected = detect_enhancer(files.tensors, files.config, label, quantization.settings_of(files))
-    return files, for_comfy(detected, Qwen35(detected.spec, None, torch.device("meta"), nn), label)
+    checkpoint = open_checkpoint(path, label)
+    detected = detect_enhancer(checkpoint)
+    return checkpoint, for_comfy(checkpoint, detected, Qwen35(detected.spec, None, torch.device("meta"), nn))
 
 
 def _empty_clip(spec: EnhancerSpec, has_quantised: bool, dtype: torch.dtype, disable_dynamic: bool) -> comfy.sd.CLIP:

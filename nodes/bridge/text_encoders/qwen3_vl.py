@@ -20,19 +20,15 @@ from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
 from ....messages import Message, Refusal
-from ....model.checkpoints import quantization
-from ....model.checkpoints.files import (
-    CheckpointError,
-    CheckpointFiles,
-    GGUFFile,
-    TensorInfo,
-    missing_tensor,
-    open_checkpoint,
-)
-from ....model.language import llama_cpp
-from ....model.qwen_image_2 import detect, key_maps, prompt
-from ....model.qwen_image_2.detect import Detected
-from ....model.qwen_image_2.spec import TextEncoderSpec, VisionSpec
+from ....model.checkpoints import loading, matching, quantization
+from ....model.checkpoints.checkpoint import Checkpoint, GGUFCheckpoint, StoredCheckpoint, TensorInfo
+from ....model.checkpoints.errors import missing_tensor
+from ....model.checkpoints.files import open_checkpoint
+from ....model.checkpoints.matching import Detected
+from ....model.language import key_maps, llama_cpp
+from ....model.language.qwen3_vl import TextEncoderSpec, VisionSpec, detect_text_encoder
+from ....model.language.tokens import IMAGE_PAD_TOKEN, PAD_TOKEN
+from ....model.qwen_image_2 import prompt
 from ..progress import loading_progress
 from ..quant.gguf_ops import keep_packed, with_blocks
 from ..quant.quantize import Network, Origin, patches_below
@@ -125,7 +121,7 @@ class PromptEncoder(sd1_clip.SDClipModel):
     def __init__(self, spec: TextEncoderSpec, device="cpu", dtype=None, model_options=None, **_):
         super().__init__(
             device=device, dtype=dtype, layer="hidden", layer_idx=-1, layer_norm_hidden_state=False,
-            textmodel_json_config={}, special_tokens={"pad": prompt.PAD_TOKEN}, enable_attention_masks=False,
+            textmodel_json_config={}, special_tokens={"pad": PAD_TOKEN}, enable_attention_masks=False,
             return_attention_masks=False, model_options=model_options or {},
             model_class=lambda config, dtype, device, operations: Qwen3VL(spec, dtype, device, operations))
 
@@ -161,7 +157,7 @@ class Tokenizer(comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
         ids = self.hugging_face(text if skip_template else prompt.render(text, len(images)))["input_ids"]
         waiting = iter(over_white(image) for image in images)
         tokens = [{"type": "image", "data": next(waiting), "original_type": "image"}
-                  if token == prompt.IMAGE_PAD_TOKEN else token for token in ids]
+                  if token == IMAGE_PAD_TOKEN else token for token in ids]
         row = [(token, 1.0, position) if return_word_ids else (token, 1.0) for position, token in enumerate(tokens)]
         return {NAME: [row]}
 
@@ -205,7 +201,7 @@ def check_clip(clip, reads_pictures: bool = False) -> None:
 def text_network(clip) -> Network:
     """The language and vision model of a CLIP, to be written."""
     return Network(language_model(clip), patches_below(f"{NAME}.transformer.", clip.patcher),
-                   key_maps.TEXT_ENCODER_COMFY.back, language_model(clip).origin, clip.patcher.model_size())
+                   key_maps.COMFY.back, language_model(clip).origin, clip.patcher.model_size())
 
 
 @functools.cache
@@ -223,15 +219,15 @@ def count_tokens(text: str) -> int:
 def load_text_encoder(path: Path, label: str, weight_format: str = "as stored", projector: Path | str | None = AUTO,
                       disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """A Qwen3-VL checkpoint, one file, shards or a folder -> CLIP. projector: see open_text_encoder."""
-    files, detected = open_text_encoder(path, label, projector)
-    detected, to_do = conversion(detected, weight_format, files.label)
-    dtype = DTYPES.get(weight_format) or detect.stored_dtype(files.tensors)
-    layers = detected.quantised | to_do.layers
+    checkpoint, detected = open_text_encoder(path, label, projector)
+    detected, to_do = conversion(checkpoint, detected, weight_format)
+    dtype = DTYPES.get(weight_format) or loading.stored_dtype(checkpoint.tensors)
+    layers = {**detected.quantization, **to_do.layers}
     clip = _empty_clip(detected.spec, bool(layers), dtype, disable_dynamic)
     model = language_model(clip)
-    detect.load(model, detected, files, dtype, loading_progress(len(detected.table)), to_do)
-    model.origin, model.weights = Origin(files.config, dtype), weights_in_words(layers, dtype)
-    model.label = files.label
+    loading.load(model, detected, checkpoint, dtype, loading_progress(len(detected.table)), to_do)
+    model.origin, model.weights = Origin(checkpoint.config, dtype), weights_in_words(layers, dtype)
+    model.label = checkpoint.label
     comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
     clip.patcher.add_callback(CallbacksMP.ON_LOAD, keep_packed)
     # ComfyUI loads a second copy through this, for hooks and for other devices.
@@ -265,20 +261,20 @@ def weights_in_words(settings: quantization.Settings, dtype: torch.dtype) -> str
 
 
 def open_text_encoder(path: Path, label: str,
-                      projector: Path | str | None = AUTO) -> tuple[CheckpointFiles, Detected]:
+                      projector: Path | str | None = AUTO) -> tuple[StoredCheckpoint, Detected[TextEncoderSpec]]:
     """What the file is, with the names of core's modules and without reading a tensor.
 
     projector: the vision projector of a GGUF file, AUTO, or None for none.
     """
-    files = open_checkpoint(path, label)
-    if isinstance(files, GGUFFile) and llama_cpp.is_llama_cpp(files):
-        files = llama_cpp.text_encoder(files, _projector(path, files, projector))
+    checkpoint = open_checkpoint(path, label)
+    if isinstance(checkpoint, GGUFCheckpoint) and llama_cpp.is_llama_cpp(checkpoint):
+        checkpoint = llama_cpp.text_encoder(checkpoint, _projector(path, checkpoint, projector))
     elif isinstance(projector, Path):
-        raise CheckpointError("vision_inside", "{file} has its vision tower inside: set vision_projector to {auto}.",
-                              file=label, auto=AUTO)
-    detected = detect.detect_text_encoder(files.tensors, files.config, files.label, quantization.settings_of(files))
+        raise checkpoint.fail("vision_inside", "{file} has its vision tower inside: set vision_projector to {auto}.",
+                              auto=AUTO)
+    detected = detect_text_encoder(checkpoint)
     # Built from torch's own layers: core's may have no weights, and so no shapes, before they are loaded.
-    return files, for_comfy(detected, Qwen3VL(detected.spec, None, torch.device("meta"), nn), files.label)
+    return checkpoint, for_comfy(checkpoint, detected, Qwen3VL(detected.spec, None, torch.device("meta"), nn))
 
 
 def projectors_beside(path: Path) -> list[Path]:
@@ -289,7 +285,7 @@ def projectors_beside(path: Path) -> list[Path]:
     return sorted(found, key=lambda file: file.stat().st_size, reverse=True)
 
 
-def _projector(path: Path, language: GGUFFile, choice: Path | str | None) -> GGUFFile | None:
+def _projector(path: Path, language: GGUFCheckpoint, choice: Path | str | None) -> GGUFCheckpoint | None:
     """The chosen projector; AUTO: of those beside the language model that fit, the largest, which is the most exact."""
     llama_cpp.check_language(language)
     if isinstance(choice, Path):
@@ -332,16 +328,16 @@ def quantised_operations(dtype: torch.dtype):
     return Operations
 
 
-def for_comfy(detected: Detected, module: nn.Module, label: str) -> Detected:
+def for_comfy(checkpoint: Checkpoint, detected: Detected, module: nn.Module) -> Detected:
     """The key table with the names of core's modules, as this one has them, strict in both directions."""
-    named = {key_maps.TEXT_ENCODER_COMFY.to(name): source for name, source in detected.table.items()}
-    layers = {detect.layer_of(key_maps.TEXT_ENCODER_COMFY.to(f"{layer}.weight")): how
-              for layer, how in detected.quantised.items()}
-    expected = detect.shapes(module)
+    named = {key_maps.COMFY.to(name): source for name, source in detected.table.items()}
+    layers = {matching.layer_of(key_maps.COMFY.to(f"{layer}.weight")): how
+              for layer, how in detected.quantization.items()}
+    expected = matching.shapes(module)
     missing = sorted(set(expected) - set(named))
     if missing:
-        raise missing_tensor(label, key_maps.TEXT_ENCODER_COMFY.back(missing[0]))
+        raise missing_tensor(checkpoint.label, key_maps.COMFY.back(missing[0]))
     found = {source.name: TensorInfo(detected.shapes[name], "") for name, source in detected.table.items()
              if name in detected.shapes}
-    detect.match(expected, found, {name: named[name] for name in expected}, label)
+    matching.match(checkpoint.with_tensors(found), expected, {name: named[name] for name in expected})
     return Detected(detected.spec, named, expected, layers)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from qwen_image_2.model.checkpoints.files import CheckpointError, open_checkpoint
+from qwen_image_2.model.checkpoints.errors import CheckpointError
+from qwen_image_2.model.checkpoints.files import open_checkpoint
 
 
 def write(path, **tensors):

@@ -6,7 +6,8 @@ import torch
 from gguf import quants
 
 from qwen_image_2.model.checkpoints import gguf as pack_gguf
-from qwen_image_2.model.checkpoints.files import CheckpointError, open_checkpoint
+from qwen_image_2.model.checkpoints.errors import CheckpointError
+from qwen_image_2.model.checkpoints.files import open_checkpoint
 
 
 def packed(kind: str, rows: int = 3, blocks: int = 5) -> np.ndarray:

@@ -7,7 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from qwen_image_2.model.checkpoints.files import CheckpointError, TensorInfo, open_checkpoint
+from qwen_image_2.model.checkpoints import loading, matching
+from qwen_image_2.model.checkpoints.checkpoint import Checkpoint, TensorInfo
+from qwen_image_2.model.checkpoints.errors import CheckpointError
+from qwen_image_2.model.checkpoints.files import open_checkpoint
+from qwen_image_2.model.language import key_maps as language_key_maps
+from qwen_image_2.model.language.qwen3_vl import detect_text_encoder
 from qwen_image_2.model.qwen_image_2 import detect, key_maps
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
@@ -69,11 +74,11 @@ LAYOUTS += [pytest.param(vae_state, layout, detect.detect_vae, SMALL_VAE, VAE, i
 def test_layouts_load_the_same_weights(make, layout, detected_by, spec, network, tmp_path):
     state = make()
     tiny.save(layout(state), tmp_path / "model.safetensors", {}, torch.float32)
-    files = open_checkpoint(tmp_path / "model.safetensors")
-    detected = detected_by(files.tensors, files.config, files.label)
+    checkpoint = open_checkpoint(tmp_path / "model.safetensors")
+    detected = detected_by(checkpoint)
     assert detected.spec == spec
     model = network(detected.spec, device="meta")
-    detect.load(model, detected, files, torch.float32)
+    loading.load(model, detected, checkpoint, torch.float32)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
@@ -89,7 +94,7 @@ def test_published_sizes_are_found():
             fused[name] = TensorInfo(tuple(value.shape), "BF16")
     assert (len(state), len(fused)) == (297, 265)
     assert sum(torch.Size(info.shape).numel() for info in fused.values()) == 7_115_124_736
-    assert detect.detect_transformer(fused, {}, "file").spec == TransformerSpec()
+    assert detect.detect_transformer(Checkpoint("file", fused)).spec == TransformerSpec()
 
 
 def test_published_vae_has_its_parameters():
@@ -110,14 +115,12 @@ def test_wan_names_are_the_published_ones():
         "encoder.downsamples.2.downsamples.0.shortcut.bias"
 
 
-TEXT_ENCODER_NAMES = list(tiny.text_encoder_state())
-NAMES = {"VAE_WAN": list(VAE(SMALL_VAE, device="meta").state_dict()), "TEXT_ENCODER_COMFY": TEXT_ENCODER_NAMES,
-         "TEXT_ENCODER_LLAMA_CPP": TEXT_ENCODER_NAMES}
-
-
-@pytest.mark.parametrize("key_map", NAMES)
-def test_key_maps_are_one_to_one_and_know_their_own_names(key_map):
-    names, table = NAMES[key_map], getattr(key_maps, key_map)
+@pytest.mark.parametrize(("table", "names"), [
+    pytest.param(key_maps.VAE_WAN, list(VAE(SMALL_VAE, device="meta").state_dict()), id="Wan"),
+    pytest.param(language_key_maps.COMFY, list(tiny.text_encoder_state()), id="ComfyUI"),
+    pytest.param(language_key_maps.LLAMA_CPP, list(tiny.text_encoder_state()), id="llama.cpp"),
+])
+def test_key_maps_are_one_to_one_and_know_their_own_names(table, names):
     theirs = [table.to(name) for name in names]
     assert len(set(theirs)) == len(names) and not set(theirs) & set(names)
     assert [table.back(name) for name in theirs] == [table.back(name) for name in names] == names
@@ -143,7 +146,7 @@ WRONG_FILES = {
     "something else": (named("a.weight", "b.weight", "c.weight"), "of an unknown kind \\(3 tensors: a.weight"),
 }
 DETECTORS = {"transformer": detect.detect_transformer, "vae": detect.detect_vae,
-             "text encoder": detect.detect_text_encoder}
+             "text encoder": detect_text_encoder}
 
 
 @pytest.mark.parametrize("kind", DETECTORS)
@@ -151,7 +154,7 @@ DETECTORS = {"transformer": detect.detect_transformer, "vae": detect.detect_vae,
 def test_other_files_are_refused_by_name(kind, file):
     tensors, words = WRONG_FILES[file]
     with pytest.raises(CheckpointError, match=f"it.safetensors is .*{words}.*not a {kind} for Qwen-Image 2: choose"):
-        DETECTORS[kind](tensors, {}, "it.safetensors")
+        DETECTORS[kind](Checkpoint("it.safetensors", tensors))
 
 
 @pytest.mark.parametrize("kind, tensors, words", [
@@ -162,32 +165,32 @@ def test_other_files_are_refused_by_name(kind, file):
 ])
 def test_swapped_files_are_refused(kind, tensors, words):
     with pytest.raises(CheckpointError, match=words):
-        DETECTORS[kind](tensors, {}, "file")
+        DETECTORS[kind](Checkpoint("file", tensors))
 
 
 def test_vae_of_16_channels_is_refused():
     tensors = infos(tiny.to_wan_vae(vae_state()))
     tensors["decoder.conv1.weight"] = TensorInfo((96, 16, 1, 3, 3), "F32")
     with pytest.raises(CheckpointError, match="4 pixel channels to 16 latent channels, Qwen-Image 2 needs 4 to 64"):
-        detect.detect_vae(tensors, {}, "wan.safetensors")
+        detect.detect_vae(Checkpoint("wan.safetensors", tensors))
 
 
 def test_video_vae_is_refused():
     tensors = infos(tiny.to_wan_vae(vae_state()))
     tensors["decoder.head.2.weight"] = TensorInfo((4, 12, 3, 3, 3), "F32")
     with pytest.raises(CheckpointError, match="video VAE \\(3 temporal taps\\)"):
-        detect.detect_vae(tensors, {}, "wan.safetensors")
+        detect.detect_vae(Checkpoint("wan.safetensors", tensors))
 
 
 def test_missing_unknown_and_misshapen_tensors_are_named():
     tensors = infos(transformer_state())
     gone = "transformer_blocks.1.attn.to_k.weight"
     with pytest.raises(CheckpointError, match=f"incomplete: the tensor {gone} is missing"):
-        detect.detect_transformer({n: t for n, t in tensors.items() if n != gone}, {}, "file")
+        detect.detect_transformer(Checkpoint("file", {n: t for n, t in tensors.items() if n != gone}))
     with pytest.raises(CheckpointError, match="1 tensors that do not belong to this architecture.*extra.bias"):
-        detect.detect_transformer({**tensors, "extra.bias": TensorInfo((3,), "F32")}, {}, "file")
+        detect.detect_transformer(Checkpoint("file", {**tensors, "extra.bias": TensorInfo((3,), "F32")}))
     with pytest.raises(CheckpointError, match=rf"{gone} has the shape \[64, 32\], expected \[64, 64\]"):
-        detect.detect_transformer({**tensors, gone: TensorInfo((64, 32), "F32")}, {}, "file")
+        detect.detect_transformer(Checkpoint("file", {**tensors, gone: TensorInfo((64, 32), "F32")}))
 
 
 @pytest.mark.parametrize("extra", [
@@ -197,7 +200,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named():
 ])
 def test_quantised_layers_without_a_mark_are_refused(extra):
     with pytest.raises(CheckpointError, match="is quantised .* choose the bf16 file"):
-        detect.detect_transformer({**infos(transformer_state()), **extra}, {}, "int8.safetensors")
+        detect.detect_transformer(Checkpoint("int8.safetensors", {**infos(transformer_state()), **extra}))
 
 
 LAYER = "transformer_blocks.0.attn.to_q"
@@ -228,24 +231,24 @@ def test_layouts_of_other_tools_are_refused_by_name(tool, kind):
     tensors |= {key.replace(LAYER, layer): TensorInfo(*info) for key, info in written.items()}
     with pytest.raises(CheckpointError, match=rf"^it was quantised by {re.escape(name)}.*{re.escape(layer)}.* only its "
                                               r"own software reads: choose the bf16 file, .*or a GGUF file\.$"):
-        DETECTORS[kind](tensors, {}, "it")
+        DETECTORS[kind](Checkpoint("it", tensors))
 
 
 def test_a_folder_that_names_another_tool_is_refused_by_it():
     config = {"quantization_config": {"quant_method": "fbgemm_fp8"}}
     with pytest.raises(CheckpointError, match="it was quantised by fbgemm_fp8 \\(quantization_config\\), a layout"):
-        detect.detect_transformer(infos(transformer_state()), config, "it")
+        detect.detect_transformer(Checkpoint("it", infos(transformer_state()), config))
 
 
 def test_a_file_of_several_dtypes_becomes_one(tmp_path):
     """Repackers keep norms in fp32; layers of two dtypes would not multiply."""
     state = {name: value if "norm" in name else value.bfloat16() for name, value in transformer_state().items()}
     save_file(state, tmp_path / "mixed.safetensors")
-    files = open_checkpoint(tmp_path / "mixed.safetensors")
-    detected = detect.detect_transformer(files.tensors, {}, files.label)
-    dtype = detect.stored_dtype(files.tensors)
+    checkpoint = open_checkpoint(tmp_path / "mixed.safetensors")
+    detected = detect.detect_transformer(checkpoint)
+    dtype = loading.stored_dtype(checkpoint.tensors)
     model = Transformer(detected.spec, device="meta")
-    detect.load(model, detected, files, dtype)
+    loading.load(model, detected, checkpoint, dtype)
     assert dtype == torch.bfloat16 and {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
@@ -253,9 +256,9 @@ def test_infinite_half_precision_weights_are_not_confused_with_large_ones(tmp_pa
     state = {name: value.half() for name, value in transformer_state().items()}
     state["proj_out.weight"][:] = 60000  # their sum overflows fp16
     save_file(state, tmp_path / "large.safetensors")
-    files = open_checkpoint(tmp_path / "large.safetensors")
-    detected = detect.detect_transformer(files.tensors, {}, files.label)
-    detect.load(Transformer(detected.spec, device="meta"), detected, files, torch.float16)
+    checkpoint = open_checkpoint(tmp_path / "large.safetensors")
+    detected = detect.detect_transformer(checkpoint)
+    loading.load(Transformer(detected.spec, device="meta"), detected, checkpoint, torch.float16)
 
 
 PEAK = """
@@ -264,6 +267,7 @@ sys.path.insert(0, sys.argv[1])
 from tools.pack import load_pack
 load_pack()
 from qwen_image_2.model.qwen_image_2 import detect
+from qwen_image_2.model.checkpoints import loading
 from qwen_image_2.model.checkpoints.files import open_checkpoint
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 
@@ -275,10 +279,10 @@ warm = torch.zeros(2048, dtype=torch.bfloat16).aminmax()
 with open("/proc/self/clear_refs", "w") as clear:
     clear.write("5")  # forget the peak of the imports
 before = resident("VmRSS")
-files = open_checkpoint(sys.argv[2])
-detected = detect.detect_transformer(files.tensors, {}, files.label)
+checkpoint = open_checkpoint(sys.argv[2])
+detected = detect.detect_transformer(checkpoint)
 model = Transformer(detected.spec, device="meta")
-detect.load(model, detected, files, getattr(torch, sys.argv[3]))
+loading.load(model, detected, checkpoint, getattr(torch, sys.argv[3]))
 print(resident("VmHWM") - before)
 """
 
@@ -289,7 +293,7 @@ def test_loading_needs_little_more_memory_than_the_weights(tmp_path, dtype):
     """Stored in bf16; kept so, or converted to twice the size."""
     spec = TransformerSpec(layers=8, dim=1024, heads=8, mlp_dim=3072, context_dim=1024)
     state = {name: torch.zeros(shape, dtype=torch.bfloat16)
-             for name, shape in detect.shapes(Transformer(spec, device="meta")).items()}
+             for name, shape in matching.shapes(Transformer(spec, device="meta")).items()}
     path = tmp_path / "model.safetensors"
     save_file(tiny.to_comfy_transformer(state), path)
     kept = path.stat().st_size * (2 if dtype == "float32" else 1)
@@ -301,22 +305,22 @@ def test_nan_weights_are_named(tmp_path):
     state = transformer_state()
     state["transformer_blocks.2.img_mlp.out.weight"][5, 7] = float("nan")
     tiny.save(state, tmp_path / "nan.safetensors", {}, torch.float32)
-    files = open_checkpoint(tmp_path / "nan.safetensors")
-    detected = detect.detect_transformer(files.tensors, {}, files.label)
+    checkpoint = open_checkpoint(tmp_path / "nan.safetensors")
+    detected = detect.detect_transformer(checkpoint)
     with pytest.raises(CheckpointError, match="nan.safetensors is damaged: the tensor "
                                               "transformer_blocks.2.img_mlp.out.weight holds NaN"):
-        detect.load(Transformer(detected.spec, device="meta"), detected, files, torch.float32)
+        loading.load(Transformer(detected.spec, device="meta"), detected, checkpoint, torch.float32)
 
 
 def test_configuration_adds_what_shapes_cannot_tell():
     tensors = infos(transformer_state())
-    spec = detect.detect_transformer(tensors, {"causal_condition": False, "axes_dims_rope": [8, 12, 12]},
-                                         "file").spec
+    config = {"causal_condition": False, "axes_dims_rope": [8, 12, 12]}
+    spec = detect.detect_transformer(Checkpoint("file", tensors, config)).spec
     assert not spec.causal_condition and spec.rope_axes == (8, 12, 12)
     with pytest.raises(CheckpointError, match="file has sizes that do not fit together: .* add up to 36"):
-        detect.detect_transformer(tensors, {"axes_dims_rope": [8, 14, 14]}, "file")
+        detect.detect_transformer(Checkpoint("file", tensors, {"axes_dims_rope": [8, 14, 14]}))
 
 
 def test_a_tiny_text_encoder_without_configuration_is_refused():
     with pytest.raises(CheckpointError, match="keep config.json beside it"):
-        detect.detect_text_encoder(infos(tiny.text_encoder_state()), {}, "tiny")
+        detect_text_encoder(Checkpoint("tiny", infos(tiny.text_encoder_state())))

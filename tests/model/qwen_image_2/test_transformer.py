@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qwen_image_2.model.checkpoints.files import TensorInfo
+from qwen_image_2.model.checkpoints.checkpoint import Checkpoint, TensorInfo
 from qwen_image_2.model.qwen_image_2 import detect
 from qwen_image_2.model.qwen_image_2.prefix_cache import Condition, PrefixCache, RecomputedPrefix
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
@@ -24,7 +24,7 @@ def ours(theirs) -> Transformer:
     state = theirs.state_dict()
     tensors = {name: TensorInfo(tuple(value.shape), "F32") for name, value in state.items()}
     config = {"causal_condition": theirs.config.causal_condition}
-    model = Transformer(detect.detect_transformer(tensors, config, "reference").spec)
+    model = Transformer(detect.detect_transformer(Checkpoint("reference", tensors, config)).spec)
     model.load_state_dict(state)
     return model.eval()
 

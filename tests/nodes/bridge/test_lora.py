@@ -5,7 +5,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from qwen_image_2.model.checkpoints.files import CheckpointError
+from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.model.qwen_image_2.lora import LoraError
 from qwen_image_2.tests.reference import error
 

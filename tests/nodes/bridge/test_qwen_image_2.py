@@ -194,13 +194,13 @@ def test_a_whole_transformer_runs_on_the_fused_kernels(comfyui, reference, dtype
     import comfy.ops
     import comfy_kitchen
 
-    from qwen_image_2.model.checkpoints.files import TensorInfo
+    from qwen_image_2.model.checkpoints.checkpoint import Checkpoint, TensorInfo
     from qwen_image_2.model.qwen_image_2 import detect
     from qwen_image_2.model.qwen_image_2.transformer import Transformer
     from qwen_image_2.nodes.bridge.runtime.kernels import kitchen_kernels
     state = {name: value.to(dtype) for name, value in reference.transformer.state_dict().items()}
-    spec = detect.detect_transformer({n: TensorInfo(tuple(v.shape), "F32") for n, v in state.items()}, {},
-                                         "reference").spec
+    tensors = {n: TensorInfo(tuple(v.shape), "F32") for n, v in state.items()}
+    spec = detect.detect_transformer(Checkpoint("reference", tensors)).spec
     condition = Condition(torch.randn(3, 20, 64).to(dtype), ((4, 6),), (torch.randn(1, 64, 4, 6).to(dtype),))
     x, sigma, velocities = torch.randn(3, 64, 5, 3).to(dtype), torch.tensor([0.9, 0.5, 0.1]), []
     for ops, kernels in ((torch.nn, plain.TORCH), (comfy.ops.manual_cast, kitchen_kernels(comfy_kitchen))):

@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from qwen_image_2.model.checkpoints.files import CheckpointError
+from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.model.qwen_image_2.prefix_cache import Condition
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from qwen_image_2.model.checkpoints import gguf as pack_gguf
-from qwen_image_2.model.checkpoints.files import CheckpointError
+from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.tests.nodes.bridge.quant import test_formats as files
 from qwen_image_2.tests.reference import error

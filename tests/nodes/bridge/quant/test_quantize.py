@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from qwen_image_2.atomic import WriteError
 from qwen_image_2.messages import Refusal
 from qwen_image_2.model.checkpoints import quantization
-from qwen_image_2.model.checkpoints.files import CheckpointError
+from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.tests.nodes.bridge.quant import test_formats as files

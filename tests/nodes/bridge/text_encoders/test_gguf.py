@@ -8,11 +8,10 @@ import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from qwen_image_2.model.checkpoints import gguf as pack_gguf
-from qwen_image_2.model.checkpoints import quantization
-from qwen_image_2.model.checkpoints.files import CheckpointError, GGUFFile, TensorInfo
+from qwen_image_2.model.checkpoints.checkpoint import GGUFCheckpoint
+from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.model.language import llama_cpp
-from qwen_image_2.model.qwen_image_2 import detect
-from qwen_image_2.model.qwen_image_2.spec import TextEncoderSpec
+from qwen_image_2.model.language.qwen3_vl import TextEncoderSpec, detect_text_encoder
 from qwen_image_2.tests.nodes.bridge.quant.test_gguf_ops import pack
 from qwen_image_2.tests.nodes.bridge.text_encoders import test_quantized as text_files
 from qwen_image_2.tests.reference import error
@@ -196,13 +195,12 @@ def test_published_sizes_are_read_from_the_published_files(comfyui):
     clip = {"general.architecture": "clip", "clip.projector_type": "qwen3vl_merger",
             "clip.vision.attention.head_count": 16}
     files = llama_cpp.text_encoder(*(
-        GGUFFile(label, {name: TensorInfo(*one[:2]) for name, one in stored.items()}, {}, {}, {}, stored, keys)
+        GGUFCheckpoint.of(label, stored, keys)
         for label, stored, keys in (("lm", language, header), ("mmproj", projector, clip))))
-    settings = quantization.settings_of(files)
-    detected = detect.detect_text_encoder(files.tensors, files.config, files.label, settings)
+    detected = detect_text_encoder(files)
     assert detected.spec == TextEncoderSpec()
     module = Qwen3VL(detected.spec, None, torch.device("meta"), torch.nn)
-    assert for_comfy(detected, module, files.label).shapes["visual.blocks.26.mlp.linear_fc2.weight"] == (1152, 4304)
+    assert for_comfy(files, detected, module).shapes["visual.blocks.26.mlp.linear_fc2.weight"] == (1152, 4304)
 
 
 def test_every_weight_comes_to_its_place(comfyui, state, plain, tmp_path):

@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from qwen_image_2.model.checkpoints.files import CheckpointError
+from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.tests.reference import error
 from qwen_image_2.tools import tiny
 

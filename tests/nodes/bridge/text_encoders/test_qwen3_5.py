@@ -40,7 +40,7 @@ def pictures(*sizes) -> list[torch.Tensor]:
 
 def reference_ids(clip, text: str, images: list[torch.Tensor]) -> tuple[torch.Tensor, dict]:
     """What transformers is asked: token ids (1, N), with as many image tokens as there are states, and the pictures."""
-    from qwen_image_2.model.qwen_image_2.spec import VisionSpec
+    from qwen_image_2.model.language.qwen3_vl import VisionSpec
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import image_patches
     seen = [image_patches(image, VisionSpec()) for image in images]
     waiting, ids = iter(seen), []
@@ -92,7 +92,7 @@ def test_published_sizes_are_core_s(comfyui):
     """Qwen3.5 9B as core knows it: what a file without configuration is taken for."""
     from comfy.text_encoders import qwen35
 
-    from qwen_image_2.model.qwen_image_2.spec import EnhancerSpec
+    from qwen_image_2.model.language.qwen3_5 import EnhancerSpec
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_5 import language_config
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import vision_config
     core, ours = vars(qwen35._make_config("qwen35_9b")), vars(language_config(EnhancerSpec()))
@@ -105,15 +105,15 @@ def test_published_sizes_are_core_s(comfyui):
 def test_a_published_file_is_recognised_by_its_shapes(comfyui):
     from torch import nn
 
-    from qwen_image_2.model.checkpoints.files import TensorInfo
-    from qwen_image_2.model.language.qwen3_5 import detect_enhancer
-    from qwen_image_2.model.qwen_image_2 import detect, key_maps
-    from qwen_image_2.model.qwen_image_2.spec import EnhancerSpec
+    from qwen_image_2.model.checkpoints import matching
+    from qwen_image_2.model.checkpoints.checkpoint import Checkpoint, TensorInfo
+    from qwen_image_2.model.language import key_maps
+    from qwen_image_2.model.language.qwen3_5 import EnhancerSpec, detect_enhancer
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_5 import Qwen35
     module = Qwen35(EnhancerSpec(), None, torch.device("meta"), nn)
-    tensors = {key_maps.TEXT_ENCODER_COMFY.back(name): TensorInfo(shape, "BF16")
-               for name, shape in detect.shapes(module).items()}
-    assert detect_enhancer(tensors, {}, "file").spec == EnhancerSpec()
+    tensors = {key_maps.COMFY.back(name): TensorInfo(shape, "BF16")
+               for name, shape in matching.shapes(module).items()}
+    assert detect_enhancer(Checkpoint("file", tensors)).spec == EnhancerSpec()
 
 
 # ---------------------------------------------------------------- which CLIPs are asked

@@ -143,7 +143,7 @@ def test_published_sizes_are_core_s(comfyui):
     """Qwen3-VL-8B as core knows it: what a file without configuration is taken for."""
     from comfy.text_encoders import llama, qwen3vl
 
-    from qwen_image_2.model.qwen_image_2.spec import TextEncoderSpec, VisionSpec
+    from qwen_image_2.model.language.qwen3_vl import TextEncoderSpec, VisionSpec
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import language_config, vision_config
     ours, core = language_config(TextEncoderSpec()), llama.Qwen3VL_8BConfig()
     names = [*vars(core), "head_dim", "rope_dims", "interleaved_mrope", "q_norm", "k_norm"]

@@ -1,0 +1,118 @@
+"""Fills a module with a recognised file's tensors: as they are stored, converted, or quantized on the way."""
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import finite, gguf, quantization
+from .checkpoint import StoredCheckpoint, Tensors
+from .matching import Detected, Source, layer_of
+from .quantization import PLAIN_DTYPES
+
+Read = Callable[[str], Tensor]  # name of a tensor of the file -> the tensor
+
+
+class Quantizing(NamedTuple):
+    """What to do with the matrices of a plain file while it is loaded."""
+
+    layers: quantization.Settings
+    # (matrix, largest magnitude in all that shares its scale, record) -> the entries of its layer, by their last name
+    quantize: Callable[[Tensor, Tensor, Mapping], Mapping[str, Tensor]]
+    # name of a parameter -> the parameters that share its scale: those that are one matrix in other files
+    sharing: Callable[[str], tuple[str, ...]]
+
+
+NOT_QUANTIZING = Quantizing({}, lambda matrix, absmax, record: {}, lambda name: (name,))
+
+
+def load(module: nn.Module, detected: Detected, checkpoint: StoredCheckpoint, dtype: torch.dtype,
+         progress: Callable[[int, int], None] = lambda done, total: None,
+         quantizing: Quantizing = NOT_QUANTIZING) -> None:
+    """Fill a module built on the meta device, strictly.
+
+    Tensors that are stored as `dtype` stay mapped from the file, the others are converted or quantized. Every tensor
+    is looked at (integers are always finite) and refused if it holds NaN or infinity: a single one turns every picture
+    black, and nothing later could name it. progress(done, total) counts tensors and may raise to cancel.
+    """
+    records = {**detected.quantization, **quantizing.layers}
+    values = {f"{layer}{quantization.MARK}": quantization.encoded(record) for layer, record in records.items()}
+    with checkpoint.mapped() as mapped:
+        entries = _Entries(detected, checkpoint, dtype, quantizing, mapped)
+        for done, name in enumerate(detected.table, start=1):
+            values |= entries.of(name)
+            progress(done, len(detected.table))
+    module.load_state_dict(values, strict=True, assign=True)
+    module.requires_grad_(False).eval()
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """The entries of a module's state dict that a parameter makes."""
+
+    detected: Detected
+    checkpoint: StoredCheckpoint
+    dtype: torch.dtype
+    quantizing: Quantizing
+    mapped: Read  # like checkpoint.read; its tensors share one mapping of each file
+
+    def of(self, name: str) -> Mapping[str, Tensor]:
+        layer = layer_of(name)
+        if name not in self.detected.shapes or layer in self.detected.quantization:
+            return {name: self.as_stored(name)}
+        if layer in self.quantizing.layers:
+            return {f"{layer}.{last}": value for last, value in self.quantized(name, layer).items()}
+        return {name: self.converted(name)}
+
+    def as_stored(self, name: str) -> Tensor:
+        """A quantized weight, or one of its scales."""
+        source = self.detected.table[name]
+        value = _rows(self.mapped(source.name), source)
+        self.refuse_infinite(quantization.as_numbers(name, value, self.detected.quantization), source.name)
+        return value
+
+    def quantized(self, name: str, layer: str) -> Mapping[str, Tensor]:
+        read = self.checkpoint.read
+        absmax = quantization.peak(self.plain(each, read) for each in self.quantizing.sharing(name))
+        return self.quantizing.quantize(self.plain(name, read), absmax, self.quantizing.layers[layer])
+
+    def converted(self, name: str) -> Tensor:
+        """In the module's dtype. A tensor that is converted is mapped on its own, so that its pages go when the copy is
+        there."""
+        stored = self.checkpoint.tensors[self.detected.table[name].name].dtype
+        read = self.mapped if PLAIN_DTYPES.get(stored) == self.dtype else self.checkpoint.read
+        return self.plain(name, read).to(self.dtype)
+
+    def plain(self, name: str, read: Read) -> Tensor:
+        """The values in the parameter's shape, decoded where they are GGUF's blocks."""
+        source = self.detected.table[name]
+        value, stored = _rows(read(source.name), source), self.checkpoint.tensors[source.name].dtype
+        if stored in gguf.BLOCKS:
+            value = gguf.dequantise(value, stored)
+        value = value.reshape(self.detected.shapes[name])
+        self.refuse_infinite(value, source.name)
+        return value
+
+    def refuse_infinite(self, value: Tensor, name: str) -> None:
+        """value: of this tensor of the file, packed or not."""
+        stored = self.checkpoint.tensors[name].dtype
+        packed = stored in gguf.BLOCKS and value.dtype == torch.uint8
+        if not (finite.has_finite_scales(value, stored) if packed else finite.is_finite(value)):
+            raise self.checkpoint.fail("tensor_not_finite", "{file} is damaged: the tensor {tensor} holds NaN or "
+                                       "infinite values.", tensor=name)
+
+
+def _rows(value: Tensor, source: Source) -> Tensor:
+    return value if source.rows == slice(None) else value[source.rows]
+
+
+def stored_dtype(tensors: Tensors) -> torch.dtype:
+    """The dtype of most of a file's values, those that are quantized left out. Some repackers keep norms in fp32; a
+    network runs in one dtype."""
+    values: dict[str, int] = {}
+    for shape, dtype in tensors.values():
+        if dtype in PLAIN_DTYPES:
+            values[dtype] = values.get(dtype, 0) + math.prod(shape)
+    return PLAIN_DTYPES[max(values, key=values.__getitem__)]

@@ -1,0 +1,188 @@
+"""Qwen3-VL, the text encoder of Qwen-Image 2.x: its sizes, and what its files look like.
+
+Defaults are the published values (Qwen3-VL-8B-Instruct, config.json).
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...messages import Message, Refusal
+from ..checkpoints import quantization
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.config_json import COUNT, INDEX, POSITIVE
+from ..checkpoints.matching import (
+    Detected,
+    Part,
+    Source,
+    Spec,
+    companion_sources,
+    layer_of,
+    records_of,
+    refuse_other_tools,
+    refuse_unexplained,
+    sized,
+    wrong_file,
+)
+from . import key_maps
+from .tokens import IMAGE_PAD_TOKEN
+
+TEXT_ENCODER = Part(
+    Message("part_text_encoder", "text encoder"),
+    Message("choose_text_encoder", "choose Qwen3-VL-8B-Instruct, for example qwen3vl_8b_bf16.safetensors"))
+
+EMBEDDINGS = "model.language_model.embed_tokens.weight"
+# Only in files with a vision tower.
+DEEPSTACK_MERGER = "model.visual.deepstack_merger_list.0.linear_fc1.weight"
+# The family's other sizes, by the width of their hidden states.
+OTHER_WIDTHS = {2048: "Qwen3-VL-2B", 2560: "Qwen3-VL-4B", 5120: "Qwen3-VL-32B"}
+
+
+@dataclass(frozen=True)
+class VisionSpec:
+    depth: int = 27
+    dim: int = 1152
+    mlp_dim: int = 4304
+    heads: int = 16
+    patch: int = 16                 # pixels; merge x merge patches make one token
+    temporal_patch: int = 2         # a still image is repeated this often
+    merge: int = 2
+    positions: int = 2304           # 48 x 48 learned positions, interpolated
+    deepstack_layers: tuple[int, ...] = (8, 16, 24)
+
+    def __post_init__(self):
+        if self.dim % self.heads:
+            raise Refusal("vision_heads", "the vision tower's width {width} is no multiple of its {heads} heads.",
+                          width=self.dim, heads=self.heads)
+
+
+@dataclass(frozen=True)
+class TextEncoderSpec:
+    layers: int = 36
+    dim: int = 4096
+    mlp_dim: int = 12288
+    heads: int = 32
+    kv_heads: int = 8
+    head_dim: int = 128
+    vocabulary: int = 151936
+    rope_theta: float = 5_000_000.0
+    mrope_section: tuple[int, int, int] = (24, 20, 20)  # rotary pairs for time, height, width
+    eps: float = 1e-6
+    lm_head: bool = True            # untied output matrix present in the file
+    vision: VisionSpec | None = VisionSpec()  # None: it reads no pictures
+
+    def __post_init__(self):
+        if 2 * sum(self.mrope_section) != self.head_dim:
+            raise Refusal("mrope_sections", "mrope_section {sections} makes {channels} channels, but head_dim is "
+                          "{head_dim}.", sections=str(self.mrope_section), channels=2 * sum(self.mrope_section),
+                          head_dim=self.head_dim)
+        if self.vision and max(self.vision.deepstack_layers, default=0) >= self.vision.depth:
+            raise Refusal("deepstack_layers", "deepstack_layers {layers} are taken from a vision tower of {depth} "
+                          "blocks.", layers=str(self.vision.deepstack_layers), depth=self.vision.depth)
+
+
+# ---------------------------------------------------------------- detection
+
+def detect_text_encoder(checkpoint: Checkpoint) -> Detected[TextEncoderSpec]:
+    """Spec and key table (Hugging Face name -> tensor) of Qwen3-VL; Hugging Face or ComfyUI names; plain or quantized.
+
+    Raises CheckpointError.
+    """
+    markers = ("model.language_model.layers.0.self_attn.q_norm.weight", DEEPSTACK_MERGER)
+    if checkpoint.config.get("model_type") == "qwen3_vl":
+        markers = markers[:1]  # it may lack the vision tower, without which other language models have the same names
+    return detect_language_model(checkpoint, TEXT_ENCODER, markers, text_encoder_spec)
+
+
+def detect_language_model(checkpoint: Checkpoint, part: Part, markers: tuple[str, ...],
+                          spec_of: Callable[[Checkpoint], Spec]) -> Detected[Spec]:
+    """Spec and key table of a language model with a vision tower.
+
+    markers: names, Hugging Face's, that only this architecture has together; spec_of: its sizes, of a checkpoint with
+    those names.
+    """
+    refuse_other_tools(checkpoint)
+    unpacked = quantization.unpack(checkpoint)
+    table = {key_maps.COMFY.back(name): Source(name) for name in unpacked.plain.tensors}
+    named = checkpoint.with_tensors({name: unpacked.plain.tensors[source.name] for name, source in table.items()})
+    if not all(marker in named.tensors for marker in markers):
+        raise wrong_file(unpacked.plain, part)
+    refuse_unexplained(unpacked.plain)
+    _refuse_packed_vocabulary(checkpoint, table)
+    records = records_of(checkpoint, table)
+    table |= companion_sources(checkpoint, unpacked.companions, table)
+    return Detected(sized(named, spec_of, named), table, {name: info.shape for name, info in named.tensors.items()},
+                    records)
+
+
+def _refuse_packed_vocabulary(checkpoint: Checkpoint, table: dict[str, Source]) -> None:
+    """Words are looked up row by row, which blocks and rotated 4 bits do not allow in ComfyUI's embeddings."""
+    if EMBEDDINGS not in table:
+        return
+    name = table[EMBEDDINGS].name
+    found = checkpoint.quantization.get(layer_of(name), {}).get("format")
+    if found is not None and found not in quantization.ROWS:
+        raise checkpoint.fail("vocabulary_quantised", "In {file} the vocabulary ({tensor}) is quantised as {format}, "
+                              "of which no row can be looked up ({formats}): {advice}.", tensor=name, format=found,
+                              formats=", ".join(quantization.ROWS), advice=TEXT_ENCODER.advice)
+
+
+def text_encoder_spec(checkpoint: Checkpoint) -> TextEncoderSpec:
+    shape, config = checkpoint.shape, checkpoint.configuration
+    text = config.section("text_config")
+    rope = text.section("rope_parameters") or text.section("rope_scaling")
+    layer = "model.language_model.layers.0."
+    head_dim, = shape(layer + "self_attn.q_norm.weight")
+    vocabulary, dim = shape("model.language_model.embed_tokens.weight")
+    if dim in OTHER_WIDTHS:
+        raise checkpoint.fail("text_encoder_size", "{file} is {model} (width {width}), Qwen-Image 2 reads "
+                              "Qwen3-VL-8B's width {expected}: {advice}.", model=OTHER_WIDTHS[dim],
+                              width=dim, expected=TextEncoderSpec.dim, advice=TEXT_ENCODER.advice)
+    if vocabulary <= IMAGE_PAD_TOKEN:
+        raise checkpoint.fail("vocabulary_size", "{file} has a vocabulary of {tokens} tokens, Qwen3-VL one of "
+                              "{expected}: {advice}.", tokens=f"{vocabulary:,}",
+                              expected=f"{TextEncoderSpec.vocabulary:,}", advice=TEXT_ENCODER.advice)
+    return TextEncoderSpec(
+        layers=checkpoint.count("model.language_model.layers.{}.self_attn.q_norm.weight"),
+        dim=dim,
+        mlp_dim=shape(layer + "mlp.gate_proj.weight")[0],
+        heads=shape(layer + "self_attn.q_proj.weight")[0] // head_dim,
+        kv_heads=shape(layer + "self_attn.k_proj.weight")[0] // head_dim,
+        head_dim=head_dim,
+        vocabulary=vocabulary,
+        rope_theta=rope.one("rope_theta", POSITIVE, text.one("rope_theta", POSITIVE, TextEncoderSpec.rope_theta)),
+        mrope_section=rope.several("mrope_section", COUNT, None, length=3) or _mrope_section(checkpoint, head_dim),
+        lm_head="lm_head.weight" in checkpoint.tensors,
+        vision=vision_spec(checkpoint, TEXT_ENCODER) if DEEPSTACK_MERGER in checkpoint.tensors else None,
+    )
+
+
+def _mrope_section(checkpoint: Checkpoint, head_dim: int) -> tuple[int, int, int]:
+    if head_dim != TextEncoderSpec.head_dim:
+        raise checkpoint.fail("rope_unknown", "{file} has heads of {head_dim} channels, and no configuration that says "
+                              "how its rotary positions are laid out: keep config.json beside it.",
+                              head_dim=head_dim)
+    return TextEncoderSpec.mrope_section
+
+
+def vision_spec(checkpoint: Checkpoint, part: Part) -> VisionSpec:
+    """Of the tower in a language model. Without a configuration only the published one is known."""
+    shape, config = checkpoint.shape, checkpoint.configuration.section("vision_config")
+    depth = checkpoint.count("model.visual.blocks.{}.attn.qkv.weight")
+    dim = shape("model.visual.blocks.0.norm1.weight")[0]
+    if not config and (depth, dim) != (VisionSpec.depth, VisionSpec.dim):
+        raise checkpoint.fail("vision_tower_size", "{file} has a vision tower of depth {depth} and width {width}, not "
+                              "the published {expected_depth} and {expected_width}: {advice}.", depth=depth,
+                              width=dim, expected_depth=VisionSpec.depth, expected_width=VisionSpec.dim,
+                              advice=part.advice)
+    _, _, temporal_patch, patch, _ = shape("model.visual.patch_embed.proj.weight")
+    return VisionSpec(
+        depth=depth,
+        dim=dim,
+        mlp_dim=shape("model.visual.blocks.0.mlp.linear_fc1.weight")[0],
+        heads=config.one("num_heads", COUNT, VisionSpec.heads),
+        patch=patch,
+        temporal_patch=temporal_patch,
+        positions=shape("model.visual.pos_embed.weight")[0],
+        deepstack_layers=config.several("deepstack_visual_indexes", INDEX, VisionSpec.deepstack_layers),
+    )
