@@ -18,8 +18,16 @@ from qwen_image_2.tools.comfyui.server import DIRECT, Server
 from qwen_image_2.tools.pack import ROOT
 
 NAME = "Qwen Image-2 (my copy)"
-OTHER = {  # a pack of the older kind, whose module is also called nodes
-    "__init__.py": "from .nodes import NODE_CLASS_MAPPINGS\n",
+OTHER = {  # a pack of the older kind: modules with the names of ours, some of them found by way of sys.path
+    "__init__.py": """import sys
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).parent))
+import atomic, messages, model, pages
+assert pages.OWNER == messages.OWNER == atomic.OWNER == model.OWNER == "other pack"
+from .nodes import NODE_CLASS_MAPPINGS
+""",
+    **{f"{name}.py": 'OWNER = "other pack"\n' for name in ("atomic", "messages")},
+    **{f"{name}/__init__.py": 'OWNER = "other pack"\n' for name in ("model", "pages")},
     "nodes/__init__.py": '''
 class OtherPackNode:
     RETURN_TYPES, FUNCTION, CATEGORY = ("INT",), "run", "other"
