@@ -15,8 +15,8 @@ from qwen_image_2.tools.pack import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NEEDED = ("__init__.py", "atomic.py", "messages.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md",
-          "LICENSE", "assets/miniature/", "js/", "js/docs/", "locales/zh/", "model/", "pages/", "nodes/", "nodes/bridge/",
-          "workflows/", "workflows/api/")
+          "LICENSE", "assets/miniature/", "js/", "js/docs/", "locales/zh/", "model/", "pages/", "nodes/",
+          "nodes/bridge/", "workflows/", "workflows/api/")
 LEFT_OUT = (".ci/", ".github/", "assets/screenshots/", "benchmarks/", "tests/", "tools/")
 
 
