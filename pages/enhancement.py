@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..messages import Message, Refusal
-from ..model.images import sizes
-from ..model.images.references import LARGEST_RATIO, reference_size
+from ..model.images.sizes import LARGEST_RATIO, reference_size, size_for_ratio
 from ..model.qwen_image_2.prompt import IMAGE_SLOT
 from . import quotation
 from .vocabulary import CHINESE, ENGLISH, Language
@@ -266,7 +265,7 @@ def proposed_canvas(answer: Answer, size_class: int,
                              width=size[0], height=size[1], number=int(reference[1]))
     ratio = _ratio(answer.ratio)
     if ratio is not None:
-        size = _size_for(ratio, size_class)
+        size = size_for_ratio(ratio, size_class)
         return size, Message("canvas_ratio", "Canvas: {width} x {height}, for the proposed ratio {ratio}.",
                              width=size[0], height=size[1], ratio=answer.ratio.strip())
     proposed = answer.follow.strip() or answer.ratio.strip()
@@ -284,11 +283,3 @@ def _ratio(text: str) -> float | None:
         return None
     ratio = float(match[1]) / float(match[2])
     return ratio if 1 / LARGEST_RATIO <= ratio <= LARGEST_RATIO else None
-
-
-def _size_for(ratio: float, size_class: int) -> tuple[int, int]:
-    """The table's size where the ratio is one of its own, else about as many pixels."""
-    for name, (across, down) in sizes.RATIOS.items():
-        if abs(ratio * down / across - 1) < 0.01:
-            return sizes.size_for(name, size_class)
-    return sizes.size_for_area(size_class, ratio)
