@@ -50,9 +50,9 @@ def test_an_edit_names_the_picture_it_follows():
 ], ids=["empty", "prose", "cut", "broken", "other key", "list", "empty prompt", "prompt is a list",
         "thinking never ends", "nothing after the thinking", "nested without end"])
 def test_answers_that_are_not(text):
-    begin = time.monotonic()
+    begin = time.process_time()
     assert answer(text) is None
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 def test_a_draft_is_no_answer_when_the_thinking_was_cut():
