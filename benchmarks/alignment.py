@@ -15,7 +15,7 @@ import numpy
 import report
 from PIL import Image
 
-from qwen_image_2.model.images import references
+from qwen_image_2.model.images import sizes
 from qwen_image_2.tools.comfyui.client import Client
 from qwen_image_2.tools.comfyui.server import Server
 from qwen_image_2.tools.miniature import examples, judge, scenes
@@ -39,7 +39,7 @@ def source_of(rng: random.Random, canvas: tuple[int, int]) -> examples.Example:
 
 def shifts(painter: Painter, size: tuple[int, int], count: int) -> list[float]:
     """Length of the shift of each of some edits, in pixels."""
-    canvas = references.reference_size(*size, 128)
+    canvas = sizes.reference_size(*size, 128)
     rng = random.Random(f"alignment {SEED} {size}")
     found = []
     for seed in range(count):
@@ -61,7 +61,7 @@ def main() -> None:
         found = {size: shifts(painter, size, chosen.edits) for size in SIZES}
     rows = [("source", "canvas", "median shift (px)", "largest", f"below {GOAL}")]
     for size, values in found.items():
-        canvas = references.reference_size(*size, 128)
+        canvas = sizes.reference_size(*size, 128)
         rows.append((f"{size[0]} x {size[1]}", f"{canvas[0]} x {canvas[1]}", f"{statistics.median(values):.3f}",
                      f"{max(values):.3f}", "yes" if max(values) < GOAL else "NO"))
     text = report.aligned(rows)

@@ -11,7 +11,6 @@ from ..model.images.references import (
     check_reference,
     named_references,
     off_failing_grid,
-    reference_size,
     resize,
 )
 from .bridge.text_encoders.qwen3_vl import check_clip, encode_together
@@ -66,7 +65,7 @@ def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, wid
     """Sizes (width, height) of the references and of the canvas, and what the guard has to say."""
     check_target(canvas, width, height)
     area = None if resolution == AS_IT_IS else int(resolution)
-    wanted = [reference_size(image.shape[1], image.shape[0], area) for image in references]
+    wanted = [sizes.reference_size(image.shape[1], image.shape[0], area) for image in references]
     target = (width, height) if canvas == CUSTOM else wanted[-1 if canvas == LAST else 0]
     if not (guard and off_failing_grid(target, wanted)):
         return wanted, target, None

@@ -10,6 +10,7 @@ from ..messages import Message, Refusal
 from ..model.images import sizes
 from ..model.images.references import MOST_REFERENCES, named_references
 from ..pages import enhancement
+from ..pages.enhancement_answer import Generated
 from .bridge.files import folders, miniature, system_prompts
 from .bridge.text_encoders import generation
 from .bridge.text_encoders.qwen3_5 import load_enhancer
@@ -171,7 +172,7 @@ def check_connected(connected: bool) -> None:
 
 
 def answer(clip, task: enhancement.Task, prompt: str, system_prompt: str, references: list[torch.Tensor], seed: int,
-           max_tokens: int, progress: Callable[[int], None]) -> enhancement.Generated:
+           max_tokens: int, progress: Callable[[int], None]) -> Generated:
     """What the language model writes. Raises ValueError for what it cannot be asked, before it is."""
     check_connected(clip is not None)
     enhancement.check_text(prompt, PROMPT)

@@ -1,1 +1,1 @@
-"""Words and boxes on a page: briefs in, prompts and decks out, and what was read of a picture. No network."""
+"""Words and boxes on a page: briefs in, prompts and decks out, and what was read of a picture. No network, no torch."""

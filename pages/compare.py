@@ -7,21 +7,17 @@ upper and lower case, and punctuation, which only counts between two digits (1.5
 Never folded: letters, accents, digits, simplified and traditional characters.
 """
 import unicodedata
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-from scipy.optimize import linear_sum_assignment
-
 from ..messages import Message, Refusal
-from ..model.images.regions import Box
+from ..model.images.boxes import Box
+from .matching import left_over, match
 
 RIGHT, WRONG, MISSING, UNREADABLE = "right", "wrong", "missing", "unreadable"
 LEAST_CONFIDENCE = 0.5  # of what was read without being expected, to count as writing; the reader's own figure
 LEAST_EXTRA = 2         # characters; a single one is more often a shape than a letter
-LEAST_SHARE = 0.5       # of two lines that they have in common, to be taken for the same one
-MOST_TRIED = 8          # lines that a left-over piece is tried in
 
 FOLDED = str.maketrans({**dict.fromkeys("‐‑‒–—―−﹣", "-"), **dict.fromkeys("‘’‚‛′`´", "'"),
                         **dict.fromkeys("“”„‟″«»「」『』", '"'), "。": ".", "、": ",", "・": "·", "•": "·"})
@@ -146,19 +142,6 @@ def _between_digits(found: list[tuple[str, int]], index: int) -> bool:
 
 # ---------------------------------------------------------------- distances
 
-def common(first: str, second: str) -> int:
-    """Length of the longest common subsequence, all of `second` at once in the bits of an integer (Hyyrö 2004)."""
-    places: dict[str, int] = {}
-    for index, character in enumerate(second):
-        places[character] = places.get(character, 0) | 1 << index
-    every = (1 << len(second)) - 1
-    row = every
-    for character in first:
-        match = row & places.get(character, 0)
-        row = (row + match | row - match) & every
-    return len(second) - row.bit_count()
-
-
 class Alignment(NamedTuple):
     """kept: for each expected character whether it was found. inserted: found characters in front of each expected
     one, and at the end. Errors (Levenshtein) are those not kept and those inserted."""
@@ -199,197 +182,53 @@ def _align(expected: str, found: str) -> Alignment:
     return Alignment(kept, inserted)
 
 
-# ---------------------------------------------------------------- who is who
-
-@dataclass
-class Group:
-    """Expected lines (numbers) and what was read of them (numbers), in reading order: one of each, a line in several
-    pieces, or several lines that were read as one."""
-
-    lines: list[int]
-    pieces: list[int] = field(default_factory=list)
-
-
-class Matching:
-    """Gives each expected line what was read of it. Texts are comparable forms."""
-
-    def __init__(self, lines: Sequence[str], pieces: Sequence[str], boxes: Sequence[Box]):
-        self.lines, self.pieces, self.boxes = lines, pieces, boxes
-        # How often each character occurs: an upper bound of what two texts have in common, cheap for all at once.
-        numbers = {character: number for number, character in enumerate(sorted(set("".join([*lines, *pieces]))))}
-        self.line_counts, self.piece_counts = (_counts(texts, numbers) for texts in (lines, pieces))
-        self.groups = self._one_to_one()
-        self._join_lines()
-        while self._add_pieces():
-            pass
-
-    @property
-    def left(self) -> list[int]:
-        """Numbers of the pieces that belong to no line."""
-        taken = {piece for group in self.groups for piece in group.pieces}
-        return [piece for piece in range(len(self.pieces)) if piece not in taken]
-
-    def wanted(self, lines: Iterable[int]) -> str:
-        return "".join(self.lines[line] for line in lines)
-
-    def seen(self, pieces: Iterable[int]) -> str:
-        return "".join(self.pieces[piece] for piece in pieces)
-
-    def _unmatched(self, group: Group) -> np.ndarray:
-        """Counts of a group's expected characters minus those read, below 0 where more were read."""
-        return self.line_counts[group.lines].sum(0) - self.piece_counts[group.pieces].sum(0)
-
-    def _one_to_one(self) -> list[Group]:
-        """The assignment with the most in common over all lines at once."""
-        gains = np.zeros((len(self.lines), len(self.pieces)))
-        lengths = self.piece_counts.sum(1)
-        for number, line in enumerate(self.lines):
-            overlap = np.minimum(self.line_counts[number], self.piece_counts).sum(1)
-            for piece in np.flatnonzero(overlap * 2 >= np.minimum(lengths, len(line))):
-                gains[number, piece] = _gain(line, self.pieces[piece])
-        groups = [Group([line]) for line in range(len(self.lines))]
-        for line, piece in zip(*linear_sum_assignment(gains, maximize=True)):
-            if gains[line, piece] > 0:
-                groups[line].pieces.append(int(piece))
-        return groups
-
-    def _join_lines(self) -> None:
-        """A missing line may stand in the same piece as another one: the reader has joined them."""
-        for alone in [group for group in self.groups if not group.pieces]:
-            text, counts = self.wanted(alone.lines), self.line_counts[alone.lines].sum(0)
-            best = None
-            for group in self.groups:
-                if np.minimum(counts, -self._unmatched(group)).clip(0).sum() * 2 <= len(text):
-                    continue
-                seen = self.seen(group.pieces)
-                before = common(self.wanted(group.lines), seen)
-                for place in range(len(group.lines) + 1):
-                    lines = group.lines[:place] + alone.lines + group.lines[place:]
-                    gain = common(self.wanted(lines), seen) - before
-                    if gain * 2 > len(text) and (best is None or gain > best[0]):
-                        best = gain, group, lines
-            if best:
-                best[1].lines = best[2]
-                self.groups.remove(alone)
-
-    def _add_pieces(self) -> bool:
-        """A piece that is left over may be a part of a line that has been read in several; says whether one was."""
-        unmatched = np.stack([self._unmatched(group) for group in self.groups])
-        changed = False
-        for piece in sorted(self.left, key=lambda piece: -len(self.pieces[piece])):
-            text, best = self.pieces[piece], None
-            helped = np.minimum(self.piece_counts[piece], unmatched).clip(0).sum(1)
-            likely = list(np.flatnonzero(helped * 2 > len(text)))
-            likely.sort(key=lambda number: (text in self.wanted(self.groups[number].lines), helped[number]),
-                        reverse=True)
-            for number in likely[:MOST_TRIED]:
-                group = self.groups[number]
-                wanted = self.wanted(group.lines)
-                before = common(wanted, self.seen(group.pieces))
-                for order in self._orders([*group.pieces, piece]):
-                    gain = common(wanted, self.seen(order)) - before
-                    rank = gain, -self._gap(piece, group.pieces)
-                    if gain * 2 > len(text) and (best is None or rank > best[0]):
-                        best = rank, number, order
-            if best:
-                self.groups[best[1]].pieces = best[2]
-                unmatched[best[1]] -= self.piece_counts[piece]
-                changed = True
-        return changed
-
-    def _orders(self, pieces: list[int]) -> list[list[int]]:
-        """The ways in which people read pieces: in rows, or in columns from the right or from the left."""
-        tops = {piece: (self.boxes[piece].top + self.boxes[piece].bottom) / 2 for piece in pieces}
-        lefts = {piece: (self.boxes[piece].left + self.boxes[piece].right) / 2 for piece in pieces}
-        rows = _bands(tops, {piece: self.boxes[piece].height for piece in pieces})
-        columns = _bands(lefts, {piece: self.boxes[piece].width for piece in pieces})
-        return [sorted(pieces, key=lambda piece: (rows[piece], lefts[piece])),
-                sorted(pieces, key=lambda piece: (-columns[piece], tops[piece])),
-                sorted(pieces, key=lambda piece: (columns[piece], tops[piece]))]
-
-    def _gap(self, piece: int, others: list[int]) -> float:
-        """Pixels between a piece and the nearest of the others."""
-        box = self.boxes[piece]
-        return min((max(0, box.left - other.right, other.left - box.right)
-                    + max(0, box.top - other.bottom, other.top - box.bottom)
-                    for other in (self.boxes[number] for number in others)), default=0)
-
-
-def _counts(texts: Sequence[str], numbers: dict[str, int]) -> np.ndarray:
-    """How often each character (its column) occurs in each text (its row)."""
-    counts = np.zeros((len(texts), len(numbers)), np.int32)
-    for row, text in enumerate(texts):
-        np.add.at(counts[row], [numbers[character] for character in text], 1)
-    return counts
-
-
-def _bands(middles: dict[int, float], sizes: dict[int, int]) -> dict[int, int]:
-    """The number of the row (or column) that each piece stands in: the next one starts half a piece further on."""
-    bands, band, start = {}, 0, None
-    for piece in sorted(middles, key=middles.get):
-        if start is not None and middles[piece] - middles[start] > min(sizes[piece], sizes[start]) / 2:
-            band += 1
-            start = None
-        start = piece if start is None else start
-        bands[piece] = band
-    return bands
-
-
-def _gain(line: str, piece: str) -> float:
-    """How well a piece fits a line: above 0 where they share half of the longer one, or one is a part of the other."""
-    longer, shorter = max(len(line), len(piece)), min(len(line), len(piece))
-    part = shorter and (piece in line or line in piece)
-    if not part and shorter < LEAST_SHARE * longer:
-        return 0.0
-    shared = shorter if part else common(line, piece)
-    if not part and shared < LEAST_SHARE * longer:
-        return 0.0
-    # What differs counts against it, or a part of a long line would be as welcome as the whole of a short one.
-    return max(0.0, 2 * shared - 0.5 * (longer + shorter - 2 * shared))
-
-
 # ---------------------------------------------------------------- the verdict
 
 def compare(lines: Sequence[str], found: Sequence[Found], rules: Rules) -> Comparison:
-    """Expected lines against what was read."""
-    judged = [number for number, line in enumerate(lines) if not unreadable(line, rules)
-              and comparable(line, rules)]
-    if not judged:
-        unknown = (" ".join(sorted({letter for line in lines for letter in unreadable(line, rules)})[:10])
-                   or Message("only_signs", "only signs"))
-        raise Refusal("script_unknown", "The reader knows none of the expected lines' script ({scripts}): it reads "
-                      "Latin, Greek, Chinese and Japanese.", scripts=unknown)
-    matching = Matching([comparable(lines[number], rules) for number in judged],
-                        [comparable(piece.text, rules) for piece in found], [piece.box for piece in found])
+    """Expected lines against what was read. Raises ValueError where the reader knows the script of none of them."""
+    judged = _judged(lines, rules)
+    groups = match([comparable(lines[number], rules) for number in judged],
+                   [comparable(piece.text, rules) for piece in found], [piece.box for piece in found])
     verdicts = {number: Line(line, UNREADABLE) for number, line in enumerate(lines)}
-    for group in matching.groups:
-        for number, verdict in _verdicts(group, matching, [lines[number] for number in judged], found, rules):
-            verdicts[judged[number]] = verdict
-    left = [found[number] for number in matching.left]
+    for group in groups:
+        numbers = [judged[number] for number in group.lines]
+        pieces = [found[number] for number in group.pieces]
+        verdicts |= zip(numbers, _verdicts([lines[number] for number in numbers], pieces, rules))
+    left = [found[number] for number in left_over(groups, len(found))]
     extra = [piece for piece in left if piece.confidence >= LEAST_CONFIDENCE
              and len(comparable(piece.text, rules)) >= LEAST_EXTRA]
     return _summed(tuple(verdicts[number] for number in range(len(lines))), tuple(extra),
                    tuple(piece for piece in left if piece not in extra), rules)
 
 
-def _verdicts(group: Group, matching: Matching, lines: Sequence[str], found: Sequence[Found], rules: Rules):
-    """(number of the line, its Line) for the lines of a group."""
-    pieces = [found[number] for number in group.pieces]
-    seen = matching.seen(group.pieces)
-    alignment = align(matching.wanted(group.lines), seen)
-    alone, start = len(group.lines) == 1, 0
-    for place, number in enumerate(group.lines):
-        wanted = units(lines[number], rules)
-        end = start + len(wanted)
+def _judged(lines: Sequence[str], rules: Rules) -> list[int]:
+    """Numbers of the lines that the reader can read; refuses where there is none."""
+    judged = [number for number, line in enumerate(lines) if not unreadable(line, rules) and comparable(line, rules)]
+    if not judged:
+        unknown = (" ".join(sorted({letter for line in lines for letter in unreadable(line, rules)})[:10])
+                   or Message("only_signs", "only signs"))
+        raise Refusal("script_unknown", "The reader knows none of the expected lines' script ({scripts}): it reads "
+                      "Latin, Greek, Chinese and Japanese.", scripts=unknown)
+    return judged
+
+
+def _verdicts(lines: Sequence[str], pieces: Sequence[Found], rules: Rules) -> Iterator[Line]:
+    """What became of each line of a group; pieces: what was read of them all, in reading order."""
+    wanted = [units(line, rules) for line in lines]
+    seen = "".join(comparable(piece.text, rules) for piece in pieces)
+    alignment = align("".join(character for line in wanted for character, _ in line), seen)
+    found, boxes = " ".join(piece.text for piece in pieces), tuple(piece.box for piece in pieces)
+    start = 0
+    for line, characters in zip(lines, wanted):
+        end = start + len(characters)
         # What was inserted between two joined lines counts for the first of them.
-        first = start if place == 0 else start + 1
+        first = start if start == 0 else start + 1
         inserted = sum(alignment.inserted[first:end + 1])
         errors = alignment.kept[start:end].count(False) + inserted
-        distance = errors / max(len(wanted), alone and len(seen))
-        words, right = _words(wanted, alignment, start)
+        longer = max(len(characters), len(seen)) if len(lines) == 1 else len(characters)
+        distance = errors / longer
         status = MISSING if not pieces else RIGHT if distance <= rules.tolerance else WRONG
-        yield number, Line(lines[number], status, " ".join(piece.text for piece in pieces), errors,
-                           min(1.0, distance), words, right, tuple(piece.box for piece in pieces))
+        yield Line(line, status, found, errors, min(1.0, distance), *_words(characters, alignment, start), boxes)
         start = end
 
 

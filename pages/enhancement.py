@@ -4,18 +4,15 @@ Settings, messages and the form of the answer are those of the official enhancer
 prompt_rewrite): thinking first, then {"rewritten_prompt", "wh_ratio"}, for edits with "ratio_follow". Nothing that the
 user has quoted may change, and what cannot be read leaves the prompt as it was written.
 """
-import json
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..messages import Message, Refusal
-from ..model.images import sizes
-from ..model.images.references import LARGEST_RATIO, reference_size
-from ..model.qwen_image_2.prompt import IMAGE_SLOT
-from . import quotation
-from .vocabulary import CHINESE, ENGLISH, Language
+from ..model.images.sizes import reference_size
+from .enhancement_answer import Generated, parse, proposed_canvas
+from .quotation_repair import restored
 
 # The official settings of both models.
 TEMPERATURE, TOP_P, TOP_K = 1.0, 0.95, 20
@@ -37,24 +34,6 @@ class Task:
 
 TEXT_TO_IMAGE = Task(Message("task_text_to_image", "text-to-image"), 1.5, 16256)
 EDIT = Task(Message("task_edit", "edit"), 0.0, 24000)
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What a language model has written."""
-
-    text: str
-    tokens: int
-    truncated: bool  # it was stopped at the most tokens, not by itself
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The fields of the JSON object, as they are written."""
-
-    prompt: str
-    ratio: str = ""  # "16:9": a new composition of this shape
-    follow: str = ""  # "<image2>": the shape of that reference
 
 
 @dataclass(frozen=True)
@@ -130,10 +109,11 @@ def check_text(text: str, what: str) -> None:
                       field=what, token=token[0])
 
 
-def chat(instruction: str, prompt: str, images: int, opening: str) -> str:
-    """The conversation for models of the Qwen family. opening: what their own template lets the answer begin with."""
+def chat(instruction: str, prompt: str, images: int, image_slot: str, opening: str) -> str:
+    """The conversation for models of the Qwen family. image_slot: the tokens that hold an image's place; opening: what
+    their own template lets the answer begin with."""
     return (f"<|im_start|>system\n{instruction}<|im_end|>\n"
-            f"<|im_start|>user\n{IMAGE_SLOT * images}{prompt}<|im_end|>\n"
+            f"<|im_start|>user\n{image_slot * images}{prompt}<|im_end|>\n"
             f"<|im_start|>assistant\n{opening}")
 
 
@@ -144,40 +124,7 @@ def seen_size(width: int, height: int) -> tuple[int, int]:
     return reference_size(width, height, None if inside == side else int(inside))
 
 
-# ---------------------------------------------------------------- reading the answer
-
-DECODER = json.JSONDecoder(strict=False)  # models write line breaks inside strings
-KEYS = ("rewritten_prompt", "rewrited_prompt")  # the second is a misspelling of some training runs
-MOST_BRACES = 500  # at which an object is looked for; a model that has lost its way writes thousands
-RATIO = re.compile(r"\s*(\d+(?:\.\d+)?)\s*[:：xX/]\s*(\d+(?:\.\d+)?)\s*")
-REFERENCE = re.compile(r"\s*<?image\s*(\d{1,3})>?\s*", re.I)
-
-
-def parse(generated: Generated) -> Answer | None:
-    """The last JSON object with a prompt after the thinking; None where there is none."""
-    for found in _objects(_after_thinking(generated)):
-        prompt = next((found[key] for key in KEYS if isinstance(found.get(key), str) and found[key].strip()), None)
-        if prompt is not None:
-            return Answer(prompt.strip(), str(found.get("wh_ratio") or ""), str(found.get("ratio_follow") or ""))
-    return None
-
-
-def _after_thinking(generated: Generated) -> str:
-    """Drafts inside the thinking are no answer. The template opens it, so that only its end is in the text."""
-    _, closed, answer = generated.text.rpartition("</think>")
-    unfinished = not closed and (generated.truncated or "<think>" in answer)
-    return "" if unfinished else answer
-
-
-def _objects(text: str) -> Iterator[dict]:
-    """The JSON objects that begin somewhere in the text, the last ones first."""
-    for brace in [*re.finditer("{", text)][:-MOST_BRACES - 1:-1]:
-        try:
-            found, _ = DECODER.raw_decode(text, brace.start())
-        except (ValueError, RecursionError):
-            continue  # prose in braces, or an object that was cut
-        yield found
-
+# ---------------------------------------------------------------- what of the answer is used
 
 def enhanced(prompt: str, generated: Generated, canvas: tuple[int, int], size_class: int | None,
              references: Sequence[tuple[int, int]] = ()) -> Enhanced:
@@ -209,86 +156,3 @@ def _shortened(text: str) -> str:
         return text
     return Message("answer_shortened", "{beginning}... ({count} characters)", beginning=text[:MOST_SHOWN],
                    count=len(text))
-
-
-# ---------------------------------------------------------------- quotations
-
-def restored(prompt: str, rewritten: str) -> tuple[str, ...]:
-    """The rewritten prompt with every quoted text of `prompt` in it as it was, and a sentence for each put back."""
-    wanted = dict.fromkeys(quotation.literals(prompt))
-    notes = []
-    for text in wanted:
-        if text not in quotation.literals(rewritten):
-            rewritten, how = _put_back(text, rewritten, wanted)
-            notes.append(Message("quoted_text", "The quoted text {text} {how}.",
-                                 text=quotation.quote(text, ENGLISH.pairs), how=how))
-    return rewritten, *notes
-
-
-def _put_back(text: str, rewritten: str, wanted: Container[str]) -> tuple[str, str]:
-    """The rewritten prompt with the text, and what was done. wanted: quotations that may not be touched."""
-    language = _language(rewritten)
-    quoted = quotation.quote(text, language.pairs)
-    for match in quotation.QUOTED.finditer(rewritten):
-        found = match.group(match.lastindex)
-        if found not in wanted and _letters(found) and _letters(found) == _letters(text):
-            changed = rewritten[:match.start()] + quoted + rewritten[match.end():]
-            return changed, Message("quoted_changed", "had been changed to {found} and was put back",
-                                    found=match.group())
-    changed = rewritten.replace(f"'{text}'", quoted, 1)
-    if set(quotation.literals(changed)) == {text, *quotation.literals(rewritten)}:
-        return changed, Message("quoted_unmarked", "had lost its double quotation marks and got them back")
-    # At the beginning, where no mark that is never closed can swallow it.
-    return (f"{language.shown.format(text=quoted)}{language.end}{rewritten}",
-            Message("quoted_missing", "was missing and was put in at the beginning"))
-
-
-def _letters(text: str) -> str:
-    """What stays of a text when spelling in capitals, spaces and punctuation are let go."""
-    return "".join(character for character in text.casefold() if character.isalnum())
-
-
-def _language(text: str) -> Language:
-    prose = quotation.QUOTED.sub("", text)
-    chinese = sum("\u4e00" <= character <= "\u9fff" for character in prose)
-    return CHINESE if chinese > sum(character.isascii() and character.isalpha() for character in prose) else ENGLISH
-
-
-# ---------------------------------------------------------------- canvas
-
-def proposed_canvas(answer: Answer, size_class: int,
-                    references: Sequence[tuple[int, int]]) -> tuple[tuple[int, int] | None, str]:
-    """(width, height) of the shape that the answer proposes, None where it proposes none, and what there is to say."""
-    reference = REFERENCE.fullmatch(answer.follow)
-    if reference and 1 <= int(reference[1]) <= len(references):
-        size = reference_size(*references[int(reference[1]) - 1], size_class)
-        return size, Message("canvas_of_reference", "Canvas: {width} x {height}, the shape of <image{number}>.",
-                             width=size[0], height=size[1], number=int(reference[1]))
-    ratio = _ratio(answer.ratio)
-    if ratio is not None:
-        size = _size_for(ratio, size_class)
-        return size, Message("canvas_ratio", "Canvas: {width} x {height}, for the proposed ratio {ratio}.",
-                             width=size[0], height=size[1], ratio=answer.ratio.strip())
-    proposed = answer.follow.strip() or answer.ratio.strip()
-    if not proposed:
-        return None, Message("canvas_unproposed", "Canvas: as chosen on the node, because the language model proposes "
-                             "none.")
-    return None, Message("canvas_no_proposal", "Canvas: as chosen on the node, because the language model proposes "
-                         "{proposed}, which is no canvas.", proposed=repr(proposed[:40]))
-
-
-def _ratio(text: str) -> float | None:
-    """Width / height of "16:9"; None for what is none, or so long that no picture is."""
-    match = RATIO.fullmatch(text)
-    if not match or not float(match[1]) or not float(match[2]):
-        return None
-    ratio = float(match[1]) / float(match[2])
-    return ratio if 1 / LARGEST_RATIO <= ratio <= LARGEST_RATIO else None
-
-
-def _size_for(ratio: float, size_class: int) -> tuple[int, int]:
-    """The table's size where the ratio is one of its own, else about as many pixels."""
-    for name, (across, down) in sizes.RATIOS.items():
-        if abs(ratio * down / across - 1) < 0.01:
-            return sizes.size_for(name, size_class)
-    return sizes.size_for_area(size_class, ratio)

@@ -12,7 +12,7 @@ from numpy import ndarray
 from PIL import Image
 
 from ..messages import Refusal
-from ..model.images.regions import Box
+from ..model.images.boxes import Box
 from .compare import Comparison, Found, Rules, compare
 
 INSTALL = 'python -m pip install "rapidocr>=3.10,<4" onnxruntime'

@@ -7,7 +7,7 @@ from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..messages import Message
-from ..model.images.regions import Box
+from ..model.images.boxes import Box
 from .compare import MISSING, RIGHT, UNREADABLE, WRONG, Comparison
 
 EXTRA, DOUBTFUL = "extra", "doubtful"  # what was read and not expected, and what could hardly be read

@@ -6,8 +6,9 @@ size and colour. The same brief always gives the same prompt.
 import re
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ..messages import Message, Refusal, and_list
 from .briefs import DESCRIPTIONS, Brief, Element
@@ -132,69 +133,108 @@ def fitted(brief: Brief, count: Callable[[str], int], limit: int) -> Written:
     def fits(page: Brief) -> bool:
         return count(write(page, finish=False)) <= limit
 
-    groups = _groups(brief)
-    left_out = bisect_left(range(len(groups)), True, key=lambda number: fits(_without(brief, groups[:number])))
-    page, notes = _without(brief, groups[:left_out]), []
-    if left_out:
-        cut = _cut(_without(brief, groups[:left_out - 1]), groups[left_out - 1][0], fits)
-        if not cut and left_out == len(groups):
-            raise Refusal("brief_too_long", "The brief does not fit into {limit} tokens even with nothing but {part}: "
-                          "shorten that text.", limit=f"{limit:,}", part=_name(groups[-1][0]))
-        if cut:
-            (page, note), left_out = cut, left_out - 1
-            notes.append(note)
-    gone = {id(element) for group in groups[:left_out] for element in group}
-    notes.append(_left_out([element for element in brief.elements if id(element) in gone], limit))
-    return _written(write(page, finish=False), count, (*brief.notes, *notes))
+    order = _order_of_leaving(brief)
+    gone = order[:_how_many_go(brief, order, fits)]
+    cut = _shorten_last(brief, gone, fits)
+    if cut is not None:
+        return _written(write(cut.brief, finish=False), count,
+                        (*brief.notes, cut.note, _left_out(brief, gone[:-1], limit)))
+    if gone and gone == order:
+        raise Refusal("brief_too_long", "The brief does not fit into {limit} tokens even with nothing but {part}: "
+                      "shorten that text.", limit=f"{limit:,}", part=_name(_first(brief, order[-1])))
+    return _written(write(_without(brief, gone), finish=False), count, (*brief.notes, _left_out(brief, gone, limit)))
 
 
 def _written(prompt: str, count: Callable[[str], int], notes: tuple[str, ...]) -> Written:
     return Written(prompt, tuple(literals(prompt)), count(prompt), notes)
 
 
-def _groups(brief: Brief) -> list[list[Element]]:
-    """Elements that are left out together, the least important first, of several alike the last first."""
-    groups: dict[tuple[int, int], list[Element]] = {}
-    for element in brief.elements:
-        groups.setdefault((element.rank, -element.number), []).append(element)
-    return [groups[key] for key in sorted(groups)]
+class Turn(NamedTuple):
+    """When an element goes: the smaller, the sooner. Elements of one turn go together, such as a figure and its
+    label."""
+
+    rank: int       # the least important role first
+    from_last: int  # minus its number: of several alike the last one first
 
 
-def _without(brief: Brief, groups: list[list[Element]]) -> Brief:
-    """Without these elements; a panel stays, without its description."""
-    gone = {id(element) for group in groups for element in group}
-    emptied = [replace(element, text="") if id(element) in gone and element.role == "panel" else element
-               for element in brief.elements if id(element) not in gone or element.role == "panel"]
+def _turn(element: Element) -> Turn:
+    return Turn(element.rank, -element.number)
+
+
+def _order_of_leaving(brief: Brief) -> list[Turn]:
+    """Every turn that a brief has, in the order in which they go."""
+    return sorted({_turn(element) for element in brief.elements})
+
+
+def _how_many_go(brief: Brief, order: list[Turn], fits: Callable[[Brief], bool]) -> int:
+    """The fewest turns after which the rest fits. All of them where even the last one is too long by itself."""
+    return bisect_left(range(len(order)), True, key=lambda number: fits(_without(brief, order[:number])))
+
+
+def _without(brief: Brief, gone: Iterable[Turn]) -> Brief:
+    """Without the elements of these turns; a panel stays, without its description."""
+    gone = set(gone)
+    emptied = [replace(element, text="") if _turn(element) in gone else element
+               for element in brief.elements if _turn(element) not in gone or element.role == "panel"]
     return replace(brief, elements=tuple(emptied))
 
 
-def _cut(brief: Brief, element: Element, fits: Callable[[Brief], bool]) -> tuple[Brief, str] | None:
-    """The longest beginning of an element's text with which the brief fits, and a note about it."""
+def _first(brief: Brief, turn: Turn) -> Element:
+    return next(element for element in brief.elements if _turn(element) == turn)
+
+
+class Cut(NamedTuple):
+    """A brief in which one text was shortened, and what the user is told about that."""
+
+    brief: Brief
+    note: Message
+
+
+def _shorten_last(brief: Brief, gone: list[Turn], fits: Callable[[Brief], bool]) -> Cut | None:
+    """With the longest beginning that fits of what goes last, while all before it is gone. None where it has no place
+    to cut, or where not even its first sentence or word fits."""
+    if not gone:
+        return None
+    page, element = _without(brief, gone[:-1]), _first(brief, gone[-1])
     if element.role not in DIVISIBLE:
         return None
-
-    def beginning(end: int) -> str:
-        return element.text[:end].strip()
-
-    def shortened(end: int) -> Brief:
-        return replace(brief, elements=tuple(replace(element, text=beginning(end)) if other is element else other
-                                             for other in brief.elements))
-
     for unit, pattern in CUTS.items():
-        ends = [match.end() for match in pattern.finditer(element.text) if beginning(match.end())]
-        kept = bisect_left(ends, True, key=lambda end: not fits(shortened(end)))
-        while kept and not (element.literal or closed(beginning(ends[kept - 1]))):
-            kept -= 1  # not inside a quotation
+        kept = _longest_that_fits(page, element, _ends(element.text, pattern), fits)
         if kept:
-            end = ends[kept - 1]
-            return shortened(end), Message("text_cut", "Cut after a {unit} to stay within the token limit: {part}, "
-                                           "{kept} of {all} characters kept.", unit=unit, part=_name(element),
-                                           kept=f"{len(beginning(end)):,}", all=f"{len(element.text):,}")
+            return Cut(_with_text(page, element, kept), Message(
+                "text_cut", "Cut after a {unit} to stay within the token limit: {part}, {kept} of {all} characters "
+                "kept.", unit=unit, part=_name(element), kept=f"{len(kept):,}", all=f"{len(element.text):,}"))
     return None
 
 
-def _left_out(elements: list[Element], limit: int) -> str:
-    names = list(dict.fromkeys(_name(element) for element in elements if element.text))
+def _ends(text: str, pattern: re.Pattern) -> list[int]:
+    """Where a text may be cut, so that something is left in front."""
+    blank = len(text) - len(text.lstrip())
+    return [match.end() for match in pattern.finditer(text) if match.end() > blank]
+
+
+def _longest_that_fits(page: Brief, element: Element, ends: list[int], fits: Callable[[Brief], bool]) -> str:
+    """The longest beginning of the element's text with which the page fits, of a description none that ends inside a
+    quotation; empty where none does."""
+    def beginning(end: int) -> str:
+        return element.text[:end].strip()
+
+    kept = bisect_left(ends, True, key=lambda end: not fits(_with_text(page, element, beginning(end))))
+    fitting = (beginning(end) for end in reversed(ends[:kept]))
+    return next((text for text in fitting if element.literal or closed(text)), "")
+
+
+def _with_text(page: Brief, element: Element, text: str) -> Brief:
+    """The page with this one element's text replaced; an equal one beside it keeps its own."""
+    place = next(place for place, other in enumerate(page.elements) if other is element)
+    return replace(page, elements=(*page.elements[:place], replace(element, text=text), *page.elements[place + 1:]))
+
+
+def _left_out(brief: Brief, gone: Iterable[Turn], limit: int) -> Message:
+    """What the user is told about the elements that are gone, in reading order."""
+    gone = set(gone)
+    names = list(dict.fromkeys(_name(element) for element in brief.elements
+                               if element.text and _turn(element) in gone))
     more = [Message("count_more", "{count} more", count=len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
     closing = Message("closing_sentence", "the closing sentence about the lettering")
     listed = and_list([closing, *names[:MOST_NAMED], *more])

@@ -190,7 +190,20 @@ def unpack(stored: Checkpoint) -> Unpacked:
 
 
 def check(layer: str, settings: Mapping, tensors: Mapping[str, TensorInfo], label: str) -> TensorInfo:
-    """The layer's weight as it would be without quantisation; its dtype and its scales are checked."""
+    """The layer's weight as it would be without quantisation. Raises CheckpointError for a mark, a weight or scales
+    that ComfyUI could not compute with."""
+    kind = _checked_format(layer, settings, label)
+    weight = _checked_weight(layer, kind, tensors, label)
+    if not kind.scales:
+        return weight
+    rows, columns = weight.shape
+    matrix = TensorInfo((rows, columns * kind.packed), weight.dtype)
+    _check_scales(layer, kind, matrix, tensors, label)
+    return matrix
+
+
+def _checked_format(layer: str, settings: Mapping, label: str) -> Format:
+    """The format that a layer's mark names, with what else the mark says about it."""
     name = settings.get("format") if isinstance(settings, Mapping) else None
     if not isinstance(name, str) or name not in FORMATS:
         raise CheckpointError("layer_format", "In {file} the layer {layer} is quantised as {format}, which this "
@@ -204,7 +217,12 @@ def check(layer: str, settings: Mapping, tensors: Mapping[str, TensorInfo], labe
         raise CheckpointError("rotation_group", "In {file} the layer {layer} is rotated in groups of {group} inputs: "
                               "download it again.", file=label, layer=layer,
                               group=str(settings["convrot_groupsize"])[:60])
-    kind, weight = FORMATS[name], tensors.get(f"{layer}.weight")
+    return FORMATS[name]
+
+
+def _checked_weight(layer: str, kind: Format, tensors: Mapping[str, TensorInfo], label: str) -> TensorInfo:
+    """The stored weight: a matrix of the format's dtype."""
+    weight = tensors.get(f"{layer}.weight")
     if weight is None:
         raise missing_tensor(label, f"{layer}.weight")
     if weight.dtype not in kind.dtypes or len(weight.shape) != 2:
@@ -212,21 +230,22 @@ def check(layer: str, settings: Mapping, tensors: Mapping[str, TensorInfo], labe
                               "({format}), but is {shape} of {dtype}.", file=label, layer=layer,
                               expected=kind.dtypes[0], format=kind.words, shape=str(list(weight.shape)),
                               dtype=weight.dtype)
-    if not kind.scales:
-        return weight
+    return weight
+
+
+def _check_scales(layer: str, kind: Format, matrix: TensorInfo, tensors: Mapping[str, TensorInfo], label: str) -> None:
+    """Every scale of the format is there, and those of the weight are as many as its matrix needs."""
     scales = beside(layer, tensors)
     for scale in kind.scales:
         if scale not in scales:
             raise CheckpointError("scale_missing", "{file} is incomplete: the layer {layer} is quantised, but its "
                                   "{scale} is missing.", file=label, layer=layer, scale=scale)
-    (rows, stored_columns), shape = weight.shape, tensors[scales["weight_scale"]].shape
-    columns = stored_columns * kind.packed
+    (rows, columns), shape = matrix.shape, tensors[scales["weight_scale"]].shape
     if not _scales_fit(kind, shape, rows, columns):
         raise CheckpointError("scale_shape", "In {file} the tensor {tensor} has the shape {shape}, but the matrix has "
                               "{rows} rows and {columns} columns ({format}).", file=label,
                               tensor=scales["weight_scale"], shape=str(list(shape)), rows=rows, columns=columns,
                               format=kind.words)
-    return TensorInfo((rows, columns), weight.dtype)
 
 
 def _scales_fit(kind: Format, shape: tuple[int, ...], rows: int, columns: int) -> bool:

@@ -1,4 +1,4 @@
-"""Rules of editing: how a reference is resized, which canvas the edit gets, which references a prompt names.
+"""Rules of editing: what can be a reference, how it is resized, which canvas fails, which references a prompt names.
 
 Source: diffusers 0.42.1, pipeline_qwenimage21.py. One resize serves text encoder and VAE, so that both see the very
 same picture; the canvas follows a reference, because any other canvas shifts the edit.
@@ -12,10 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from ...messages import Message, Refusal
-from .sizes import MULTIPLE, size_for_area
+from .sizes import LARGEST_RATIO
 
 MOST_REFERENCES = 10
-LARGEST_RATIO = 16  # longer side to shorter
 
 # An edit on this grid gives noise or a near-copy of a reference of the same size, in three independent
 # implementations (ComfyUI issue 16435, diffusers issue 14824); 992 and 1056 are clean.
@@ -37,16 +36,6 @@ def check_reference(number: int, image: Tensor) -> None:
                       max=LARGEST_RATIO)
     if not torch.isfinite(image).all():
         raise Refusal("reference_not_finite", "Reference {number} holds NaN or infinite values.", number=number)
-
-
-def reference_size(width: int, height: int, resolution: int | None) -> tuple[int, int]:
-    """(width, height) a reference is resized to: resolution^2 pixels at its own ratio, sides rounded to 32.
-
-    resolution None keeps it as it is, but for the rounding.
-    """
-    if resolution is not None:
-        return size_for_area(resolution, width / height)
-    return tuple(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE) for side in (width, height))
 
 
 def resize(image: Tensor, width: int, height: int) -> Tensor:

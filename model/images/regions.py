@@ -5,7 +5,6 @@ The promise: a pixel where the soft mask is 0 leaves with the very bits it came 
 Shapes: B batch, H x W pixels, C channels. Masks are (B, H, W) in [0, 1], 1 where the picture may change.
 """
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,24 +13,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from ...messages import Refusal
+from .boxes import Box
 from .references import resize
-
-
-class Box(NamedTuple):
-    """Pixels [left, right) x [top, bottom)."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    @property
-    def width(self) -> int:
-        return self.right - self.left
-
-    @property
-    def height(self) -> int:
-        return self.bottom - self.top
 
 
 def fit_mask(mask: Tensor, images: int, height: int, width: int) -> Tensor:

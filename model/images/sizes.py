@@ -1,4 +1,4 @@
-"""Picture sizes: multiples of 32 pixels, one size class per area, the native 2K table.
+"""Picture sizes: multiples of 32 pixels, one size class per area, the native 2K table. No torch here.
 
 Source: model card and diffusers 0.42.1, pipeline_qwenimage21.py, calculate_dimensions.
 """
@@ -8,6 +8,7 @@ from ...messages import Refusal
 
 MULTIPLE = 32
 SMALLEST, LARGEST = 64, 8192
+LARGEST_RATIO = 16  # longer side to shorter, of a reference
 
 RATIOS = {"1:1": (1, 1), "4:3": (4, 3), "3:4": (3, 4), "3:2": (3, 2), "2:3": (2, 3), "16:9": (16, 9), "9:16": (9, 16)}
 CLASSES = (512, 768, 1024, 1280, 1536, 2048)
@@ -25,6 +26,16 @@ def size_for_area(resolution: int, ratio: float) -> tuple[int, int]:
     return tuple(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE) for side in (width, width / ratio))
 
 
+def reference_size(width: int, height: int, resolution: int | None) -> tuple[int, int]:
+    """(width, height) a reference is resized to: resolution^2 pixels at its own ratio, sides rounded to 32.
+
+    resolution None keeps it as it is, but for the rounding.
+    """
+    if resolution is not None:
+        return size_for_area(resolution, width / height)
+    return tuple(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE) for side in (width, height))
+
+
 def size_for(aspect_ratio: str, size_class: int) -> tuple[int, int]:
     """(width, height) for a name in RATIOS and a class in CLASSES."""
     if size_class == 2048:
@@ -33,6 +44,15 @@ def size_for(aspect_ratio: str, size_class: int) -> tuple[int, int]:
         return NATIVE_2K[":".join(reversed(aspect_ratio.split(":")))][::-1]
     across, down = RATIOS[aspect_ratio]
     return size_for_area(size_class, across / down)
+
+
+def size_for_ratio(ratio: float, size_class: int) -> tuple[int, int]:
+    """(width, height) for width / height = ratio: the table's where the ratio is one of its own, to one in a hundred;
+    else about as many pixels."""
+    for name, (across, down) in RATIOS.items():
+        if abs(ratio * down / across - 1) < 0.01:
+            return size_for(name, size_class)
+    return size_for_area(size_class, ratio)
 
 
 def chosen_size(aspect_ratio: str, size_class: int, width: int, height: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from qwen_image_2.model.images.regions import Box
+from qwen_image_2.model.images.boxes import Box
 from qwen_image_2.pages import report
 from qwen_image_2.pages.compare import (
     MISSING,
@@ -16,11 +16,11 @@ from qwen_image_2.pages.compare import (
     Found,
     Rules,
     align,
-    common,
     comparable,
     compare,
     expected_lines,
 )
+from qwen_image_2.pages.matching import lcs_length
 
 LOOSE, STRICT = Rules(), Rules(match_case=True, match_punctuation=True)
 
@@ -82,7 +82,7 @@ def test_distances_agree_with_a_plain_definition():
         found = align(a, b)
         assert found.kept.count(False) + sum(found.inserted) == plain(a, b, 1)
         assert len(found.kept) == len(a) and len(found.inserted) == len(a) + 1
-        assert len(a) + len(b) - 2 * common(a, b) == plain(a, b, 2)
+        assert len(a) + len(b) - 2 * lcs_length(a, b) == plain(a, b, 2)
 
 
 def test_everything_right_in_any_order():

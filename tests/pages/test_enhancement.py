@@ -5,8 +5,9 @@ import time
 import pytest
 
 from qwen_image_2.pages import enhancement
-from qwen_image_2.pages.enhancement import Answer, Generated, parse, restored
+from qwen_image_2.pages.enhancement_answer import Answer, Generated, parse
 from qwen_image_2.pages.quotation import literals
+from qwen_image_2.pages.quotation_repair import restored
 
 GOOD = '{"rewritten_prompt": "A long description.", "wh_ratio": "16:9"}'
 
@@ -49,9 +50,9 @@ def test_an_edit_names_the_picture_it_follows():
 ], ids=["empty", "prose", "cut", "broken", "other key", "list", "empty prompt", "prompt is a list",
         "thinking never ends", "nothing after the thinking", "nested without end"])
 def test_answers_that_are_not(text):
-    begin = time.monotonic()
+    begin = time.process_time()
     assert answer(text) is None
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 def test_a_draft_is_no_answer_when_the_thinking_was_cut():
@@ -136,9 +137,9 @@ def test_without_an_answer_the_prompt_stays_and_the_node_says_so():
 # ---------------------------------------------------------------- asking
 
 def test_the_conversation_is_the_models_own():
-    assert enhancement.chat("Be good.", "a dog", 0, "<think>\n") == (
+    assert enhancement.chat("Be good.", "a dog", 0, "<slot>", "<think>\n") == (
         "<|im_start|>system\nBe good.<|im_end|>\n<|im_start|>user\na dog<|im_end|>\n<|im_start|>assistant\n<think>\n")
-    assert "user\n<|vision_start|><|image_pad|><|vision_end|><|vision_start|>" in enhancement.chat("", "a", 2, "")
+    assert "<|im_start|>user\n<slot><slot>a<|im_end|>" in enhancement.chat("", "a", 2, "<slot>", "")
 
 
 @pytest.mark.parametrize("text, words", [

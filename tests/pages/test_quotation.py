@@ -44,7 +44,7 @@ def test_a_quotation_without_end_is_seen(prompt):
 
 
 def test_quotations_without_end_take_no_time():
-    begin = time.monotonic()
+    begin = time.process_time()
     for mark in "“「『„":
         assert literals(mark * 60_000) == []
-    assert time.monotonic() - begin < 1
+    assert time.process_time() - begin < 1

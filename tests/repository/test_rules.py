@@ -58,8 +58,10 @@ def test_only_the_bridge_is_given_comfyui_internals(path):
 
 # Floors of the house: a room imports itself and what lies on a floor below it, never a neighbour.
 FLOORS = (("messages",), ("atomic",), ("model.runtime", "model.checkpoints", "model.images"),
-          ("model.qwen_image_2", "model.language"), ("pages",))
+          ("model.qwen_image_2", "model.language"))
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# Pages are no model: of its rooms they use the one with sizes and boxes, and no network.
+PAGES_MAY_IMPORT = {"messages", "atomic", "model.images"}
 
 
 def room_of(module: tuple[str, ...]) -> str:
@@ -67,12 +69,52 @@ def room_of(module: tuple[str, ...]) -> str:
     return ".".join(module[:2 if module[0] == "model" else 1])
 
 
+def rooms_below(room: str) -> set[str]:
+    """The rooms that this one may import."""
+    return PAGES_MAY_IMPORT if room == "pages" else {one for one in FLOOR if FLOOR[one] < FLOOR.get(room, 0)}
+
+
 @pytest.mark.parametrize("path", [path for folder in ("model", "pages") for path in files(folder)],
                          ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_between_rooms_point_one_way(path):
     own = room_of(path.relative_to(ROOT).with_suffix("").parts)
-    below = {room for room in FLOOR if FLOOR[room] < FLOOR.get(own, 0)}
-    assert {room_of(module) for module in modules_imported(path)} <= below | {own}
+    assert {room_of(module) for module in modules_imported(path)} <= rooms_below(own) | {own}
+
+
+# A fresh interpreter in which nothing can import torch; its arguments are modules of the pack.
+WITHOUT_TORCH = """
+import importlib, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ImportError("torch is blocked")
+
+sys.meta_path.insert(0, Blocked())
+sys.path.insert(0, "tools")
+import pack
+pack.load_pack()
+for name in sys.argv[1:]:
+    importlib.import_module("qwen_image_2." + name)
+"""
+TORCH_FREE = ["model.images.boxes", "model.images.sizes", *(f"pages.{path.stem}" for path in files("pages"))]
+
+
+def imported_without_torch(*modules: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-I", "-c", WITHOUT_TORCH, *modules], cwd=ROOT, capture_output=True,
+                          text=True, check=False)
+
+
+def test_pages_boxes_and_sizes_need_no_torch():
+    assert {"pages.briefs", "pages.outline", "pages.wording", "pages.compare"} < set(TORCH_FREE)
+    found = imported_without_torch(*TORCH_FREE)
+    assert found.returncode == 0, found.stderr
+
+
+def test_what_needs_torch_is_not_imported_without_it():
+    """Or the test above would pass whatever pages/ imports."""
+    found = imported_without_torch("model.images.regions")
+    assert found.returncode != 0 and "torch is blocked" in found.stderr
 
 
 @pytest.mark.parametrize("path", files("nodes/bridge"), ids=lambda path: str(path.relative_to(ROOT)))

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ....messages import Message, Refusal
 from ....model.images import references
+from ....model.qwen_image_2.prompt import IMAGE_SLOT
 from ....pages import enhancement
-from ....pages.enhancement import Generated, Task
+from ....pages.enhancement import Task
+from ....pages.enhancement_answer import Generated
 from . import qwen3_5
 from .qwen3_vl import Qwen3VL, over_white
 
@@ -71,7 +73,7 @@ def _tokens(clip, instruction: str, prompt: str, images: list[Tensor]) -> dict:
     tokenizer = clip.tokenizer
     if isinstance(tokenizer, CHAT_TOKENIZERS):
         thinks = isinstance(tokenizer, comfy.text_encoders.qwen35.Qwen35ImageTokenizer)
-        text = enhancement.chat(instruction, prompt, len(images), "<think>\n" if thinks else "")
+        text = enhancement.chat(instruction, prompt, len(images), IMAGE_SLOT, "<think>\n" if thinks else "")
         return clip.tokenize(text, images=images, skip_template=True)
     if len(images) > 1:
         raise Refusal("one_image_only", "This language model is shown one picture at most, not {images}: use the "

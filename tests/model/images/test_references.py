@@ -1,4 +1,4 @@
-"""Rules of editing: sizes, names in the prompt, and which pictures cannot be references."""
+"""Rules of editing: resizing, names in the prompt, and which pictures cannot be references."""
 import pytest
 import torch
 
@@ -15,15 +15,6 @@ from qwen_image_2.model.images import references
 def test_pictures_that_cannot_be_references(image, words):
     with pytest.raises(ValueError, match=words):
         references.check_reference(2, image)
-
-
-@pytest.mark.parametrize("size, resolution, expected", [
-    ((1024, 1024), 1024, (1024, 1024)), ((4000, 3000), 1024, (1184, 896)), ((3, 5), 1024, (800, 1312)),
-    ((128, 128), 128, (128, 128)), ((12000, 900), 128, (480, 32)),
-    ((1000, 700), None, (992, 704)), ((10, 40), None, (32, 32)),
-])
-def test_references_keep_their_ratio_on_a_grid_of_32(size, resolution, expected):
-    assert references.reference_size(*size, resolution) == expected
 
 
 def test_a_resize_without_a_change_keeps_every_value():
@@ -47,8 +38,8 @@ def test_names_of_references_that_are_not_there(prompt):
         references.named_references(prompt, 3)
 
 
-@pytest.mark.parametrize("canvas, references, failing", [
+@pytest.mark.parametrize("canvas, given, failing", [
     ((1024, 1024), [(1024, 1024)], True), ((1024, 1024), [(512, 512), (1024, 1024)], True),
     ((1024, 1024), [(992, 1024)], False), ((1056, 1056), [(1024, 1024)], False)])
-def test_the_grid_that_fails(canvas, references, failing):
-    assert references.off_failing_grid(canvas, references) == failing
+def test_the_grid_that_fails(canvas, given, failing):
+    assert references.off_failing_grid(canvas, given) == failing

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from qwen_image_2.model.images import regions
-from qwen_image_2.model.images.regions import Box
+from qwen_image_2.model.images.boxes import Box
 
 
 def picture(height, width, channels=3, batch=1):

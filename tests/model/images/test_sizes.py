@@ -28,6 +28,22 @@ def test_sizes_follow_the_reference_formula():
         assert sizes.size_for_area(1024, width / height) == calculate_dimensions(1024 * 1024, width / height)[:2]
 
 
+@pytest.mark.parametrize("size, resolution, expected", [
+    ((1024, 1024), 1024, (1024, 1024)), ((4000, 3000), 1024, (1184, 896)), ((3, 5), 1024, (800, 1312)),
+    ((128, 128), 128, (128, 128)), ((12000, 900), 128, (480, 32)),
+    ((1000, 700), None, (992, 704)), ((10, 40), None, (32, 32)),
+])
+def test_references_keep_their_ratio_on_a_grid_of_32(size, resolution, expected):
+    assert sizes.reference_size(*size, resolution) == expected
+
+
+@pytest.mark.parametrize("ratio, size_class, expected", [
+    (16 / 9, 2048, (2752, 1536)), (1.5, 2048, (2528, 1696)), (1.495, 2048, (2528, 1696)), (1.0, 1024, (1024, 1024)),
+    (21 / 9, 1024, (1568, 672)), (1.45, 2048, (2464, 1696))])
+def test_a_ratio_of_the_table_has_the_tables_size(ratio, size_class, expected):
+    assert sizes.size_for_ratio(ratio, size_class) == expected
+
+
 @pytest.mark.parametrize("width, height, nearest", [(1000, 1024, "992 x 1024"), (1024, 770, "1024 x 768"),
                                                     (32, 64, "64 x 64"),
                                                     (9000, 64, "8192 x 64")])

@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from qwen_image_2.model.qwen_image_2.prompt import IMAGE_SLOT
 from qwen_image_2.pages import enhancement
 from qwen_image_2.tests import reference as oracle
 from qwen_image_2.tools import tiny
@@ -57,7 +58,7 @@ def reference_ids(clip, text: str, images: list[torch.Tensor]) -> tuple[torch.Te
 def test_writes_what_the_reference_writes(qwen35, enhancer, sizes, monkeypatch):
     """Without sampling: the same tokens, from the same logits."""
     images, logits = pictures(*sizes), []
-    text = enhancement.chat("Be good.", "a dog, 一只狗", len(images), "<think>\n")
+    text = enhancement.chat("Be good.", "a dog, 一只狗", len(images), IMAGE_SLOT, "<think>\n")
     model = enhancer.cond_stage_model.qwen35_9b.transformer
     monkeypatch.setattr(model, "logits", lambda x, own=model.logits: logits.append(own(x)[:, -1]) or own(x))
     found = enhancer.generate(enhancer.tokenize(text, images=images, skip_template=True), do_sample=False,
@@ -82,7 +83,7 @@ def test_a_quantised_file_says_what_its_weights_say(comfyui, qwen35, tmp_path):
         clip = load_enhancer(path, path.name)
         hidden = torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(0))
         found.append(clip.cond_stage_model.qwen35_9b.transformer.logits(hidden))
-        tokens = clip.tokenize(enhancement.chat("", "a dog", 0, ""), skip_template=True)
+        tokens = clip.tokenize(enhancement.chat("", "a dog", 0, IMAGE_SLOT, ""), skip_template=True)
         assert len(clip.generate(tokens, do_sample=False, max_length=3)) == 3
     # Activations are rounded to 8 bits too.
     assert oracle.error(*found) < 0.03

@@ -1,0 +1,51 @@
+"""What a file says about a quantised layer, against the tensors that it holds: names and shapes alone."""
+import pytest
+
+from qwen_image_2.model.checkpoints import quantization
+from qwen_image_2.model.checkpoints.files import CheckpointError, TensorInfo
+
+INT8 = {"weight": ((96, 64), "I8"), "weight_scale": ((96, 1), "F32")}
+NVFP4 = {"weight": ((96, 32), "U8"), "weight_scale": ((128, 4), "F8_E4M3"), "weight_scale_2": ((), "F32")}
+
+
+def check(settings, tensors) -> TensorInfo:
+    infos = {f"layer.{name}": TensorInfo(*info) for name, info in tensors.items()}
+    return quantization.check("layer", settings, infos, "some.safetensors")
+
+
+@pytest.mark.parametrize("name, tensors, expected", [
+    ("int8_tensorwise", INT8, (96, 64)),
+    ("int8_tensorwise", INT8 | {"weight_scale": ((), "F32")}, (96, 64)),
+    ("nvfp4", NVFP4, (96, 64)),
+    ("nvfp4", NVFP4 | {"weight_scale": ((96, 4), "F8_E4M3")}, (96, 64)),
+    ("float8_e4m3fn", {"weight": ((96, 64), "F8_E4M3"), "scale_weight": ((1,), "F32")}, (96, 64)),
+])
+def test_a_layer_is_seen_as_the_matrix_that_it_stands_for(name, tensors, expected):
+    assert check({"format": name}, tensors) == TensorInfo(expected, tensors["weight"][1])
+
+
+def test_a_gguf_matrix_holds_its_scales_itself():
+    assert check({"format": "gguf", "type": "Q8_0"}, {"weight": ((96, 64), "Q8_0")}) == TensorInfo((96, 64), "Q8_0")
+
+
+@pytest.mark.parametrize("settings, key", [
+    (None, "layer_format"), ({}, "layer_format"), ({"format": "int3"}, "layer_format"), ({"format": 8}, "layer_format"),
+    ({"format": "gguf", "type": "Q9"}, "gguf_type"), ({"format": "gguf"}, "gguf_type"),
+    ({"format": "int8_tensorwise", "convrot_groupsize": "64"}, "rotation_group"),
+])
+def test_formats_that_are_refused(settings, key):
+    with pytest.raises(CheckpointError) as refused:
+        check(settings, INT8)
+    assert refused.value.key == key
+
+
+@pytest.mark.parametrize("change, key", [
+    ({"weight": None}, "tensor_missing"), ({"weight": ((96, 64), "F32")}, "layer_matrix"),
+    ({"weight": ((96, 64, 1), "I8")}, "layer_matrix"), ({"weight_scale": None}, "scale_missing"),
+    ({"weight_scale": ((64, 1), "F32")}, "scale_shape"), ({"weight_scale": ((96, 64), "F32")}, "scale_shape"),
+])
+def test_weights_and_scales_that_are_refused(change, key):
+    tensors = {name: info for name, info in (INT8 | change).items() if info is not None}
+    with pytest.raises(CheckpointError) as refused:
+        check({"format": "int8_tensorwise"}, tensors)
+    assert refused.value.key == key
