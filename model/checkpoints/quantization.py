@@ -17,7 +17,7 @@ from torch import Tensor
 from ...messages import Message, and_list
 from . import gguf
 from .checkpoint import Checkpoint, StoredCheckpoint, TensorInfo
-from .errors import CheckpointError, missing_tensor
+from .errors import missing_tensor
 
 # What is not quantized is stored in one of these, by their names in safetensors files.
 PLAIN_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -182,70 +182,70 @@ def unpack(stored: Checkpoint) -> Unpacked:
     companions = {f"{layer}.weight": beside(layer, stored.tensors) for layer in records}
     taken = {OLD_MARK, *(name for one in companions.values() for name in one.values())} if records else set()
     plain = {name: info for name, info in stored.tensors.items() if name not in taken and not name.endswith(MARK)}
-    plain |= {f"{layer}.weight": check(layer, one, stored.tensors, stored.label) for layer, one in records.items()}
+    plain |= {f"{layer}.weight": plain_weight(stored, layer) for layer in records}
     for layer, one in records.items():
         if one.get(NO_INPUT_SCALE):
             del companions[f"{layer}.weight"]["input_scale"]
     return Unpacked(stored.with_tensors(plain), companions)
 
 
-def check(layer: str, settings: Mapping, tensors: Mapping[str, TensorInfo], label: str) -> TensorInfo:
+def plain_weight(checkpoint: Checkpoint, layer: str) -> TensorInfo:
     """The layer's weight as it would be without quantisation. Raises CheckpointError for a mark, a weight or scales
     that ComfyUI could not compute with."""
-    kind = _checked_format(layer, settings, label)
-    weight = _checked_weight(layer, kind, tensors, label)
+    kind = _checked_format(checkpoint, layer)
+    weight = _checked_weight(checkpoint, layer, kind)
     if not kind.scales:
         return weight
     rows, columns = weight.shape
     matrix = TensorInfo((rows, columns * kind.packed), weight.dtype)
-    _check_scales(layer, kind, matrix, tensors, label)
+    _check_scales(checkpoint, layer, kind, matrix)
     return matrix
 
 
-def _checked_format(layer: str, settings: Mapping, label: str) -> Format:
+def _checked_format(checkpoint: Checkpoint, layer: str) -> Format:
     """The format that a layer's mark names, with what else the mark says about it."""
+    settings = checkpoint.quantization[layer]
     name = settings.get("format") if isinstance(settings, Mapping) else None
     if not isinstance(name, str) or name not in FORMATS:
-        raise CheckpointError("layer_format", "In {file} the layer {layer} is quantised as {format}, which this "
-                              "version of the pack does not know ({known}).", file=label, layer=layer,
+        raise checkpoint.fail("layer_format", "In {file} the layer {layer} is quantised as {format}, which this "
+                              "version of the pack does not know ({known}).", layer=layer,
                               format=repr(name), known=", ".join(FORMATS))
     if name == "gguf" and (found := str(settings.get("type"))) not in gguf.BLOCKS:
-        raise CheckpointError("gguf_type", "In {file} the tensor {layer}.weight is of GGUF's type {type}, which this "
-                              "version of the pack does not read ({known}): choose another file.", file=label,
-                              layer=layer, type=found, known=", ".join(gguf.BLOCKS))
+        raise checkpoint.fail("gguf_type", "In {file} the tensor {layer}.weight is of GGUF's type {type}, which this "
+                              "version of the pack does not read ({known}): choose another file.", layer=layer,
+                              type=found, known=", ".join(gguf.BLOCKS))
     if not isinstance(settings.get("convrot_groupsize", ROTATIONS[0]), int):
-        raise CheckpointError("rotation_group", "In {file} the layer {layer} is rotated in groups of {group} inputs: "
-                              "download it again.", file=label, layer=layer,
+        raise checkpoint.fail("rotation_group", "In {file} the layer {layer} is rotated in groups of {group} inputs: "
+                              "download it again.", layer=layer,
                               group=str(settings["convrot_groupsize"])[:60])
     return FORMATS[name]
 
 
-def _checked_weight(layer: str, kind: Format, tensors: Mapping[str, TensorInfo], label: str) -> TensorInfo:
+def _checked_weight(checkpoint: Checkpoint, layer: str, kind: Format) -> TensorInfo:
     """The stored weight: a matrix of the format's dtype."""
-    weight = tensors.get(f"{layer}.weight")
+    weight = checkpoint.tensors.get(f"{layer}.weight")
     if weight is None:
-        raise missing_tensor(label, f"{layer}.weight")
+        raise missing_tensor(checkpoint.label, f"{layer}.weight")
     if weight.dtype not in kind.dtypes or len(weight.shape) != 2:
-        raise CheckpointError("layer_matrix", "In {file} the tensor {layer}.weight should be a matrix of {expected} "
-                              "({format}), but is {shape} of {dtype}.", file=label, layer=layer,
+        raise checkpoint.fail("layer_matrix", "In {file} the tensor {layer}.weight should be a matrix of {expected} "
+                              "({format}), but is {shape} of {dtype}.", layer=layer,
                               expected=kind.dtypes[0], format=kind.words, shape=str(list(weight.shape)),
                               dtype=weight.dtype)
     return weight
 
 
-def _check_scales(layer: str, kind: Format, matrix: TensorInfo, tensors: Mapping[str, TensorInfo], label: str) -> None:
+def _check_scales(checkpoint: Checkpoint, layer: str, kind: Format, matrix: TensorInfo) -> None:
     """Every scale of the format is there, and those of the weight are as many as its matrix needs."""
-    scales = beside(layer, tensors)
+    scales = beside(layer, checkpoint.tensors)
     for scale in kind.scales:
         if scale not in scales:
-            raise CheckpointError("scale_missing", "{file} is incomplete: the layer {layer} is quantised, but its "
-                                  "{scale} is missing.", file=label, layer=layer, scale=scale)
-    (rows, columns), shape = matrix.shape, tensors[scales["weight_scale"]].shape
+            raise checkpoint.fail("scale_missing", "{file} is incomplete: the layer {layer} is quantised, but its "
+                                  "{scale} is missing.", layer=layer, scale=scale)
+    (rows, columns), shape = matrix.shape, checkpoint.tensors[scales["weight_scale"]].shape
     if not _scales_fit(kind, shape, rows, columns):
-        raise CheckpointError("scale_shape", "In {file} the tensor {tensor} has the shape {shape}, but the matrix has "
-                              "{rows} rows and {columns} columns ({format}).", file=label,
-                              tensor=scales["weight_scale"], shape=str(list(shape)), rows=rows, columns=columns,
-                              format=kind.words)
+        raise checkpoint.fail("scale_shape", "In {file} the tensor {tensor} has the shape {shape}, but the matrix has "
+                              "{rows} rows and {columns} columns ({format}).", tensor=scales["weight_scale"],
+                              shape=str(list(shape)), rows=rows, columns=columns, format=kind.words)
 
 
 def _scales_fit(kind: Format, shape: tuple[int, ...], rows: int, columns: int) -> bool:

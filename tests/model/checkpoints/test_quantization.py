@@ -2,7 +2,8 @@
 import pytest
 
 from qwen_image_2.model.checkpoints import quantization
-from qwen_image_2.model.checkpoints.files import CheckpointError, TensorInfo
+from qwen_image_2.model.checkpoints.checkpoint import Checkpoint, TensorInfo
+from qwen_image_2.model.checkpoints.errors import CheckpointError
 
 INT8 = {"weight": ((96, 64), "I8"), "weight_scale": ((96, 1), "F32")}
 NVFP4 = {"weight": ((96, 32), "U8"), "weight_scale": ((128, 4), "F8_E4M3"), "weight_scale_2": ((), "F32")}
@@ -10,7 +11,8 @@ NVFP4 = {"weight": ((96, 32), "U8"), "weight_scale": ((128, 4), "F8_E4M3"), "wei
 
 def check(settings, tensors) -> TensorInfo:
     infos = {f"layer.{name}": TensorInfo(*info) for name, info in tensors.items()}
-    return quantization.check("layer", settings, infos, "some.safetensors")
+    checkpoint = Checkpoint("some.safetensors", infos, quantization={"layer": settings})
+    return quantization.plain_weight(checkpoint, "layer")
 
 
 @pytest.mark.parametrize("name, tensors, expected", [
