@@ -95,7 +95,8 @@ def test_dora_by_its_own_name_and_by_pefts(model, tmp_path):
     magnitude, lora = draw(ROWS).abs() + 1, FORMS["ai-toolkit"][0]
     ours, applied = changed(model, tmp_path, {**lora, f"{DOTS}.dora_scale": magnitude[:, None].clone()})
     theirs, _ = changed(model, tmp_path, {**lora, f"{DOTS}.lora_magnitude_vector": magnitude})
-    assert torch.equal(ours, theirs) and applied.matrices == 2
+    # The names' lengths decide where the same matrices lie in the file, and so how they are multiplied.
+    assert error(ours, theirs) < 1e-5 and applied.matrices == 2
     assert error(ours, UP @ DOWN) > 0.1
 
 

@@ -286,14 +286,16 @@ def test_loras_work_on_quantised_layers(comfyui, plain, tmp_path, name):
     up, down = torch.randn(256, 4, generator=generator) / 5, torch.randn(4, 256, generator=generator) / 5
     patcher.add_patches({f"diffusion_model.{LAYER}.weight": LoRAAdapter(set(), (up, down, None, None, None, None))})
     check_lora_shapes(patcher)
-    before = velocity(patcher.model.diffusion_model)
+    network = patcher.model.diffusion_model
+    own, before = {key: value.clone() for key, value in network.state_dict().items()}, velocity(network)
     patcher.patch_model()
     rounded[f"{LAYER}.weight"] = rounded[f"{LAYER}.weight"] + up @ down
-    found = velocity(patcher.model.diffusion_model)
+    found = velocity(network)
     assert error(found, expected(rounded)) < 1.5 * FORMATS[name][3]
     assert error(found, before) > 2 * error(found, expected(rounded))
     patcher.unpatch_model()
-    assert torch.equal(velocity(patcher.model.diffusion_model), before)
+    assert_same_tensors(network.state_dict(), own)
+    assert error(velocity(network), before) < rounding(name)
 
 
 def test_scales_in_tiles_are_not_cut(comfyui, tmp_path):

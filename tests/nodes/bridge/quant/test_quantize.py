@@ -64,8 +64,23 @@ def test_a_saved_file_is_the_one_that_the_tools_make(comfyui, plain, path, tmp_p
         if name.endswith("comfy_quant"):
             assert json.loads(bytes(saved[name].tolist())) == json.loads(bytes(value.tolist()))
         else:
-            assert saved[name].dtype == value.dtype, name
-            assert torch.equal(saved[name].float(), value.float()), name
+            assert (saved[name].dtype, saved[name].shape) == (value.dtype, value.shape), name
+            rotated = "ConvRot" in target and f"{name.rpartition('.')[0]}.comfy_quant" in expected
+            (assert_same_rotated if rotated else assert_same)(saved[name].float(), value.float(), name)
+
+
+def assert_same(found: torch.Tensor, wanted: torch.Tensor, name: str) -> None:
+    """Also where they were rounded: each value is scaled by itself."""
+    assert torch.equal(found, wanted), name
+
+
+def assert_same_rotated(found: torch.Tensor, wanted: torch.Tensor, name: str) -> None:
+    """A rotation is a product of matrices, whose last bits hang on where these lie in memory: now and then a value
+    falls on the other side of a half."""
+    if name.endswith("weight_scale"):
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
+    else:
+        assert (found - wanted).abs().max() <= 1 and (found != wanted).float().mean() < 1e-3, name
 
 
 @pytest.mark.parametrize("target", ["as stored", *TARGETS])
