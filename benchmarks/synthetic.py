@@ -46,7 +46,8 @@ def write_bf16(path: Path, spec: TransformerSpec) -> None:
         for place, (name, shape) in enumerate(wanted.items()):
             yield name, noise[SHIFT * place:][:math.prod(shape)].view(shape)
 
-    writer.write(path, wanted, tensors(), {"format": "pt"})
+    entries = [writer.Entry(name, torch.bfloat16, shape) for name, shape in wanted.items()]
+    writer.write(path, entries, tensors(), {"format": "pt"})
 
 
 def write_gguf(path: Path, spec: TransformerSpec) -> None:

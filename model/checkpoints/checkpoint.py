@@ -93,14 +93,14 @@ class StoredCheckpoint(Checkpoint):
     def read(self, name: str) -> Tensor:
         """The tensor, mapped from its file on its own: its pages are read when touched and gone with it."""
         with safe_open(self.homes[name], "pt") as file:
-            return file.get_tensor(name)
+            return aligned(file.get_tensor(name))
 
     @contextmanager
     def mapped(self) -> Iterator[Callable[[str], Tensor]]:
         """Yields a function like `read` whose tensors share one mapping of each file, alive as long as one of them."""
         with ExitStack() as stack:
             opened = {path: stack.enter_context(safe_open(path, "pt")) for path in dict.fromkeys(self.homes.values())}
-            yield lambda name: opened[self.homes[name]].get_tensor(name)
+            yield _copying_once(lambda name: opened[self.homes[name]].get_tensor(name))
 
     def with_quantization(self, records: Mapping[str, dict]) -> StoredCheckpoint:
         return replace(self, quantization=records)
@@ -126,8 +126,35 @@ class GGUFCheckpoint(StoredCheckpoint):
         return cls(label, tensors, config or {}, records, homes or {}, {}, stored, header)
 
     def read(self, name: str) -> Tensor:
-        return self.stored[name].data
+        return aligned(self.stored[name].data)
 
     @contextmanager
     def mapped(self) -> Iterator[Callable[[str], Tensor]]:
-        yield self.read
+        yield _copying_once(lambda name: self.stored[name].data)
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """The mapped tensor itself, or its copy where it lies at an address that is no multiple of its element.
+
+    Nothing stops a file's writer from that: a text of odd length before the weights is enough. Kernels choose their way
+    by the address, so the same weights would compute otherwise than at home, and some devices read no such element.
+    """
+    return tensor if _is_aligned(tensor) else tensor.clone()
+
+
+def _is_aligned(tensor: Tensor) -> bool:
+    return tensor.data_ptr() % tensor.element_size() == 0
+
+
+def _copying_once(read: Callable[[str], Tensor]) -> Callable[[str], Tensor]:
+    """`read`, whose tensors are aligned; two parameters that are rows of one tensor share its copy."""
+    copies: dict[str, Tensor] = {}
+
+    def read_aligned(name: str) -> Tensor:
+        if name in copies:
+            return copies[name]
+        tensor = read(name)
+        if not _is_aligned(tensor):
+            tensor = copies[name] = tensor.clone()
+        return tensor
+    return read_aligned

@@ -158,6 +158,11 @@ def beside(layer: str, stored: Mapping[str, TensorInfo]) -> dict[str, str]:
     return {last: name for last, both in names.items() for name in both if name in stored}
 
 
+def is_beside(name: str) -> bool:
+    """Whether a parameter is a quantised layer's mark or stands beside its weight, by the names of `beside`."""
+    return name.endswith(MARK) or name.rpartition(".")[2] in COMPANIONS
+
+
 def other_tool(tensors: Iterable[str], config: Mapping) -> str | None:
     """Who quantised a file in a way that only its own software reads, and what shows it; None for other files."""
     for tool, ends in OTHER_TOOLS.items():

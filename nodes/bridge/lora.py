@@ -6,6 +6,7 @@ from typing import NamedTuple
 import comfy.lora
 from safetensors import SafetensorError, safe_open
 
+from ...model.checkpoints.checkpoint import aligned
 from ...model.checkpoints.files import check_is_no_text
 from ...model.qwen_image_2 import lora
 from ...model.qwen_image_2.lora import LoraError
@@ -39,7 +40,8 @@ def apply(model, path: Path, label: str, strength: float) -> Applied:
 def _read(path: Path, label: str) -> tuple[dict, dict]:
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            state = {name: aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return state, file.metadata() or {}
     except SafetensorError as error:
         check_is_no_text(path)
         raise LoraError("lora_damaged", "{file} is no intact .safetensors file ({error}): download it again.",

@@ -1,8 +1,11 @@
 """The real page of a real server in a real Chromium, in both of its renderers."""
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
@@ -73,6 +76,12 @@ def server(comfyui_path, tmp_path_factory):
         yield server
 
 
+def is_queued(answer) -> bool:
+    """Whether this is what ComfyUI answers to Run. The token meter's route ends in /prompt too, and on a loaded machine
+    its answer may come later than the click."""
+    return answer.request.method == "POST" and urlsplit(answer.url).path == "/api/prompt"
+
+
 class Page:
     """The page of one person: opens workflows, finds nodes, and keeps what the console said."""
 
@@ -141,10 +150,26 @@ class Page:
     def run(self, timeout: float) -> tuple[dict, Result]:
         """Press the page's own Run button; the prompt that it sent, and what came of it."""
         self.page.evaluate(LEFT_BEHIND)
-        with self.page.expect_response(lambda answer: answer.url.endswith("/prompt")) as sent:
+        with self.page.expect_response(is_queued) as sent:
             self.page.get_by_role("button", name="Run", exact=True).first.click()
         prompt = sent.value.request.post_data_json["prompt"]
         return prompt, self.client.wait(sent.value.json()["prompt_id"], timeout)
+
+    @contextlib.contextmanager
+    def requests(self) -> Iterator[list[str]]:
+        """The pack's routes that the page asks inside, by the last part of their paths; the list grows."""
+        routes = []
+
+        def note(request) -> None:
+            folder, _, route = urlsplit(request.url).path.rpartition("/")
+            if folder.endswith("/qwen_image_2"):
+                routes.append(route)
+
+        self.page.on("request", note)
+        try:
+            yield routes
+        finally:
+            self.page.remove_listener("request", note)
 
     def panel(self, name: str):
         """The pack's panel of a class, on whatever node is in view."""

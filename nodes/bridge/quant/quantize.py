@@ -32,6 +32,21 @@ def quantise(matrix: Tensor, peak: Tensor, mark: Mapping) -> dict[str, Tensor]:
     return {last: value.cpu() for last, value in made.state_dict("weight").items()}
 
 
+def form(shape: tuple[int, int], mark: Mapping) -> dict[str, Tensor]:
+    """What `quantise` gives for a matrix of this shape, on the meta device: without values."""
+    (rows, columns), name = shape, mark["format"]
+    kind, dtype = quantization.FORMATS[name], torch.float32
+    if kind.block:
+        blocks, dtype = columns // kind.block, kind.block_scale
+        scale = (rows + -rows % quantization.TILE_ROWS, blocks + -blocks % quantization.TILE_BLOCKS)
+    else:
+        scale = {"float8_e4m3fn": (), "int8_tensorwise": (rows, 1), "convrot_w4a4": (rows,)}[name]
+    with torch.device("meta"):
+        made = {"weight": torch.empty(rows, columns // kind.packed, dtype=QUANT_ALGOS[name]["storage_t"]),
+                "weight_scale": torch.empty(scale, dtype=dtype)}
+        return made | ({"weight_scale_2": torch.empty(())} if "weight_scale_2" in kind.scales else {})
+
+
 # ---------------------------------------------------------------- saving
 
 class Origin(NamedTuple):
@@ -76,13 +91,14 @@ def save(path: Path, network: Network, progress: Callable[[int, int], None]) -> 
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for done, group in enumerate(groups, start=1):
-            for name, value in _entries(group, network, state).items():
-                yield network.official(name), value
+            yield from _entries(group, network, state, _values_with_loras)
             progress(done, len(groups))
 
-    names = [network.official(each) for name in state for each in (name, key_maps.fused_mlp(name))]
+    forms = {name: value if quantization.is_beside(name) else value.to("meta") for name, value in state.items()}
+    entries = [writer.Entry.of(*entry) for group in groups
+               for entry in _entries(group, network, forms, _forms_with_loras)]
     config = {"config": json.dumps(network.origin.config)} if network.origin.config else {}
-    writer.write(path, names, tensors(), {"format": "pt"} | config)
+    writer.write(path, entries, tensors(), {"format": "pt"} | config)
 
 
 def _groups(state: Mapping[str, Tensor]) -> Iterator[tuple[str, ...]]:
@@ -95,20 +111,45 @@ def _groups(state: Mapping[str, Tensor]) -> Iterator[tuple[str, ...]]:
                 yield group
 
 
-def _entries(group: tuple[str, ...], network: Network, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the file holds for these parameters: their own values, or with LoRAs in the format that they have."""
+# For parameters, and what the file holds for each by their last names: what becomes of each with LoRAs.
+WithLoRAs = Callable[[tuple[str, ...], Network, list[dict[str, Tensor]]], Iterator[dict[str, Tensor]]]
+
+
+def _entries(group: tuple[str, ...], network: Network, state: Mapping[str, Tensor],
+             with_loras: WithLoRAs) -> Iterator[tuple[str, Tensor]]:
+    """What the file holds for these parameters: their own values, or with LoRAs in the format that they have.
+
+    The same for values and for what is announced, on the meta device, before any is computed.
+    """
     parts = [_stored(name, state, network.origin.dtype) for name in group]
     if any(name in network.patches for name in group):
-        values = [_patched(name, network) for name in group]
-        peak = quantization.peak(values)
-        for part, value in zip(parts, values, strict=True):
-            mark = part.get(quantization.MARK.removeprefix("."))
-            part |= {"weight": value.to(part["weight"].dtype)} if mark is None else quantise(
-                value, peak, json.loads(mark.numpy().tobytes()))
+        parts = [part | made for part, made in zip(parts, with_loras(group, network, parts), strict=True)]
     if len(parts) > 1 and (joined := _joined(parts)):
         group, parts = (key_maps.fused_mlp(group[0]),), (joined,)
-    return {f"{name.rpartition('.')[0]}.{last}": value
-            for name, part in zip(group, parts, strict=True) for last, value in part.items()}
+    for name, part in zip(group, parts, strict=True):
+        yield from ((network.official(f"{name.rpartition('.')[0]}.{last}"), value) for last, value in part.items())
+
+
+def _values_with_loras(group: tuple[str, ...], network: Network,
+                       parts: list[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    values = [_patched(name, network) for name in group]
+    peak = quantization.peak(values)
+    for part, value in zip(parts, values, strict=True):
+        mark = _mark(part)
+        yield {"weight": value.to(part["weight"].dtype)} if mark is None else quantise(value, peak, mark)
+
+
+def _forms_with_loras(group: tuple[str, ...], network: Network,
+                      parts: list[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    for name, part in zip(group, parts, strict=True):
+        mark = _mark(part)
+        yield {} if mark is None else form(comfy.utils.get_attr(network.module, name).shape, mark)
+
+
+def _mark(part: Mapping[str, Tensor]) -> Mapping | None:
+    """How the layer of these entries is quantization."""
+    mark = part.get(quantization.MARK.removeprefix("."))
+    return None if mark is None else json.loads(mark.numpy().tobytes())
 
 
 def _stored(name: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -137,8 +178,14 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
             if last == "weight_scale" and values[0].element_size() == 1 and rows % quantization.TILE_ROWS:
                 return None
             out[last] = torch.cat(values)
-        elif all(torch.equal(value, values[0]) for value in values):
+        elif _are_the_same(values):
             out[last] = values[0]
         else:
             return None
     return out
+
+
+def _are_the_same(values: list[Tensor]) -> bool:
+    """To the bit, so that NaN is itself; on the meta device scales that are to be made from their group's one peak."""
+    first, *others = (value if value.is_meta else value.reshape(-1).view(torch.uint8) for value in values)
+    return first.is_meta or all(torch.equal(first, other) for other in others)

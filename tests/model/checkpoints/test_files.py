@@ -4,9 +4,12 @@ import errno
 import io
 import json
 import os
+from pathlib import Path
 
+import gguf
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from qwen_image_2.model.checkpoints.errors import CheckpointError
@@ -174,6 +177,57 @@ def test_tensors_are_mapped_not_copied(tmp_path):
     tensors = [files.read("a") for _ in range(64)]  # 256 MB if they were copies
     assert sum(tensor.sum() for tensor in tensors) == 0
     assert _anonymous_memory() - before < 32 * 2**20
+
+
+def write_displaced(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """A valid file whose tensors lie at odd addresses: nothing in the format asks for others."""
+    header, values = {}, b"\0"
+    header["odd"] = {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}
+    for name, tensor in tensors.items():
+        begin, values = len(values), values + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        header[name] = {"dtype": {torch.float32: "F32", torch.bfloat16: "BF16"}[tensor.dtype],
+                        "shape": list(tensor.shape), "data_offsets": [begin, len(values)]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + values)
+    return path
+
+
+def is_aligned(tensor: torch.Tensor) -> bool:
+    return tensor.data_ptr() % tensor.element_size() == 0
+
+
+def test_tensors_at_odd_addresses_are_copied_once(tmp_path):
+    wanted = {"a": torch.randn(6, 5), "b": torch.randn(7).bfloat16(), "c": torch.tensor(0.5)}
+    path = write_displaced(tmp_path / "odd.safetensors", wanted)
+    with safe_open(path, "pt") as file:
+        assert not any(is_aligned(file.get_tensor(name)) for name in wanted)
+    files = open_checkpoint(path)
+    with files.mapped() as mapped:
+        for name, value in wanted.items():
+            for found in (files.read(name), mapped(name)):
+                assert is_aligned(found) and found.dtype == value.dtype and torch.equal(found, value)
+        assert mapped("a").data_ptr() == mapped("a").data_ptr()
+        assert mapped("odd").tolist() == [0]
+
+
+@pytest.mark.parametrize("name", ["a", "ab", "abc", "abcd"])
+def test_a_gguf_file_s_tensors_at_odd_addresses_are_copied_once(tmp_path, name):
+    """Its own metadata may say that they are aligned to nothing."""
+    value, path = torch.randn(3, 32), tmp_path / "odd.gguf"
+    writer = gguf.GGUFWriter(path, "x")
+    writer.add_custom_alignment(1)
+    writer.add_tensor(name, value.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    files = open_checkpoint(path)
+    assert is_aligned(files.stored[name].data) == (path.stat().st_size % 4 == 0)
+    with files.mapped() as mapped:
+        for found in (files.read(name), mapped(name)):
+            assert is_aligned(found) and torch.equal(found, value)
+        assert mapped(name).data_ptr() == mapped(name).data_ptr()
 
 
 def _anonymous_memory() -> int:

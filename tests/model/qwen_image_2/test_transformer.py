@@ -115,8 +115,11 @@ def test_times_are_rounded_as_the_reference_rounds_them():
     theirs.bfloat16().time_text_embed.time_proj.freqs = frequencies  # fp32 in a pipeline that is loaded in bf16
     sigma = torch.linspace(0.02, 1, 50)
     rounded = (sigma * 1000).bfloat16() / 1000
-    expected = theirs.time_text_embed(rounded, torch.zeros(1, dtype=torch.bfloat16))
-    assert torch.equal(model.time_text_embed(sigma, torch.bfloat16), expected)
+    expected, unrounded = (theirs.time_text_embed(times, torch.zeros(1, dtype=torch.bfloat16)).float()
+                           for times in (rounded, sigma))
+    found = model.time_text_embed(sigma, torch.bfloat16).float()
+    # Sums of another order may differ in the last of bf16's 8 bits, and the second layer's by that once more.
+    assert error(found, expected) < 2**-7 < 0.1 < error(found, unrounded)
 
 
 @torch.no_grad()

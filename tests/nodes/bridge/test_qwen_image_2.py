@@ -127,7 +127,7 @@ def test_a_compiled_model_takes_prompts_of_any_length(qwen_image_2, model):
         with torch.no_grad():
             found, expected = (net(x, sigma, prefix=qwen_image_2.PromptPrefix(Condition(text)))
                                for net in (compiled, network))
-        assert torch.equal(found, expected)
+        assert error(found, expected) < 1e-6  # the compiler may compute a constant before, and elsewhere
     torch.compiler.reset()
 
 

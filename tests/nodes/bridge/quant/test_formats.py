@@ -1,5 +1,6 @@
 """Quantised transformer files, as ComfyUI's tools write them: each format loads, and computes what its weights say."""
 import json
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -45,6 +46,23 @@ def velocity(model: torch.nn.Module) -> torch.Tensor:
     with torch.no_grad():
         cache = model.encode_prefix(condition)
         return Transformer.forward(model, torch.randn(1, 64, 4, 6, generator=generator), torch.tensor([0.7]), cache)
+
+
+def rounding(name: str) -> float:
+    """How far apart equal weights may compute, as a fraction of the largest value, when they lie elsewhere in memory.
+
+    A kernel chooses its way by the address, so fp32's last bits differ (1e-7). Activations that int8 rounds may fall on
+    the other side of a half by that, a whole step of 1/127 of a row's largest value.
+    """
+    return 0.02 if "int8" in name or "4-bit ConvRot" in name else 1e-6
+
+
+def assert_same_tensors(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    """Names, dtypes, shapes and every bit."""
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape), name
+        assert torch.equal(found[name].reshape(-1).view(torch.uint8), value.reshape(-1).view(torch.uint8)), name
 
 
 def expected(state: dict) -> torch.Tensor:
@@ -95,10 +113,12 @@ def test_settings_may_stand_in_the_metadata(comfyui, plain, tmp_path):
     stored, _ = quantise(plain, "int8 ConvRot")
     layers = {key.removesuffix(".comfy_quant"): json.loads(bytes(value.tolist()))
               for key, value in stored.items() if key.endswith("comfy_quant")}
-    inside = velocity(load(write(stored, tmp_path / "inside.safetensors")))
+    inside = load(write(stored, tmp_path / "inside.safetensors"))
     bare = {key: value for key, value in stored.items() if not key.endswith("comfy_quant")}
     metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
-    assert torch.equal(velocity(load(write(bare, tmp_path / "metadata.safetensors", metadata))), inside)
+    beside = load(write(bare, tmp_path / "metadata.safetensors", metadata))
+    assert_same_tensors(beside.state_dict(), inside.state_dict())
+    assert error(velocity(beside), velocity(inside)) < rounding("int8 ConvRot")
 
 
 LAYER = "transformer_blocks.1.attn.to_v"
@@ -142,9 +162,10 @@ def old_names(stored: dict, marker: torch.Tensor, prefix: str = "") -> dict:
     ("fp8 e5m2", torch.zeros(0).to(torch.float8_e5m2), "")])
 def test_older_scaled_fp8_files_are_read(comfyui, plain, tmp_path, name, marker, prefix):
     stored, _ = quantise(plain, name)
-    expected = velocity(load(write(stored, tmp_path / "new.safetensors")))
+    new = load(write(stored, tmp_path / "new.safetensors"))
     found = load(write(old_names(stored, marker, prefix), tmp_path / "old.safetensors"))
-    assert torch.equal(velocity(found), expected)
+    assert_same_tensors(found.state_dict(), new.state_dict())
+    assert error(velocity(found), velocity(new)) < rounding(name)
     layer = found.get_submodule(LAYER)
     assert layer.quant_format == FORMATS[name][0]
     assert layer._full_precision_mm_config == (name == "fp8 e5m2")  # which no device multiplies
@@ -265,14 +286,16 @@ def test_loras_work_on_quantised_layers(comfyui, plain, tmp_path, name):
     up, down = torch.randn(256, 4, generator=generator) / 5, torch.randn(4, 256, generator=generator) / 5
     patcher.add_patches({f"diffusion_model.{LAYER}.weight": LoRAAdapter(set(), (up, down, None, None, None, None))})
     check_lora_shapes(patcher)
-    before = velocity(patcher.model.diffusion_model)
+    network = patcher.model.diffusion_model
+    own, before = {key: value.clone() for key, value in network.state_dict().items()}, velocity(network)
     patcher.patch_model()
     rounded[f"{LAYER}.weight"] = rounded[f"{LAYER}.weight"] + up @ down
-    found = velocity(patcher.model.diffusion_model)
+    found = velocity(network)
     assert error(found, expected(rounded)) < 1.5 * FORMATS[name][3]
     assert error(found, before) > 2 * error(found, expected(rounded))
     patcher.unpatch_model()
-    assert torch.equal(velocity(patcher.model.diffusion_model), before)
+    assert_same_tensors(network.state_dict(), own)
+    assert error(velocity(network), before) < rounding(name)
 
 
 def test_scales_in_tiles_are_not_cut(comfyui, tmp_path):

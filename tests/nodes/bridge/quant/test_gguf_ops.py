@@ -165,7 +165,8 @@ def test_packed_blocks_stream(comfyui, plain, tmp_path):
     budgeted.partially_load(budgeted.load_device, 1e32)
     while len(budgeted.plan.streamed) < len(network.transformer_blocks):
         budgeted.halve()
-    assert torch.equal(files.velocity(network), expected)
+    # What is not packed lies at multiples of 32 bytes in the file, and of 256 in a buffer.
+    assert error(files.velocity(network), expected) < 1e-6
     budgeted.detach()
 
 

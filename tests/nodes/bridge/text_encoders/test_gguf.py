@@ -12,6 +12,7 @@ from qwen_image_2.model.checkpoints.checkpoint import GGUFCheckpoint
 from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.model.language import llama_cpp
 from qwen_image_2.model.language.qwen3_vl import TextEncoderSpec, detect_text_encoder
+from qwen_image_2.tests.nodes.bridge.quant import test_formats as formats
 from qwen_image_2.tests.nodes.bridge.quant.test_gguf_ops import pack
 from qwen_image_2.tests.nodes.bridge.text_encoders import test_quantized as text_files
 from qwen_image_2.tests.reference import error
@@ -218,7 +219,7 @@ def test_both_files_say_what_the_safetensors_file_says(comfyui, state, plain, tm
     expected = states(load(text_files.write(same, tmp_path / "same.safetensors")))
     assert error(states(load(both(tmp_path, state, kind))), expected) < 1e-5
     lost = error(expected, states(plain))
-    assert lost == 0 if kind == "F32" else lost > 1e-4  # how much is the type's own affair
+    assert lost < 1e-6 if kind == "F32" else lost > 1e-4  # how much is the type's own affair
 
 
 WIDE = TEXT | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 16}
@@ -280,7 +281,7 @@ def test_loras_reach_packed_matrices_and_the_table(comfyui, state, tmp_path):
     expected = states(load(text_files.write(changed, tmp_path / "changed.safetensors")))
     assert error(states(patched), expected) < 0.05 < 0.3 < error(before, expected)
     comfy.model_management.unload_all_models()
-    assert torch.equal(states(clip), before)
+    assert error(states(clip), before) < 1e-6
 
 
 def test_the_dynamic_patcher_merges_no_lora_into_packed_matrices(comfyui, state, tmp_path):
@@ -309,7 +310,8 @@ def test_a_text_encoder_without_eyes_can_be_saved_and_is_known_again(comfyui, st
     quantize.save(tmp_path / "saved.safetensors", text_network(clip), lambda done, total: None)
     again = load(tmp_path / "saved.safetensors")
     assert again.cond_stage_model.qwen3vl_8b.transformer.visual is None
-    assert torch.equal(states(again, picture=False), states(clip, picture=False))
+    formats.assert_same_tensors(*(one.cond_stage_model.qwen3vl_8b.transformer.state_dict() for one in (again, clip)))
+    assert error(states(again, picture=False), states(clip, picture=False)) < formats.rounding("int8")
 
 
 # ---------------------------------------------------------------- with and without a projector

@@ -79,4 +79,4 @@ def test_an_older_scaled_fp8_file_says_the_same(comfyui, reference, tmp_path):
     old["scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
     assert len([name for name in old if name.endswith("scale_weight")]) == 7 * 3
     found = states(write(old, tmp_path / "old.safetensors"))
-    assert torch.equal(found, states(write(stored, tmp_path / "new.safetensors")))
+    assert error(found, states(write(stored, tmp_path / "new.safetensors"))) < 1e-6
