@@ -27,12 +27,12 @@ def weight_format(request):
 @pytest.fixture(scope="module")
 def load(comfyui):
     """Loads the miniature: eight blocks."""
-    from qwen_image_2.nodes.bridge import qwen_image_2
+    from qwen_image_2.nodes.bridge import loading
     from qwen_image_2.nodes.bridge.files import folders, miniature
 
     def of_format(weight_format: str = "as stored"):
         path = folders.resolve(folders.TRANSFORMER, miniature.NAME)
-        return qwen_image_2.load_model(path, miniature.NAME, "base", weight_format)
+        return loading.load_model(path, miniature.NAME, "base", weight_format)
     return of_format
 
 
@@ -105,7 +105,7 @@ def test_a_streamed_model_draws_what_the_resident_one_draws(budget, load, weight
 @pytest.mark.parametrize("kept", [0, 3, 4])
 def test_guidance_with_prefixes_that_are_computed_anew(budget, load, kept):
     """Four passes take turns, and whether the last block streams or not, none holds a buffer for ever."""
-    from qwen_image_2.nodes.bridge.qwen_image_2 import PLACE_KEY
+    from qwen_image_2.nodes.bridge.keys import PLACE_KEY
     from qwen_image_2.nodes.bridge.runtime.prefix_placement import Place
     model = load()
     expected = sample(model, cfg=3.0)
@@ -266,7 +266,7 @@ def test_a_hook_leaves_no_trace_even_when_a_run_is_cancelled(budget, load, place
     """ComfyUI takes hooks back while the traceback of a cancelled pass still holds a block."""
     import comfy.model_management
 
-    from qwen_image_2.nodes.bridge.qwen_image_2 import PLACE_KEY
+    from qwen_image_2.nodes.bridge.keys import PLACE_KEY
     from qwen_image_2.nodes.bridge.runtime.prefix_placement import Place
     model = load("fp32")
     plain, own = sample(model), queries(model)
@@ -349,7 +349,8 @@ def tries(monkeypatch):
 
 def short(budget, load, kept: int | None, place: str):
     """(A model with so many blocks within its budget, None without one, what it tells)."""
-    from qwen_image_2.nodes.bridge.qwen_image_2 import PLACE_KEY, reporting_to
+    from qwen_image_2.nodes.bridge.keys import PLACE_KEY
+    from qwen_image_2.nodes.bridge.qwen_image_2 import reporting_to
     from qwen_image_2.nodes.bridge.runtime.prefix_placement import Place
     model, told = load(), []
     if kept is not None:
@@ -404,7 +405,8 @@ def test_the_second_time_a_sentence_names_the_setting(budget, load, short_of_mem
 @pytest.mark.parametrize(("choice", "words"), [("automatic", "kept beside the model."), ("RAM", "kept beside"),
                                                ("recompute", "computed anew in every step.")])
 def test_the_place_of_keys_and_values_is_the_users_choice(load, choice, words):
-    from qwen_image_2.nodes.bridge.qwen_image_2 import PLACE_KEY, reporting_to
+    from qwen_image_2.nodes.bridge.keys import PLACE_KEY
+    from qwen_image_2.nodes.bridge.qwen_image_2 import reporting_to
     from qwen_image_2.nodes.memory import PLACES
     model, told = load(), []
     expected = sample(model)
