@@ -1,4 +1,6 @@
 """A prompt with its references as ComfyUI's conditioning object, which keeps their keys and values for a run."""
+from collections.abc import Hashable
+
 import comfy.conds
 
 from ...messages import Message, Refusal
@@ -13,27 +15,29 @@ class PromptPrefix:
 
     def __init__(self, condition: Condition):
         self.condition = condition
-        self.place: Place | None = None  # of its keys and values, None where there are none
-        self.told: set[Place] = set()    # the places that its run has reported
-        self._cache: PrefixCache | None = None
-        self._key = None
+        self.cache: PrefixCache | None = None  # of its keys and values
+        self.place: Place | None = None        # where they are kept, None where there are none
+        self.reported: set[Place] = set()      # the places that its run has told of
+        self._key: Hashable = None
 
-    def cache(self, key, compute) -> PrefixCache:
-        """The keys and values for this state of the weights; `compute()` them where there are none yet."""
-        if self._cache is None or self._key != key:
-            self.clear()  # before the new one is made
-            self._cache, self._key = compute(), key
-        return self._cache
+    def is_valid(self, key: Hashable) -> bool:
+        """Whether there are keys and values, and for this state of weights, device, dtype and time."""
+        return self.cache is not None and self._key == key
+
+    def fill(self, key: Hashable, cache: PrefixCache, place: Place) -> None:
+        """Keep keys and values from now on. Those from before are to be cleared before the new ones are made."""
+        self._key, self.cache, self.place = key, cache, place
 
     def clear(self) -> None:
-        if self._cache is not None:
-            self._cache.release()
-        self._cache = self._key = self.place = None
+        """Give up the keys and values; the next step makes them anew."""
+        if self.cache is not None:
+            self.cache.release()
+        self._key = self.cache = self.place = None
 
     @property
     def video_memory(self) -> int:
         """Bytes that its keys and values take on a graphics card."""
-        layers = self._cache.layers if self._cache is not None else ()
+        layers = self.cache.layers if self.cache is not None else ()
         return sum(t.nbytes for pair in layers for t in pair if t.device.type != "cpu")
 
 

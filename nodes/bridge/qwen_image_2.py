@@ -1,12 +1,13 @@
 """A Qwen-Image 2.x transformer as ComfyUI's MODEL.
 
-ComfyUI calls `DiffusionModel.forward` once per step and conditioning. The conditioning carries a `PromptPrefix`:
-the first call fills it with the prefix's keys and values, later ones reuse them. It lives as long as one sampling
-run, so a new prompt, reference, size or LoRA strength cannot meet old keys.
+A step: ComfyUI calls `QwenImage2._apply_model` once per conditioning, and that `DiffusionModel.forward`. The
+conditioning carries a `PromptPrefix`: the first step fills it with the prefix's keys and values, later ones reuse them
+(model/qwen_image_2/transformer.py). It lives as long as one sampling run, so a new prompt, reference, size or LoRA
+strength cannot meet old keys.
 """
 import logging
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import partial
 
 import comfy.latent_formats
 import comfy.model_base
@@ -20,17 +21,18 @@ from torch import Tensor
 
 from ...messages import Message, Refusal
 from ...model.qwen_image_2 import latents, schedule
-from ...model.qwen_image_2.prefix_cache import Condition, PrefixCache
 from ...model.qwen_image_2.spec import TransformerSpec
 from ...model.qwen_image_2.transformer import Transformer, prefix_end
 from ...model.runtime.kernels import Kernels
-from ...model.runtime.offload import Plan
 from .keys import PLACE_KEY, REPORT_KEY
 from .prefix_cond import PrefixCond, PromptPrefix, condition_from, prefix_tokens
 from .quant.quantize import Origin
-from .runtime import budget, prefix_placement
+from .runtime import prefix_placement
+from .runtime.budget import BudgetedModel
 from .runtime.kernels import comfy_attention
+from .runtime.oom import retry_on_oom
 from .runtime.prefix_placement import Place
+from .runtime.run_state import RunState
 
 log = logging.getLogger(__name__)
 
@@ -73,39 +75,40 @@ class DiffusionModel(Transformer):
             self._velocity, self, comfy.patcher_extension.get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         ).execute(x, timestep, context, control, options, **kwargs)
 
-    def _velocity(self, x, timestep, context, control, transformer_options, prefix: PromptPrefix, weights_key=None,
-                  first_place: Place = Place.DEVICE, others: int = 0):
-        """others: bytes of video memory that the run's other prefixes keep."""
+    def _velocity(self, x, timestep, context, control, transformer_options, prefix: PromptPrefix,
+                  weights_key: Hashable = None, first_place: Place = Place.DEVICE, others: int = 0):
+        """Velocity like x (B, 64, h, w). The prefix runs only where its keys and values are not there yet.
+
+        weights_key: changes whenever the weights do; first_place: where keys and values are to be kept if there is
+        room; others: bytes of video memory that the run's other prefixes keep.
+        """
         if self.streamer is not None:
             self.streamer.expect(weights_key)
         # Without causal_condition the prefix changes with the timestep.
         time_key = None if self.spec.causal_condition else tuple(timestep.tolist())
-        cache = prefix.cache((weights_key, x.device, x.dtype, time_key), lambda: self._keep(
-            prefix, x, timestep, transformer_options, first_place, others))
-        return super().forward(x, timestep, cache, comfy_attention(transformer_options))
+        key = (weights_key, x.device, x.dtype, time_key)
+        if not prefix.is_valid(key):
+            self._fill(prefix, key, x, timestep, transformer_options, first_place, others)
+        return super().forward(x, timestep, prefix.cache, comfy_attention(transformer_options))
 
     @torch.compiler.disable  # run once, at a length of its own: compiling anew for each prompt would never pay
-    def _keep(self, prefix: PromptPrefix, x, timestep, transformer_options, first_place: Place,
-              others: int) -> PrefixCache:
+    def _fill(self, prefix: PromptPrefix, key: Hashable, x, timestep, transformer_options, first_place: Place,
+              others: int) -> None:
         """Compute the keys and values of a prefix, and tell where they are kept."""
-        condition = _moved(prefix.condition, x.device)
-        sigma = None if self.spec.causal_condition else timestep
-        attention = comfy_attention(transformer_options)
-        tokens = prefix_tokens(condition)
-        needed = kept_bytes(self.spec, tokens, x.element_size())
-        cache, prefix.place = prefix_placement.keep(
-            lambda: self.prefix_layers(condition, sigma, x.dtype, attention), prefix_end(condition), needed,
-            working_bytes(self.spec, tokens + x[:, 0].numel(), x.element_size()), x.device, first_place, others)
-        if prefix.place not in prefix.told:  # hooks that change the weights make it anew, again and again
-            prefix.told.add(prefix.place)
+        prefix.clear()  # before the new ones are made
+        spec, tokens = self.spec, prefix_tokens(prefix.condition)
+        needed = kept_bytes(spec, tokens, x.element_size())
+        working = working_bytes(spec, tokens + x[:, 0].numel(), x.element_size())
+        condition, sigma = prefix.condition.to(x.device), None if spec.causal_condition else timestep
+        start_pass = partial(self.prefix_layers, condition, sigma, x.dtype, comfy_attention(transformer_options))
+        cache, place = prefix_placement.allocate_prefix_cache(
+            start_pass, prefix_end(condition), needed, working, x.device, first_place, others)
+        prefix.fill(key, cache, place)
+        if place not in prefix.reported:  # hooks that change the weights make it anew, again and again
+            prefix.reported.add(place)
             report = transformer_options.get(REPORT_KEY, log.info)
-            report(Message("cache_size", "{tokens} tokens of prompt and references: their keys and values ({size} MiB) "
-                           "are {place}.", tokens=f"{tokens:,}", size=f"{needed / 2**20:,.1f}",
-                           place=prefix_placement.in_words(prefix.place, first_place)))
-            if prefix_placement.waits(cache, prefix.place):
-                report(Message("cache_unpinned", "RAM could not be pinned for keys and values: each block waits for "
-                               "its copy."))
-        return cache
+            for sentence in prefix_placement.in_words(cache, place, first_place, tokens, needed):
+                report(sentence)
 
 
 def kept_bytes(spec: TransformerSpec, prefix: int, element: int) -> int:
@@ -118,12 +121,7 @@ def working_bytes(spec: TransformerSpec, tokens: int, element: int) -> int:
     return tokens * ACTIVATION_WIDTHS * spec.dim * element
 
 
-def _moved(condition: Condition, device: torch.device) -> Condition:
-    references = tuple(latent.to(device) for latent in condition.references)
-    return Condition(condition.text.to(device), condition.slots, references)
-
-
-class QwenImage2(comfy.model_base.QwenImage):
+class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
     """Core's QwenImage lends its LoRA key forms (`transformer.`, bare, lycoris); everything else is BaseModel's."""
 
     def __init__(self, config: ModelConfig, variant: str, label: str):
@@ -135,21 +133,14 @@ class QwenImage2(comfy.model_base.QwenImage):
         self.label = label
         self.weights = ""  # how they are stored, for people
         self.origin: Origin | None = None
-        self.plan: Plan | None = None  # see runtime/budget.py
-        self.stand_in = None           # the copy of a model that ComfyUI places by itself, see runtime/budget.py
-        self.prefixes: weakref.WeakSet[PromptPrefix] = weakref.WeakSet()  # of the run at hand
-        self.crowded = False           # whether the run at hand has been out of memory
-        self.ignored: set[str] = set()  # kinds of other nodes' patches that the run at hand has reported
-        self.kept_tokens: int | None = None  # of the run at hand: how many keep keys and values beside the model
+        self.run_state = RunState()
 
     @property
     def spec(self) -> TransformerSpec:
         return self.diffusion_model.spec
 
     def extra_conds(self, **kwargs):
-        prefix = PromptPrefix(condition_from(kwargs, self.spec, self.process_latent_in))
-        self.prefixes.add(prefix)
-        return {"prefix": PrefixCond(prefix)}
+        return {"prefix": PrefixCond(PromptPrefix(condition_from(kwargs, self.spec, self.process_latent_in)))}
 
     def extra_conds_shapes(self, **kwargs):
         condition = condition_from(kwargs, self.spec, self.process_latent_in)
@@ -164,54 +155,49 @@ class QwenImage2(comfy.model_base.QwenImage):
         element = comfy.model_management.dtype_size(self.get_dtype_inference())
         target = input_shape[0] * input_shape[-2] * input_shape[-1]
         prefix = sum(shape[-1] for shape in (cond_shapes or {}).get("prefix", ()))
-        kept = prefix if self.kept_tokens is None else self.kept_tokens
+        kept = prefix if self.run_state.cached_tokens is None else self.run_state.cached_tokens
         return working_bytes(self.spec, target + prefix, element) + kept_bytes(self.spec, kept, element)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, prefix=None,
                      **kwargs):
+        """One step of one conditioning: ComfyUI's own, which calls DiffusionModel.forward."""
         if prefix is None:
             raise Refusal("prompt_missing", "Qwen-Image 2 needs a prompt: connect Encode Prompt (Qwen-Image 2) to the "
                           "sampler.")
         options = transformer_options or {}
-        report = options.get(REPORT_KEY, log.info)
-        self._tell_of_patches(options, report)
+        run, report = self.run_state, options.get(REPORT_KEY, log.info)
+        run.prefixes.add(prefix)
+        self._report_ignored_patches(options, report)
 
-        def step():
-            first_place = options.get(PLACE_KEY, Place.DEVICE)
-            if self.crowded and first_place is Place.DEVICE:
-                first_place = Place.RAM
-            others = sum(each.video_memory for each in self.prefixes if each is not prefix)
-            return super(QwenImage2, self)._apply_model(x, t, c_concat, c_crossattn, control, options, prefix=prefix,
-                                                        weights_key=self._weights_key(), first_place=first_place,
-                                                        others=others, **kwargs)
+        def step() -> Tensor:
+            return super(QwenImage2, self)._apply_model(
+                x, t, c_concat, c_crossattn, control, options, prefix=prefix, weights_key=self._weights_key(),
+                first_place=run.first_place(options.get(PLACE_KEY, Place.DEVICE)),
+                others=run.video_memory_beside(prefix), **kwargs)
 
-        return budget.with_relief(self, step, report)
+        return retry_on_oom(step, run, self.current_patcher, report)
 
-    def _tell_of_patches(self, options: dict, report: Callable[[str], None]) -> None:
+    def _report_ignored_patches(self, options: dict, report: Callable[[str], None]) -> None:
         """Patches of attention layers, blocks and positions are made for other transformers, which ask for them."""
         found = {name for kind in ("patches", "patches_replace")
                  for name, patch in options.get(kind, {}).items() if patch}
         found |= {"rope_options"} & options.keys()
-        if new := sorted(found - self.ignored):
-            self.ignored.update(new)
+        if new := sorted(found - self.run_state.reported_patches):
+            self.run_state.reported_patches.update(new)
             report(Message("patches_ignored", "Another node patches the model's layers ({layers}), but this model has "
                            "no places for such patches: they have no effect.", layers=new))
 
-    def begin_run(self, kept_tokens: int) -> None:
-        self.crowded, self.kept_tokens, self.ignored = False, kept_tokens, set()
+    def begin_run(self, cached_tokens: int) -> None:
+        """cached_tokens: see RunState."""
+        self.run_state = self.run_state.begin(cached_tokens)
 
     def end_run(self) -> None:
         """Free what a run has allocated. A guider that outlives a cancelled run would keep it, out of reach of
         ComfyUI's memory management."""
-        self.kept_tokens = None
-        self.clear_prefixes()
-        budget.rest(self)
+        self.run_state = self.run_state.end()
+        self.release_buffers()
 
-    def clear_prefixes(self) -> None:
-        for prefix in self.prefixes:
-            prefix.clear()
-
-    def _weights_key(self):
+    def _weights_key(self) -> Hashable:
         """Changes whenever a LoRA or a hook changes the weights, even in the middle of a run."""
         hooks = self.current_patcher.current_hooks if self.current_patcher is not None else None
         strengths = tuple((hook.hook_ref, hook.strength) for hook in hooks.hooks) if hooks else ()

@@ -1,9 +1,10 @@
-"""What is checked before a run, and what a run is: check_run wraps every sampler's, core's included."""
+"""What is checked before a run, and where a run begins and ends: check_run stands around every sampler."""
 import logging
 import math
 
 import comfy.samplers
 import comfy.utils
+from torch import Tensor
 
 from ...messages import Message, Refusal
 from ...model.checkpoints.errors import CheckpointError
@@ -23,24 +24,14 @@ def latent_shape(shape: tuple[int, ...], channels: int) -> Refusal:
 
 
 def check_run(executor, noise, latent_image, *args, **kwargs):
-    """Refuse what cannot work before any weight moves: called by every sampler, core's included."""
+    """A run of any sampler, core's included, as ComfyUI's wrapper: what cannot work is refused before weights move."""
     guider = executor.class_obj
     model = guider.model_patcher.model
-    if noise.ndim != 4 or noise.shape[1] != model.spec.channels:
-        raise latent_shape(noise.shape, model.spec.channels)
-    if noise.shape[0] == 0:
-        raise Refusal("latent_batch_empty", "The latent batch is empty: it holds no picture to sample.")
+    _check_noise(noise, model.spec.channels)
     check_lora_shapes(guider.model_patcher)
-    for conds in guider.conds.values():
-        for cond in conds:
-            if "control" in cond:
-                raise Refusal("controlnet", "ControlNets do not work on Qwen-Image 2: give the picture as a reference "
-                              "instead.")
-            text = condition_from(cond, model.spec, model.process_latent_in).text
-            if len(text) not in (1, len(noise)):
-                raise Refusal("conditioning_count", "The conditioning holds {prompts} prompts for {images} pictures: "
-                              "it must be one for all, or one for each.", prompts=len(text), images=len(noise))
-    model.begin_run(_kept_tokens(guider))
+    for cond in (cond for conds in guider.conds.values() for cond in conds):
+        _check_conditioning(cond, model, len(noise))
+    model.begin_run(_cached_tokens(guider))
     try:
         result = executor(noise, latent_image, *args, **kwargs)
         for sentence in budget.costs(model):
@@ -50,7 +41,23 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
         model.end_run()
 
 
-def _kept_tokens(guider) -> int:
+def _check_noise(noise: Tensor, channels: int) -> None:
+    if noise.ndim != 4 or noise.shape[1] != channels:
+        raise latent_shape(noise.shape, channels)
+    if noise.shape[0] == 0:
+        raise Refusal("latent_batch_empty", "The latent batch is empty: it holds no picture to sample.")
+
+
+def _check_conditioning(cond: dict, model, images: int) -> None:
+    if "control" in cond:
+        raise Refusal("controlnet", "ControlNets do not work on Qwen-Image 2: give the picture as a reference instead.")
+    text = condition_from(cond, model.spec, model.process_latent_in).text
+    if len(text) not in (1, images):
+        raise Refusal("conditioning_count", "The conditioning holds {prompts} prompts for {images} pictures: it must "
+                      "be one for all, or one for each.", prompts=len(text), images=images)
+
+
+def _cached_tokens(guider) -> int:
     """Tokens of all prefixes whose keys and values a run is to keep beside the model."""
     model, options = guider.model_patcher.model, guider.model_options
     if options["transformer_options"].get(PLACE_KEY, Place.DEVICE) is not Place.DEVICE:

@@ -48,5 +48,5 @@ def test_a_step_stays_on_the_card_and_waits_for_nothing(on_a_card, dtype, weight
         velocity = network(x, sigma, prefix=prefix, first_place=Place[place])
         assert (velocity.device, velocity.dtype, velocity.shape) == (CARD, dtype, x.shape)
     assert prefix.place is Place[place]
-    kept = {tensor.device.type for pair in prefix._cache.layers for tensor in pair}
+    kept = {tensor.device.type for pair in prefix.cache.layers for tensor in pair}
     assert kept == {"DEVICE": {"cuda"}, "RAM": {"cpu"}, "NOWHERE": set()}[place]

@@ -17,28 +17,34 @@ def prefix(prefix_cond):
     return prefix_cond.PromptPrefix(Condition(text))
 
 
-def test_keys_and_values_are_released_when_others_take_their_place_and_at_the_end(prefix):
+def test_keys_and_values_are_released_once(prefix_cond, prefix):
     released = []
 
     class Cache(PrefixCache):
         def release(self):
             released.append(self.position)
 
-    prefix.cache("plain", lambda: Cache(1))
-    prefix.cache("plain", lambda: Cache(1))
-    prefix.cache("with LoRA", lambda: Cache(2))
-    assert released == [1]
+    prefix.fill("plain", Cache(1), prefix_cond.Place.RAM)
+    assert not released and prefix.place is prefix_cond.Place.RAM
     prefix.clear()
     prefix.clear()
-    assert released == [1, 2]
+    assert released == [1] and prefix.cache is prefix.place is None
 
 
-def test_what_a_prefix_takes_on_a_card(prefix):
+def test_keys_and_values_are_valid_for_one_state_of_the_weights(prefix_cond, prefix):
+    assert not prefix.is_valid("plain") and not prefix.is_valid(None)
+    prefix.fill("plain", PrefixCache(1), prefix_cond.Place.DEVICE)
+    assert prefix.is_valid("plain") and not prefix.is_valid("with LoRA")
+    prefix.clear()
+    assert not prefix.is_valid("plain") and not prefix.is_valid(None)
+
+
+def test_what_a_prefix_takes_on_a_card(prefix_cond, prefix):
     assert prefix.video_memory == 0
     card, ram = (torch.empty(1, 20, 2, 8, device=device) for device in ("meta", "cpu"))
-    prefix.cache("on the card", lambda: PrefixCache(0, [(card, card)] * 3))
+    prefix.fill("on the card", PrefixCache(0, [(card, card)] * 3), prefix_cond.Place.DEVICE)
     assert prefix.video_memory == 6 * card.nbytes
-    prefix.cache("in RAM", lambda: PrefixCache(0, [(ram, ram)] * 3))
+    prefix.fill("in RAM", PrefixCache(0, [(ram, ram)] * 3), prefix_cond.Place.RAM)
     assert prefix.video_memory == 0
 
 

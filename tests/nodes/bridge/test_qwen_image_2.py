@@ -61,8 +61,9 @@ def test_a_place_is_reported_once_however_often_the_weights_change(qwen_image_2,
 
 
 def test_ram_that_cannot_be_pinned_is_said(qwen_image_2, model, prefix, monkeypatch):
-    keep, told = qwen_image_2.prefix_placement.keep, []
-    monkeypatch.setattr(qwen_image_2.prefix_placement, "keep", lambda *args: (keep(*args)[0], qwen_image_2.Place.RAM))
+    allocate, told = qwen_image_2.prefix_placement.allocate_prefix_cache, []
+    monkeypatch.setattr(qwen_image_2.prefix_placement, "allocate_prefix_cache",
+                        lambda *args: (allocate(*args)[0], qwen_image_2.Place.RAM))
     velocity(model, prefix, transformer_options={qwen_image_2.REPORT_KEY: told.append})
     assert told[1:] == ["RAM could not be pinned for keys and values: each block waits for its copy."]
 
@@ -94,7 +95,7 @@ def test_attention_overrides_of_other_nodes_are_called(model, prefix):
         return function(q, k, v, *args, **kwargs)
 
     expected = velocity(model, prefix)
-    prefix._cache = None
+    prefix.clear()
     found = velocity(model, prefix, transformer_options={"optimized_attention_override": override})
     assert calls == [(24, 44), (24, 44)]  # the target, in both blocks; the prompt's own causal run is torch's
     assert error(found, expected) < 1e-5
@@ -160,7 +161,7 @@ def test_the_room_for_keys_and_values_is_what_they_take(qwen_image_2, model, pro
     with torch.no_grad():
         model.model.diffusion_model(torch.randn(prompts, 64, 4, 6), torch.full((prompts,), 0.7), prefix=prefix,
                                     transformer_options={qwen_image_2.REPORT_KEY: told.append})
-    taken = sum(t.nbytes for pair in prefix._cache.layers for t in pair)
+    taken = sum(t.nbytes for pair in prefix.cache.layers for t in pair)
     tokens = math.prod(qwen_image_2.PrefixCond(prefix).size())
     assert qwen_image_2.kept_bytes(model.model.spec, tokens, 4) == taken
     assert f"({taken / 2**20:.1f} MiB)" in told[0] and told[0].startswith(f"{prompts * 26} tokens")

@@ -77,17 +77,18 @@ def test_the_least_room_holds_the_prompts_of_both_branches(model, monkeypatch):
     assert least_room(monkeypatch, model, 2.0) - alone == 20 * token
     assert least_room(monkeypatch, model, 1.0, disable_cfg1_optimization=True) - alone == 20 * token
     assert alone - least_room(monkeypatch, model, 2.0, "RAM") == 30 * token
-    assert model.model.kept_tokens is None
+    assert model.model.run_state.cached_tokens is None
 
 
 def test_each_prompt_is_placed_beside_what_the_other_keeps(model, monkeypatch):
     from qwen_image_2.nodes.bridge.prefix_cond import PromptPrefix
     from qwen_image_2.nodes.bridge.runtime import prefix_placement
-    found, keep = [], prefix_placement.keep
-    monkeypatch.setattr(prefix_placement, "keep", lambda *args: found.append(args[-1]) or keep(*args))
+    found, allocate = [], prefix_placement.allocate_prefix_cache
+    monkeypatch.setattr(prefix_placement, "allocate_prefix_cache",
+                        lambda *args: found.append(args[-1]) or allocate(*args))
     monkeypatch.setattr(PromptPrefix, "video_memory", 7)
     least_room(monkeypatch, model, 2.0)
-    assert found == [7, 7]
+    assert found == [0, 7]
 
 
 def test_a_failed_run_keeps_no_keys_and_values(model):
@@ -99,7 +100,7 @@ def test_a_failed_run_keeps_no_keys_and_values(model):
 
     def stop(*args):
         prefixes = [cond["model_conds"]["prefix"].cond for conds in guider.conds.values() for cond in conds]
-        assert all(prefix._cache is not None for prefix in prefixes)
+        assert all(prefix.cache is not None for prefix in prefixes)
         raise InterruptedError
 
     latent = torch.zeros(1, 64, 4, 4)
@@ -107,4 +108,4 @@ def test_a_failed_run_keeps_no_keys_and_values(model):
         guider.sample(torch.randn_like(latent), latent, comfy.samplers.sampler_object("euler"),
                       torch.tensor([1.0, 0.5, 0.0]), callback=stop)
     prefixes = [cond["model_conds"]["prefix"].cond for conds in guider.conds.values() for cond in conds]
-    assert len(prefixes) == 2 and all(prefix._cache is None for prefix in prefixes)
+    assert len(prefixes) == 2 and all(prefix.cache is None for prefix in prefixes)
