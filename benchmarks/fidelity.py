@@ -76,7 +76,7 @@ def velocity(network: torch.nn.Module) -> Tensor:
 
 def step_errors(folder: Path) -> dict[str, float]:
     """Relative error of one step's velocity in each format."""
-    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
     state = random_state()
     plain = Transformer(SPEC)
     plain.load_state_dict(state)

@@ -171,7 +171,7 @@ class RandomCheckpoint(StoredCheckpoint):
 
 def random_model(spec: TransformerSpec, weight_format: str, device: torch.device):
     """MODEL by the pack's own loader."""
-    from qwen_image_2.nodes.bridge.qwen_image_2 import model_from
+    from qwen_image_2.nodes.bridge.loading import model_from
     tensors = {name: TensorInfo(shape, "BF16") for name, shape in shapes(Transformer(spec, device="meta")).items()}
     checkpoint = RandomCheckpoint("random weights", tensors, {"axes_dims_rope": list(spec.rope_axes)}, device=device)
     return model_from(checkpoint, detect_transformer(checkpoint), "base", weight_format, disable_dynamic=True)
@@ -226,7 +226,8 @@ def given(setup: Setup, side: int, references: int, device: torch.device) -> Giv
 
 def our_step(patcher, asked: Given) -> Callable[[], Tensor]:
     """What a sampler calls, latent to denoised latent. The first call computes the prefix, later ones have it."""
-    from qwen_image_2.nodes.bridge.qwen_image_2 import SLOTS_KEY, PromptPrefix, condition_from
+    from qwen_image_2.nodes.bridge.keys import SLOTS_KEY
+    from qwen_image_2.nodes.bridge.prefix_cond import PromptPrefix, condition_from
     model = patcher.model
     slots = ((0, asked.slots),) if asked.references else ()
     entries = {"cross_attn": asked.text, SLOTS_KEY: slots, "reference_latents": asked.references}

@@ -60,7 +60,7 @@ def safetensors_read(path: Path) -> Loaded:
 def by_loader(weight_format: str) -> Callable[[Path], Loaded]:
     """The pack's loader in ComfyUI, with this choice of its weight_format."""
     import_comfyui()
-    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
     return lambda path: load_model(path, path.name, "base", weight_format).model.diffusion_model.state_dict()
 
 

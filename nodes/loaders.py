@@ -6,8 +6,8 @@ from comfy_execution.graph_utils import GraphBuilder
 
 from ..messages import Message, Refusal
 from .bridge.files import folders, miniature
+from .bridge.loading import load_model, open_model
 from .bridge.quant.weight_format import WEIGHT_FORMATS
-from .bridge.qwen_image_2 import load_model, open_model
 from .bridge.text_encoders.qwen3_vl import (
     AUTO,
     load_text_encoder,

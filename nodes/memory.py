@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..messages import Message, Refusal
 from ..model.runtime import offload
 from ..model.runtime.offload import Plan
-from .bridge.qwen_image_2 import PLACE_KEY
+from .bridge.keys import PLACE_KEY
 from .bridge.runtime import budget
 from .bridge.runtime.budget import BudgetPatcher, gib
 from .bridge.runtime.prefix_placement import Place

@@ -9,7 +9,8 @@ from ..messages import Message, Refusal
 from ..model.images import references, sizes
 from ..model.qwen_image_2 import schedule
 from .bridge.files import miniature
-from .bridge.qwen_image_2 import QwenImage2, latent_shape, reporting_to
+from .bridge.qwen_image_2 import QwenImage2, reporting_to
+from .bridge.run_checks import latent_shape
 from .frontend import only_with
 from .notices import notify, show
 from .seeds import seed_note

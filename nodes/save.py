@@ -6,9 +6,9 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..messages import Message, Refusal
+from .bridge.loading import diffusion_network
 from .bridge.progress import loading_progress
 from .bridge.quant import quantize
-from .bridge.qwen_image_2 import diffusion_network
 from .bridge.text_encoders.qwen3_vl import check_clip, text_network
 from .notices import notify
 

@@ -74,6 +74,9 @@ class Condition:
                           "in the prompt stands for {tokens}: text encoder and VAE saw different sizes.", number=number,
                           width=latent.shape[-1], height=latent.shape[-2], tokens=states * TOKENS_PER_SLOT)
 
+    def to(self, device: torch.device) -> "Condition":
+        return Condition(self.text.to(device), self.slots, tuple(latent.to(device) for latent in self.references))
+
     def segments(self) -> Iterator[Segment]:
         """The prefix in order, text runs and images."""
         state, token = 0, 0
@@ -95,8 +98,9 @@ class PrefixCache:
 
     position: int  # the rotary counter after the prefix: where the target's frame axis stands
     layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    target_size: tuple[int, int] | None = None  # height and width of the latest target
+    target_rope: Tensor | None = None           # its rotations, from `position` on
     _joint: Tensor | None = None
-    _rope: tuple[tuple[int, int], Tensor] | None = None
 
     def layer(self, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """One block's keys and values, on the device where they are needed."""
@@ -104,12 +108,6 @@ class PrefixCache:
 
     def release(self) -> None:
         """Called when it is no longer needed; here the tensors' own end is enough."""
-
-    def target_rope(self, size: tuple[int, int], make: Callable[[], Tensor]) -> Tensor:
-        """The target's rotations, made once for a size: every step has the same."""
-        if self._rope is None or self._rope[0] != size:
-            self._rope = size, make()
-        return self._rope[1]
 
     def join(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [prefix | target] (B, T + N, H, C) of one block, for the target's k, v (B, N, H, C).

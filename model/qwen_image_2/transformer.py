@@ -8,7 +8,7 @@ T prefix tokens, D width, H heads, C channels of a head, M hidden width of the M
 """
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,15 @@ from .spec import TransformerSpec
 
 TIME_CHANNELS = 256
 
-# Scale and gate for attention, then for the MLP; scales as the kernels want them (runtime/kernels.py).
-Modulation = tuple[Any, Tensor, Any, Tensor]
+
+class Modulation(NamedTuple):
+    """What sigma does to every block alike: scales and gates, each of (B, 1, D)."""
+
+    scale_attn: Any  # scales in the form that the kernels want (runtime/kernels.py)
+    gate_attn: Tensor
+    scale_mlp: Any
+    gate_mlp: Tensor
+
 
 # attend(q, k, v) -> attended values; q, k, v (B, S, H, C) -> (B, S, H * C)
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -132,13 +139,21 @@ class Block(nn.Module):
         self.img_mlp = SwiGLU(spec, ops, **factory)
 
     def forward(self, x: Tensor, modulation: Modulation, rope: Tensor, attend: Attend) -> Tensor:
-        """x (B, S, D); modulation: see Transformer._modulation."""
-        scale1, gate1, scale2, gate2 = modulation
+        """x (B, S, D) -> x + gate * attention(norm(x) * (1 + scale)), and the same with the MLP: no shift.
+
+        The kernel of the norm multiplies by 1 + scale, torch.addcmul gates and adds in one pass.
+        """
+        scale_attn, gate_attn, scale_mlp, gate_mlp = modulation
         norm = self.kernels.scaled_layer_norm
-        x = torch.addcmul(x, gate1, self.attn(norm(x, scale1, self.eps), rope, attend))
-        x = torch.addcmul(x, gate2, self.img_mlp(norm(x, scale2, self.eps)))
+        x = torch.addcmul(x, gate_attn, self.attn(norm(x, scale_attn, self.eps), rope, attend))  # (B, S, D)
+        x = torch.addcmul(x, gate_mlp, self.img_mlp(norm(x, scale_mlp, self.eps)))               # (B, S, D)
         # The residual stream outgrows fp16; the reference clips it to the largest finite value.
         return x.clip(-65504, 65504) if x.dtype == torch.float16 else x
+
+    def keys_and_values(self, x: Tensor, modulation: Modulation, rope: Tensor) -> tuple[Tensor, Tensor]:
+        """Of tokens x (B, S, D), each (B, S, H, C), without the rest of the block."""
+        _, k, v = self.attn.project(self.kernels.scaled_layer_norm(x, modulation.scale_attn, self.eps), rope)
+        return k, v
 
 
 class OutputNorm(nn.Module):
@@ -213,7 +228,7 @@ class Transformer(nn.Module):
         last = self.transformer_blocks[-1]
         for block in self._blocks_in_turn():
             if block is last:  # nothing reads the prefix after its keys and values
-                final = block.attn.project(self.kernels.scaled_layer_norm(x, modulation[0], self.spec.eps), rope)[1:]
+                final = block.keys_and_values(x, modulation, rope)
             else:
                 x = block(x, modulation, rope, attend)
                 yield kept.pop()
@@ -227,10 +242,9 @@ class Transformer(nn.Module):
         tokens = self.img_in(x.flatten(2).transpose(1, 2))  # (B, N, D)
         time = self.time_text_embed(sigma, tokens.dtype)    # (B, D)
         modulation = self._modulation(time)
-        rope = cache.target_rope((height, width), lambda: self._rope(
-            image_positions(cache.position, height, width), x.device))
+        rope = self._target_rope(cache, (height, width), x.device)
         for layer, block in enumerate(self._blocks_in_turn()):
-            tokens = block(tokens, modulation, rope, _attend_to_all(cache, layer, attention))
+            tokens = block(tokens, modulation, rope, _attend_to_all(cache, layer, attention))  # (B, N, D)
         velocity = self.proj_out(self.norm_out(tokens, time))  # (B, N, 64)
         return velocity.transpose(1, 2).unflatten(2, (height, width))
 
@@ -238,13 +252,17 @@ class Transformer(nn.Module):
         return iter(self.transformer_blocks) if self.streamer is None else self.streamer.in_turn()
 
     def _modulation(self, time: Tensor) -> Modulation:
-        """Time embedding (B, D) -> prepared scale and tanh(gate) for attention, then for the MLP, each of (B, 1, D).
-
-        The same for all blocks.
-        """
-        scale1, gate1, scale2, gate2 = self.modulation(time).unsqueeze(1).chunk(4, dim=-1)
+        """Time embedding (B, D) -> prepared scales and tanh of the gates, the same for all blocks."""
+        scale_attn, gate_attn, scale_mlp, gate_mlp = self.modulation(time).unsqueeze(1).chunk(4, dim=-1)
         prepare = self.kernels.prepare_scale
-        return prepare(scale1), gate1.tanh(), prepare(scale2), gate2.tanh()
+        return Modulation(prepare(scale_attn), gate_attn.tanh(), prepare(scale_mlp), gate_mlp.tanh())
+
+    def _target_rope(self, cache: PrefixCache, size: tuple[int, int], device) -> Tensor:
+        """The target's rotations, kept in the cache: every step at one size has the same."""
+        if cache.target_size != size:
+            cache.target_rope = self._rope(image_positions(cache.position, *size), device)
+            cache.target_size = size
+        return cache.target_rope
 
     def _rope(self, positions: Tensor, device) -> Tensor:
         table = rotations(positions, self.spec.rope_axes, self.spec.rope_theta)
@@ -265,7 +283,10 @@ class Transformer(nn.Module):
 
 def _attend_to_all(cache: PrefixCache, layer: int, attention: Callable[..., Tensor]) -> Attend:
     """The target sees the whole prefix and itself: no mask."""
-    return lambda q, k, v: attention(q, *cache.join(layer, k, v))
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = cache.join(layer, k, v)  # (B, T + N, H, C)
+        return attention(q, keys, values)
+    return attend
 
 
 def prefix_end(condition: Condition) -> int:

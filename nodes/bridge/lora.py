@@ -10,7 +10,7 @@ from ...model.checkpoints.checkpoint import aligned
 from ...model.checkpoints.files import check_is_no_text
 from ...model.qwen_image_2 import lora
 from ...model.qwen_image_2.lora import LoraError
-from .qwen_image_2 import check_lora_shapes
+from .run_checks import check_lora_shapes
 
 # What follows a matrix's name in an adapter's tensors.
 _PART = re.compile(r"[._](lora_[AB]|lora_up|lora_down|lora_mid|lora|lora_linear_layer|alpha|dora_scale|hada_\w+|"

@@ -40,7 +40,7 @@ def clip(comfyui, text_encoder_file):
 
 @pytest.fixture(scope="session")
 def model(comfyui, transformer_file):
-    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
     return load_model(transformer_file, transformer_file.name, "base")
 
 

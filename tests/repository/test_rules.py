@@ -124,6 +124,21 @@ def test_the_bridge_knows_no_node(path):
     assert not above
 
 
+# The bridge's own floors. Menus are above the text encoders because the miniature among them is drawn as one.
+BRIDGE = (("keys", "progress"), ("quant",), ("text_encoders", "vae", "runtime"), ("files",), ("prefix_cond",),
+          ("qwen_image_2", "run_checks"), ("loading", "lora", "guider"))
+BRIDGE_FLOOR = {room: number for number, rooms in enumerate(BRIDGE) for room in rooms}
+
+
+@pytest.mark.parametrize("path", [path for path in files("nodes/bridge") if path.stem != "__init__"],
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_inside_the_bridge_point_one_way(path):
+    """A room or file of the bridge imports what lies on a floor below it, never a neighbour."""
+    own = path.relative_to(ROOT / "nodes" / "bridge").with_suffix("").parts[0]
+    imported = {module[2] for module in modules_imported(path) if module[:2] == ("nodes", "bridge")} - {own}
+    assert all(BRIDGE_FLOOR[room] < BRIDGE_FLOOR[own] for room in imported), imported
+
+
 @pytest.mark.parametrize("path", [path for folder in CODE for path in files(folder)],
                          ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_readable_in_one_sitting(path):

@@ -19,14 +19,14 @@ FORMATS = {"fp8": "fp8", "int8": "int8 (ConvRot)", "4-bit": "4-bit (nvfp4)"}
 def quantize(comfyui: Path, file: Path, target: str, out: Path) -> None:
     """Write `out`, which must not exist. Raises UserError for a file that is neither transformer nor text encoder."""
     _import_comfyui(comfyui)
-    from ...nodes.bridge import qwen_image_2
+    from ...nodes.bridge import loading
     from ...nodes.bridge.quant import quantize
     from ...nodes.bridge.text_encoders import qwen3_vl
     try:
         if known_files.is_text_encoder(open_checkpoint(file).tensors):
             network = qwen3_vl.text_network(qwen3_vl.load_text_encoder(file, file.name, FORMATS[target]))
         else:
-            network = qwen_image_2.diffusion_network(qwen_image_2.load_model(file, file.name, "base", FORMATS[target]))
+            network = loading.diffusion_network(loading.load_model(file, file.name, "base", FORMATS[target]))
         quantize.save(out, network, lambda done, total: None)
     except Refusal as error:
         raise UserError(str(error)) from error

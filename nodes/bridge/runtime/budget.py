@@ -4,34 +4,65 @@ Blocks within the budget are loaded and patched as ComfyUI does it; the others s
 (model/runtime/offload.py), their LoRAs computed on the device as each one passes.
 """
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import comfy.model_management
 import comfy.utils
 import torch
 from comfy.model_patcher import LowVramPatch, ModelPatcher, move_weight_functions, wipe_lowvram_weight
 from comfy.patcher_extension import CallbacksMP
-from torch import Tensor, nn
+from torch import nn
 
 from ....messages import Message
 from ....model.runtime import offload
 from ....model.runtime.offload import Plan, Streamer
 from ..quant.gguf_ops import is_packed
-from .prefix_placement import Place
 
 BUDGET = "qwen_image_2_budget"  # the attachment that holds it, in bytes; ComfyUI copies it into every clone
 
 
+class BudgetedModel:
+    """What a family's BaseModel has in addition when a budget can place its weights: all patchers share it.
+
+    Its diffusion_model has `transformer_blocks`, and a `streamer` where some of them stream.
+    """
+
+    # What a budget keeps where; None where nothing is loaded, or ComfyUI's own patcher has loaded it.
+    plan: Plan | None = None
+    # Of a model that ComfyUI's dynamic patcher places by itself: the copy that a budget places instead.
+    static_clone: tuple | None = None
+
+    def forget_plan(self) -> None:
+        """End all streaming: every block has its own weights again, on the device or in RAM."""
+        self.release_buffers()
+        self.diffusion_model.streamer = self.plan = None
+
+    def release_buffers(self) -> None:
+        """Give the buffers of what streams back until the next pass."""
+        if self.diffusion_model.streamer is not None:
+            self.diffusion_model.streamer.release()
+
+
 class BudgetPatcher(ModelPatcher):
-    """Loads no more of its transformer onto the device than the budget, or less where ComfyUI has less room."""
+    """Loads no more of its transformer onto the device than the budget, or less where ComfyUI has less room.
+
+    ComfyUI has no seam for a patcher of another kind, and its own rules are bent here in three ways, each for a reason.
+    The class of a clone is assigned: `clone()` copies all of a patcher's state into an object of the class that it
+    finds, and a constructor of our own would have to know that state, anew in every version. The methods that place
+    weights are overridden: ComfyUI decides layer by layer, in an order of its own, and knows no block that visits the
+    device; hooks change weights in place, so buffers that stand for them must be given back before. And the account of
+    what is loaded, which ComfyUI keeps in attributes of the model and of its layers, is written here too, because its
+    memory management reads it there when other models need room. All of that belongs to this patcher's own model: no
+    class or module of ComfyUI is changed.
+    """
 
     @classmethod
     def of(cls, model: ModelPatcher, budget: float) -> "BudgetPatcher":
         """A clone of a MODEL under a budget in bytes; infinity leaves it to the room that ComfyUI finds."""
         if model.is_dynamic():
             # ComfyUI's dynamic patcher places weights by itself: here another copy is made from the same file, once.
-            clone = model.clone(disable_dynamic=True, model_override=model.model.stand_in)
-            model.model.stand_in = clone.get_clone_model_override()
+            clone = model.clone(disable_dynamic=True, model_override=model.model.static_clone)
+            model.model.static_clone = clone.get_clone_model_override()
         else:
             clone = model.clone()
         clone.__class__ = cls  # clone() makes objects of the class that it finds
@@ -45,8 +76,13 @@ class BudgetPatcher(ModelPatcher):
 
     @property
     def plan(self) -> Plan | None:
-        """What is loaded, None where nothing is, or ComfyUI's own patcher has loaded it."""
+        """What is loaded, see BudgetedModel."""
         return self.model.plan
+
+    @property
+    def resident_blocks(self) -> int:
+        """How many blocks stay on the device."""
+        return len(self.plan.sizes) - len(self.plan.streamed)
 
     def plan_for(self, room: float) -> Plan:
         """Bytes of room on the device -> what to keep there."""
@@ -62,7 +98,7 @@ class BudgetPatcher(ModelPatcher):
         with self.use_ejected():
             self.unpatch_hooks()
             room = math.inf if full_load else lowvram_model_memory
-            self._place(self._steady(self.plan_for(room), room), device_to, force_patch_weights)
+            self._place(self._keep_if_close(self.plan_for(room), room), device_to, force_patch_weights)
             for callback in self.get_all_callbacks(CallbacksMP.ON_LOAD):
                 callback(self, device_to, lowvram_model_memory, force_patch_weights, full_load)
             self.apply_hooks(self.forced_hooks, force_apply=True)
@@ -91,22 +127,23 @@ class BudgetPatcher(ModelPatcher):
 
     def unpatch_model(self, device_to=None, unpatch_weights=True):
         if unpatch_weights:
-            forget_plan(self.model)
+            self.model.forget_plan()
         super().unpatch_model(device_to, unpatch_weights)
 
     def patch_hooks(self, hooks):
-        rest(self.model)  # a hook changes the weights in RAM, in place: no block may be bound to its buffer
+        self.model.release_buffers()  # a hook changes the weights in RAM, in place: no block may be bound to its buffer
         super().patch_hooks(hooks)
 
     def unpatch_hooks(self, whitelist_keys_set=None):
         if self.hook_backup:
-            rest(self.model)
+            self.model.release_buffers()
         super().unpatch_hooks(whitelist_keys_set)
 
     # ------------------------------------------------------------ placing
 
-    def _steady(self, wanted: Plan, room: float) -> Plan:
-        """Free memory is never twice the same: for one block more or less nothing moves."""
+    def _keep_if_close(self, wanted: Plan, room: float) -> Plan:
+        """The plan that is in force where it is as good: free memory is never twice the same, and for one block more
+        or less nothing moves."""
         plan = self.plan
         if plan and plan.on_device <= min(self.budget, room) and len(plan.streamed) - len(wanted.streamed) <= 1:
             return plan
@@ -114,7 +151,7 @@ class BudgetPatcher(ModelPatcher):
 
     def halve(self) -> int:
         """Keep half as many blocks on the device. Returns how many."""
-        count, hooks = (len(self.plan.sizes) - len(self.plan.streamed)) // 2, self.current_hooks
+        count, hooks = self.resident_blocks // 2, self.current_hooks
         self.unpatch_hooks()
         self._place(self.plan.keeping(count), self.model.device)
         self.cached_hook_patches.clear()  # made of weights as they were placed before
@@ -123,16 +160,16 @@ class BudgetPatcher(ModelPatcher):
 
     def _place(self, plan: Plan, device: torch.device, force_patch_weights: bool = False) -> None:
         network = self.model.diffusion_model
-        forget_plan(self.model)
+        self.model.forget_plan()
         streamed = [network.transformer_blocks[number] for number in plan.streamed]
         inside = {id(module) for block in streamed for module in block.modules()}
         layers = [(name, module) for name, module in self.model.named_modules() if module._parameters]
         for name, module in layers:
             if id(module) in inside:  # these first: they make room
-                self._put_away(name, module, force_patch_weights)
+                self._offload(name, module, force_patch_weights)
         for name, module in layers:
             if id(module) not in inside:
-                self._settle(name, module, device)
+                self._load_resident(name, module, device)
         if streamed:
             network.streamer = Streamer(network.transformer_blocks, plan, offload.lane_for(device))
         model = self.model
@@ -140,7 +177,7 @@ class BudgetPatcher(ModelPatcher):
         model.model_lowvram, model.model_loaded_weight_memory = bool(streamed), plan.resident
         model.model_offload_buffer_memory = plan.buffers
 
-    def _settle(self, name: str, module: nn.Module, device: torch.device) -> None:
+    def _load_resident(self, name: str, module: nn.Module, device: torch.device) -> None:
         """Patch a layer and bring it to the device."""
         if getattr(module, "comfy_patched_weights", False):
             return
@@ -156,7 +193,7 @@ class BudgetPatcher(ModelPatcher):
         self._set_functions(name, module, self._passing_patches(name) if packed else [], device)
         module.comfy_patched_weights = True
 
-    def _put_away(self, name: str, module: nn.Module, force_patch_weights: bool) -> None:
+    def _offload(self, name: str, module: nn.Module, force_patch_weights: bool) -> None:
         """Leave a layer in RAM with its own weights, and note what a LoRA does to them as they pass."""
         if getattr(module, "comfy_patched_weights", False):
             for last in module._parameters:
@@ -186,93 +223,17 @@ class BudgetPatcher(ModelPatcher):
         move_weight_functions(module, device)
 
 
-def _sizes(model) -> tuple[int, list[int]]:
+def _sizes(model: BudgetedModel) -> tuple[int, list[int]]:
     """Bytes of what is in no block, and of each block."""
     blocks = [sum(map(offload.size_of, offload.entries(block)))
               for block in model.diffusion_model.transformer_blocks]
     return sum(map(offload.size_of, offload.entries(model))) - sum(blocks), blocks
 
 
-def forget_plan(model) -> None:
-    """End all streaming: every block has its own weights again, on the device or in RAM."""
-    rest(model)
-    model.diffusion_model.streamer = model.plan = None
-
-
-def rest(model) -> None:
-    """Give the buffers back until the next pass."""
-    if model.diffusion_model.streamer is not None:
-        model.diffusion_model.streamer.release()
-
-
-def on_load(patcher, *_) -> None:
+def on_load(patcher: ModelPatcher, *_) -> None:
     """ComfyUI's own patcher has placed the weights of a model that a budget may have placed before."""
     if not isinstance(patcher, BudgetPatcher):
-        forget_plan(patcher.model)
-
-
-# ---------------------------------------------------------------- out of memory
-
-def with_relief(model, step: Callable[[], Tensor], report: Callable[[str], None]) -> Tensor:
-    """A step of a run; where memory runs out, once in a run, again with less of it in use."""
-    try:
-        return step()
-    except Exception as error:
-        if not comfy.model_management.is_oom(error):
-            raise
-        if model.crowded or not (_beside(model) or _resident(model)):
-            raise _out_of_memory(model) from error
-    # Outside of the handler: the error holds on to every tensor of the step that failed.
-    report(_relieve(model))
-    try:
-        return step()
-    except Exception as error:
-        if comfy.model_management.is_oom(error):
-            raise _out_of_memory(model) from error
-        raise
-
-
-def _beside(model) -> bool:
-    """Whether keys and values are kept beside the model."""
-    return any(prefix.place is Place.DEVICE for prefix in model.prefixes)
-
-
-def _resident(model) -> int:
-    """How many blocks a budget keeps on the device."""
-    budgeted = isinstance(model.current_patcher, BudgetPatcher)
-    return len(model.plan.sizes) - len(model.plan.streamed) if budgeted else 0
-
-
-def _relieve(model) -> Message:
-    """Give up what can be given up of both, and say what."""
-    beside, before = _beside(model), _resident(model)
-    model.crowded = True
-    model.clear_prefixes()
-    after = model.current_patcher.halve() if before else 0
-    comfy.model_management.soft_empty_cache()
-    if not before:
-        return Message("oom_retry_cache", "Out of memory in a step, which is repeated with less: keys and values of "
-                       "prompt and references leave video memory.")
-    if not beside:
-        return Message("oom_retry_blocks", "Out of memory in a step, which is repeated with less: {after} blocks "
-                       "instead of {before} stay on the device.", before=before, after=after)
-    return Message("oom_retry_both", "Out of memory in a step, which is repeated with less: keys and values of prompt "
-                   "and references leave video memory, and {after} blocks instead of {before} stay on the device.",
-                   before=before, after=after)
-
-
-def _out_of_memory(model) -> Exception:
-    advice = Message("choose_smaller", "choose a smaller picture, a smaller batch or fewer references")
-    if not isinstance(model.current_patcher, BudgetPatcher):
-        advice = Message("choose_budget", "put Memory Budget between loader and sampler and give vram_for_weights a "
-                         "number, or {other}", other=advice)
-    elif _resident(model):
-        advice = Message("choose_lower_budget", "lower vram_for_weights on Memory Budget (the weights took {taken} at "
-                         "last, {least} is the least), or {other}", taken=gib(model.plan.on_device),
-                         least=gib(model.current_patcher.plan_for(0).on_device), other=advice)
-    return comfy.model_management.OOM_EXCEPTION(str(Message(
-        "out_of_memory", "Out of memory, even with keys and values of prompt and references out of video memory: "
-        "{advice}.", advice=advice)))
+        patcher.model.forget_plan()
 
 
 # ---------------------------------------------------------------- in words
@@ -281,7 +242,7 @@ def gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
-def costs(model) -> Iterator[Message]:
+def costs(model: BudgetedModel) -> Iterator[Message]:
     """What each pass of a run has paid for memory."""
     if model.plan is not None and model.plan.streamed:
         yield in_words(model.plan)

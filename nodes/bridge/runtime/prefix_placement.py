@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 import comfy.model_management
 import torch
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 
 RAM_MARGIN = 2 * 2**30  # left to the system
 
-Layers = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+# Starts a pass over the prefix: keys and values block by block, each (P, T, H, C), see Transformer.prefix_layers.
+StartPass = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 class Place(Enum):
@@ -37,30 +39,34 @@ INSTEAD = {Place.RAM: Message("cache_in_ram_instead", "kept in RAM, because vide
                                   "memory nor RAM has room for them")}
 
 
-def in_words(place: Place, first: Place) -> Message:
-    """first: the place that was asked for."""
-    return place.value if place is first else INSTEAD.get(place, place.value)
+def in_words(cache: PrefixCache, place: Place, first: Place, tokens: int, size: int) -> Iterator[Message]:
+    """Where so many tokens' keys and values of `size` bytes are kept; first: the place that was asked for."""
+    where = place.value if place is first else INSTEAD.get(place, place.value)
+    yield Message("cache_size", "{tokens} tokens of prompt and references: their keys and values ({size} MiB) are "
+                  "{place}.", tokens=f"{tokens:,}", size=f"{size / 2**20:,.1f}", place=where)
+    if _waits(cache, place):
+        yield Message("cache_unpinned", "RAM could not be pinned for keys and values: each block waits for its copy.")
 
 
-def keep(layers: Layers, position: int, needed: int, working: int, device: torch.device,
-         first: Place = Place.DEVICE, others: int = 0) -> tuple[PrefixCache, Place]:
+def allocate_prefix_cache(start_pass: StartPass, position: int, needed: int, working: int, device: torch.device,
+                          first: Place = Place.DEVICE, others: int = 0) -> tuple[PrefixCache, Place]:
     """Run a pass over the prefix and keep its keys and values in the fastest place that holds them, from `first` on.
 
-    layers() starts the pass; position: the rotary counter after the prefix; needed: bytes of all keys and values;
-    working: bytes that a pass needs beside them; others: bytes of video memory that the run's other prefixes keep.
+    position: the rotary counter after the prefix; needed: bytes of all keys and values; working: bytes that a pass
+    needs beside them; others: bytes of video memory that the run's other prefixes keep.
     """
     beside = first is Place.DEVICE or (first is Place.RAM and device.type == "cpu")  # the same place
     if beside and _may_fit(needed + working + others, device):
         try:
-            return PrefixCache(position, _collect(layers(), device)), Place.DEVICE
+            return PrefixCache(position, _collect(start_pass, device)), Place.DEVICE
         except Exception as error:
             if not comfy.model_management.is_oom(error):
                 raise
             log.info("The keys and values of the prefix did not fit beside the model: %s", error)
         comfy.model_management.soft_empty_cache()
     if first is not Place.NOWHERE and device.type != "cpu" and needed + RAM_MARGIN <= _free_ram():
-        return _in_ram(layers(), position, device), Place.RAM
-    return RecomputedPrefix(position, compute=lambda: _cancellable(layers())), Place.NOWHERE
+        return _in_ram(start_pass, position, device), Place.RAM
+    return RecomputedPrefix(position, compute=partial(_cancellable_pass, start_pass)), Place.NOWHERE
 
 
 def _may_fit(size: int, device: torch.device) -> bool:
@@ -87,14 +93,14 @@ class PinnedPrefix(PrefetchedPrefix):
         self._unpin()
 
 
-def waits(cache: PrefixCache, place: Place) -> bool:
+def _waits(cache: PrefixCache, place: Place) -> bool:
     """Whether every block of a pass waits for a copy of its own."""
     return place is Place.RAM and not isinstance(cache, PinnedPrefix)
 
 
-def _in_ram(layers: Iterator[tuple[Tensor, Tensor]], position: int, device: torch.device) -> PrefixCache:
+def _in_ram(start_pass: StartPass, position: int, device: torch.device) -> PrefixCache:
     """Pinned if ComfyUI has so much pinned memory to give."""
-    kept = [(k.contiguous(), v.contiguous()) for k, v in _collect(layers, torch.device("cpu"))]
+    kept = [(k.contiguous(), v.contiguous()) for k, v in _collect(start_pass, torch.device("cpu"))]
     if device.type == "cuda" and _pin(_tensors(kept)):
         return PinnedPrefix(position, kept, lane=lane_for(device))
     return PrefixCache(position, kept)
@@ -122,12 +128,12 @@ def _free_ram() -> int:
     return comfy.model_management.get_free_memory(torch.device("cpu"))
 
 
-def _collect(layers: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    return [(k.to(device), v.to(device)) for k, v in _cancellable(layers)]
+def _collect(start_pass: StartPass, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    return [(k.to(device), v.to(device)) for k, v in _cancellable_pass(start_pass)]
 
 
-def _cancellable(layers: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _cancellable_pass(start_pass: StartPass) -> Iterator[tuple[Tensor, Tensor]]:
     """With ten references a pass takes as long as a step: it can be cancelled between two blocks."""
-    for pair in layers:
+    for pair in start_pass():
         comfy.model_management.throw_exception_if_processing_interrupted()
         yield pair

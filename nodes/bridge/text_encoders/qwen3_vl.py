@@ -29,11 +29,12 @@ from ....model.language import key_maps, llama_cpp
 from ....model.language.qwen3_vl import TextEncoderSpec, VisionSpec, detect_text_encoder
 from ....model.language.tokens import IMAGE_PAD_TOKEN, PAD_TOKEN
 from ....model.qwen_image_2 import prompt
+from ..keys import SLOTS_KEY
 from ..progress import loading_progress
+from ..quant.formats import INTEGERS, computed_in_integers
 from ..quant.gguf_ops import keep_packed, with_blocks
 from ..quant.quantize import Network, Origin, patches_below
 from ..quant.weight_format import DTYPES, conversion
-from ..qwen_image_2 import INTEGERS, SLOTS_KEY, computed_in_integers
 
 NAME = "qwen3vl_8b"
 AUTO = "auto"  # the vision projector: whichever lies beside the language model and fits

@@ -36,7 +36,8 @@ def test_a_step_stays_on_the_card_and_waits_for_nothing(on_a_card, dtype, weight
     import comfy.ops
     import comfy_kitchen
 
-    from qwen_image_2.nodes.bridge.qwen_image_2 import DiffusionModel, PromptPrefix
+    from qwen_image_2.nodes.bridge.prefix_cond import PromptPrefix
+    from qwen_image_2.nodes.bridge.qwen_image_2 import DiffusionModel
     from qwen_image_2.nodes.bridge.runtime.kernels import kitchen_kernels
     from qwen_image_2.nodes.bridge.runtime.prefix_placement import Place
     spec = dataclasses.replace(TransformerSpec(), layers=2)
@@ -47,5 +48,5 @@ def test_a_step_stays_on_the_card_and_waits_for_nothing(on_a_card, dtype, weight
         velocity = network(x, sigma, prefix=prefix, first_place=Place[place])
         assert (velocity.device, velocity.dtype, velocity.shape) == (CARD, dtype, x.shape)
     assert prefix.place is Place[place]
-    kept = {tensor.device.type for pair in prefix._cache.layers for tensor in pair}
+    kept = {tensor.device.type for pair in prefix.cache.layers for tensor in pair}
     assert kept == {"DEVICE": {"cuda"}, "RAM": {"cpu"}, "NOWHERE": set()}[place]

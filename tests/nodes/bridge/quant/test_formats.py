@@ -78,7 +78,7 @@ def expected(state: dict) -> torch.Tensor:
 
 
 def load(path, **options):
-    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
     return load_model(path, path.name, "base", **options).model.diffusion_model
 
 
@@ -251,7 +251,7 @@ def test_the_loader_says_how_the_weights_are_stored_and_which_way_they_take(comf
     """On this CPU, and where the card has the arithmetic: what is said is what ComfyUI's layers were told."""
     import comfy.model_management
 
-    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
     for function in ("supports_nvfp4_compute", "supports_mxfp8_compute", "supports_fp8_compute"):
         monkeypatch.setattr(comfy.model_management, function, lambda device=None: native)
     path = write(quantise(plain, name)[0], tmp_path / "q.safetensors")
@@ -266,7 +266,7 @@ def test_the_loader_says_how_the_weights_are_stored_and_which_way_they_take(comf
 def test_a_file_that_asks_for_full_precision_is_said_to(comfyui, plain, tmp_path, monkeypatch):
     import comfy.model_management
 
-    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
     monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda device=None: True)
     stored, _ = quantise(plain, "fp8 e4m3")
     path = write(old_names(stored, torch.zeros(2)), tmp_path / "old.safetensors")
@@ -278,7 +278,8 @@ def test_a_file_that_asks_for_full_precision_is_said_to(comfyui, plain, tmp_path
 def test_loras_work_on_quantised_layers(comfyui, plain, tmp_path, name):
     from comfy.weight_adapter.lora import LoRAAdapter
 
-    from qwen_image_2.nodes.bridge.qwen_image_2 import check_lora_shapes, load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
+    from qwen_image_2.nodes.bridge.run_checks import check_lora_shapes
     stored, rounded = quantise(plain, name)
     path = write(stored, tmp_path / "q.safetensors")
     patcher = load_model(path, path.name, "base")

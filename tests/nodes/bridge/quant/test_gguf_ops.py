@@ -94,7 +94,7 @@ def test_a_gguf_file_can_become_another_format(comfyui, plain, tmp_path):
 
 @pytest.mark.parametrize("weight_format", ["as stored", "bf16", "fp8"])
 def test_damage_in_blocks_is_named(comfyui, plain, tmp_path, weight_format):
-    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
     name, state = "transformer_blocks.1.attn.to_v.weight", tiny.to_comfy_transformer(plain)
     path = write(tmp_path / "nan.gguf", state, "Q8_0")
     content = path.read_bytes()
@@ -108,7 +108,7 @@ def test_damage_in_blocks_is_named(comfyui, plain, tmp_path, weight_format):
 def test_loras_reach_packed_matrices(comfyui, plain, tmp_path):
     import comfy.model_management
 
-    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
     state = tiny.to_comfy_transformer(plain)
     model = load_model(write(tmp_path / "model.gguf", state, "Q4_K"), "model.gguf", "base").clone()
     name = "transformer_blocks.1.attn.to_q.weight"
@@ -139,7 +139,7 @@ def test_the_dynamic_patcher_merges_no_lora_into_packed_matrices(comfyui, plain,
     from comfy.model_patcher import LowVramPatch
     from comfy.patcher_extension import CallbacksMP
 
-    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
     model = load_model(write(tmp_path / "m.gguf", tiny.to_comfy_transformer(plain), "Q4_K"), "m.gguf", "base")
     layer = model.model.diffusion_model.transformer_blocks[1].attn.to_q
     key, change = "diffusion_model.transformer_blocks.1.attn.to_q.weight", torch.randn(256, 256) * 0.05
@@ -156,7 +156,7 @@ def test_the_dynamic_patcher_merges_no_lora_into_packed_matrices(comfyui, plain,
 
 
 def test_packed_blocks_stream(comfyui, plain, tmp_path):
-    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
     from qwen_image_2.nodes.bridge.runtime.budget import BudgetPatcher
     model = load_model(write(tmp_path / "m.gguf", tiny.to_comfy_transformer(plain), "Q4_K"), "m.gguf", "base")
     network = model.model.diffusion_model
@@ -171,7 +171,7 @@ def test_packed_blocks_stream(comfyui, plain, tmp_path):
 
 
 def test_a_lora_makes_no_packed_matrix_larger_than_the_budget_knows(comfyui, plain, tmp_path):
-    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
     from qwen_image_2.nodes.bridge.runtime.budget import BudgetPatcher, costs
     state = tiny.to_comfy_transformer(plain)
     model = load_model(write(tmp_path / "m.gguf", state, "Q4_K"), "m.gguf", "base")
@@ -221,7 +221,7 @@ def test_types_that_are_not_read_are_named(comfyui, plain, tmp_path):
 def test_sizes_are_those_of_the_packed_file(comfyui, plain, tmp_path):
     import comfy.model_management
 
-    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
     model = load_model(write(tmp_path / "m.gguf", tiny.to_comfy_transformer(plain), "Q4_K"), "m.gguf", "base")
     inner = sum(value.numel() for name, value in plain.items() if "transformer_blocks" in name and value.ndim == 2)
     rest = sum(value.numel() for value in plain.values()) - inner

@@ -34,13 +34,13 @@ def path(plain, tmp_path_factory):
 
 
 def load(path, weight_format="as stored"):
-    from qwen_image_2.nodes.bridge.qwen_image_2 import load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
     return load_model(path, path.name, "base", weight_format)
 
 
 def save(path, patcher):
+    from qwen_image_2.nodes.bridge.loading import diffusion_network
     from qwen_image_2.nodes.bridge.quant import quantize
-    from qwen_image_2.nodes.bridge.qwen_image_2 import diffusion_network
     steps = []
     quantize.save(path, diffusion_network(patcher), lambda done, total: steps.append((done, total)))
     assert steps == [(done, len(steps)) for done in range(1, len(steps) + 1)]
@@ -233,8 +233,8 @@ def test_a_disk_that_fills_up_while_saving_leaves_nothing(comfyui, path, tmp_pat
 
 
 def test_a_cancel_while_quantising_leaves_nothing(comfyui, path, tmp_path):
+    from qwen_image_2.nodes.bridge.loading import diffusion_network
     from qwen_image_2.nodes.bridge.quant import quantize
-    from qwen_image_2.nodes.bridge.qwen_image_2 import diffusion_network
 
     def cancel(done, total):
         if done == 3:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from qwen_image_2.model.runtime import offload
+from qwen_image_2.tests.nodes.bridge.runtime.runs import LORA, budget_for, hook_lora, queries, sample, unload, with_lora
 
 
 @pytest.fixture(autouse=True)
@@ -13,81 +14,9 @@ def as_comfyui_runs_nodes():
         yield
 
 
-@pytest.fixture(scope="module")
-def budget(comfyui):
-    from qwen_image_2.nodes.bridge.runtime import budget
-    return budget
-
-
 @pytest.fixture(params=["as stored", "fp8", "int8 (ConvRot)", "4-bit (nvfp4)"])
 def weight_format(request):
     return request.param
-
-
-@pytest.fixture(scope="module")
-def load(comfyui):
-    """Loads the miniature: eight blocks."""
-    from qwen_image_2.nodes.bridge import qwen_image_2
-    from qwen_image_2.nodes.bridge.files import folders, miniature
-
-    def of_format(weight_format: str = "as stored"):
-        path = folders.resolve(folders.TRANSFORMER, miniature.NAME)
-        return qwen_image_2.load_model(path, miniature.NAME, "base", weight_format)
-    return of_format
-
-
-def with_lora(model, *names: str):
-    """A LoRA of rank 4 on some matrices; drawn with a seed."""
-    from comfy.weight_adapter import LoRAAdapter
-    generator, patches = torch.Generator().manual_seed(3), {}
-    for name in names:
-        rows, columns = model.model.diffusion_model.get_submodule(name.removesuffix(".weight")).weight.shape
-        up, down = (torch.randn(*shape, generator=generator) * 0.05 for shape in ((rows, 4), (4, columns)))
-        patches[f"diffusion_model.{name}"] = LoRAAdapter(set(), (up, down, None, None, None, None))
-    clone = model.clone()
-    clone.add_patches(patches)
-    return clone
-
-
-TARGET_TOKENS = 4 * 6
-LORA = ("img_in.weight", "transformer_blocks.0.attn.to_q.weight", "transformer_blocks.3.img_mlp.out.weight",
-        "transformer_blocks.6.attn.to_v.weight")
-
-
-def hook_lora(model):
-    """A LoRA hook, as ComfyUI's Create Hook LoRA makes it, on a matrix of every block."""
-    import comfy.hooks
-    generator, state = torch.Generator().manual_seed(4), {}
-    for number, block in enumerate(model.model.diffusion_model.transformer_blocks):
-        rows, columns = block.attn.to_q.weight.shape
-        name = f"diffusion_model.transformer_blocks.{number}.attn.to_q"
-        state[f"{name}.lora_B.weight"] = torch.randn(rows, 4, generator=generator) * 0.05
-        state[f"{name}.lora_A.weight"] = torch.randn(4, columns, generator=generator) * 0.05
-    return comfy.hooks.create_hook_lora(state, 1.0, 0.0)
-
-
-def sample(model, steps: int = 2, cfg: float = 1.0, hooks=None):
-    """What a core sampler makes of it."""
-    import comfy.sample
-    import comfy.samplers
-    width = model.model.spec.context_dim
-    text = torch.randn(1, 12, width, generator=torch.Generator().manual_seed(0))
-    noise = torch.randn(1, 64, 4, 6, generator=torch.Generator().manual_seed(1))
-    sigmas = torch.linspace(1, 0, steps + 1)
-    positive = [[text, {"hooks": hooks} if hooks else {}]]
-    return comfy.sample.sample_custom(model, noise, cfg, comfy.samplers.sampler_object("euler"), sigmas,
-                                      positive, [[text[:, :9], {}]], torch.zeros_like(noise), seed=0)
-
-
-def budget_for(model, kept: int) -> int:
-    """Bytes that are just enough for so many blocks."""
-    from qwen_image_2.nodes.bridge.runtime.budget import BudgetPatcher
-    return BudgetPatcher.of(model, math.inf).plan_for(math.inf).keeping(kept).on_device
-
-
-def unload():
-    import comfy.model_management
-    comfy.model_management.unload_all_models()
 
 
 @pytest.mark.parametrize("kept", [0, 3])
@@ -105,7 +34,7 @@ def test_a_streamed_model_draws_what_the_resident_one_draws(budget, load, weight
 @pytest.mark.parametrize("kept", [0, 3, 4])
 def test_guidance_with_prefixes_that_are_computed_anew(budget, load, kept):
     """Four passes take turns, and whether the last block streams or not, none holds a buffer for ever."""
-    from qwen_image_2.nodes.bridge.qwen_image_2 import PLACE_KEY
+    from qwen_image_2.nodes.bridge.keys import PLACE_KEY
     from qwen_image_2.nodes.bridge.runtime.prefix_placement import Place
     model = load()
     expected = sample(model, cfg=3.0)
@@ -172,12 +101,12 @@ def test_the_budget_holds_whatever_comfyui_offers(budget, load):
     budgeted = budget.BudgetPatcher.of(model, size)
     sample(budgeted)
     assert budgeted.plan.on_device <= size
-    assert _settled(model) == budgeted.plan.resident == budgeted.loaded_size()
+    assert resident_bytes(model) == budgeted.plan.resident == budgeted.loaded_size()
     assert budgeted.model_size() == size
     unload()
 
 
-def _settled(model) -> int:
+def resident_bytes(model) -> int:
     """Bytes of the layers that ComfyUI's own flag says are on the device."""
     return sum(offload.size_of(entry) for entry in offload.entries(model.model)
                if getattr(entry.module, "comfy_patched_weights", False))
@@ -193,7 +122,7 @@ def test_comfyui_can_have_some_of_it_back(budget, load):
     size = budgeted.plan.sizes[0]
     freed = budgeted.partially_unload(budgeted.offload_device, 3 * size)
     assert freed >= 3 * size and len(budgeted.plan.streamed) >= 5  # two of them for the buffers
-    assert _settled(model) == budgeted.plan.resident == budgeted.loaded_size()
+    assert resident_bytes(model) == budgeted.plan.resident == budgeted.loaded_size()
     budgeted.partially_load(budgeted.load_device, size)
     assert torch.equal(sample(budgeted), expected)
     assert not budgeted.plan.streamed
@@ -251,22 +180,17 @@ def test_buffers_are_given_back_after_a_run_and_after_a_cancel(budget, load):
     handle.remove()
     assert not model.model.diffusion_model.streamer.slots
     assert all(now.parameter is before for now, before in zip(offload.entries(model.model), own, strict=True))
-    assert not any(prefix._cache for prefix in model.model.prefixes)
     unload()
 
 
 # ---------------------------------------------------------------- hooks
-
-def queries(model) -> list[torch.Tensor]:
-    return [block.attn.to_q.weight.clone() for block in model.model.diffusion_model.transformer_blocks]
-
 
 @pytest.mark.parametrize("place", ["DEVICE", "NOWHERE"])
 def test_a_hook_leaves_no_trace_even_when_a_run_is_cancelled(budget, load, place):
     """ComfyUI takes hooks back while the traceback of a cancelled pass still holds a block."""
     import comfy.model_management
 
-    from qwen_image_2.nodes.bridge.qwen_image_2 import PLACE_KEY
+    from qwen_image_2.nodes.bridge.keys import PLACE_KEY
     from qwen_image_2.nodes.bridge.runtime.prefix_placement import Place
     model = load("fp32")
     plain, own = sample(model), queries(model)
@@ -282,133 +206,3 @@ def test_a_hook_leaves_no_trace_even_when_a_run_is_cancelled(budget, load, place
     handle.remove()
     unload()
     assert all(map(torch.equal, queries(model), own))
-
-
-def test_a_step_is_repeated_with_its_hooks(budget, load, short_of_memory):
-    model = load("fp32")
-    own, adapted = queries(model), with_lora(model, *LORA)
-    expected = sample(adapted, hooks=hook_lora(model))
-    budgeted = budget.BudgetPatcher.of(adapted, budget_for(model, 4))
-    short_of_memory(model, 1)
-    assert torch.allclose(sample(budgeted, hooks=hook_lora(model)), expected, atol=1e-4)
-    assert len(model.model.plan.streamed) == 6
-    unload()
-    assert all(map(torch.equal, queries(model), own))
-
-
-# ---------------------------------------------------------------- out of memory
-
-@pytest.fixture
-def short_of_memory(monkeypatch):
-    """Makes the third block of a model run out of memory over the target, as often as told."""
-    def happen(model, times: int):
-        layer = model.model.diffusion_model.transformer_blocks[2].img_mlp
-        forward, left = layer.forward, [times]
-
-        def failing(x):
-            if left[0] and x.shape[1] == TARGET_TOKENS:
-                left[0] -= 1
-                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-            return forward(x)
-
-        monkeypatch.setattr(layer, "forward", failing)
-    return happen
-
-
-def test_a_step_that_runs_out_of_memory_is_repeated_with_less(budget, load, short_of_memory):
-    from qwen_image_2.nodes.bridge.qwen_image_2 import reporting_to
-    model = load()
-    expected = sample(model)
-    told = []
-    budgeted = reporting_to(told.append, budget.BudgetPatcher.of(model, budget_for(model, 4)))
-    short_of_memory(model, 1)
-    assert torch.equal(sample(budgeted), expected)
-    assert len(model.model.plan.streamed) == 6
-    relief = next(sentence for sentence in told if sentence.startswith("Out of memory"))
-    assert "2 blocks instead of 4" in relief and "keys and values" in relief
-    assert sum("tokens of prompt" in sentence for sentence in told) == 1  # on a CPU, RAM is the place that it was in
-    unload()
-
-
-def test_a_model_without_a_budget_gets_a_second_try_too(load, short_of_memory):
-    model = load()
-    expected = sample(model)
-    short_of_memory(model, 1)
-    assert torch.equal(sample(model), expected)
-
-
-@pytest.fixture
-def tries(monkeypatch):
-    """Counts the steps that ComfyUI's part of the model is asked for."""
-    import comfy.model_base
-    tries, apply = [], comfy.model_base.BaseModel._apply_model
-    monkeypatch.setattr(comfy.model_base.BaseModel, "_apply_model",
-                        lambda *args, **kwargs: tries.append(1) or apply(*args, **kwargs))
-    return tries
-
-
-def short(budget, load, kept: int | None, place: str):
-    """(A model with so many blocks within its budget, None without one, what it tells)."""
-    from qwen_image_2.nodes.bridge.qwen_image_2 import PLACE_KEY, reporting_to
-    from qwen_image_2.nodes.bridge.runtime.prefix_placement import Place
-    model, told = load(), []
-    if kept is not None:
-        model = budget.BudgetPatcher.of(model, budget_for(model, kept))
-    model = reporting_to(told.append, model)
-    model.model_options["transformer_options"][PLACE_KEY] = Place[place]
-    return model, told
-
-
-@pytest.mark.parametrize(("kept", "place", "words"), [
-    (None, "DEVICE", "less: keys and values of prompt and references leave video memory."),
-    (0, "DEVICE", "less: keys and values of prompt and references leave video memory."),
-    (5, "NOWHERE", "less: 2 blocks instead of 5 stay on the device."),
-    (1, "NOWHERE", "less: 0 blocks instead of 1 stay on the device.")])
-def test_what_the_sentence_says_is_what_has_been_given_up(budget, load, short_of_memory, kept, place, words):
-    model, told = short(budget, load, kept, place)
-    expected = sample(load())
-    short_of_memory(model, 1)
-    assert torch.equal(sample(model), expected)
-    assert [sentence for sentence in told if sentence.startswith("Out of memory")] == [
-        f"Out of memory in a step, which is repeated with {words}"]
-    unload()
-
-
-@pytest.mark.parametrize("kept", [None, 0])
-def test_a_step_with_nothing_to_give_up_is_not_repeated(budget, load, short_of_memory, tries, kept):
-    model, told = short(budget, load, kept, "NOWHERE")
-    short_of_memory(model, 1)
-    with pytest.raises(torch.cuda.OutOfMemoryError, match="a smaller picture, a smaller batch") as raised:
-        sample(model)
-    assert len(tries) == 1 and not any("repeated" in sentence for sentence in told)
-    assert "lower" not in str(raised.value)
-    assert ("put Memory Budget" in str(raised.value)) is (kept is None)
-    unload()
-
-
-@pytest.mark.parametrize("budgeted", [True, False])
-def test_the_second_time_a_sentence_names_the_setting(budget, load, short_of_memory, budgeted):
-    model = load()
-    if budgeted:
-        model = budget.BudgetPatcher.of(model, budget_for(model, 4))
-    short_of_memory(model, 2)
-    with pytest.raises(torch.cuda.OutOfMemoryError, match="vram_for_weights") as raised:
-        sample(model)
-    assert ("lower" in str(raised.value)) is budgeted and len(str(raised.value)) < 400
-    sample(model)  # which starts afresh
-    unload()
-
-
-# ---------------------------------------------------------------- where keys and values are kept
-
-@pytest.mark.parametrize(("choice", "words"), [("automatic", "kept beside the model."), ("RAM", "kept beside"),
-                                               ("recompute", "computed anew in every step.")])
-def test_the_place_of_keys_and_values_is_the_users_choice(load, choice, words):
-    from qwen_image_2.nodes.bridge.qwen_image_2 import PLACE_KEY, reporting_to
-    from qwen_image_2.nodes.memory import PLACES
-    model, told = load(), []
-    expected = sample(model)
-    chosen = reporting_to(told.append, model)
-    chosen.model_options["transformer_options"][PLACE_KEY] = PLACES[choice]
-    assert torch.equal(sample(chosen), expected)
-    assert words in told[0]

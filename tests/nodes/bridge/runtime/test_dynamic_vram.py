@@ -37,7 +37,7 @@ def on_a_card(comfyui, monkeypatch):
     import comfy_aimdo.model_vbar
     import comfy_aimdo.torch
 
-    from qwen_image_2.nodes.bridge import qwen_image_2
+    from qwen_image_2.nodes.bridge import loading, qwen_image_2
     from qwen_image_2.nodes.bridge.runtime import prefix_placement
 
     def replace(module, **by):
@@ -53,7 +53,8 @@ def on_a_card(comfyui, monkeypatch):
     replace(comfy.model_management, pinned_hostbuf_size=lambda size: 0,
             device_supports_non_blocking=lambda device: False)
     replace(prefix_placement, _may_fit=lambda size, device: True)
-    replace(qwen_image_2, kernels_for=lambda device: TORCH, comfy_attention=lambda options: attention)
+    replace(loading, kernels_for=lambda device: TORCH)
+    replace(qwen_image_2, comfy_attention=lambda options: attention)
 
 
 def dynamic(patcher):
@@ -68,7 +69,8 @@ def dynamic(patcher):
 @pytest.mark.parametrize("weights, lora", [("as stored", False), ("fp8", False), ("int8 (ConvRot)", False),
                                            ("Q4_K", False), ("as stored", True), ("Q4_K", True)])
 def test_two_steps(on_a_card, reference, transformer_file, tmp_path, weights, lora):
-    from qwen_image_2.nodes.bridge.qwen_image_2 import PromptPrefix, load_model
+    from qwen_image_2.nodes.bridge.loading import load_model
+    from qwen_image_2.nodes.bridge.prefix_cond import PromptPrefix
     if weights == "Q4_K":
         state = tiny.to_comfy_transformer(reference.transformer.state_dict())
         model = load_model(test_gguf_ops.write(tmp_path / "m.gguf", state, weights), "m.gguf", "base")

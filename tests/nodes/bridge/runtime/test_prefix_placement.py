@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from qwen_image_2.model.qwen_image_2.prefix_cache import RecomputedPrefix
+from qwen_image_2.tests.nodes.bridge.runtime.runs import sample
 
 CARD = torch.device("cuda")
 
@@ -49,7 +50,7 @@ GIB = 2**30
     (8 * GIB, 0, "DEVICE"), (4 * GIB, 8 * GIB, "RAM"), (4 * GIB, 3 * GIB, "NOWHERE")])
 def test_the_fastest_place_with_room_is_taken(prefix_placement, memory, video, ram, place):
     memory(video, ram)
-    cache, found = prefix_placement.keep(pairs, 5, needed=4 * GIB, working=GIB, device=CARD)
+    cache, found = prefix_placement.allocate_prefix_cache(pairs, 5, needed=4 * GIB, working=GIB, device=CARD)
     assert found == prefix_placement.Place[place]
     assert cache.position == 5
     if place == "NOWHERE":
@@ -70,14 +71,15 @@ def test_running_out_of_video_memory_moves_on_to_ram(prefix_placement, memory):
             raise torch.cuda.OutOfMemoryError("no room")
         yield from pairs()
 
-    cache, found = prefix_placement.keep(layers, 0, GIB, GIB, CARD)
+    cache, found = prefix_placement.allocate_prefix_cache(layers, 0, GIB, GIB, CARD)
     assert found == prefix_placement.Place.RAM and len(cache.layers) == 2
 
 
 def test_without_a_card_ram_is_the_only_place(prefix_placement, memory):
     for ram, place in ((8 * GIB, "DEVICE"), (3 * GIB, "NOWHERE")):
         memory(0, ram)
-        assert prefix_placement.keep(pairs, 0, GIB, GIB, torch.device("cpu"))[1] == prefix_placement.Place[place]
+        _, found = prefix_placement.allocate_prefix_cache(pairs, 0, GIB, GIB, torch.device("cpu"))
+        assert found == prefix_placement.Place[place]
 
 
 def test_a_pass_over_the_prefix_can_be_cancelled_between_blocks(prefix_placement, memory):
@@ -93,15 +95,16 @@ def test_a_pass_over_the_prefix_can_be_cancelled_between_blocks(prefix_placement
             yield Pair(), Pair()
 
     with pytest.raises(management.InterruptProcessingException):
-        prefix_placement.keep(layers, 0, GIB, GIB, torch.device("cpu"))
+        prefix_placement.allocate_prefix_cache(layers, 0, GIB, GIB, torch.device("cpu"))
     assert done == [0, 1]
 
 
 def test_what_other_prefixes_keep_on_the_card_counts(prefix_placement, memory):
     """Guidance has two prompts: the second must not be tried where the first has taken the room."""
     memory(4 * GIB, 8 * GIB)
-    assert prefix_placement.keep(pairs, 0, GIB, GIB, CARD, others=2 * GIB)[1] == prefix_placement.Place.DEVICE
-    assert prefix_placement.keep(pairs, 0, GIB, GIB, CARD, others=2 * GIB + 1)[1] == prefix_placement.Place.RAM
+    for others, place in ((2 * GIB, "DEVICE"), (2 * GIB + 1, "RAM")):
+        _, found = prefix_placement.allocate_prefix_cache(pairs, 0, GIB, GIB, CARD, others=others)
+        assert found == prefix_placement.Place[place]
 
 
 # ---------------------------------------------------------------- pinned RAM
@@ -134,14 +137,20 @@ def in_ram(prefix_placement, memory, monkeypatch):
     from qwen_image_2.model.runtime.offload import Lane
     monkeypatch.setattr(prefix_placement, "lane_for", lambda device: Lane(torch.device("cpu")))
     memory(0, 8 * GIB)
-    return lambda: prefix_placement.keep(real_pairs, 5, GIB, GIB, CARD)
+    return lambda: prefix_placement.allocate_prefix_cache(real_pairs, 5, GIB, GIB, CARD)
+
+
+def waits(prefix_placement, cache, place) -> bool:
+    """Whether it is said that every block waits for its copy."""
+    _, *more = prefix_placement.in_words(cache, place, prefix_placement.Place.DEVICE, 5, GIB)
+    return any("could not be pinned" in sentence for sentence in more)
 
 
 def test_ram_is_pinned_until_the_run_ends(prefix_placement, pins, in_ram):
     pins.room = 4
     cache, place = in_ram()
     assert isinstance(cache, prefix_placement.PinnedPrefix) and len(pins.held) == 4
-    assert not prefix_placement.waits(cache, place)
+    assert not waits(prefix_placement, cache, place)
     assert cache.layer(1, torch.device("cpu"))[0].sum() == 20
     cache.release()
     cache.release()
@@ -160,4 +169,22 @@ def test_without_room_for_all_nothing_stays_pinned(prefix_placement, pins, in_ra
     pins.room = 3
     cache, place = in_ram()
     assert type(cache).__name__ == "PrefixCache" and place is prefix_placement.Place.RAM and not pins.held
-    assert prefix_placement.waits(cache, place) and not prefix_placement.waits(cache, prefix_placement.Place.DEVICE)
+    assert waits(prefix_placement, cache, place)
+    assert not waits(prefix_placement, cache, prefix_placement.Place.DEVICE)
+
+
+# ---------------------------------------------------------------- the user's choice
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("choice", "words"), [("automatic", "kept beside the model."), ("RAM", "kept beside"),
+                                               ("recompute", "computed anew in every step.")])
+def test_the_place_of_keys_and_values_is_the_users_choice(load, choice, words):
+    from qwen_image_2.nodes.bridge.keys import PLACE_KEY
+    from qwen_image_2.nodes.bridge.qwen_image_2 import reporting_to
+    from qwen_image_2.nodes.memory import PLACES
+    model, told = load(), []
+    expected = sample(model)
+    chosen = reporting_to(told.append, model)
+    chosen.model_options["transformer_options"][PLACE_KEY] = PLACES[choice]
+    assert torch.equal(sample(chosen), expected)
+    assert words in told[0]

@@ -1,0 +1,81 @@
+"""A prompt with its references as ComfyUI's conditioning object, which keeps their keys and values for a run."""
+from collections.abc import Hashable
+
+import comfy.conds
+
+from ...messages import Message, Refusal
+from ...model.qwen_image_2.prefix_cache import Condition, PrefixCache
+from ...model.qwen_image_2.spec import TransformerSpec
+from .keys import SLOTS_KEY
+from .runtime.prefix_placement import Place
+
+
+class PromptPrefix:
+    """One conditioning on its way through a sampling run, with its keys and values once they are known."""
+
+    def __init__(self, condition: Condition):
+        self.condition = condition
+        self.cache: PrefixCache | None = None  # of its keys and values
+        self.place: Place | None = None        # where they are kept, None where there are none
+        self.reported: set[Place] = set()      # the places that its run has told of
+        self._key: Hashable = None
+
+    def is_valid(self, key: Hashable) -> bool:
+        """Whether there are keys and values, and for this state of weights, device, dtype and time."""
+        return self.cache is not None and self._key == key
+
+    def fill(self, key: Hashable, cache: PrefixCache, place: Place) -> None:
+        """Keep keys and values from now on. Those from before are to be cleared before the new ones are made."""
+        self._key, self.cache, self.place = key, cache, place
+
+    def clear(self) -> None:
+        """Give up the keys and values; the next step makes them anew."""
+        if self.cache is not None:
+            self.cache.release()
+        self._key = self.cache = self.place = None
+
+    @property
+    def video_memory(self) -> int:
+        """Bytes that its keys and values take on a graphics card."""
+        layers = self.cache.layers if self.cache is not None else ()
+        return sum(t.nbytes for pair in layers for t in pair if t.device.type != "cpu")
+
+
+class PrefixCond(comfy.conds.CONDRegular):
+    """Hands its PromptPrefix through ComfyUI's batching as it is: one object for all steps and all images."""
+
+    def process_cond(self, batch_size, **kwargs):
+        return self
+
+    def can_concat(self, other):
+        # Two prompts differ in length; they run one after the other rather than padded.
+        return False
+
+    def concat(self, others):
+        return self.cond
+
+    def size(self):
+        return [1, 1, prefix_tokens(self.cond.condition)]
+
+
+def prefix_tokens(condition: Condition) -> int:
+    """Tokens of text and references, over all prompts of the conditioning."""
+    return len(condition.text) * list(condition.segments())[-1].end
+
+
+def condition_from(cond: dict, spec: TransformerSpec, normalise) -> Condition:
+    """A conditioning's entries -> Condition. Raises ValueError where the encoder or the references do not fit."""
+    text = cond.get("cross_attn")
+    if text is None or text.shape[-1] != spec.context_dim:
+        found = (Message("prompt_absent", "no prompt") if text is None else
+                 Message("prompt_width", "a prompt of width {width}", width=text.shape[-1]))
+        raise Refusal("conditioning_width", "The conditioning holds {found}, but this transformer reads width {width}: "
+                      "encode the prompt with Encode Prompt (Qwen-Image 2) and its text encoder.", found=found,
+                      width=spec.context_dim)
+    slots = tuple(cond.get(SLOTS_KEY, ()))
+    references = tuple(normalise(latent) for latent in cond.get("reference_latents") or ())
+    if len(references) != len(slots):
+        raise Refusal("conditioning_slots", "The conditioning has {references} reference latents and {slots} image "
+                      "slots in its prompt: references need both, from Encode Edit (Qwen-Image 2).",
+                      references=len(references), slots=len(slots))
+    return Condition(text, slots, references)

@@ -1,0 +1,93 @@
+"""What is checked before a run, and where a run begins and ends: check_run stands around every sampler."""
+import logging
+import math
+
+import comfy.samplers
+import comfy.utils
+from torch import Tensor
+
+from ...messages import Message, Refusal
+from ...model.checkpoints.errors import CheckpointError
+from .keys import PLACE_KEY, REPORT_KEY
+from .prefix_cond import condition_from, prefix_tokens
+from .runtime import budget
+from .runtime.prefix_placement import Place
+
+log = logging.getLogger(__name__)
+
+
+def latent_shape(shape: tuple[int, ...], channels: int) -> Refusal:
+    """shape: that of a latent which this model, with so many latent channels, cannot sample."""
+    return Refusal("latent_shape", "The latent has the shape {shape}, Qwen-Image 2 works on [batch, {channels}, "
+                   "height/16, width/16]: make it with Empty Latent (Qwen-Image 2) or VAE Encode (Qwen-Image 2).",
+                   shape=str(list(shape)), channels=channels)
+
+
+def check_run(executor, noise, latent_image, *args, **kwargs):
+    """A run of any sampler, core's included, as ComfyUI's wrapper: what cannot work is refused before weights move."""
+    guider = executor.class_obj
+    model = guider.model_patcher.model
+    _check_noise(noise, model.spec.channels)
+    check_lora_shapes(guider.model_patcher)
+    for cond in (cond for conds in guider.conds.values() for cond in conds):
+        _check_conditioning(cond, model, len(noise))
+    model.begin_run(_cached_tokens(guider))
+    try:
+        result = executor(noise, latent_image, *args, **kwargs)
+        for sentence in budget.costs(model):
+            guider.model_options["transformer_options"].get(REPORT_KEY, log.info)(sentence)
+        return result
+    finally:
+        model.end_run()
+
+
+def _check_noise(noise: Tensor, channels: int) -> None:
+    if noise.ndim != 4 or noise.shape[1] != channels:
+        raise latent_shape(noise.shape, channels)
+    if noise.shape[0] == 0:
+        raise Refusal("latent_batch_empty", "The latent batch is empty: it holds no picture to sample.")
+
+
+def _check_conditioning(cond: dict, model, images: int) -> None:
+    if "control" in cond:
+        raise Refusal("controlnet", "ControlNets do not work on Qwen-Image 2: give the picture as a reference instead.")
+    text = condition_from(cond, model.spec, model.process_latent_in).text
+    if len(text) not in (1, images):
+        raise Refusal("conditioning_count", "The conditioning holds {prompts} prompts for {images} pictures: it must "
+                      "be one for all, or one for each.", prompts=len(text), images=images)
+
+
+def _cached_tokens(guider) -> int:
+    """Tokens of all prefixes whose keys and values a run is to keep beside the model."""
+    model, options = guider.model_patcher.model, guider.model_options
+    if options["transformer_options"].get(PLACE_KEY, Place.DEVICE) is not Place.DEVICE:
+        return 0
+    # As in core's sampling_function; a guider of another class may have other rules, then everything counts.
+    unguided = (type(guider) is comfy.samplers.CFGGuider and math.isclose(guider.cfg, 1.0)
+                and not options.get("disable_cfg1_optimization"))
+    return sum(prefix_tokens(condition_from(cond, model.spec, model.process_latent_in))
+               for name, conds in guider.conds.items() if not (unguided and name == "negative") for cond in conds)
+
+
+def check_lora_shapes(patcher) -> None:
+    """Refuse LoRAs made for another width: ComfyUI would log a line per layer and sample without them."""
+    for key, patches in (item for applied in (patcher.patches, *patcher.hook_patches.values())
+                         for item in applied.items()):
+        for patch in patches:
+            # Not the state dict's: that of a quantised layer holds packed values.
+            found, expected = _adapter_shape(patch[1]), tuple(comfy.utils.get_attr(patcher.model, key).shape)
+            if found is not None and patch[3] is None and found != expected:
+                older = Message("lora_family", "; it was made for Qwen-Image 1.x (width 3072)")
+                family = older if 3072 in found else ""
+                raise CheckpointError("lora_shape", "A LoRA does not fit this model: for {tensor} it makes a matrix of "
+                                      "{shape}, the model has {expected}{family}.", tensor=key, shape=str(list(found)),
+                                      expected=str(list(expected)), family=family)
+
+
+def _adapter_shape(adapter) -> tuple[int, int] | None:
+    """Rows and columns that a plain low-rank adapter (up, down, ...) makes, None for other kinds."""
+    weights = getattr(adapter, "weights", None)
+    if getattr(adapter, "name", None) != "lora" or weights is None or weights[3] is not None:
+        return None
+    return weights[0].shape[0], weights[1].flatten(1).shape[1]
+

@@ -1,0 +1,71 @@
+"""A step that runs out of memory is repeated, once in a run, with less of it in use."""
+from collections.abc import Callable
+
+import comfy.model_management
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ....messages import Message
+from .budget import BudgetPatcher, gib
+from .run_state import RunState
+
+
+def retry_on_oom(step: Callable[[], Tensor], run: RunState, patcher: ModelPatcher | None,
+                 report: Callable[[str], None]) -> Tensor:
+    """step(), and a second time where memory has run out and something can be given up.
+
+    patcher: the one whose weights are loaded; report is told what has been given up. Raises ComfyUI's out-of-memory
+    error with advice where there is nothing left to give up.
+    """
+    try:
+        return step()
+    except Exception as error:
+        if not comfy.model_management.is_oom(error):
+            raise
+        if run.oom_retried or not (run.keeps_beside_model or _resident_blocks(patcher)):
+            raise _out_of_memory(patcher) from error
+    # Outside of the handler: the error holds on to every tensor of the step that failed.
+    report(_give_up(run, patcher))
+    try:
+        return step()
+    except Exception as error:
+        if comfy.model_management.is_oom(error):
+            raise _out_of_memory(patcher) from error
+        raise
+
+
+def _resident_blocks(patcher: ModelPatcher | None) -> int:
+    """How many blocks a budget keeps on the device, where it could let some of them go."""
+    return patcher.resident_blocks if isinstance(patcher, BudgetPatcher) else 0
+
+
+def _give_up(run: RunState, patcher: ModelPatcher | None) -> Message:
+    """Keys and values beside the model, and half of the resident blocks. Returns what it was, in words."""
+    beside, before = run.keeps_beside_model, _resident_blocks(patcher)
+    run.oom_retried = True
+    run.clear_prefixes()
+    after = patcher.halve() if before else 0
+    comfy.model_management.soft_empty_cache()
+    if not before:
+        return Message("oom_retry_cache", "Out of memory in a step, which is repeated with less: keys and values of "
+                       "prompt and references leave video memory.")
+    if not beside:
+        return Message("oom_retry_blocks", "Out of memory in a step, which is repeated with less: {after} blocks "
+                       "instead of {before} stay on the device.", before=before, after=after)
+    return Message("oom_retry_both", "Out of memory in a step, which is repeated with less: keys and values of prompt "
+                   "and references leave video memory, and {after} blocks instead of {before} stay on the device.",
+                   before=before, after=after)
+
+
+def _out_of_memory(patcher: ModelPatcher | None) -> Exception:
+    advice = Message("choose_smaller", "choose a smaller picture, a smaller batch or fewer references")
+    if not isinstance(patcher, BudgetPatcher):
+        advice = Message("choose_budget", "put Memory Budget between loader and sampler and give vram_for_weights a "
+                         "number, or {other}", other=advice)
+    elif patcher.resident_blocks:
+        advice = Message("choose_lower_budget", "lower vram_for_weights on Memory Budget (the weights took {taken} at "
+                         "last, {least} is the least), or {other}", taken=gib(patcher.plan.on_device),
+                         least=gib(patcher.plan_for(0).on_device), other=advice)
+    return comfy.model_management.OOM_EXCEPTION(str(Message(
+        "out_of_memory", "Out of memory, even with keys and values of prompt and references out of video memory: "
+        "{advice}.", advice=advice)))
