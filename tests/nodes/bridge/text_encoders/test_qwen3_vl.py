@@ -144,7 +144,8 @@ def test_published_sizes_are_core_s(comfyui):
     from comfy.text_encoders import llama, qwen3vl
 
     from qwen_image_2.model.language.qwen3_vl import TextEncoderSpec, VisionSpec
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import language_config, vision_config
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import language_config
+    from qwen_image_2.nodes.bridge.text_encoders.shared import vision_config
     ours, core = language_config(TextEncoderSpec()), llama.Qwen3VL_8BConfig()
     names = [*vars(core), "head_dim", "rope_dims", "interleaved_mrope", "q_norm", "k_norm"]
     assert {name: getattr(ours, name) for name in names} == {name: getattr(core, name) for name in names}
