@@ -294,6 +294,11 @@ class QwenImage2(comfy.model_base.QwenImage):
         return self.current_weight_patches_uuid, strengths
 
 
+def is_ours(patcher) -> bool:
+    """Whether a MODEL is a transformer of this pack."""
+    return isinstance(patcher.model, QwenImage2)
+
+
 def condition_from(cond: dict, spec: TransformerSpec, normalise) -> Condition:
     """A conditioning's entries -> Condition. Raises ValueError where the encoder or the references do not fit."""
     text = cond.get("cross_attn")
@@ -351,10 +356,10 @@ def model_from(checkpoint: StoredCheckpoint, detected: Detected[TransformerSpec]
 
 def diffusion_network(patcher) -> Network:
     """The transformer of a MODEL, to be written. Raises ValueError for another kind of model."""
-    model = patcher.model
-    if not isinstance(model, QwenImage2):
+    if not is_ours(patcher):
         raise Refusal("not_our_model", "This MODEL is not a Qwen-Image 2 transformer of this pack: load it with Load "
                       "Diffusion Model (Qwen-Image 2).")
+    model = patcher.model
     return Network(model.diffusion_model, patches_below("diffusion_model.", patcher), str, model.origin,
                    comfy.model_management.module_size(model))
 
@@ -415,19 +420,24 @@ def _model_config(spec: TransformerSpec, layers: quantization.Settings, dtype: t
 
 # ---------------------------------------------------------------- checks before a run
 
-def latent_shape(shape: tuple[int, ...], channels: int) -> Refusal:
-    """shape: that of a latent which this model, with so many latent channels, cannot sample."""
-    return Refusal("latent_shape", "The latent has the shape {shape}, Qwen-Image 2 works on [batch, {channels}, "
-                   "height/16, width/16]: make it with Empty Latent (Qwen-Image 2) or VAE Encode (Qwen-Image 2).",
-                   shape=str(list(shape)), channels=channels)
+def is_latent(shape: tuple[int, ...], channels: int) -> bool:
+    """Whether this is a batch of latents (B, channels, h, w); it may be empty."""
+    return len(shape) == 4 and shape[1] == channels
+
+
+def check_latent_shape(shape: tuple[int, ...], channels: int) -> None:
+    """Raises Refusal for a latent that this model, with so many latent channels, cannot sample."""
+    if not is_latent(shape, channels):
+        raise Refusal("latent_shape", "The latent has the shape {shape}, Qwen-Image 2 works on [batch, {channels}, "
+                      "height/16, width/16]: make it with Empty Latent (Qwen-Image 2) or VAE Encode (Qwen-Image 2).",
+                      shape=str(list(shape)), channels=channels)
 
 
 def check_run(executor, noise, latent_image, *args, **kwargs):
     """Refuse what cannot work before any weight moves: called by every sampler, core's included."""
     guider = executor.class_obj
     model = guider.model_patcher.model
-    if noise.ndim != 4 or noise.shape[1] != model.spec.channels:
-        raise latent_shape(noise.shape, model.spec.channels)
+    check_latent_shape(noise.shape, model.spec.channels)
     if noise.shape[0] == 0:
         raise Refusal("latent_batch_empty", "The latent batch is empty: it holds no picture to sample.")
     check_lora_shapes(guider.model_patcher)
