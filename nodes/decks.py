@@ -12,17 +12,18 @@ from ..pages.briefs import Page
 from ..pages.outline import seeds
 from .bridge.progress import loading_progress
 from .bridge.text_encoders.qwen3_vl import count_tokens
-from .briefs import Measure, line_input, page_inputs, refused
+from .common import categories
+from .common.checks import check_before_run
+from .common.images import eight_bits
+from .common.page_nodes import PageNode, line_input, page_inputs, page_of, texts_checked
+from .common.paths import check_name, new_path
+from .common.prompts import TRAINED_TOKENS, Measure
+from .common.schemas import schema
 from .frontend import measured
 from .notices import notify
-from .save import check_name, new_path
-from .text import TRAINED_TOKENS
-from .text_check import eight_bits
 
-CATEGORY = "Qwen-Image 2/decks"
 FILES = {"PPTX and PDF": (".pptx", ".pdf"), "PPTX": (".pptx",), "PDF": (".pdf",)}
 BY_PICTURES = "as the pictures"
-OF_SLIDES = ("outline", "footer", "title_position", "picture_position")  # Deck Outline's inputs beside those of a Page
 OUTLINE = """# The harbour at night
 A short tour
 Picture: a harbour at night, seen from the water
@@ -37,13 +38,15 @@ Picture: a tug boat under a crane
 """
 
 
-class QwenImage2DeckOutline(io.ComfyNode):
+class QwenImage2DeckOutline(PageNode):
+    validate_inputs = texts_checked("outline", "footer")
+
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2DeckOutline",
             display_name="Deck Outline (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.DECKS,
             description="The prompts of a whole presentation from an outline in Markdown, with one style for all "
                         "slides. What is connected runs once for each slide.",
             search_aliases=["slides", "presentation", "powerpoint", "deck", "markdown", "outline", "keynote"],
@@ -82,24 +85,22 @@ class QwenImage2DeckOutline(io.ComfyNode):
                 io.Int.Output(display_name="slides", tooltip="How many there are."),
                 io.Int.Output(display_name="seed", is_output_list=True, tooltip="One for each slide, for Sampler."),
             ],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
     @classmethod
-    def validate_inputs(cls, outline, footer, picture, palette, aspect_ratio, width, height):
-        return refused(refuse, (outline, footer), picture, palette, aspect_ratio, width, height)
+    def write(cls, page: Page, **texts: str) -> None:
+        slides = outline.read(texts["outline"])
+        outline.of_each(slides, lambda slide: wording.write(outline.brief(slide, page, texts["footer"])))
 
     @classmethod
     def measure(cls, inputs: dict, count: Callable[[str], int]) -> Measure:
-        """For the page (routes.py): what execute will say. Raises ValueError for what execute refuses."""
         return measure(*fitted(inputs, count))
 
     @classmethod
     def execute(cls, seed=0, **inputs):
         slides, written = fitted(inputs, count_tokens)
         found = measure(slides, written)
-        width, height = page_of(inputs).pixels
+        width, height = page_of(inputs)[0].pixels
         return io.NodeOutput(
             [result.prompt for result in written], [width] * len(slides), [height] * len(slides),
             ["\n".join(result.texts) for result in written], ["\n".join(slide.notes) for slide in slides], len(slides),
@@ -108,21 +109,11 @@ class QwenImage2DeckOutline(io.ComfyNode):
                                    tokens=found.tokens, slides=found.slides), *found.notes))
 
 
-def refuse(page: Page, text: str, footer: str) -> None:
-    """Raises ValueError for an outline of which not every slide can be written."""
-    outline.of_each(outline.read(text), lambda slide: wording.write(outline.brief(slide, page, footer)))
-
-
-def page_of(inputs: dict) -> Page:
-    """The page that all slides share."""
-    return Page(**{name: value for name, value in inputs.items() if name not in OF_SLIDES})
-
-
 def fitted(inputs: dict, count: Callable[[str], int]) -> tuple[list[outline.Slide], list[wording.Written]]:
-    text, *layout = OF_SLIDES
-    slides, page = outline.read(inputs[text]), page_of(inputs)
+    page, others = page_of(inputs)
+    slides = outline.read(others.pop("outline"))
     return slides, outline.of_each(slides, lambda slide: wording.fitted(
-        outline.brief(slide, page, **{name: inputs[name] for name in layout}), count, TRAINED_TOKENS))
+        outline.brief(slide, page, **others), count, TRAINED_TOKENS))
 
 
 def measure(slides: list[outline.Slide], written: list[wording.Written]) -> Measure:
@@ -135,10 +126,10 @@ def measure(slides: list[outline.Slide], written: list[wording.Written]) -> Meas
 class QwenImage2SaveDeck(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2SaveDeck",
             display_name="Save Deck (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.DECKS,
             description="All pictures as one presentation: PowerPoint (python-pptx), with the words as alternative "
                         "text and in the notes, or PDF.",
             search_aliases=["pptx", "powerpoint", "pdf", "presentation", "slides", "export"],
@@ -159,20 +150,14 @@ class QwenImage2SaveDeck(io.ComfyNode):
                 io.String.Input("notes", optional=True, force_input=True,
                                 tooltip="What the speaker says: notes of Deck Outline."),
             ],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
             is_output_node=True,
         )
 
-    @classmethod
+    @check_before_run
     def validate_inputs(cls, filename_prefix, files):
-        try:
-            # Lists of one, as in execute; None is linked and not yet known.
-            check_name(filename_prefix[0])
-            require(files[0])
-        except Refusal as refusal:
-            return refusal.message
-        return True
+        # Lists of one, as in execute.
+        check_name(filename_prefix[0])
+        require(files[0])
 
     @classmethod
     def execute(cls, images, filename_prefix, files, page, texts=(), notes=()):

@@ -5,54 +5,26 @@ from comfy_api.latest import io, ui
 
 from ..messages import Message, Refusal
 from ..model.images import sizes
-from ..model.images.references import (
-    CLEAN_SIDE,
-    MOST_REFERENCES,
-    check_reference,
-    named_references,
-    off_failing_grid,
-    resize,
-)
+from ..model.images.references import CLEAN_SIDE, named_references, off_failing_grid, resize
 from .bridge.text_encoders.qwen3_vl import check_clip, encode_together
-from .frontend import marks, only_with
-from .latent import empty_latent
+from .common import categories
+from .common.checks import check_before_run, check_no_others, check_vae
+from .common.images import connected_references, empty_latent
+from .common.inputs import RESOLUTIONS, reference_inputs, side_inputs
+from .common.prompts import advice_on
+from .common.schemas import schema
+from .frontend import marks
 from .notices import notify
-from .text import advice_on
-from .vae import check_vae
 
-CATEGORY = "Qwen-Image 2/conditioning"
 AS_IT_IS = "as it is"
 LAST, FIRST, CUSTOM = "last reference", "first reference", "custom"
 # The key of what js/references.js shows in the node's `ui` output: one entry for each reference, in order.
 REFERENCES = "qwen_image_2_references"
 PREVIEW_SIDE = 256  # pixels, the longer one: twice what the page shows
-RESOLUTIONS = ("128", "256", "512", "768", "1024", "1280", "1536", "2048")
-
-
-def listed(images: dict | None) -> list[torch.Tensor]:
-    """The connected references in order, every picture of a batch as one of its own, each (H, W, C)."""
-    connected = [image for image in (images or {}).values() if image is not None]
-    references = [picture for batch in connected for picture in batch]
-    if not references:
-        raise Refusal("edit_no_reference", "No reference is connected: connect the picture to edit as image_1.")
-    if len(references) > MOST_REFERENCES:
-        raise Refusal("edit_references", "There are {count} references, batches counted picture by picture: Qwen-Image "
-                      "2 takes at most {max}.", count=len(references), max=MOST_REFERENCES)
-    for number, reference in enumerate(references, start=1):
-        check_reference(number, reference)
-    return references
-
-
-def check_no_others(links: dict) -> None:
-    """links: what ComfyUI hands over beside a node's inputs, which only a program can connect."""
-    if links:
-        raise Refusal("input_unknown", "{inputs} is no input of this node: it takes at most {max} pictures, image_1 to "
-                      "image_{max}.", inputs=", ".join(links), max=MOST_REFERENCES)
 
 
 def check_target(canvas: str | None, width: int | None, height: int | None) -> None:
-    """None is what is linked, and not yet known. The choices are ours to check: ComfyUI leaves to validate_inputs all
-    of what it hands over to it."""
+    """None is what is linked."""
     if canvas not in (None, LAST, FIRST, CUSTOM):
         raise Refusal("canvas_unknown", "There is no canvas {canvas}: choose {last}, {first} or {custom}.",
                       canvas=str(canvas), last=LAST, first=FIRST, custom=CUSTOM)
@@ -95,10 +67,10 @@ def preview(picture: torch.Tensor) -> torch.Tensor:
 class QwenImage2EditEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2EditEncode",
             display_name="Encode Edit (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.CONDITIONING,
             description="Encodes an instruction with one to ten reference pictures, and gives the latent to edit on.",
             search_aliases=["image edit", "edit prompt", "reference image", "qwen image edit", "instruction"],
             inputs=[
@@ -109,21 +81,14 @@ class QwenImage2EditEncode(io.ComfyNode):
                                 tooltip="What to change. With several references name them: <image1>, <image2>, ..."),
                 io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True, default="",
                                 tooltip="What to avoid. Only used when the sampler's cfg is above 1."),
-                io.Autogrow.Input("images", template=io.Autogrow.TemplateNames(
-                    io.Image.Input("image", tooltip="RGB or RGBA, any size. Every picture of a batch is used."),
-                    names=[f"image_{number}" for number in range(1, MOST_REFERENCES + 1)], min=1)),
+                reference_inputs("RGB or RGBA, any size. Every picture of a batch is used."),
                 io.Combo.Input("resolution", [*RESOLUTIONS, AS_IT_IS], default="1024",
                                tooltip="Size class each reference is resized to, at its own ratio. as it is: only "
                                        "rounded to multiples of 32."),
                 io.Combo.Input("canvas", [LAST, FIRST, CUSTOM], default=LAST,
                                tooltip="Size of the result. The model's own rule is the last reference; another size "
                                        "than the edited picture's shifts or zooms the edit."),
-                io.Int.Input("width", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
-                             extra_dict=only_with("canvas", CUSTOM),
-                             tooltip="Pixels, a multiple of 32. Only used with canvas custom."),
-                io.Int.Input("height", default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
-                             extra_dict=only_with("canvas", CUSTOM),
-                             tooltip="Pixels, a multiple of 32. Only used with canvas custom."),
+                *side_inputs("canvas", CUSTOM, "Only used with canvas custom."),
                 io.Boolean.Input("grid_guard", default=True, advanced=True,
                                  tooltip="Edits on exactly 1024 x 1024 with a reference of that size give noise or a "
                                          "near-copy. The guard moves them to 1056 x 1056 and says so."),
@@ -132,19 +97,13 @@ class QwenImage2EditEncode(io.ComfyNode):
             ],
             outputs=[io.Conditioning.Output(display_name="positive"), io.Conditioning.Output(display_name="negative"),
                      io.Latent.Output(display_name="latent")],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
-    @classmethod
+    @check_before_run
     def validate_inputs(cls, canvas, width, height, images=None):
         """images: ComfyUI hands inputs that grow to every check that there is. How many pictures they hold, and so
         which of them a prompt may name, is known to nobody before they have run."""
-        try:
-            check_target(canvas, width, height)
-        except Refusal as refusal:
-            return refusal.message
-        return True
+        check_target(canvas, width, height)
 
     @classmethod
     def execute(cls, clip, vae, prompt, negative_prompt, images, resolution, canvas, width, height, grid_guard,
@@ -152,7 +111,7 @@ class QwenImage2EditEncode(io.ComfyNode):
         check_no_others(others)
         check_clip(clip, reads_pictures=True)
         check_vae(vae)
-        references = listed(images)
+        references = connected_references(images)
         named = named_references(prompt, len(references))
         wanted, target, note = plan_sizes(references, resolution, canvas, width, height, grid_guard)
         pictures = [resize(image, *size) for image, size in zip(references, wanted)]

@@ -8,19 +8,20 @@ from comfy_api.latest import io
 
 from ..messages import Message, Refusal
 from ..model.images import sizes
-from ..model.images.references import MOST_REFERENCES, named_references
+from ..model.images.references import named_references
 from ..pages import enhancement
 from ..pages.enhancement_answer import Generated
 from .bridge.files import folders, miniature, system_prompts
 from .bridge.text_encoders import generation
 from .bridge.text_encoders.qwen3_5 import load_enhancer
-from .edit import check_no_others, listed
+from .common import categories
+from .common.checks import UNCONNECTED, check_before_run, check_canvas, check_no_others
+from .common.images import connected_references
+from .common.inputs import canvas_inputs, reference_inputs
+from .common.schemas import schema
 from .frontend import marks
-from .latent import canvas_inputs, check_canvas
 from .notices import notify, show
-from .sampler import UNCONNECTED
 
-CATEGORY = "Qwen-Image 2/prompt enhancer"
 # Comfy-Org's files of the two official models. Offered even before they are there, so that a workflow can name one.
 OFFICIAL = ("qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors",
             "qwen3.5_9b_qwen_image_2.1_pe_i2i.int8_convrot.safetensors")
@@ -41,7 +42,7 @@ class QwenImage2LoadEnhancer(io.ComfyNode):
         return io.Schema(
             node_id="QwenImage2LoadEnhancer",
             display_name="Load Prompt Enhancer (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.ENHANCER,
             description="Loads an official prompt enhancer (Qwen3.5), a language model for Enhance Prompt.",
             search_aliases=["prompt enhancer", "qwen3.5", "llm loader", "prompt rewriter", "clip loader"],
             inputs=[
@@ -65,10 +66,10 @@ class QwenImage2LoadEnhancer(io.ComfyNode):
 class QwenImage2PromptEnhance(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2PromptEnhance",
             display_name="Enhance Prompt (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.ENHANCER,
             description="A language model writes the long prompt of a short one, and proposes the canvas. What you "
                         "quote stays as it is.",
             search_aliases=["prompt enhancer", "prompt rewrite", "magic prompt", "llm", "expand prompt"],
@@ -87,10 +88,8 @@ class QwenImage2PromptEnhance(io.ComfyNode):
                                tooltip="The official enhancers were trained with the system_prompt.txt that comes "
                                        "with each: put it anywhere below models/text_encoders. built-in: a short one "
                                        "of this pack, for other language models."),
-                io.Autogrow.Input("images", optional=True, template=io.Autogrow.TemplateNames(
-                    io.Image.Input("image", tooltip="For edits: the references, in the order of Encode Edit. The "
-                                                    "language model sees them. Every picture of a batch is used."),
-                    names=[f"image_{number}" for number in range(1, MOST_REFERENCES + 1)], min=0)),
+                reference_inputs("For edits: the references, in the order of Encode Edit. The language model sees "
+                                 "them. Every picture of a batch is used.", optional=True),
                 *canvas_inputs("1:1", "1024"),
                 io.Boolean.Input("follow_proposal", default=True,
                                  tooltip="The ratio that the language model proposes sets the canvas, at the chosen "
@@ -109,26 +108,20 @@ class QwenImage2PromptEnhance(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="What was done, line by line; where the answer could "
                                                                 "not be used, the answer."),
             ],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
-    @classmethod
+    @check_before_run
     def validate_inputs(cls, prompt, enabled, system_prompt, aspect_ratio, width, height, clip=UNCONNECTED,
                         images=None):
         """images: ComfyUI hands inputs that grow to every check that there is."""
-        canvas = check_canvas(aspect_ratio, width, height)
-        if canvas is not True or not enabled:
-            return canvas
-        try:
-            check_connected(clip is not UNCONNECTED)
-            if prompt is not None:  # else it is linked, and not yet known
-                enhancement.check_text(prompt, PROMPT)
-            if system_prompt is not None:
-                system_prompts.read(system_prompt, enhancement.TEXT_TO_IMAGE)
-        except Refusal as refusal:
-            return refusal.message
-        return True
+        check_canvas(aspect_ratio, width, height)
+        if not enabled:
+            return
+        check_connected(clip is not UNCONNECTED)
+        if prompt is not None:
+            enhancement.check_text(prompt, PROMPT)
+        if system_prompt is not None:
+            system_prompts.read(system_prompt, enhancement.TEXT_TO_IMAGE)
 
     @classmethod
     def check_lazy_status(cls, enabled, clip=False, **_):
@@ -153,7 +146,7 @@ class QwenImage2PromptEnhance(io.ComfyNode):
         canvas = sizes.chosen_size(aspect_ratio, int(size), width, height)
         if not enabled:
             return io.NodeOutput(prompt, *canvas, OFF, ui=notify(cls, OFF))
-        references = listed(images) if any(image is not None for image in (images or {}).values()) else []
+        references = connected_references(images) if any(image is not None for image in (images or {}).values()) else []
         task = enhancement.EDIT if references else enhancement.TEXT_TO_IMAGE
         generated = answer(clip, task, prompt, system_prompt, references, seed, max_tokens, counter(cls))
         result = enhancement.enhanced(prompt, generated, canvas, int(size) if follow_proposal else None,

@@ -6,8 +6,9 @@ from comfy_api.latest import io
 from ..messages import Message, plural
 from ..pages import glyphs
 from .bridge.files import fonts
+from .common import categories
+from .common.schemas import schema
 from .notices import notify
-from .text_check import CATEGORY
 
 HORIZONTAL, VERTICAL = "horizontal", "vertical"
 
@@ -15,10 +16,10 @@ HORIZONTAL, VERTICAL = "horizontal", "vertical"
 class QwenImage2GlyphReference(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2GlyphReference",
             display_name="Glyph Reference (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.TEXT,
             description="Sets exact words in a real font, black on white: a reference for Encode Edit (\"the words "
                         "exactly as in <image2>\").",
             search_aliases=["render text", "text image", "font", "typography", "glyphs", "lettering"],
@@ -36,8 +37,6 @@ class QwenImage2GlyphReference(io.ComfyNode):
             ],
             outputs=[io.Image.Output(display_name="image"),
                      io.String.Output(display_name="quoted", tooltip="The lines in double quotes, for the prompt.")],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
     @classmethod

@@ -16,9 +16,10 @@ from .bridge.text_encoders.qwen3_vl import (
     text_encoder_summary,
 )
 from .bridge.vae import load_vae, open_vae
+from .common import categories
+from .common.schemas import schema
 from .notices import notify
 
-CATEGORY = "Qwen-Image 2/loaders"
 VARIANTS = ["auto", "base", "turbo"]
 NONE = "none"
 
@@ -106,16 +107,14 @@ def refuse_mixture(*names: str) -> None:
 class QwenImage2LoadModel(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2LoadModel",
             display_name="Load Diffusion Model (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.LOADERS,
             description="Loads a Qwen-Image 2.x transformer from any layout in circulation.",
             search_aliases=["qwen image loader", "unet loader", "diffusion model", "qwen-image 2.1"],
             inputs=[diffusion_model_input(), variant_input(), weight_format_input()],
             outputs=[io.Model.Output()],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
     @classmethod
@@ -141,16 +140,14 @@ def in_words(name: str, variant: str, model) -> Message:
 class QwenImage2LoadTextEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2LoadTextEncoder",
             display_name="Load Text Encoder (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.LOADERS,
             description="Loads Qwen3-VL-8B with Qwen-Image 2's prompt template.",
             search_aliases=["qwen3-vl", "clip loader", "text encoder", "qwen image clip"],
             inputs=[text_encoder_input(), weight_format_input(), vision_projector_input()],
             outputs=[io.Clip.Output()],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
     @classmethod
@@ -167,16 +164,14 @@ class QwenImage2LoadTextEncoder(io.ComfyNode):
 class QwenImage2LoadVAE(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2LoadVAE",
             display_name="Load VAE (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.LOADERS,
             description="Loads the RGBA VAE of Qwen-Image 2.x, in diffusers or Wan naming.",
             search_aliases=["vae loader", "qwen image vae", "rgba vae"],
             inputs=[vae_input()],
             outputs=[io.Vae.Output()],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
     @classmethod
@@ -199,7 +194,7 @@ class QwenImage2Loader(io.ComfyNode):
         return io.Schema(
             node_id="QwenImage2Loader",
             display_name="Load Qwen-Image 2",
-            category=CATEGORY,
+            category=categories.LOADERS,
             description="Loads transformer, text encoder and VAE. Changing one choice reloads that part only.",
             search_aliases=["qwen image loader", "checkpoint loader", "qwen-image 2.1", "load qwen"],
             inputs=[diffusion_model_input(), text_encoder_input(), vae_input(), variant_input(),

@@ -6,8 +6,10 @@ from comfy_api.latest import io
 
 from ..messages import Message
 from .bridge.lora import Applied, apply
+from .common import categories
+from .common.checks import check_model
+from .common.schemas import schema
 from .notices import notify
-from .sampler import check_model
 
 FOLDER = "loras"
 MOST_NAMED = 3  # tensors that a note names one by one
@@ -16,10 +18,10 @@ MOST_NAMED = 3  # tensors that a note names one by one
 class QwenImage2LoadLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2LoadLoRA",
             display_name="Load LoRA (Qwen-Image 2)",
-            category="Qwen-Image 2/loaders",
+            category=categories.LOADERS,
             description="Applies a LoRA. Unlike core's loader it also takes files that adapt the MLP's two matrices as "
                         "one, or that keep their scale in the metadata; it refuses a LoRA of another model at once.",
             search_aliases=["lora", "lora loader", "lycoris", "lokr", "style", "lightning"],
@@ -32,8 +34,6 @@ class QwenImage2LoadLoRA(io.ComfyNode):
                                tooltip="1 is what it was trained for, 0 leaves the model as it is."),
             ],
             outputs=[io.Model.Output()],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
     @classmethod

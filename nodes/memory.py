@@ -12,9 +12,10 @@ from .bridge.keys import PLACE_KEY
 from .bridge.runtime import budget
 from .bridge.runtime.budget import BudgetPatcher, gib
 from .bridge.runtime.prefix_placement import Place
+from .common import categories
+from .common.checks import check_model, check_vae
+from .common.schemas import schema
 from .notices import notify
-from .sampler import check_model
-from .vae import check_vae
 
 PLACES = {"automatic": Place.DEVICE, "RAM": Place.RAM, "recompute": Place.NOWHERE}
 
@@ -22,10 +23,10 @@ PLACES = {"automatic": Place.DEVICE, "RAM": Place.RAM, "recompute": Place.NOWHER
 class QwenImage2Memory(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2Memory",
             display_name="Memory Budget (Qwen-Image 2)",
-            category="Qwen-Image 2/loaders",
+            category=categories.LOADERS,
             description="Sets how much video memory the weights may take. What does not fit streams from RAM, block "
                         "by block, while the block before it computes. Says what stays, what streams, and what it "
                         "costs.",
@@ -49,8 +50,6 @@ class QwenImage2Memory(io.ComfyNode):
                 io.Vae.Output(tooltip="The VAE with its peak; nothing where none is connected."),
                 io.String.Output(display_name="report"),
             ],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
     @classmethod

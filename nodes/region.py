@@ -6,10 +6,10 @@ from comfy_api.latest import io
 
 from ..messages import Message, Refusal
 from ..model.images import references, regions, sizes
-from .edit import RESOLUTIONS
+from .common import categories
+from .common.inputs import RESOLUTIONS
+from .common.schemas import schema
 from .notices import notify
-
-CATEGORY = "Qwen-Image 2/editing"
 
 
 class Region(NamedTuple):
@@ -26,10 +26,10 @@ RegionType = io.Custom("QWEN_IMAGE_2_REGION")
 class QwenImage2CropForEdit(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2CropForEdit",
             display_name="Crop for Edit (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.EDITING,
             description="Cuts out the masked region with some context, at full working resolution for the edit.",
             search_aliases=["inpaint crop", "masked edit", "crop and stitch", "region edit"],
             inputs=[
@@ -47,8 +47,6 @@ class QwenImage2CropForEdit(io.ComfyNode):
                                                                   "resolution 'as it is')."),
                      io.Mask.Output(display_name="part_mask"),
                      RegionType.Output(display_name="region", tooltip="For Stitch Edit.")],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
     @classmethod
@@ -73,7 +71,7 @@ class QwenImage2StitchEdit(io.ComfyNode):
         return io.Schema(
             node_id="QwenImage2StitchEdit",
             display_name="Stitch Edit (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.EDITING,
             description="Puts an edited region back. Outside the feathered mask every pixel keeps its very bits.",
             search_aliases=["inpaint stitch", "paste back", "uncrop", "crop and stitch"],
             inputs=[
@@ -94,7 +92,7 @@ class QwenImage2ExtendCanvas(io.ComfyNode):
         return io.Schema(
             node_id="QwenImage2ExtendCanvas",
             display_name="Extend Canvas (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.EDITING,
             description="A larger canvas for outpainting: the new area is mirrored, and masked for the stitch.",
             search_aliases=["outpaint", "pad image", "expand", "uncrop"],
             inputs=[io.Image.Input("image", tooltip="RGB or RGBA, any size.")] + [

@@ -22,8 +22,8 @@ from ..messages import Message, Refusal, to_json
 from ..pages.quotation import literals
 from .bridge.text_encoders.qwen3_vl import count_tokens
 from .briefs import QwenImage2ComicBrief, QwenImage2InfographicBrief, QwenImage2PosterBrief, QwenImage2SlideBrief
+from .common.prompts import TRAINED_TOKENS
 from .decks import QwenImage2DeckOutline
-from .text import TRAINED_TOKENS
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,4 @@
 """Sampling with the right sigmas for the model and the size."""
-import comfy.model_management
-import comfy.samplers
-import latent_preview
 import torch
 from comfy_api.latest import io
 
@@ -9,16 +6,17 @@ from ..messages import Message, Refusal
 from ..model.images import references, sizes
 from ..model.qwen_image_2 import schedule
 from .bridge.files import miniature
-from .bridge.qwen_image_2 import QwenImage2, reporting_to
-from .bridge.run_checks import latent_shape
+from .bridge.guider import guider_for, sample
+from .bridge.qwen_image_2 import reporting_to
+from .common import categories
+from .common.checks import UNCONNECTED, check_before_run, check_latent
+from .common.schemas import schema
 from .frontend import only_with
 from .notices import notify, show
 from .seeds import seed_note
 
 CUSTOM = "Custom"
-CATEGORY = "Qwen-Image 2/sampling"
 LARGEST_CFG = 30.0
-UNCONNECTED = object()  # to validate_inputs, None is an input that is linked and not yet known
 
 
 def preset_input() -> io.Combo.Input:
@@ -61,29 +59,12 @@ def variant_warning(model, preset: str) -> str | None:
 
 
 def check_guidance(cfg: float, negative: bool) -> None:
-    """negative: whether a negative prompt is connected. The range is ours to check: ComfyUI leaves to validate_inputs
-    all of what it hands over to it."""
+    """negative: whether a negative prompt is connected."""
     if not 1 <= cfg <= LARGEST_CFG:
         raise Refusal("cfg_range", "cfg is {cfg}, it must be 1 to {max}.", cfg=str(cfg), max=f"{LARGEST_CFG:g}")
     if cfg > 1 and not negative:
         raise Refusal("cfg_negative", "cfg is {cfg}, but no negative prompt is connected: connect one, or set cfg to "
                       "1.", cfg=str(cfg))
-
-
-def check_model(model) -> None:
-    if not isinstance(model.model, QwenImage2):
-        raise Refusal("sampler_model", "This MODEL is not a Qwen-Image 2 transformer: load it with Load Qwen-Image 2.")
-
-
-def check_latent(model, latent: dict) -> torch.Tensor:
-    """The latent's samples, or one sentence why they cannot be sampled."""
-    check_model(model)
-    samples = latent["samples"]
-    if samples.ndim != 4 or samples.shape[1] != model.model.spec.channels:
-        raise latent_shape(samples.shape, model.model.spec.channels)
-    if 0 in samples.shape:
-        raise Refusal("latent_empty", "The latent is empty: its shape is {shape}.", shape=str(list(samples.shape)))
-    return samples
 
 
 def pixels(latent: torch.Tensor) -> tuple[int, int]:
@@ -140,28 +121,13 @@ def noise_for(latent: dict, seed: int) -> torch.Tensor:
                       for seed in seeds])
 
 
-def guider_for(model, positive, negative, cfg: float) -> comfy.samplers.CFGGuider:
-    """What ComfyUI samples with; at cfg 1 with the positive alone, as its own BasicGuider.
-
-    ComfyUI makes room for the prefix of each prompt that a guider holds, though at cfg 1 it computes only the positive:
-    unless another node asks for both (disable_cfg1_optimization), as those do that replace the guidance.
-    """
-    guider = comfy.samplers.CFGGuider(model)
-    conds = {"positive": positive}
-    if cfg > 1 or model.model_options.get("disable_cfg1_optimization"):
-        conds["negative"] = positive if negative is None else negative
-    guider.inner_set_conds(conds)
-    guider.set_cfg(cfg)
-    return guider
-
-
 class QwenImage2Sampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2Sampler",
             display_name="Sampler (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.SAMPLING,
             description="Euler with the reference's exact sigmas for the model and the size.",
             search_aliases=["ksampler", "sample", "generate", "qwen image sampler", "turbo"],
             inputs=[
@@ -179,18 +145,13 @@ class QwenImage2Sampler(io.ComfyNode):
                 denoise_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
-            has_intermediate_output=True,
+            hidden=(io.Hidden.prompt,),
         )
 
-    @classmethod
+    @check_before_run
     def validate_inputs(cls, cfg, negative=UNCONNECTED):
-        try:
-            if cfg is not None:  # else it is linked, and not yet known
-                check_guidance(cfg, negative is not UNCONNECTED)
-        except Refusal as refusal:
-            return refusal.message
-        return True
+        if cfg is not None:
+            check_guidance(cfg, negative is not UNCONNECTED)
 
     @classmethod
     def execute(cls, model, positive, latent, seed, preset, steps, cfg, denoise, negative=None):
@@ -200,21 +161,18 @@ class QwenImage2Sampler(io.ComfyNode):
                  start_note(samples, denoise), seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
         show(cls, *notes)  # before the work
         sigmas = sigmas_for(preset, steps, denoise, latent)
-        out = guider_for(reporting_to(notes.append, model), positive, negative, cfg).sample(
-            noise_for(latent, seed), samples, comfy.samplers.sampler_object("euler"), sigmas,
-            denoise_mask=latent.get("noise_mask"),
-            callback=latent_preview.prepare_callback(model, len(sigmas) - 1), seed=seed)
-        out = out.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
+        guider = guider_for(reporting_to(notes.append, model), positive, negative, cfg)
+        out = sample(guider, latent, noise_for(latent, seed), sigmas, seed)
         return io.NodeOutput({**latent, "samples": out}, ui=notify(cls, *notes))
 
 
 class QwenImage2Sigmas(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2Sigmas",
             display_name="Sigmas (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.SAMPLING,
             description="The same schedules for SamplerCustomAdvanced.",
             search_aliases=["scheduler", "sigmas", "basic scheduler", "qwen image schedule"],
             inputs=[
@@ -225,8 +183,6 @@ class QwenImage2Sigmas(io.ComfyNode):
                 denoise_input(),
             ],
             outputs=[io.Sigmas.Output()],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
     @classmethod

@@ -1,8 +1,7 @@
 """Saving a loaded model in its weight format, in the official layout."""
 import shutil
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..messages import Message, Refusal
@@ -10,6 +9,10 @@ from .bridge.loading import diffusion_network
 from .bridge.progress import loading_progress
 from .bridge.quant import quantize
 from .bridge.text_encoders.qwen3_vl import check_clip, text_network
+from .common import categories
+from .common.checks import check_before_run
+from .common.paths import check_name, new_path
+from .common.schemas import schema
 from .notices import notify
 
 # Below ComfyUI's output folder; its loaders look there too.
@@ -19,10 +22,10 @@ FOLDERS = {"model": "diffusion_models", "clip": "clip"}
 class QwenImage2SaveQuantized(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2SaveQuantized",
             display_name="Save Quantized (Qwen-Image 2)",
-            category="Qwen-Image 2/loaders",
+            category=categories.LOADERS,
             description="Writes a loaded model, in the weight_format of its loader and with its LoRAs baked in, as one "
                         "file in the official layout. The loaders offer it at once.",
             search_aliases=["quantize", "export model", "save checkpoint", "int8", "fp8", "nvfp4"],
@@ -33,18 +36,12 @@ class QwenImage2SaveQuantized(io.ComfyNode):
                                 tooltip="Name of the file, in diffusion_models or clip below ComfyUI's output folder; "
                                         "a number is added."),
             ],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
             is_output_node=True,
         )
 
-    @classmethod
+    @check_before_run
     def validate_inputs(cls, filename_prefix):
-        try:
-            check_name(filename_prefix)
-        except Refusal as refusal:
-            return refusal.message
-        return True
+        check_name(filename_prefix)
 
     @classmethod
     def execute(cls, filename_prefix, model=None, clip=None):
@@ -65,25 +62,6 @@ class QwenImage2SaveQuantized(io.ComfyNode):
         for kind, network in networks.items():
             quantize.save(paths[kind], network, loading_progress(1))
         return io.NodeOutput(ui=notify(cls, *(in_words(kind, path) for kind, path in paths.items())))
-
-
-def check_name(prefix: str | None) -> None:
-    """Raises ValueError for a name that is none, or that would leave ComfyUI's output folder on any system."""
-    if prefix is None:
-        return
-    path = PureWindowsPath(prefix)  # knows both kinds of slashes
-    if path.anchor or ".." in path.parts:
-        raise Refusal("name_outside", "The name {name} leaves ComfyUI's output folder: choose a name, or folders below "
-                      "it and a name.", name=repr(prefix[:80]))
-    if not path.name.strip(". ") or prefix.endswith(("/", "\\")) or not prefix.isprintable():
-        raise Refusal("name_invalid", "{name} is not a name for files: choose one such as talk, or talks/harbour.",
-                      name=repr(prefix[:80]))
-
-
-def new_path(prefix: str, suffix: str) -> Path:
-    """An unused name below the output folder, as core's savers choose it. Raises where it would be outside."""
-    place, name, number, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    return Path(place) / f"{name}_{number:05}_{suffix}"
 
 
 def require_room(files: dict[Path, int]) -> None:

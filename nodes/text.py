@@ -2,22 +2,21 @@
 from comfy_api.latest import io
 
 from ..messages import Message
-from ..pages.quotation import closed
 from .bridge.text_encoders.qwen3_vl import check_clip, count_tokens
+from .common import categories
+from .common.prompts import TRAINED_TOKENS, advice_on
+from .common.schemas import schema
 from .frontend import marks
 from .notices import notify
-
-# The model card's figure for what the model was trained to follow; longer prompts are encoded whole.
-TRAINED_TOKENS = 1000
 
 
 class QwenImage2TextEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2TextEncode",
             display_name="Encode Prompt (Qwen-Image 2)",
-            category="Qwen-Image 2/conditioning",
+            category=categories.CONDITIONING,
             description="Encodes a prompt and a negative prompt with Qwen-Image 2's template.",
             search_aliases=["clip text encode", "prompt", "qwen image prompt", "positive negative"],
             inputs=[
@@ -34,8 +33,6 @@ class QwenImage2TextEncode(io.ComfyNode):
                 io.Conditioning.Output(display_name="negative"),
                 io.Int.Output(display_name="tokens", tooltip="Tokens of the prompt by the model's own tokenizer."),
             ],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
     @classmethod
@@ -48,13 +45,3 @@ class QwenImage2TextEncode(io.ComfyNode):
             "prompt_long", "{tokens} tokens, more than the {max} the model was trained for: encoded whole, but the end "
             "may be ignored.", tokens=tokens, max=TRAINED_TOKENS)
         return io.NodeOutput(positive, negative, tokens, ui=notify(cls, note, advice_on(prompt)))
-
-
-def advice_on(prompt: str) -> Message | None:
-    """Slips that draw something, but hardly what was meant."""
-    if not prompt.strip():
-        return Message("prompt_empty", "The prompt is empty: the model draws whatever it likes.")
-    if not closed(prompt):
-        return Message("quotation_unclosed", "A double quotation mark is never closed, so nothing from there on is "
-                       "taken as words to draw.")
-    return None

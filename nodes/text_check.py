@@ -8,25 +8,15 @@ from comfy_api.latest import io, ui
 from ..messages import Message, Refusal
 from ..pages import compare, ocr, report
 from .bridge.progress import loading_progress
+from .common import categories
+from .common.checks import check_before_run
+from .common.images import eight_bits
+from .common.schemas import schema
 from .notices import notify
-
-CATEGORY = "Qwen-Image 2/text"
 
 # The key of what js/text_check.js shows in the node's `ui` output: one entry for each picture.
 CHECKS = "qwen_image_2_text_check"
 MOST_NAMED = 10  # lines that a note names one by one
-
-
-def eight_bits(image: torch.Tensor) -> np.ndarray:
-    """IMAGE (B, H, W, 3 or 4) -> 8 bits. Raises ValueError for what is no picture."""
-    if image.ndim != 4 or image.shape[-1] not in (3, 4):
-        raise Refusal("image_channels", "The picture has the shape {shape}: this node reads RGB and RGBA pictures.",
-                      shape=str(list(image.shape)))
-    if 0 in image.shape:
-        raise Refusal("image_empty", "The picture is empty: its shape is {shape}.", shape=str(list(image.shape)))
-    if not torch.isfinite(image).all():
-        raise Refusal("image_not_finite", "The picture holds NaN or infinite values.")
-    return (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def compare_all(pictures: np.ndarray, lines: list[str], rules: compare.Rules) -> list[compare.Comparison]:
@@ -58,10 +48,10 @@ def unreadable_note(lines: list[str], rules: compare.Rules) -> str | None:
 class QwenImage2TextCheck(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2TextCheck",
             display_name="Text Check (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.TEXT,
             description="Reads the words in pictures (RapidOCR, offline) and compares them with what should be there: "
                         "line by line, with a score for each picture and a mask of what failed.",
             search_aliases=["ocr", "read text", "spelling check", "text accuracy", "rapidocr", "proofread"],
@@ -97,19 +87,13 @@ class QwenImage2TextCheck(io.ComfyNode):
                 io.String.Output(display_name="failed_lines", tooltip="The expected lines that are wrong or missing in "
                                                                       "any picture: for Glyph Reference."),
             ],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
-    @classmethod
+    @check_before_run
     def validate_inputs(cls, expected_text):
-        try:
-            ocr.require()
-            if expected_text is not None:  # else it is linked, and not yet known
-                compare.expected_lines(expected_text)
-        except Refusal as refusal:
-            return refusal.message
-        return True
+        ocr.require()
+        if expected_text is not None:
+            compare.expected_lines(expected_text)
 
     @classmethod
     def execute(cls, image, expected_text, match_case, match_punctuation, tolerance, allow_extra):
@@ -130,10 +114,10 @@ class QwenImage2TextCheck(io.ComfyNode):
 class QwenImage2PickBest(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2PickBest",
             display_name="Pick Best (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.TEXT,
             description="The picture with the highest score; of equal ones the first. A second lot of pictures is only "
                         "made when the first has not passed.",
             search_aliases=["best of batch", "select image", "highest score", "choose best"],
@@ -155,8 +139,6 @@ class QwenImage2PickBest(io.ComfyNode):
                                                             "Picture k of a batch has the sampler's seed + k."),
                 io.Float.Output(display_name="score"),
             ],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
     @classmethod

@@ -5,15 +5,11 @@ from comfy_api.latest import io
 
 from ..messages import Message, Refusal
 from ..model.images import sizes
-from .bridge.vae import QwenImage2VAE
+from .bridge.run_checks import is_latent
+from .common import categories
+from .common.checks import check_vae
+from .common.schemas import schema
 from .notices import notify
-
-CATEGORY = "Qwen-Image 2/latent"
-
-
-def check_vae(vae) -> None:
-    if not isinstance(vae, QwenImage2VAE):
-        raise Refusal("not_our_vae", "This VAE is not the one of Qwen-Image 2: load it with Load VAE (Qwen-Image 2).")
 
 
 def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
@@ -48,10 +44,10 @@ def cropped(image: torch.Tensor, multiple: int) -> tuple[torch.Tensor, str | Non
 class QwenImage2VAEEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2VAEEncode",
             display_name="VAE Encode (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.LATENT,
             description="Encodes a picture, transparency included, for image-to-image.",
             search_aliases=["vae encode", "image to latent", "rgba encode", "img2img"],
             inputs=[
@@ -62,8 +58,6 @@ class QwenImage2VAEEncode(io.ComfyNode):
                                       "picture is opaque and an RGBA picture keeps its own."),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
-            hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
     @classmethod
@@ -79,7 +73,7 @@ class QwenImage2VAEDecode(io.ComfyNode):
         return io.Schema(
             node_id="QwenImage2VAEDecode",
             display_name="VAE Decode (Qwen-Image 2)",
-            category=CATEGORY,
+            category=categories.LATENT,
             description="Decodes to a plain RGB picture, the RGBA picture and its transparency.",
             search_aliases=["vae decode", "latent to image", "rgba decode", "alpha", "transparent"],
             inputs=[
@@ -98,7 +92,7 @@ class QwenImage2VAEDecode(io.ComfyNode):
     def execute(cls, samples, vae):
         check_vae(vae)
         latent = samples["samples"]
-        if latent.ndim != 4 or latent.shape[1] != vae.latent_channels or 0 in latent.shape:
+        if not is_latent(latent.shape, vae.latent_channels) or 0 in latent.shape:
             raise Refusal("vae_latent_shape", "The latent has the shape {shape}, this VAE decodes [batch, 64, "
                           "height/16, width/16].", shape=str(list(latent.shape)))
         rgba = vae.decode(latent)

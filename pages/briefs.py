@@ -74,21 +74,16 @@ class Page:
 
     @property
     def colours(self) -> list[str]:
-        """The palette one by one: background, lettering, accent, others."""
-        colours = [colour.strip() for colour in SEPARATOR.split(self.palette) if visible(colour)]
-        if len(colours) > MOST_COLOURS:
-            raise Refusal("palette_size", "The palette has {colours} colours: name at most {max}.",
-                          colours=len(colours), max=MOST_COLOURS)
-        for colour in colours:
-            if len(colour) > LONGEST_COLOUR or OPENING.search(colour) or not colour.isprintable():
-                raise Refusal("palette_colour", "The palette names colours, separated by commas, each without "
-                              "quotation marks and of at most {max} characters, not {colour}.", max=LONGEST_COLOUR,
-                              colour=repr(colour[:LONGEST_COLOUR]))
+        """The palette one by one: background, lettering, accent, others. Refuses those that cannot be used."""
+        colours = split_palette(self.palette)
+        check_colours(colours)
         return colours
 
     def check(self) -> None:
         """Refuse colours and sizes that cannot be used."""
-        _ = self.colours, self.pixels
+        check_colours(split_palette(self.palette))
+        if self.aspect_ratio == sizes.CUSTOM:
+            sizes.check_size(self.width, self.height)
 
     @property
     def lettering(self) -> str:
@@ -97,6 +92,21 @@ class Page:
     @property
     def accent(self) -> str:
         return self.colours[2] if len(self.colours) > 2 else self.lettering
+
+
+def split_palette(palette: str) -> list[str]:
+    return [colour.strip() for colour in SEPARATOR.split(palette) if visible(colour)]
+
+
+def check_colours(colours: list[str]) -> None:
+    if len(colours) > MOST_COLOURS:
+        raise Refusal("palette_size", "The palette has {colours} colours: name at most {max}.",
+                      colours=len(colours), max=MOST_COLOURS)
+    for colour in colours:
+        if len(colour) > LONGEST_COLOUR or OPENING.search(colour) or not colour.isprintable():
+            raise Refusal("palette_colour", "The palette names colours, separated by commas, each without quotation "
+                          "marks and of at most {max} characters, not {colour}.", max=LONGEST_COLOUR,
+                          colour=repr(colour[:LONGEST_COLOUR]))
 
 
 @dataclass(frozen=True)

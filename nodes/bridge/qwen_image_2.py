@@ -204,6 +204,11 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
         return self.current_weight_patches_uuid, strengths
 
 
+def is_ours(patcher) -> bool:
+    """Whether a MODEL is a transformer of this pack."""
+    return isinstance(patcher.model, QwenImage2)
+
+
 def reporting_to(report: Callable[[str], None], model: comfy.model_patcher.ModelPatcher):
     """A clone of the MODEL whose runs tell where they keep the prefix, instead of writing it to the log."""
     clone = model.clone()

@@ -16,11 +16,17 @@ from .runtime.prefix_placement import Place
 log = logging.getLogger(__name__)
 
 
-def latent_shape(shape: tuple[int, ...], channels: int) -> Refusal:
-    """shape: that of a latent which this model, with so many latent channels, cannot sample."""
-    return Refusal("latent_shape", "The latent has the shape {shape}, Qwen-Image 2 works on [batch, {channels}, "
-                   "height/16, width/16]: make it with Empty Latent (Qwen-Image 2) or VAE Encode (Qwen-Image 2).",
-                   shape=str(list(shape)), channels=channels)
+def is_latent(shape: tuple[int, ...], channels: int) -> bool:
+    """Whether this is a batch of latents (B, channels, h, w); it may be empty."""
+    return len(shape) == 4 and shape[1] == channels
+
+
+def check_latent_shape(shape: tuple[int, ...], channels: int) -> None:
+    """Raises Refusal for a latent that this model, with so many latent channels, cannot sample."""
+    if not is_latent(shape, channels):
+        raise Refusal("latent_shape", "The latent has the shape {shape}, Qwen-Image 2 works on [batch, {channels}, "
+                      "height/16, width/16]: make it with Empty Latent (Qwen-Image 2) or VAE Encode (Qwen-Image 2).",
+                      shape=str(list(shape)), channels=channels)
 
 
 def check_run(executor, noise, latent_image, *args, **kwargs):
@@ -42,8 +48,7 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
 
 
 def _check_noise(noise: Tensor, channels: int) -> None:
-    if noise.ndim != 4 or noise.shape[1] != channels:
-        raise latent_shape(noise.shape, channels)
+    check_latent_shape(noise.shape, channels)
     if noise.shape[0] == 0:
         raise Refusal("latent_batch_empty", "The latent batch is empty: it holds no picture to sample.")
 

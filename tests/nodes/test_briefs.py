@@ -56,7 +56,14 @@ def test_prompt_canvas_and_expected_text(told, comfyui, name):
 def test_schema_and_execute_agree(nodes, name):
     inputs = [entry.id for entry in nodes[name].define_schema().inputs]
     assert inputs == [*OWN[name], *COMMON]
-    assert set(inspect.signature(nodes[name].validate_inputs).parameters) <= set(inputs)
+    assert list(inspect.signature(nodes[name].make).parameters)[1:] == list(OWN[name])
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_is_written_by_hand_is_checked_before_anything_runs(nodes, name):
+    """And nothing that is chosen from a list, whose check is ComfyUI's."""
+    asked = list(inspect.signature(nodes[name].validate_inputs).parameters)
+    assert asked == [*blanked(name), "picture", "palette", "aspect_ratio", "width", "height"]
 
 
 def test_what_was_shortened_is_said(told):

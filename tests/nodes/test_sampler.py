@@ -1,4 +1,4 @@
-"""The sampler node's parts in this process: what it hands to ComfyUI, and what it tells before a run."""
+"""The sampler node's parts in this process: what it tells before a run."""
 import pytest
 import torch
 
@@ -17,80 +17,6 @@ def sampler(comfyui):
 
 def prompt(seed: int, tokens: int = 12, **values) -> list:
     return [[torch.randn(1, tokens, 64, generator=torch.Generator().manual_seed(seed)), values]]
-
-
-def run(guider, batch: int = 1, **options) -> torch.Tensor:
-    import comfy.samplers
-    noise = torch.randn(batch, 64, 4, 6, generator=torch.Generator().manual_seed(1))
-    return guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"),
-                         torch.tensor([1.0, 0.5, 0.0]), seed=0, **options)
-
-
-def usual(model, positive, negative, cfg):
-    """The guider that ComfyUI's own KSampler uses."""
-    import comfy.samplers
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    return guider
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """What ComfyUI is asked to make room for: (bytes, least bytes) of each run."""
-    import comfy.model_management as management
-    asked, load = [], management.load_models_gpu
-
-    def recorded(models, memory_required=0, minimum_memory_required=None, **options):
-        asked.append((memory_required, minimum_memory_required))
-        return load(models, memory_required=memory_required, minimum_memory_required=minimum_memory_required,
-                    **options)
-
-    monkeypatch.setattr(management, "load_models_gpu", recorded)
-    return asked
-
-
-@pytest.mark.parametrize("negative", [None, prompt(2, 9)], ids=["no negative", "negative"])
-def test_at_cfg_1_no_room_is_made_for_a_prompt_that_is_not_computed(sampler, model, asked, negative):
-    positive = prompt(0)
-    found = run(sampler.guider_for(model, positive, negative, 1.0))
-    alone = usual(model, positive, [], 1.0)
-    assert torch.equal(run(alone), found)
-    assert torch.equal(run(usual(model, positive, negative or positive, 1.0)), found)
-    (ours, _), (theirs, _), (before, _) = asked
-    assert ours == theirs < before
-
-
-def test_above_1_both_prompts_count(sampler, model, asked):
-    positive, negative = prompt(0), prompt(2, 9)
-    found = run(sampler.guider_for(model, positive, negative, 3.0))
-    assert torch.equal(run(usual(model, positive, negative, 3.0)), found)
-    assert not torch.equal(run(sampler.guider_for(model, positive, negative, 1.0)), found)
-    assert asked[0] == asked[1] > asked[2]
-
-
-def test_nodes_that_replace_the_guidance_get_both_prompts_at_cfg_1(sampler, model):
-    seen = []
-
-    def guidance(args):
-        seen.append(args["input_uncond"] is not None)
-        return args["cond"]
-
-    changed = model.clone()
-    changed.set_model_sampler_cfg_function(guidance, disable_cfg1_optimization=True)
-    run(sampler.guider_for(changed, prompt(0), None, 1.0))
-    assert seen == [True, True]
-
-
-def test_masks_and_callbacks_reach_the_run(sampler, model):
-    steps = []
-    mask = torch.zeros(1, 1, 4, 6)
-    mask[..., :3] = 1
-    found = run(sampler.guider_for(model, prompt(0), None, 1.0), denoise_mask=mask,
-                callback=lambda step, x0, x, total: steps.append((step, total)))
-    assert steps == [(0, 2), (1, 2)]
-    kept = run(sampler.guider_for(model, prompt(3), None, 1.0), denoise_mask=mask)
-    assert torch.equal(found[..., 3:], kept[..., 3:]) and not torch.equal(found[..., :3], kept[..., :3])
 
 
 # ---------------------------------------------------------------- the canvas of an edit

@@ -47,13 +47,39 @@ def test_model_and_pages_do_not_know_comfyui(path):
     assert not imports(path) & COMFYUI_MODULES
 
 
-@pytest.mark.parametrize("path", [path for path in files("nodes") if path.parent.name == "nodes"],
-                         ids=lambda path: path.name)
+NODE_FILES = [path for path in files("nodes") if path.parent.name == "nodes"]
+COMMON_FILES = files("nodes/common")
+
+
+@pytest.mark.parametrize("path", NODE_FILES + COMMON_FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_the_bridge_is_given_comfyui_internals(path):
     """Node files may call ComfyUI; they build none of its objects and load no checkpoint themselves."""
     text = path.read_text(encoding="utf-8")
-    for word in ("ModelPatcher", "comfy.sd", "comfy.model_base", "supported_models", "safetensors.torch"):
+    for word in ("ModelPatcher", "CFGGuider", "comfy.samplers", "comfy.sd", "comfy.model_base", "supported_models",
+                 "safetensors.torch"):
         assert word not in text
+
+
+SHARED = {"common", "bridge", "frontend", "notices", "seeds"}
+# The list of all nodes, and the routes that ask a brief what it would write.
+KNOW_NODES = ("__init__.py", "routes.py")
+
+
+def beside(path: Path) -> set[str]:
+    """What a file imports of nodes/: the names that stand there."""
+    return {module[1] for module in modules_imported(path) if module[0] == "nodes"}
+
+
+@pytest.mark.parametrize("path", [path for path in NODE_FILES if path.name not in KNOW_NODES],
+                         ids=lambda path: path.name)
+def test_node_files_are_not_each_others_libraries(path):
+    """What two of them need lies in common/ or, where ComfyUI's objects are built, in bridge/."""
+    assert beside(path) <= SHARED
+
+
+@pytest.mark.parametrize("path", COMMON_FILES, ids=lambda path: path.name)
+def test_what_nodes_share_knows_no_node(path):
+    assert beside(path) <= SHARED
 
 
 # Floors of the house: a room imports itself and what lies on a floor below it, never a neighbour.

@@ -3,10 +3,9 @@
 It is there to write text, not to condition pictures. Beside the sizes two things differ from core's (0.30): pictures
 have their positions on three interleaved axes, and their pixels lie in [-1, 1], as the models were trained.
 """
+import functools
 from pathlib import Path
-from types import SimpleNamespace
 
-import comfy.model_management
 import comfy.sd
 import comfy.text_encoders.llama
 import comfy.text_encoders.qwen3vl
@@ -21,8 +20,7 @@ from ....model.checkpoints.checkpoint import StoredCheckpoint
 from ....model.checkpoints.files import open_checkpoint
 from ....model.checkpoints.matching import Detected
 from ....model.language.qwen3_5 import EnhancerSpec, detect_enhancer
-from ..progress import loading_progress
-from .qwen3_vl import for_comfy, quantised_operations, vision_config
+from . import shared
 
 NAME = "qwen35_9b"
 PAD_TOKEN = 248044
@@ -60,7 +58,7 @@ class Qwen35(comfy.text_encoders.qwen35.Qwen35):
         self.dtype = dtype
         self.model = LanguageModel(language_config(spec), device=device, dtype=dtype, ops=operations)
         self.visual = comfy.text_encoders.qwen35.Qwen35VisionModel(
-            vision_config(spec.vision, spec.dim), device=device, dtype=dtype, ops=operations)
+            shared.vision_config(spec.vision, spec.dim), device=device, dtype=dtype, ops=operations)
 
     def preprocess_embed(self, embed, device):
         """Any size, which core's Generate Text hands over as it is: sides are rounded to 32 pixels."""
@@ -97,35 +95,16 @@ def load_enhancer(path: Path, label: str, disable_dynamic: bool = False) -> comf
     """A Qwen3.5 checkpoint, one file, shards or a folder -> CLIP."""
     checkpoint, detected = open_enhancer(path, label)
     dtype = loading.stored_dtype(checkpoint.tensors)
-    clip = _empty_clip(detected.spec, bool(detected.quantization), dtype, disable_dynamic)
-    language_model = getattr(clip.cond_stage_model, NAME).transformer
-    loading.load(language_model, detected, checkpoint, dtype, loading_progress(len(detected.table)))
-    comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
-    # ComfyUI loads a second copy through this, for other devices.
-    clip.patcher.cached_patcher_init = (load_enhancer_patcher, (path, label))
+    operations = shared.quantized_operations(dtype) if detected.quantization else None
+    clip = shared.empty_clip(NAME, functools.partial(Enhancer, detected.spec), Tokenizer, dtype, operations,
+                             disable_dynamic)
+    shared.fill(clip, NAME, checkpoint, detected, dtype)
+    clip.patcher.cached_patcher_init = (shared.load_patcher, (load_enhancer, path, label))
     return clip
-
-
-def load_enhancer_patcher(path: Path, label: str, disable_dynamic: bool = False):
-    return load_enhancer(path, label, disable_dynamic).patcher
 
 
 def open_enhancer(path: Path, label: str) -> tuple[StoredCheckpoint, Detected[EnhancerSpec]]:
     """What the file is, with the names of core's modules and without reading a tensor."""
     checkpoint = open_checkpoint(path, label)
     detected = detect_enhancer(checkpoint)
-    return checkpoint, for_comfy(checkpoint, detected, Qwen35(detected.spec, None, torch.device("meta"), nn))
-
-
-def _empty_clip(spec: EnhancerSpec, has_quantised: bool, dtype: torch.dtype, disable_dynamic: bool) -> comfy.sd.CLIP:
-    """A CLIP whose weights are still on the meta device."""
-    def model(device="cpu", dtype=None, model_options=None):
-        return sd1_clip.SD1ClipModel(
-            device=device, dtype=dtype, name=NAME, model_options=model_options or {},
-            clip_model=lambda **options: Enhancer(spec, **options))
-
-    options = {"dtype": dtype, "initial_device": torch.device("meta")}
-    if has_quantised:
-        options["custom_operations"] = quantised_operations(dtype)
-    return comfy.sd.CLIP(SimpleNamespace(params={}, clip=model, tokenizer=Tokenizer), model_options=options,
-                         disable_dynamic=disable_dynamic)
+    return checkpoint, shared.for_comfy(checkpoint, detected, Qwen35(detected.spec, None, torch.device("meta"), nn))

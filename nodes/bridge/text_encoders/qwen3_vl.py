@@ -7,10 +7,7 @@ import contextlib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
-import comfy.model_management
-import comfy.ops
 import comfy.sd
 import comfy.text_encoders.llama
 import comfy.text_encoders.qwen3vl
@@ -20,9 +17,8 @@ from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
 from ....messages import Message, Refusal
-from ....model.checkpoints import loading, matching, quantization
-from ....model.checkpoints.checkpoint import Checkpoint, GGUFCheckpoint, StoredCheckpoint, TensorInfo
-from ....model.checkpoints.errors import missing_tensor
+from ....model.checkpoints import loading, quantization
+from ....model.checkpoints.checkpoint import GGUFCheckpoint, StoredCheckpoint
 from ....model.checkpoints.files import open_checkpoint
 from ....model.checkpoints.matching import Detected
 from ....model.language import key_maps, llama_cpp
@@ -30,14 +26,16 @@ from ....model.language.qwen3_vl import TextEncoderSpec, VisionSpec, detect_text
 from ....model.language.tokens import IMAGE_PAD_TOKEN, PAD_TOKEN
 from ....model.qwen_image_2 import prompt
 from ..keys import SLOTS_KEY
-from ..progress import loading_progress
 from ..quant.formats import INTEGERS, computed_in_integers
 from ..quant.gguf_ops import keep_packed, with_blocks
 from ..quant.quantize import Network, Origin, patches_below
 from ..quant.weight_format import DTYPES, conversion
+from . import shared
 
 NAME = "qwen3vl_8b"
 AUTO = "auto"  # the vision projector: whichever lies beside the language model and fits
+
+
 def no_vision() -> Refusal:
     return Refusal("vision_missing", "This text encoder was loaded without its vision projector, so it cannot read "
                    "references: put the mmproj file of Qwen3-VL-8B-Instruct (for example "
@@ -57,13 +55,6 @@ def language_config(spec: TextEncoderSpec):
     return config
 
 
-def vision_config(spec: VisionSpec, out_dim: int) -> dict:
-    return dict(hidden_size=spec.dim, intermediate_size=spec.mlp_dim, depth=spec.depth, num_heads=spec.heads,
-                deepstack_visual_indexes=list(spec.deepstack_layers), patch_size=spec.patch, in_channels=3,
-                temporal_patch_size=spec.temporal_patch, spatial_merge_size=spec.merge,
-                num_position_embeddings=spec.positions, out_hidden_size=out_dim)
-
-
 class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
     """Core's Qwen3-VL, built from a spec instead of core's table of known sizes."""
 
@@ -78,7 +69,7 @@ class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
         self.model = comfy.text_encoders.llama.Llama2_(language_config(spec), device=device, dtype=dtype,
                                                        ops=operations)
         self.visual = None if spec.vision is None else comfy.text_encoders.qwen3vl.Qwen3VLVisionModel(
-            vision_config(spec.vision, spec.dim), device=device, dtype=dtype, ops=operations)
+            shared.vision_config(spec.vision, spec.dim), device=device, dtype=dtype, ops=operations)
 
     def preprocess_embed(self, embed, device):
         """Core would resize small images here; their size must stay what the VAE encodes."""
@@ -224,21 +215,16 @@ def load_text_encoder(path: Path, label: str, weight_format: str = "as stored", 
     detected, to_do = conversion(checkpoint, detected, weight_format)
     dtype = DTYPES.get(weight_format) or loading.stored_dtype(checkpoint.tensors)
     layers = {**detected.quantization, **to_do.layers}
-    clip = _empty_clip(detected.spec, bool(layers), dtype, disable_dynamic)
+    operations = with_blocks(shared.quantized_operations(dtype), torch.float32) if layers else None
+    clip = shared.empty_clip(NAME, functools.partial(PromptEncoder, detected.spec), Tokenizer, dtype, operations,
+                             disable_dynamic)
+    shared.fill(clip, NAME, checkpoint, detected, dtype, to_do)
     model = language_model(clip)
-    loading.load(model, detected, checkpoint, dtype, loading_progress(len(detected.table)), to_do)
     model.origin, model.weights = Origin(checkpoint.config, dtype), weights_in_words(layers, dtype)
     model.label = checkpoint.label
-    comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
     clip.patcher.add_callback(CallbacksMP.ON_LOAD, keep_packed)
-    # ComfyUI loads a second copy through this, for hooks and for other devices.
-    clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (path, label, weight_format, projector))
+    clip.patcher.cached_patcher_init = (shared.load_patcher, (load_text_encoder, path, label, weight_format, projector))
     return clip
-
-
-def load_text_encoder_patcher(path: Path, label: str, weight_format: str, projector: Path | str | None,
-                              disable_dynamic: bool = False):
-    return load_text_encoder(path, label, weight_format, projector, disable_dynamic).patcher
 
 
 def text_encoder_summary(clip: comfy.sd.CLIP) -> list[Message]:
@@ -275,7 +261,7 @@ def open_text_encoder(path: Path, label: str,
                               auto=AUTO)
     detected = detect_text_encoder(checkpoint)
     # Built from torch's own layers: core's may have no weights, and so no shapes, before they are loaded.
-    return checkpoint, for_comfy(checkpoint, detected, Qwen3VL(detected.spec, None, torch.device("meta"), nn))
+    return checkpoint, shared.for_comfy(checkpoint, detected, Qwen3VL(detected.spec, None, torch.device("meta"), nn))
 
 
 def projectors_beside(path: Path) -> list[Path]:
@@ -298,47 +284,4 @@ def _projector(path: Path, language: GGUFCheckpoint, choice: Path | str | None) 
 
 
 def language_model(clip: comfy.sd.CLIP) -> Qwen3VL:
-    return getattr(clip.cond_stage_model, NAME).transformer
-
-
-def _empty_clip(spec: TextEncoderSpec, has_quantised: bool, dtype: torch.dtype, disable_dynamic: bool) -> comfy.sd.CLIP:
-    """A CLIP whose weights are still on the meta device."""
-    def model(device="cpu", dtype=None, model_options=None):
-        return sd1_clip.SD1ClipModel(
-            device=device, dtype=dtype, name=NAME, model_options=model_options or {},
-            clip_model=lambda **options: PromptEncoder(spec, **options))
-
-    options = {"dtype": dtype, "initial_device": torch.device("meta")}
-    if has_quantised:
-        options["custom_operations"] = with_blocks(quantised_operations(dtype), torch.float32)
-    return comfy.sd.CLIP(SimpleNamespace(params={}, clip=model, tokenizer=Tokenizer), model_options=options,
-                         disable_dynamic=disable_dynamic)
-
-
-def quantised_operations(dtype: torch.dtype):
-    """Core's layers for quantised text encoders, which dequantise each weight as it is used."""
-    core = comfy.ops.mixed_precision_ops({}, dtype, full_precision_mm=True)
-
-    class Operations(core):
-        class Linear(core.Linear):
-            def __init__(self, *args, **kwargs):
-                super().__init__(*args, **kwargs)
-                # Core moves weights to the device where the layer was built, which here is meta.
-                self.factory_kwargs = {**self.factory_kwargs, "device": torch.device("cpu")}
-
-    return Operations
-
-
-def for_comfy(checkpoint: Checkpoint, detected: Detected, module: nn.Module) -> Detected:
-    """The key table with the names of core's modules, as this one has them, strict in both directions."""
-    named = {key_maps.COMFY.to(name): source for name, source in detected.table.items()}
-    layers = {matching.layer_of(key_maps.COMFY.to(f"{layer}.weight")): how
-              for layer, how in detected.quantization.items()}
-    expected = matching.shapes(module)
-    missing = sorted(set(expected) - set(named))
-    if missing:
-        raise missing_tensor(checkpoint.label, key_maps.COMFY.back(missing[0]))
-    found = {source.name: TensorInfo(detected.shapes[name], "") for name, source in detected.table.items()
-             if name in detected.shapes}
-    matching.match(checkpoint.with_tensors(found), expected, {name: named[name] for name in expected})
-    return Detected(detected.spec, named, expected, layers)
+    return shared.network(clip, NAME)

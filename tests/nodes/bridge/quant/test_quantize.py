@@ -176,8 +176,10 @@ def test_text_encoders_are_quantised_and_saved(comfyui, reference, tmp_path, tar
 def test_a_disk_without_room_is_said_before_anything_is_written(comfyui, path, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
+    import folder_paths
+
     from qwen_image_2.nodes import save as node
-    monkeypatch.setattr(node.folder_paths, "get_output_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
     with pytest.raises(Refusal, match=r"^The disk of ComfyUI's output folder has 0.0 GB free, too little for the "
                                       r"0.0 GB of diffusion_models/x_00001_.safetensors.$"):
@@ -188,10 +190,12 @@ def test_a_disk_without_room_is_said_before_anything_is_written(comfyui, path, t
 def test_two_files_must_fit_together(comfyui, path, clip, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
+    import folder_paths
+
     from qwen_image_2.nodes import save as node
     model = load(path, "fp8")
     sizes = node.diffusion_network(model).size, node.text_network(clip).size
-    monkeypatch.setattr(node.folder_paths, "get_output_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=sum(sizes) - 1))
     with pytest.raises(Refusal, match="GB of diffusion_models/x_00001_.safetensors, clip/x_00001_.safetensors"):
         node.QwenImage2SaveQuantized.execute("x", model=model, clip=clip)
@@ -201,12 +205,13 @@ def test_two_files_must_fit_together(comfyui, path, clip, tmp_path, monkeypatch)
 def test_what_cannot_be_written_is_refused_before_anything_is_unloaded_or_written(comfyui, clip, plain, tmp_path,
                                                                                  monkeypatch):
     import comfy.model_management
+    import folder_paths
 
     from qwen_image_2.nodes import save as node
     from qwen_image_2.tests.nodes.bridge.quant import test_gguf_ops
     packed = load(test_gguf_ops.write(tmp_path / "q8.gguf", tiny.to_comfy_transformer(plain), "Q8_0"))
     plain_clip = node.text_network(clip)
-    monkeypatch.setattr(node.folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
     monkeypatch.setattr(node, "text_network", lambda clip: plain_clip._replace(module=packed.model.diffusion_model))
     monkeypatch.setattr(comfy.model_management, "unload_all_models", lambda: pytest.fail("unloaded"))
     with pytest.raises(ValueError, match="The clip x cannot be written in the official layout while its matrices are"):

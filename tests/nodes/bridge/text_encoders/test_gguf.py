@@ -171,7 +171,8 @@ def test_every_tensor_of_both_files_has_a_name(state):
 
 def test_published_sizes_are_read_from_the_published_files(comfyui):
     """Names, shapes and types of Qwen3VL-8B-Instruct-Q8_0.gguf and its mmproj; only the patches' values are there."""
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import Qwen3VL, for_comfy
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import Qwen3VL
+    from qwen_image_2.nodes.bridge.text_encoders.shared import for_comfy
     text = dict(vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36,
                 num_attention_heads=32, num_key_value_heads=8, head_dim=128)
     vision = dict(depth=27, hidden_size=1152, intermediate_size=4304, num_heads=16, out_hidden_size=4096,

@@ -95,7 +95,7 @@ def test_published_sizes_are_core_s(comfyui):
 
     from qwen_image_2.model.language.qwen3_5 import EnhancerSpec
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_5 import language_config
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import vision_config
+    from qwen_image_2.nodes.bridge.text_encoders.shared import vision_config
     core, ours = vars(qwen35._make_config("qwen35_9b")), vars(language_config(EnhancerSpec()))
     assert ours == core
     expected = {**qwen35.QWEN35_VISION_DEFAULTS, **qwen35.QWEN35_MODELS["qwen35_9b"]["vision"],

@@ -144,17 +144,10 @@ def test_published_sizes_are_core_s(comfyui):
     from comfy.text_encoders import llama, qwen3vl
 
     from qwen_image_2.model.language.qwen3_vl import TextEncoderSpec, VisionSpec
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import language_config, vision_config
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import language_config
+    from qwen_image_2.nodes.bridge.text_encoders.shared import vision_config
     ours, core = language_config(TextEncoderSpec()), llama.Qwen3VL_8BConfig()
     names = [*vars(core), "head_dim", "rope_dims", "interleaved_mrope", "q_norm", "k_norm"]
     assert {name: getattr(ours, name) for name in names} == {name: getattr(core, name) for name in names}
     expected = {**qwen3vl.QWEN3VL_VISION_COMMON, **qwen3vl.QWEN3VL_VISION["qwen3vl_8b"], "out_hidden_size": 4096}
     assert vision_config(VisionSpec(), 4096) == expected
-
-
-@pytest.mark.parametrize(("prompt", "words"), [("", "is empty"), (" \n", "is empty"),
-                                               ('The word "SALE', "never closed"),
-                                               ('The word "SALE" in red', None), ("写着“开业", "never closed")])
-def test_slips_in_a_prompt_are_told(comfyui, prompt, words):
-    from qwen_image_2.nodes.text import advice_on
-    assert (advice_on(prompt) is None) if words is None else (words in advice_on(prompt))

@@ -1,0 +1,98 @@
+"""What the text encoders have in common: core's modules with a file's sizes, filled from the file.
+
+Each has its own tokenizer, its own SDClipModel, and a `load` and an `open`; a new one needs nothing else.
+"""
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import torch
+from comfy import sd1_clip
+from torch import nn
+
+from ....model.checkpoints import loading, matching
+from ....model.checkpoints.checkpoint import Checkpoint, StoredCheckpoint, TensorInfo
+from ....model.checkpoints.errors import missing_tensor
+from ....model.checkpoints.loading import NOT_QUANTIZING, Quantizing
+from ....model.checkpoints.matching import Detected
+from ....model.language import key_maps
+from ....model.language.qwen3_vl import VisionSpec
+from ..progress import loading_progress
+
+
+def vision_config(spec: VisionSpec, out_dim: int) -> dict:
+    """Core's configuration of a vision tower with the file's sizes. out_dim: width of the language model."""
+    return dict(hidden_size=spec.dim, intermediate_size=spec.mlp_dim, depth=spec.depth, num_heads=spec.heads,
+                deepstack_visual_indexes=list(spec.deepstack_layers), patch_size=spec.patch, in_channels=3,
+                temporal_patch_size=spec.temporal_patch, spatial_merge_size=spec.merge,
+                num_position_embeddings=spec.positions, out_hidden_size=out_dim)
+
+
+# ---------------------------------------------------------------- the CLIP
+
+def empty_clip(name: str, clip_model: Callable[..., sd1_clip.SDClipModel], tokenizer: type, dtype: torch.dtype,
+               operations: type | None = None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """A CLIP whose weights are still on the meta device.
+
+    name: what core calls the text encoder, in the names of its weights and in its tokens. clip_model(device, dtype,
+    model_options) builds it. operations: layers in place of core's choice, for files that are quantised.
+    """
+    def model(device="cpu", dtype=None, model_options=None):
+        return sd1_clip.SD1ClipModel(device=device, dtype=dtype, name=name, model_options=model_options or {},
+                                     clip_model=clip_model)
+
+    options = {"dtype": dtype, "initial_device": torch.device("meta")}
+    if operations is not None:
+        options["custom_operations"] = operations
+    return comfy.sd.CLIP(SimpleNamespace(params={}, clip=model, tokenizer=tokenizer), model_options=options,
+                         disable_dynamic=disable_dynamic)
+
+
+def network(clip: comfy.sd.CLIP, name: str) -> nn.Module:
+    """The language model, with its vision tower, of a CLIP from empty_clip."""
+    return getattr(clip.cond_stage_model, name).transformer
+
+
+def fill(clip: comfy.sd.CLIP, name: str, checkpoint: StoredCheckpoint, detected: Detected, dtype: torch.dtype,
+         quantizing: Quantizing = NOT_QUANTIZING) -> None:
+    """The weights of a CLIP from empty_clip, from the file, with ComfyUI's bar."""
+    loading.load(network(clip, name), detected, checkpoint, dtype, loading_progress(len(detected.table)), quantizing)
+    comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
+
+
+def load_patcher(load: Callable[..., comfy.sd.CLIP], *arguments, disable_dynamic: bool = False):
+    """How ComfyUI loads a second copy, for hooks and for other devices: `load` with the same arguments once more."""
+    return load(*arguments, disable_dynamic=disable_dynamic).patcher
+
+
+# ---------------------------------------------------------------- what core's modules are filled with
+
+def quantized_operations(dtype: torch.dtype) -> type:
+    """Core's layers for quantised text encoders, which dequantise each weight as it is used."""
+    core = comfy.ops.mixed_precision_ops({}, dtype, full_precision_mm=True)
+
+    class Operations(core):
+        class Linear(core.Linear):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                # Core moves weights to the device where the layer was built, which here is meta.
+                self.factory_kwargs = {**self.factory_kwargs, "device": torch.device("cpu")}
+
+    return Operations
+
+
+def for_comfy(checkpoint: Checkpoint, detected: Detected, module: nn.Module) -> Detected:
+    """The key table with the names of core's modules, as this one has them, strict in both directions."""
+    named = {key_maps.COMFY.to(name): source for name, source in detected.table.items()}
+    layers = {matching.layer_of(key_maps.COMFY.to(f"{layer}.weight")): how
+              for layer, how in detected.quantization.items()}
+    expected = matching.shapes(module)
+    missing = sorted(set(expected) - set(named))
+    if missing:
+        raise missing_tensor(checkpoint.label, key_maps.COMFY.back(missing[0]))
+    found = {source.name: TensorInfo(detected.shapes[name], "") for name, source in detected.table.items()
+             if name in detected.shapes}
+    matching.match(checkpoint.with_tensors(found), expected, {name: named[name] for name in expected})
+    return Detected(detected.spec, named, expected, layers)

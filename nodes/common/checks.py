@@ -1,0 +1,81 @@
+"""What nodes refuse: before anything runs, and when they run."""
+import functools
+import inspect
+from collections.abc import Callable
+
+import torch
+
+from ...messages import Refusal
+from ...model.images import sizes
+from ...model.images.references import MOST_REFERENCES
+from ..bridge.qwen_image_2 import is_ours
+from ..bridge.run_checks import check_latent_shape
+from ..bridge.vae import QwenImage2VAE
+
+UNCONNECTED = object()  # default of an input that may be left out: None is one that is linked and not yet known
+
+
+# ---------------------------------------------------------------- before anything runs
+
+def check_before_run(check: Callable[..., None], names: tuple[str, ...] = ()) -> classmethod:
+    """`check`, which raises Refusal, as the validate_inputs of a node: ComfyUI wants True or the message.
+
+    ComfyUI reads from the signature which inputs are asked for. Of these it leaves out its own checks of range and
+    choice, so `check` has to make them, and one that is linked, and not yet known, comes as None. names: the inputs to
+    ask for where `check` takes any.
+    """
+    signature = _signature(("cls", *names)) if names else inspect.signature(check)
+
+    def validate_inputs(cls, **inputs) -> bool | str:
+        signature.bind(cls, **inputs)  # or it would go unnoticed that a program has left one out
+        try:
+            check(cls, **inputs)
+        except Refusal as refusal:
+            return refusal.message
+        return True
+
+    functools.update_wrapper(validate_inputs, check)
+    validate_inputs.__signature__ = signature
+    return classmethod(validate_inputs)
+
+
+def _signature(names: tuple[str, ...]) -> inspect.Signature:
+    return inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+
+
+def check_canvas(aspect_ratio: str | None, width: int | None, height: int | None) -> None:
+    """None is what is linked."""
+    if aspect_ratio not in (None, sizes.CUSTOM, *sizes.RATIOS):
+        raise Refusal("ratio_unknown", "There is no aspect ratio {ratio}: choose {ratios} or {custom}.",
+                      ratio=str(aspect_ratio), ratios=list(sizes.RATIOS), custom=sizes.CUSTOM)
+    if aspect_ratio == sizes.CUSTOM and None not in (width, height):
+        sizes.check_size(width, height)
+
+
+# ---------------------------------------------------------------- when a node runs
+
+def check_no_others(links: dict) -> None:
+    """links: what ComfyUI hands over beside a node's inputs, which only a program can connect."""
+    if links:
+        raise Refusal("input_unknown", "{inputs} is no input of this node: it takes at most {max} pictures, image_1 to "
+                      "image_{max}.", inputs=", ".join(links), max=MOST_REFERENCES)
+
+
+def check_model(model) -> None:
+    if not is_ours(model):
+        raise Refusal("sampler_model", "This MODEL is not a Qwen-Image 2 transformer: load it with Load Qwen-Image 2.")
+
+
+def check_latent(model, latent: dict) -> torch.Tensor:
+    """The latent's samples (B, C, h, w). Raises ValueError where they cannot be sampled."""
+    check_model(model)
+    samples = latent["samples"]
+    check_latent_shape(samples.shape, model.model.spec.channels)
+    if 0 in samples.shape:
+        raise Refusal("latent_empty", "The latent is empty: its shape is {shape}.", shape=str(list(samples.shape)))
+    return samples
+
+
+def check_vae(vae) -> None:
+    if not isinstance(vae, QwenImage2VAE):
+        raise Refusal("not_our_vae", "This VAE is not the one of Qwen-Image 2: load it with Load VAE (Qwen-Image 2).")

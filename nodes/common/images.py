@@ -1,0 +1,40 @@
+"""ComfyUI's IMAGE and LATENT as the nodes need them."""
+import comfy.model_management
+import numpy as np
+import torch
+
+from ...messages import Refusal
+from ...model.images.references import MOST_REFERENCES, check_reference
+from ...model.qwen_image_2.spec import VAESpec
+
+
+def empty_latent(width: int, height: int, batch_size: int) -> dict:
+    """LATENT of zeros (B, 64, height/16, width/16)."""
+    shape = (batch_size, VAESpec.latent_channels, height // VAESpec().scale, width // VAESpec().scale)
+    return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}
+
+
+def eight_bits(image: torch.Tensor) -> np.ndarray:
+    """IMAGE (B, H, W, 3 or 4) -> 8 bits. Raises ValueError for what is no picture."""
+    if image.ndim != 4 or image.shape[-1] not in (3, 4):
+        raise Refusal("image_channels", "The picture has the shape {shape}: this node reads RGB and RGBA pictures.",
+                      shape=str(list(image.shape)))
+    if 0 in image.shape:
+        raise Refusal("image_empty", "The picture is empty: its shape is {shape}.", shape=str(list(image.shape)))
+    if not torch.isfinite(image).all():
+        raise Refusal("image_not_finite", "The picture holds NaN or infinite values.")
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def connected_references(images: dict | None) -> list[torch.Tensor]:
+    """The connected references in order, every picture of a batch as one of its own, each (H, W, C)."""
+    connected = [image for image in (images or {}).values() if image is not None]
+    references = [picture for batch in connected for picture in batch]
+    if not references:
+        raise Refusal("edit_no_reference", "No reference is connected: connect the picture to edit as image_1.")
+    if len(references) > MOST_REFERENCES:
+        raise Refusal("edit_references", "There are {count} references, batches counted picture by picture: Qwen-Image "
+                      "2 takes at most {max}.", count=len(references), max=MOST_REFERENCES)
+    for number, reference in enumerate(references, start=1):
+        check_reference(number, reference)
+    return references

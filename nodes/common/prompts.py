@@ -1,0 +1,29 @@
+"""What is told of a prompt."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...messages import Message
+from ...pages.quotation import closed
+
+# The model card's figure for what the model was trained to follow; longer prompts are encoded whole.
+TRAINED_TOKENS = 1000
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a node's prompts come to, before anything is drawn."""
+
+    tokens: int  # of the longest prompt
+    texts: Sequence[str]  # the literal lines
+    notes: Sequence[str]  # what was shortened or left out
+    slides: str | None = None  # how many prompts there are, where there may be several
+
+
+def advice_on(prompt: str) -> Message | None:
+    """Slips that draw something, but hardly what was meant."""
+    if not prompt.strip():
+        return Message("prompt_empty", "The prompt is empty: the model draws whatever it likes.")
+    if not closed(prompt):
+        return Message("quotation_unclosed", "A double quotation mark is never closed, so nothing from there on is "
+                       "taken as words to draw.")
+    return None

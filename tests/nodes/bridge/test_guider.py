@@ -1,0 +1,98 @@
+"""What samples: the prompts that a guider holds, and what a run is given."""
+import pytest
+import torch
+
+from qwen_image_2.tests.nodes.test_sampler import prompt
+
+
+@pytest.fixture(autouse=True)
+def as_comfyui_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def guiders(comfyui):
+    from qwen_image_2.nodes.bridge import guider
+    return guider
+
+
+NOISE = torch.randn(1, 64, 4, 6, generator=torch.Generator().manual_seed(1))
+SIGMAS = torch.tensor([1.0, 0.5, 0.0])
+
+
+def run(guider) -> torch.Tensor:
+    import comfy.samplers
+    return guider.sample(NOISE, torch.zeros_like(NOISE), comfy.samplers.sampler_object("euler"), SIGMAS, seed=0)
+
+
+def usual(model, positive, negative, cfg):
+    """The guider that ComfyUI's own KSampler uses."""
+    import comfy.samplers
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What ComfyUI is asked to make room for: (bytes, least bytes) of each run."""
+    import comfy.model_management as management
+    asked, load = [], management.load_models_gpu
+
+    def recorded(models, memory_required=0, minimum_memory_required=None, **options):
+        asked.append((memory_required, minimum_memory_required))
+        return load(models, memory_required=memory_required, minimum_memory_required=minimum_memory_required,
+                    **options)
+
+    monkeypatch.setattr(management, "load_models_gpu", recorded)
+    return asked
+
+
+@pytest.mark.parametrize("negative", [None, prompt(2, 9)], ids=["no negative", "negative"])
+def test_at_cfg_1_no_room_is_made_for_a_prompt_that_is_not_computed(guiders, model, asked, negative):
+    positive = prompt(0)
+    found = run(guiders.guider_for(model, positive, negative, 1.0))
+    alone = usual(model, positive, [], 1.0)
+    assert torch.equal(run(alone), found)
+    assert torch.equal(run(usual(model, positive, negative or positive, 1.0)), found)
+    (ours, _), (theirs, _), (before, _) = asked
+    assert ours == theirs < before
+
+
+def test_above_1_both_prompts_count(guiders, model, asked):
+    positive, negative = prompt(0), prompt(2, 9)
+    found = run(guiders.guider_for(model, positive, negative, 3.0))
+    assert torch.equal(run(usual(model, positive, negative, 3.0)), found)
+    assert not torch.equal(run(guiders.guider_for(model, positive, negative, 1.0)), found)
+    assert asked[0] == asked[1] > asked[2]
+
+
+def test_nodes_that_replace_the_guidance_get_both_prompts_at_cfg_1(guiders, model):
+    seen = []
+
+    def guidance(args):
+        seen.append(args["input_uncond"] is not None)
+        return args["cond"]
+
+    changed = model.clone()
+    changed.set_model_sampler_cfg_function(guidance, disable_cfg1_optimization=True)
+    run(guiders.guider_for(changed, prompt(0), None, 1.0))
+    assert seen == [True, True]
+
+
+def test_a_latents_mask_and_the_bar_reach_the_run(guiders, model):
+    """The part outside of the mask stays that of the latent; the bar moves once a step."""
+    import comfy.utils
+    steps, mask = [], torch.zeros(1, 1, 4, 6)
+    mask[..., :3] = 1
+    latent = {"samples": torch.randn(NOISE.shape, generator=torch.Generator().manual_seed(2)), "noise_mask": mask}
+    comfy.utils.set_progress_bar_global_hook(lambda done, total, preview, node_id: steps.append((done, total)))
+    try:
+        found = guiders.sample(guiders.guider_for(model, prompt(0), None, 1.0), latent, NOISE, SIGMAS, 0)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert steps == [(1, 2), (2, 2)]
+    assert torch.allclose(found[..., 3:], latent["samples"][..., 3:], atol=1e-5)
+    assert not torch.isclose(found[..., :3], latent["samples"][..., :3]).any()
