@@ -62,7 +62,7 @@ def diffusion_network(patcher) -> Network:
                       "Diffusion Model (Qwen-Image 2).")
     model = patcher.model
     return Network(model.diffusion_model, patches_below("diffusion_model.", patcher), str, model.origin,
-                   comfy.model_management.module_size(model))
+                   comfy.model_management.module_size(model), key_maps.mlp_halves, key_maps.fused_mlp)
 
 
 def open_model(path: Path, label: str) -> tuple[StoredCheckpoint, Detected[TransformerSpec]]:

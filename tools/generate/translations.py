@@ -20,7 +20,7 @@ FOLDER = ROOT / "locales"
 KEY = "qwen_image_2"
 SPEAKING = ("*.py", "model/**/*.py", "pages/**/*.py", "nodes/**/*.py")  # code that may say something to a user
 FAIL = "fail"  # Checkpoint.fail, which fills in {file} by itself
-DEFINING = "messages.py"  # where keys are handed on
+DEFINING = {"messages.py", "model/checkpoints/checkpoint.py"}  # where keys are handed on
 KEY_FORM = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
@@ -85,7 +85,7 @@ def collected(trees: dict[str, ast.Module]) -> Iterator[Found]:
     makers = {"Message", "plural", FAIL, *refusals(trees)}
     for path, tree in trees.items():
         for call in calls(tree):
-            if called(call) in makers and not (path == DEFINING and not _is_text(call.args[0])):
+            if called(call) in makers and not (path in DEFINING and not _is_text(call.args[0])):
                 yield from _messages_of(call, f"{path}:{call.lineno}")
 
 

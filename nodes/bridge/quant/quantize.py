@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ....messages import Refusal
 from ....model.checkpoints import quantization, writer
-from ....model.qwen_image_2 import key_maps
+from ....model.checkpoints.loading import NOT_QUANTIZING
 
 # Largest value of the format times that of its block scales: what a matrix's largest magnitude is mapped to.
 LARGEST = {"float8_e4m3fn": 448.0, "nvfp4": 6.0 * 448.0}
@@ -64,6 +64,9 @@ class Network(NamedTuple):
     official: Callable[[str], str]  # parameter name -> the official file's
     origin: Origin
     size: int                       # bytes
+    # parameter name -> those that the official file holds in one matrix with it, in the order of their rows
+    sharing: Callable[[str], tuple[str, ...]] = NOT_QUANTIZING.sharing
+    fused: Callable[[str], str] = str  # parameter name -> the name of that matrix
 
 
 def patches_below(prefix: str, patcher) -> dict[str, list]:
@@ -87,7 +90,7 @@ def save(path: Path, network: Network, progress: Callable[[int, int], None]) -> 
     # Weights that are patched in place get their own values back, and the device its memory.
     comfy.model_management.unload_all_models()
     state = network.module.state_dict()
-    groups = list(_groups(state))
+    groups = list(_groups(network, state))
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for done, group in enumerate(groups, start=1):
@@ -101,12 +104,12 @@ def save(path: Path, network: Network, progress: Callable[[int, int], None]) -> 
     writer.write(path, entries, tensors(), {"format": "pt"} | config)
 
 
-def _groups(state: Mapping[str, Tensor]) -> Iterator[tuple[str, ...]]:
+def _groups(network: Network, state: Mapping[str, Tensor]) -> Iterator[tuple[str, ...]]:
     """Parameters of a network, those together that share a matrix of the official file."""
     for name in state:
         layer, _, last = name.rpartition(".")
         if last == "weight" or f"{layer}{quantization.MARK}" not in state:
-            group = key_maps.mlp_halves(name)
+            group = network.sharing(name)
             if name == group[0]:
                 yield group
 
@@ -125,7 +128,7 @@ def _entries(group: tuple[str, ...], network: Network, state: Mapping[str, Tenso
     if any(name in network.patches for name in group):
         parts = [part | made for part, made in zip(parts, with_loras(group, network, parts), strict=True)]
     if len(parts) > 1 and (joined := _joined(parts)):
-        group, parts = (key_maps.fused_mlp(group[0]),), (joined,)
+        group, parts = (network.fused(group[0]),), (joined,)
     for name, part in zip(group, parts, strict=True):
         yield from ((network.official(f"{name.rpartition('.')[0]}.{last}"), value) for last, value in part.items())
 
@@ -147,7 +150,7 @@ def _forms_with_loras(group: tuple[str, ...], network: Network,
 
 
 def _mark(part: Mapping[str, Tensor]) -> Mapping | None:
-    """How the layer of these entries is quantization."""
+    """The record of the layer that these entries make; None where it is not quantized."""
     mark = part.get(quantization.MARK.removeprefix("."))
     return None if mark is None else json.loads(mark.numpy().tobytes())
 
