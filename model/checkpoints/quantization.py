@@ -125,7 +125,10 @@ def read_records(checkpoint: StoredCheckpoint) -> Settings:
     try:
         found = _old_settings(checkpoint)
         if METADATA in checkpoint.metadata:
-            found |= json.loads(checkpoint.metadata[METADATA])["layers"]
+            layers = json.loads(checkpoint.metadata[METADATA])["layers"]
+            if not isinstance(layers, dict):  # a list of pairs would be taken, too, whatever its names are
+                raise TypeError(f"layers is {str(layers)[:60]}")
+            found |= layers
         for name in checkpoint.tensors:
             if name.endswith(MARK):
                 found[name.removesuffix(MARK)] = json.loads(checkpoint.read(name).numpy().tobytes())

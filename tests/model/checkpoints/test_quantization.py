@@ -1,9 +1,14 @@
 """What a file says about a quantised layer, against the tensors that it holds: names and shapes alone."""
+import json
+
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from qwen_image_2.model.checkpoints import quantization
 from qwen_image_2.model.checkpoints.checkpoint import Checkpoint, TensorInfo
 from qwen_image_2.model.checkpoints.errors import CheckpointError
+from qwen_image_2.model.checkpoints.files import open_checkpoint
 
 INT8 = {"weight": ((96, 64), "I8"), "weight_scale": ((96, 1), "F32")}
 NVFP4 = {"weight": ((96, 32), "U8"), "weight_scale": ((128, 4), "F8_E4M3"), "weight_scale_2": ((), "F32")}
@@ -51,3 +56,13 @@ def test_weights_and_scales_that_are_refused(change, key):
     with pytest.raises(CheckpointError) as refused:
         check({"format": "int8_tensorwise"}, tensors)
     assert refused.value.key == key
+
+
+@pytest.mark.parametrize("layers", [[[1, 2]], [], 3, "layer", None])
+def test_layers_in_the_metadata_are_named_entries(layers, tmp_path):
+    """A list of pairs would pass for them, and then every name may be a number."""
+    path = tmp_path / "model.safetensors"
+    save_file({"layer.weight": torch.zeros(2)}, path, {quantization.METADATA: json.dumps({"layers": layers})})
+    with pytest.raises(CheckpointError) as refused:
+        open_checkpoint(path)
+    assert refused.value.key == "quantization_unreadable"
