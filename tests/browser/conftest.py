@@ -196,6 +196,16 @@ class Page:
         selector = "[data-testid=node-widget] textarea" if self.vue else "textarea.comfy-multiline-input"
         return self.page.locator(f"{selector} >> visible=true").first
 
+    def type_fast(self, text: str) -> None:
+        """Replace the prompt key by key, all keys within one task of the page: Playwright's own keys come one call
+        each, on a loaded machine further apart than the meter's pause."""
+        self.prompt_box().evaluate("""(box, text) => {
+            for (let end = 0; end <= text.length; end++) {
+                box.value = text.slice(0, end);
+                box.dispatchEvent(new InputEvent("input", { bubbles: true }));
+            }
+        }""", text)
+
     def exported(self) -> dict:
         """The prompt as the page would queue it: node id -> class and inputs."""
         graph = self.page.evaluate("async () => (await app.graphToPrompt()).output")

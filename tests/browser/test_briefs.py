@@ -79,9 +79,7 @@ def test_it_says_what_will_be_left_out(page, meter):
 
 def test_it_asks_once_for_many_keys_and_not_again(page, meter):
     with page.requests() as asked:
-        box = page.prompt_box()
-        box.fill("")
-        box.press_sequentially("NIGHT MARKET", delay=20)
+        page.type_fast("NIGHT MARKET")
         expect(meter.locator(".words li").first).to_have_text("NIGHT MARKET")
         assert asked == ["brief"]
         page.page.evaluate("""() => {

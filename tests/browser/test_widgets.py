@@ -94,8 +94,7 @@ def test_meter_counts_what_is_typed(page, meter, server):
 
 def test_meter_asks_once_for_many_keys(page, meter):
     with page.requests() as asked:
-        page.prompt_box().fill("")
-        page.prompt_box().press_sequentially("A quick brown fox", delay=20)
+        page.type_fast("A quick brown fox")
         expect(meter.locator(".count")).to_have_text("4 of 1,000 tokens")
     assert asked == ["prompt"]
 
