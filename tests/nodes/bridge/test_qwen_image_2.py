@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from qwen_image_2.model.qwen_image_2.prefix_cache import Condition
+from qwen_image_2.model.qwen_image_2.prefix_cache import Condition, PrefixCache
 from qwen_image_2.tests.reference import error
 
 
@@ -46,6 +46,26 @@ def test_prefix_is_computed_anew_when_the_weights_change(model, prefix, monkeypa
     for key in ("plain", "plain", "with LoRA", "plain"):
         velocity(model, prefix, weights_key=key)
     assert len(calls) == 3
+
+
+def test_old_keys_and_values_are_released_before_new_ones_are_made(qwen_image_2, model, prefix, monkeypatch):
+    """Both at once would need twice the memory."""
+    events, placement = [], qwen_image_2.prefix_placement
+    allocate = placement.allocate_prefix_cache
+
+    class Cache(PrefixCache):
+        def release(self):
+            events.append("released")
+
+    def make(*args):
+        events.append("made" if prefix.cache is None else "made beside the old ones")
+        cache, place = allocate(*args)
+        return Cache(cache.position, cache.layers), place
+
+    monkeypatch.setattr(placement, "allocate_prefix_cache", make)
+    for key in ("plain", "plain", "with LoRA"):
+        velocity(model, prefix, weights_key=key)
+    assert events == ["made", "released", "made"]
 
 
 def test_a_place_is_reported_once_however_often_the_weights_change(qwen_image_2, model, prefix, monkeypatch):
