@@ -110,6 +110,13 @@ class Result:
         return [(node, item) for node, value in lists for item in value]
 
 
+# A workflow of core's nodes that ends at once.
+NOTHING: Graph = {
+    "image": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 0}},
+    "seen": {"class_type": "PreviewImage", "inputs": {"images": ["image", 0]}},
+}
+
+
 class Client:
     """A server's HTTP calls, and `run`. All methods block; `follow` is the coroutine behind `run`."""
 
@@ -161,8 +168,13 @@ class Client:
         self._request("/interrupt", json.dumps({"prompt_id": prompt_id}).encode())
 
     def free(self) -> None:
-        """Unload all models and forget all results."""
+        """Unload all models and forget all results, before the next workflow begins.
+
+        ComfyUI's worker does so once it has ended a workflow or waited for one. A workflow that is queued at once may
+        reach it first and be answered from what it has kept, so one that makes nothing goes before.
+        """
         self._request("/free", json.dumps({"unload_models": True, "free_memory": True}).encode())
+        self.wait(self.queue(NOTHING))
 
     def upload_image(self, file: Path) -> str:
         """Put a picture into the server's input folder; returns the name for LoadImage.
