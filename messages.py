@@ -5,12 +5,20 @@ in with, so that the page can look the key up in locales/<language>/main.json.
 
 Key and template are written out where a message is made, each key in one place only: tools/translations.py finds them
 there. A number that needs a format is given as formatted text.
+
+No message is longer than LONGEST characters, whatever it is filled in with: a file may hold a name of a megabyte, or
+50,000 of them, and each would stand in the log and on a node. Long names lose their middle and the rest of a list is
+counted, where the message is made, so that every language says the same.
 """
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 Value = str | int | Sequence[str]  # the strings may be Messages themselves
+
+LONGEST = 400  # characters of a message
+# Characters that one value may have. The first that makes the message fit is taken: names stay whole where they can.
+ROOMS = (LONGEST, 300, 200, 150, 100, 70, 50, 35, 25, 15)
 
 
 class Translatable:
@@ -34,9 +42,11 @@ class Translatable:
 
 
 class Message(Translatable, str):
-    """A template, filled in. Raises KeyError for a name without a value."""
+    """A template, filled in; values that are too long for it are shortened. Raises KeyError for a name without a
+    value."""
 
     def __new__(cls, key: str, template: str, /, **values: Value):
+        values = _shortened(template, values)
         message = super().__new__(cls, _filled(template, values))
         message._keep(key, template, values)
         return message
@@ -50,6 +60,7 @@ class Refusal(Translatable, ValueError):
     """What the user asked for cannot be done: why, and what to do instead. As text it is English."""
 
     def __init__(self, key: str, template: str, /, **values: Value):
+        values = _shortened(template, values)
         super().__init__(_filled(template, values))
         self._keep(key, template, values)
 
@@ -73,6 +84,11 @@ def and_list(items: Sequence[str]) -> str:
     return Message("and_list", "{some} and {last}", some=some, last=last) if some else last
 
 
+def count_more(count: int) -> Message:
+    """The last item of a list that leaves so many out."""
+    return Message("count_more", "{count} more", count=count)
+
+
 def reason(error: Exception) -> str:
     """What an exception says, to be filled in: a Refusal's Message, the text of any other."""
     return error.message if isinstance(error, Refusal) else str(error)
@@ -86,8 +102,50 @@ def to_json(value: Value):
 
 
 def _filled(template: str, values: Mapping[str, Value]) -> str:
-    return template.format(**{name: value if isinstance(value, str | int) else ", ".join(value)
+    return template.format(**{name: value if isinstance(value, int) else _text(value)
                               for name, value in values.items()})
+
+
+def _text(value: str | Sequence[str]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+def _shortened(template: str, values: Mapping[str, Value]) -> dict[str, Value]:
+    """The values, as long as the message has room for."""
+    for room in ROOMS:
+        fitting = {name: _at_most(value, room) for name, value in values.items()}
+        if len(_filled(template, fitting)) <= LONGEST:
+            return fitting
+    # Messages inside this one that are too long by themselves: they lose their translation before they fill a page.
+    return {name: value if isinstance(value, int) else _without_middle(_text(value), ROOMS[-1])
+            for name, value in fitting.items()}
+
+
+def _at_most(value: Value, room: int) -> Value:
+    """The value in so many characters: the middle of a text is left out, and the rest of a list counted."""
+    if isinstance(value, Translatable):
+        values = {name: _at_most(inner, room) for name, inner in value.values.items()}
+        return value if values == value.values else Message(value.key, value.template, **values)
+    if isinstance(value, int):  # Python writes out no number of more than 4,300 digits
+        return value if abs(value) < 10 ** room else _without_middle(hex(value), room)
+    return _without_middle(value, room) if isinstance(value, str) else _first_of(value, room)
+
+
+def _without_middle(text: str, room: int) -> str:
+    """Both ends say most: a path's folder and its file, a tensor's block and its part."""
+    ends = (room - 3) // 2
+    return text if len(text) <= room else f"{text[:ends]}...{text[-ends:]}"
+
+
+def _first_of(items: Sequence[str], room: int) -> list[str]:
+    kept, used = [], 0
+    for item in items:
+        short = _at_most(item, room)
+        used += len(short) + 2  # the comma and its space
+        if kept and used > room:
+            return [*kept, count_more(len(items) - len(kept))]
+        kept.append(short)
+    return kept
 
 
 def _again(kind: type[Refusal], key: str, template: str, values: dict[str, Value]) -> Refusal:

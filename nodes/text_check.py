@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..messages import Message, Refusal
+from ..messages import Message, Refusal, count_more
 from ..pages import compare, ocr, report
 from .bridge.progress import loading_progress
 from .common import categories
@@ -40,9 +40,9 @@ def unreadable_note(lines: list[str], rules: compare.Rules) -> str | None:
     unknown = [number for number, line in enumerate(lines, start=1) if compare.unreadable(line, rules)]
     if not unknown:
         return None
-    named = [*map(str, unknown[:MOST_NAMED]), *(["..."] if len(unknown) > MOST_NAMED else [])]
+    more = [count_more(len(unknown) - MOST_NAMED)] if len(unknown) > MOST_NAMED else []
     return Message("lines_unjudged", "Not judged, because the reader does not know their script: expected lines "
-                   "{numbers}.", numbers=named)
+                   "{numbers}.", numbers=[*map(str, unknown[:MOST_NAMED]), *more])
 
 
 class QwenImage2TextCheck(io.ComfyNode):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ..messages import Message, Refusal, and_list
+from ..messages import Message, Refusal, and_list, count_more
 from .briefs import DESCRIPTIONS, Brief, Element
 from .quotation import closed, literals, quote
 from .vocabulary import LANGUAGES, Language
@@ -235,7 +235,7 @@ def _left_out(brief: Brief, gone: Iterable[Turn], limit: int) -> Message:
     gone = set(gone)
     names = list(dict.fromkeys(_name(element) for element in brief.elements
                                if element.text and _turn(element) in gone))
-    more = [Message("count_more", "{count} more", count=len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
+    more = [count_more(len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
     closing = Message("closing_sentence", "the closing sentence about the lettering")
     listed = and_list([closing, *names[:MOST_NAMED], *more])
     return Message("parts_left_out", "Left out to stay within {limit} tokens: {parts}.", limit=f"{limit:,}",

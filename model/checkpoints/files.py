@@ -85,7 +85,7 @@ def _present(files: list[Path], label: str) -> list[Path]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError("shards_missing", "{file} is incomplete: {missing} is missing from its folder ({count} "
-                              "files belong together).", file=label, missing=", ".join(missing), count=len(files))
+                              "files belong together).", file=label, missing=missing, count=len(files))
     return files
 
 

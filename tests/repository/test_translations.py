@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from qwen_image_2.messages import Message, Refusal, and_list, plural, reason, to_json
+from qwen_image_2.messages import LONGEST, Message, Refusal, and_list, plural, reason, to_json
 from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.pages import wording
 from qwen_image_2.pages.briefs import Element
@@ -194,6 +194,40 @@ def test_a_refusal_is_an_exception_and_a_message():
         "key": "gone", "template": "{file} is gone: {advice}.",
         "values": {"file": "{x}", "advice": {"key": "look", "template": "look for it", "values": {}}}}
     assert to_json(reason(refusal)) == refusal.to_json() and reason(OSError("the share is gone")) == "the share is gone"
+
+
+@pytest.mark.parametrize("value", [
+    "blocks." * 100_000 + "weight", [f"blocks.{i}.weight" for i in range(50_000)], ["blocks." * 100_000] * 3,
+    10 ** 5_000, Message("inner", "{name} of {names}", name="a" * 10 ** 6, names=["b" * 1000] * 1000)], ids=[
+    "a long name", "many names", "long names", "a number of 5,000 digits", "a long message"])
+def test_no_message_is_long_whatever_it_is_filled_in_with(value):
+    """Each message of the code, in each language: it keeps its own words whole, its values are cut."""
+    for language in ("en", *OTHERS):
+        for key, template in content(language, "main.json")["qwen_image_2"]["messages"].items():
+            filled = dict.fromkeys(translations.holes(template), value)
+            told = Message(key, template, **filled)
+            assert len(told) <= LONGEST == 400, key
+            assert all(part in told for part in re.split(r"{\w+}", template)), key
+            assert len(Refusal(key, template, **filled).message) <= LONGEST
+
+
+def test_what_is_cut_keeps_its_ends_and_is_counted():
+    name = "transformer_blocks." + "0" * 1000 + ".weight"
+    told = Message("gone", "{file} lacks {tensor}.", file="style.safetensors", tensor=name)
+    assert told.startswith("style.safetensors lacks transformer_blocks.000") and told.endswith("000.weight.")
+    told = Message("gone", "{file} lacks {names}.", file="style.safetensors", names=["a" * 40, "b", *"c" * 1000])
+    assert told.startswith(f"style.safetensors lacks {'a' * 40}, b, c, c, ")
+    shown = told.values["names"]
+    assert len(shown) - 1 + shown[-1].values["count"] == 1002 and told.endswith(f"{shown[-1]}.")
+    assert told.to_json()["values"]["names"][-1]["key"] == "count_more"
+    assert copy.copy(told) == told and Message("gone", told.template, **told.values) == told
+    assert Message("few", "{names}", names=["a" * 100, "b" * 200]).values["names"] == ["a" * 100, "b" * 200]
+
+
+def test_messages_inside_one_another_that_are_long_by_themselves_are_cut():
+    inner = Message("inner", "word " * 70)
+    told = Message("outer", "{one}; {two}; {three}", one=inner, two=inner, three=3)
+    assert len(told) <= LONGEST and told.endswith("; 3") and told.count("...") == 2
 
 
 @pytest.mark.parametrize("kind", [Message, Refusal, CheckpointError])
