@@ -12,7 +12,6 @@ from .common.schemas import schema
 from .notices import notify
 
 FOLDER = "loras"
-MOST_NAMED = 3  # tensors that a note names one by one
 
 
 class QwenImage2LoadLoRA(io.ComfyNode):
@@ -23,7 +22,8 @@ class QwenImage2LoadLoRA(io.ComfyNode):
             display_name="Load LoRA (Qwen-Image 2)",
             category=categories.LOADERS,
             description="Applies a LoRA. Unlike core's loader it also takes files that adapt the MLP's two matrices as "
-                        "one, or that keep their scale in the metadata; it refuses a LoRA of another model at once.",
+                        "one, or that keep their scale in the metadata, and computes DoRA as PEFT does; it refuses a "
+                        "LoRA of another model, or a damaged one, at once.",
             search_aliases=["lora", "lora loader", "lycoris", "lokr", "style", "lightning"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load Qwen-Image 2, or after another LoRA."),
@@ -49,7 +49,6 @@ class QwenImage2LoadLoRA(io.ComfyNode):
 def in_words(name: str, applied: Applied) -> list[str]:
     sentences = [Message("lora_applied", "{file} changes {count} matrices.", file=name, count=applied.matrices)]
     if applied.unused:
-        more = ["..."] if len(applied.unused) > MOST_NAMED else []
         sentences.append(Message("lora_unused", "{count} of its tensors mean nothing to this model and are not used: "
-                                 "{names}.", count=len(applied.unused), names=[*applied.unused[:MOST_NAMED], *more]))
+                                 "{names}.", count=len(applied.unused), names=applied.unused))
     return sentences

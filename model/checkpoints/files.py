@@ -1,6 +1,8 @@
 """Opens checkpoint files and folders, safetensors and GGUF, without reading a tensor."""
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -24,9 +26,16 @@ def open_checkpoint(path: str | Path, label: str | None = None) -> StoredCheckpo
     quantized layers that cannot be read.
     """
     path = Path(path)
-    try:
+    with readable(path):
         opened = _open(path, label or path.name)
         return opened.with_quantization({**opened.quantization, **quantization.read_records(opened)})
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Around what reads a file: the system's error says in one sentence which file it was, without its folder."""
+    try:
+        yield
     except OSError as error:
         name = Path(error.filename or path).name
         raise CheckpointError("file_unreadable", "{file} cannot be read ({reason}): see that you may read it, that no "

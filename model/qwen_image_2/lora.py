@@ -6,24 +6,21 @@ img_mlp.gate_up; here they are two. Some files keep their scale in their metadat
 import json
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...messages import Refusal
+from ..checkpoints import adapters
 from .key_maps import FUSED_MLP, SPLIT_MLP
 
 METADATA = "lora_adapter_metadata"  # PEFT's settings as diffusers writes them
-# What PEFT itself and OneTrainer begin names with -> what ComfyUI knows.
-PREFIXES = {"base_model.model.": "", "lora_transformer_": "lora_unet_"}
 
-_FUSED = re.compile(r"(?P<before>.*)img_mlp(?P<dot>[._])gate_up(?P<part>[._].+)")
 # Parts of an adapter with a row for each row of the matrix; both halves share the others.
-_ROWS = re.compile(r"[._](lora_B(\.\w+)?(\.weight)?|lora_up\.weight|lora\.up\.weight|lora_linear_layer\.up\.weight|"
-                   r"hada_w[12]_a|lokr_w1(_a)?|diff|dora_scale)")
-_SHARED = re.compile(r"[._](lora_A(\.\w+)?(\.weight)?|lora_down\.weight|lora\.down\.weight|"
-                     r"lora_linear_layer\.down\.weight|hada_w[12]_b|lokr_w1_b|lokr_w2(_[ab])?|alpha)")
-_MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(\.\w+)?(\.weight)?")  # PEFT's name of DoRA's scale
+_ROWS = {adapters.UP, adapters.MAGNITUDE, "hada_w1_a", "hada_w2_a", "lokr_w1", "lokr_w1_a", "diff", "set_weight"}
+_SHARED = {adapters.DOWN, adapters.ALPHA, "hada_w1_b", "hada_w2_b", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"}
+_FOR_BIASES = {"diff_b", "b_norm"}  # which this transformer does not have: they are told as not used
 _UP = re.compile(r"(?P<module>.+)\.lora_B(\.default)?\.weight")
 
 
@@ -31,42 +28,78 @@ class LoraError(Refusal):
     """A LoRA that cannot be used as it is. The message is one sentence for the user."""
 
 
-def normalised(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str) -> dict[str, Tensor]:
-    """A LoRA file's tensors and metadata -> tensors by the names that ComfyUI finds for this transformer."""
-    state = dict(_renamed(name, tensor) for name, tensor in state.items())
-    return split_mlp(state | _scales(state, metadata, label), label)
+class Normalised(NamedTuple):
+    state: dict[str, Tensor]  # by the names that ComfyUI finds for this transformer
+    origins: dict[str, str]   # the same names -> those in the file
 
 
-def _renamed(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    for theirs, known in PREFIXES.items():
-        if name.startswith(theirs):
-            name = known + name.removeprefix(theirs)
-    if found := _MAGNITUDE.fullmatch(name):
-        return f"{found['module']}.dora_scale", tensor.reshape(-1, 1)
-    return name, tensor
+def normalised(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str) -> Normalised:
+    """A LoRA file's tensors and metadata. Raises LoraError for what is no LoRA, or one that the pack cannot use."""
+    origins: dict[str, str] = {}
+    for name in state:
+        known = adapters.one_spelling(name)
+        if known in origins:
+            raise twice(label, origins[known], name)
+        origins[known] = name
+    renamed = {known: state[name] for known, name in origins.items()}
+    _check_family(renamed, origins, label)
+    scales = _scales(renamed, metadata, label)
+    origins |= dict.fromkeys(scales, METADATA)
+    return split_mlp(Normalised(renamed | scales, origins), label)
 
 
-def split_mlp(state: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
-    """Adapters of the fused MLP matrix -> one for the gate and one for the projection, its rows' halves."""
-    out = {}
+def twice(label: str, one: str, other: str) -> LoraError:
+    return LoraError("lora_twice", "{file} changes the same matrix twice ({one}, {other}), of which only one would "
+                     "be used: save each LoRA as a file of its own.", file=label, one=one, other=other)
+
+
+def _check_family(state: Mapping[str, Tensor], origins: Mapping[str, str], label: str) -> None:
+    """Fun-Acc PDD replaces the output layer by one for each step; without it the rest draws something else."""
     for name, tensor in state.items():
-        found = _FUSED.fullmatch(name)
-        if found is None:
-            out[name] = tensor
-            continue
-        for half, value in zip(SPLIT_MLP, _halves(found["part"], tensor, name, label), strict=True):
-            place = half if found["dot"] == "." else half.replace(".", "_")
-            out[f"{found['before']}{place}{found['part']}"] = value
-    return out
+        if name.startswith(f"{adapters.ROOT}proj_out.") and tensor.ndim == 3:
+            raise LoraError("lora_pdd", "{file} is a Fun-Acc PDD file: it has an output layer for each step ({tensor}, "
+                            "{shape}), which this version of the pack does not support. Use another LoRA for few "
+                            "steps, such as Lightning.", file=label, tensor=origins[name],
+                            shape=str(list(tensor.shape)))
+
+
+def split_mlp(found: Normalised, label: str) -> Normalised:
+    """Adapters of the fused MLP matrix -> one for the gate and one for the projection, its rows' halves."""
+    state, origins = {}, {}
+    for name, tensor in found.state.items():
+        origin = found.origins[name]
+        for place, value in _for_halves(name, tensor, origin, label).items():
+            if place in state:
+                raise twice(label, origins[place], origin)
+            state[place], origins[place] = value, origin
+    return Normalised(state, origins)
+
+
+def _for_halves(name: str, tensor: Tensor, origin: str, label: str) -> dict[str, Tensor]:
+    fused = next((form for form in (FUSED_MLP, FUSED_MLP.replace(".", "_"))
+                  if name.rpartition(form)[1] and name.rpartition(form)[2].startswith(".")), None)
+    if fused is None:
+        return {name: tensor}
+    before, _, part = name.rpartition(fused)
+    part = part.removeprefix(".")
+    if part != "weight" and (part not in adapters.PARTS or part in _FOR_BIASES):
+        return {name: tensor}
+    halves = [half if fused == FUSED_MLP else half.replace(".", "_") for half in SPLIT_MLP]
+    values = _halves(part, tensor, origin, label)
+    return {f"{before}{half}.{part}": value for half, value in zip(halves, values, strict=True)}
+
+
+def whole_transformer(label: str, tensor: str) -> LoraError:
+    return LoraError("lora_is_transformer", "{file} is no LoRA but a whole transformer ({tensor}): put it into "
+                     "models/diffusion_models and choose it in the loader.", file=label, tensor=tensor)
 
 
 def _halves(part: str, tensor: Tensor, name: str, label: str) -> tuple[Tensor, Tensor]:
-    if _SHARED.fullmatch(part):
+    if part in _SHARED:
         return tensor, tensor
-    if part == ".weight":
-        raise LoraError("lora_is_transformer", "{file} is no LoRA but a whole transformer ({tensor}): put it into "
-                        "models/diffusion_models and choose it in the loader.", file=label, tensor=name)
-    if not _ROWS.fullmatch(part) or len(tensor) % 2:
+    if part == "weight":
+        raise whole_transformer(label, name)
+    if part not in _ROWS or not tensor.ndim or len(tensor) % 2:
         raise LoraError("lora_fused", "{file} adapts {matrix} as one matrix, in a way that cannot be split ({tensor}): "
                         "this model has it in two. Train the LoRA on the diffusers form of the weights instead.",
                         file=label, matrix=FUSED_MLP, tensor=name)
@@ -93,6 +126,6 @@ def _scales(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str
                 alpha *= tensor.shape[1] ** 0.5
             alphas[f"{found['module']}.alpha"] = torch.tensor(alpha)
         return alphas
-    except (AttributeError, TypeError, ValueError, re.error) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
         raise LoraError("lora_metadata", "The metadata of {file} ({entry}) cannot be read: {error}.", file=label,
                         entry=METADATA, error=str(error)) from error

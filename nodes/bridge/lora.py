@@ -1,20 +1,21 @@
-"""A LoRA file on a MODEL, by ComfyUI's own adapters and patches."""
-import re
+"""A LoRA file on a MODEL, by ComfyUI's own adapters and patches; DoRA by the pack's."""
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import comfy.lora
+import comfy.utils
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
+from ...model.checkpoints import adapters
+from ...model.checkpoints.adapters import Adapter
 from ...model.checkpoints.checkpoint import aligned
-from ...model.checkpoints.files import check_is_no_text
+from ...model.checkpoints.files import check_is_no_text, readable
 from ...model.qwen_image_2 import lora
-from ...model.qwen_image_2.lora import LoraError
+from ...model.qwen_image_2.lora import LoraError, Normalised
+from .dora import Decomposed
 from .run_checks import check_lora_shapes
-
-# What follows a matrix's name in an adapter's tensors.
-_PART = re.compile(r"[._](lora_[AB]|lora_up|lora_down|lora_mid|lora|lora_linear_layer|alpha|dora_scale|hada_\w+|"
-                   r"lokr_\w+|diff(_b)?|set_weight|w_norm|b_norm|reshape_weight|oft_blocks|rescale|[ab][12])(\..+)?$")
 
 
 class Applied(NamedTuple):
@@ -24,21 +25,26 @@ class Applied(NamedTuple):
 
 
 def apply(model, path: Path, label: str, strength: float) -> Applied:
-    """Raises LoraError or CheckpointError where nothing of the file fits."""
-    state = lora.normalised(*_read(path, label), label)
-    names = comfy.lora.model_lora_keys_unet(model.model, {})
-    patches = comfy.lora.load_lora(state, names, log_missing=False)
+    """Raises LoraError or CheckpointError for a file of which nothing fits, and for one that would do something else
+    than was trained: damaged, of another shape, or with parts that the pack does not know."""
+    file = lora.normalised(*_read(path, label), label)
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    used = _used(file, keys, label)
+    if not used:
+        raise _nothing_fits(file, keys, label)
+    for adapter in used:
+        _check(adapter, file, tuple(comfy.utils.get_attr(model.model, keys[adapter.module]).shape), label)
     clone = model.clone()
-    done = clone.add_patches(patches, strength)
-    if not done:
-        raise LoraError("lora_no_match", "{file} changes no matrix of this model: it was made for another one, or is "
-                        "no LoRA (its first tensor is {tensor}).", file=label, tensor=next(iter(state), "missing"))
+    done = clone.add_patches(_patches(used, keys), strength)
     check_lora_shapes(clone)
-    return Applied(clone, len(done), sorted({name for name in state if _PART.sub("", name) not in names}))
+    read = {file.origins[f"{adapter.module}.{part}"] for adapter in used for part in adapter.parts}
+    return Applied(clone, len(done), sorted(set(file.origins.values()) - read - {lora.METADATA}))
 
 
 def _read(path: Path, label: str) -> tuple[dict, dict]:
     try:
+        with readable(path):
+            path.open("rb").close()  # safetensors says of every file that it cannot open that it does not exist
         with safe_open(path, "pt") as file:
             state = {name: aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             return state, file.metadata() or {}
@@ -46,3 +52,78 @@ def _read(path: Path, label: str) -> tuple[dict, dict]:
         check_is_no_text(path)
         raise LoraError("lora_damaged", "{file} is no intact .safetensors file ({error}): download it again.",
                         file=label, error=str(error)) from error
+
+
+def _used(file: Normalised, keys: Mapping[str, str], label: str) -> list[Adapter]:
+    """The adapters of this model's matrices. Raises LoraError where two change the same one."""
+    used: dict[str, Adapter] = {}
+    for module, parts in adapters.of_modules(file.state):
+        for adapter in adapters.complete(module, parts) if module in keys else ():
+            if keys[module] in used:
+                raise lora.twice(label, _name(used[keys[module]], file), _name(adapter, file))
+            used[keys[module]] = adapter
+    return list(used.values())
+
+
+def _name(adapter: Adapter, file: Normalised, part: str = "") -> str:
+    """What the file calls one of its tensors, by default the first one."""
+    return file.origins[f"{adapter.module}.{part or next(iter(adapter.parts))}"]
+
+
+def _nothing_fits(file: Normalised, keys: Mapping[str, str], label: str) -> LoraError:
+    for module, parts in adapters.of_modules(file.state):
+        if module in keys:
+            return LoraError("lora_incomplete", "{file} is incomplete: {tensor} belongs to an adapter whose other "
+                             "tensors are missing, and nothing else in it fits this model. Download it again.",
+                             file=label, tensor=file.origins[f"{module}.{next(iter(parts))}"])
+    whole = next((name for name in file.state if name.removesuffix(".weight") in keys), None)
+    if whole is not None:
+        return lora.whole_transformer(label, file.origins[whole])
+    return LoraError("lora_no_match", "{file} changes no matrix of this model: it was made for another one, or is "
+                     "no LoRA (its first tensor is {tensor}).", file=label,
+                     tensor=next(iter(file.origins.values()), "missing"))
+
+
+def _check(adapter: Adapter, file: Normalised, shape: tuple[int, ...], label: str) -> None:
+    """Raises LoraError for parts that no matrix of this shape can be computed from, whatever their own shapes."""
+    for part, tensor in adapter.parts.items():
+        _check_part(part, tensor, shape, _name(adapter, file, part), label)
+    if (part := adapters.damaged(adapter)) is not None:
+        raise LoraError("lora_not_finite", "{file} is damaged: {tensor} holds NaN or infinity, and would turn the "
+                        "picture black. Download it again, or take an earlier state of the training.", file=label,
+                        tensor=_name(adapter, file, part))
+
+
+def _check_part(part: str, tensor: Tensor, shape: tuple[int, ...], name: str, label: str) -> None:
+    if part in adapters.TUCKER:
+        raise LoraError("lora_convolution", "{file} was made for another model: {tensor} is for a convolution, and "
+                        "this model has none.", file=label, tensor=name)
+    if tensor.is_complex() or not (tensor.is_floating_point() or part in (adapters.ALPHA, adapters.RESHAPE)):
+        raise LoraError("lora_dtype", "{file} cannot be used: {tensor} holds numbers of the type {dtype}. Save it "
+                        "again in fp32, bf16 or fp16.", file=label, tensor=name,
+                        dtype=str(tensor.dtype).removeprefix("torch."))
+    if part == adapters.ALPHA and tensor.numel() != 1:
+        raise LoraError("lora_alpha", "{file} is damaged: {tensor} must be one number and has the shape {shape}. "
+                        "Download it again.", file=label, tensor=name, shape=str(list(tensor.shape)))
+    if part == adapters.RESHAPE and (tensor.numel() != len(shape) or tuple(tensor.flatten().tolist()) != shape):
+        raise LoraError("lora_reshape", "{file} was made for a model of another size: {tensor} asks for another shape "
+                        "than {shape}, the matrix's here.", file=label, tensor=name, shape=str(list(shape)))
+
+
+def _patches(used: Iterable[Adapter], keys: Mapping[str, str]) -> dict:
+    """Parameter -> ComfyUI's patch for it."""
+    patches = {}
+    for adapter in used:
+        own = {f"{adapter.module}.{part}": tensor for part, tensor in adapter.parts.items()
+               if part not in (adapters.MAGNITUDE, adapters.RESHAPE)}
+        patch = comfy.lora.load_lora(own, {adapter.module: keys[adapter.module]}, log_missing=False)
+        patches |= {key: _with_magnitude(one, adapter) for key, one in patch.items()}
+    return patches
+
+
+def _with_magnitude(patch, adapter: Adapter):
+    magnitude: Tensor | None = adapter.parts.get(adapters.MAGNITUDE)
+    if magnitude is None:
+        return patch
+    # PEFT's are a list of numbers, one for each row.
+    return Decomposed(patch.loaded_keys, (patch, magnitude.reshape(-1, 1) if magnitude.ndim == 1 else magnitude))

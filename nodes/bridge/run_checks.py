@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...messages import Message, Refusal
 from ...model.checkpoints.errors import CheckpointError
+from .adapter_shapes import made_shape, shapes_of
 from .keys import PLACE_KEY, REPORT_KEY
 from .prefix_cond import condition_from, prefix_tokens
 from .runtime import budget
@@ -79,20 +80,22 @@ def check_lora_shapes(patcher) -> None:
     for key, patches in (item for applied in (patcher.patches, *patcher.hook_patches.values())
                          for item in applied.items()):
         for patch in patches:
-            # Not the state dict's: that of a quantised layer holds packed values.
-            found, expected = _adapter_shape(patch[1]), tuple(comfy.utils.get_attr(patcher.model, key).shape)
-            if found is not None and patch[3] is None and found != expected:
-                older = Message("lora_family", "; it was made for Qwen-Image 1.x (width 3072)")
-                family = older if 3072 in found else ""
-                raise CheckpointError("lora_shape", "A LoRA does not fit this model: for {tensor} it makes a matrix of "
-                                      "{shape}, the model has {expected}{family}.", tensor=key, shape=str(list(found)),
-                                      expected=str(list(expected)), family=family)
+            if patch[3] is None:  # no part of a matrix
+                # Not the state dict's: that of a quantised layer holds packed values.
+                _check_patch(key, patch[1], tuple(comfy.utils.get_attr(patcher.model, key).shape))
 
 
-def _adapter_shape(adapter) -> tuple[int, int] | None:
-    """Rows and columns that a plain low-rank adapter (up, down, ...) makes, None for other kinds."""
-    weights = getattr(adapter, "weights", None)
-    if getattr(adapter, "name", None) != "lora" or weights is None or weights[3] is not None:
-        return None
-    return weights[0].shape[0], weights[1].flatten(1).shape[1]
-
+def _check_patch(key: str, patch, expected: tuple[int, ...]) -> None:
+    found = made_shape(patch, expected)
+    shapes = shapes_of(patch)
+    older = any(3072 in shape for shape in (*shapes, found or ()))
+    family = Message("lora_family", "; it was made for Qwen-Image 1.x (width 3072)") if older else ""
+    if found is None:
+        raise CheckpointError("lora_parts", "A LoRA does not fit this model: for {tensor} its parts make no matrix of "
+                              "{expected}, their shapes are {shapes}{family}.", tensor=key,
+                              expected=str(list(expected)), shapes=[str(list(shape)) for shape in shapes],
+                              family=family)
+    if found != expected:
+        raise CheckpointError("lora_shape", "A LoRA does not fit this model: for {tensor} it makes a matrix of "
+                              "{shape}, the model has {expected}{family}.", tensor=key, shape=str(list(found)),
+                              expected=str(list(expected)), family=family)

@@ -58,7 +58,7 @@ def check_no_others(links: dict) -> None:
     """links: what ComfyUI hands over beside a node's inputs, which only a program can connect."""
     if links:
         raise Refusal("input_unknown", "{inputs} is no input of this node: it takes at most {max} pictures, image_1 to "
-                      "image_{max}.", inputs=links, max=MOST_REFERENCES)
+                      "image_{max}.", inputs=list(links), max=MOST_REFERENCES)
 
 
 def check_model(model) -> None:

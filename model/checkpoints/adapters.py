@@ -1,0 +1,115 @@
+"""LoRA and LyCORIS files: one spelling for the names that programs give the same tensors, and what of them is complete.
+
+An adapter is some tensors for one matrix, `<module>.<part>`. Names are taken apart as text, never by a pattern: a file
+may hold 50,000 of them, each as long as its writer likes.
+"""
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .finite import is_finite
+
+ROOT = "diffusion_model."      # what ComfyUI's keys of a transformer begin with
+FLAT = "lora_unet_"            # the same where the writer has no dots: kohya, musubi
+# What writers put around the network: PEFT, torch.compile, DDP, diffusers, DiffSynth (pipe.dit), ComfyUI.
+WRAPPERS = {"base_model", "model", "diffusion_model", "transformer", "pipe", "dit", "module", "_orig_mod", "unet"}
+FLAT_PREFIXES = ("lora_transformer_", "lycoris_")  # OneTrainer, SimpleTuner
+UP, DOWN, ALPHA, MAGNITUDE, RESHAPE = "lora_B.weight", "lora_A.weight", "alpha", "dora_scale", "reshape_weight"
+# Other spellings of these two, and ends of names only: diffusers' oldest joins its own with an underscore.
+ENDS = {".lora_up.weight": UP, ".lora.up.weight": UP, "_lora.up.weight": UP, ".lora_linear_layer.up.weight": UP,
+        ".lora_B": UP, ".lora_down.weight": DOWN, ".lora.down.weight": DOWN, "_lora.down.weight": DOWN,
+        ".lora_linear_layer.down.weight": DOWN, ".lora_A": DOWN}
+PEFT_MAGNITUDE = "lora_magnitude_vector"
+PEFT_PARTS = {"lora_A": DOWN, "lora_B": UP, PEFT_MAGNITUDE: MAGNITUDE}
+
+# The kinds of adapters: name -> alternatives, each all the parts that belong together.
+FORMS: dict[str, tuple[frozenset[str], ...]] = {
+    "LoRA": (frozenset({UP, DOWN}),),
+    "LoHa": (frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),),
+    "LoKr": tuple(frozenset(first | second) for first in ({"lokr_w1"}, {"lokr_w1_a", "lokr_w1_b"})
+                  for second in ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"})),
+    "GLoRA": (frozenset({"a1.weight", "a2.weight", "b1.weight", "b2.weight"}),),
+    "OFT": (frozenset({"oft_blocks"}),),
+    "difference": (frozenset({"diff"}), frozenset({"w_norm"})),
+    "replacement": (frozenset({"set_weight"}),),
+}
+WHOLE = {"difference", "replacement"}  # of the matrix itself, which take neither scale nor magnitude
+# Parts that change what the others mean: without them the matrix would be a wrong one. They are for convolutions.
+TUCKER = {"lora_mid.weight", "hada_t1", "hada_t2", "lokr_t2"}
+PARTS = {ALPHA, MAGNITUDE, RESHAPE, "rescale", "diff_b", "b_norm", *TUCKER,
+         *(part for kinds in FORMS.values() for kind in kinds for part in kind)}
+
+
+def one_spelling(name: str) -> str:
+    """A tensor's name as ComfyUI's loader finds it: wrappers, prefixes and parts in one form."""
+    name = _without_wrappers(name)
+    for end, part in ENDS.items():
+        if name.endswith(end):
+            return f"{name.removesuffix(end)}.{part}"
+    return _without_adapter_name(name)
+
+
+def _without_wrappers(name: str) -> str:
+    for prefix in FLAT_PREFIXES:
+        if name.startswith(prefix):
+            return FLAT + name.removeprefix(prefix)
+    if name.startswith(FLAT):
+        return name
+    words = name.split(".")
+    first = next((place for place, word in enumerate(words) if word not in WRAPPERS), len(words))
+    return ROOT + ".".join(words[first:])
+
+
+def _without_adapter_name(name: str) -> str:
+    """PEFT puts the adapter's name into each tensor's: .lora_A.default_0.weight."""
+    words = name.rsplit(".", 3)
+    for place, word in enumerate(words[1:], start=1):
+        rest = words[place + 1:]
+        if word in PEFT_PARTS and (rest[-1:] == ["weight"] or word == PEFT_MAGNITUDE):
+            return ".".join([*words[:place], PEFT_PARTS[word]])
+    return name
+
+
+def taken_apart(name: str) -> tuple[str, str]:
+    """A name in one spelling -> module and part; the part is empty where it is none."""
+    for dots in (2, 1):
+        module, *words = name.rsplit(".", dots)
+        if ".".join(words) in PARTS:
+            return module, ".".join(words)
+    return name, ""
+
+
+@dataclass
+class Adapter:
+    """What a file brings for one matrix. kind: as in FORMS. parts: part -> tensor, those that are used."""
+
+    module: str
+    kind: str
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+def of_modules(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Tensors in one spelling, module by module: part -> tensor."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        module, part = taken_apart(name)
+        if part:
+            modules.setdefault(module, {})[part] = tensor
+    yield from modules.items()
+
+
+def complete(module: str, parts: Mapping[str, Tensor]) -> list[Adapter]:
+    """The adapters of which nothing is missing: none where there are only halves; more than one contradict."""
+    found = []
+    for kind, alternatives in FORMS.items():
+        own = next((own for own in alternatives if own <= parts.keys()), None)
+        if own is not None:
+            extra = set() if kind in WHOLE else {ALPHA, MAGNITUDE, RESHAPE, *TUCKER} & parts.keys()
+            found.append(Adapter(module, kind, {part: parts[part] for part in sorted(own | extra)}))
+    return found
+
+
+def damaged(adapter: Adapter) -> str | None:
+    """The first part that holds NaN or infinity."""
+    return next((part for part, tensor in adapter.parts.items() if not is_finite(tensor)), None)
