@@ -43,7 +43,7 @@ def normalised(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: 
         origins[known] = name
     renamed = {known: state[name] for known, name in origins.items()}
     _check_family(renamed, origins, label)
-    scales = _scales(renamed, metadata, label)
+    scales = _all_scales(renamed, metadata, label)
     origins |= dict.fromkeys(scales, METADATA)
     return split_mlp(Normalised(renamed | scales, origins), label)
 
@@ -107,6 +107,18 @@ def _halves(part: str, tensor: Tensor, name: str, label: str) -> tuple[Tensor, T
     return upper, lower
 
 
+def _all_scales(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str) -> dict[str, Tensor]:
+    """_scales, which knows modules by the names that PEFT gives them: without what stands around the network."""
+    bare = {name.removeprefix(adapters.ROOT): tensor for name, tensor in state.items()}
+    try:
+        scales = _scales(bare, metadata, label)
+    except (OverflowError, RecursionError) as error:
+        raise LoraError("lora_metadata_unbounded", "The metadata of {file} ({entry}) cannot be read: it holds a number "
+                        "of hundreds of digits or brackets without end. Download it again.", file=label,
+                        entry=METADATA) from error
+    return {name if name.startswith(adapters.FLAT) else adapters.ROOT + name: scale for name, scale in scales.items()}
+
+
 def _scales(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str) -> dict[str, Tensor]:
     """The alphas that stand in the metadata alone, by the names that ComfyUI reads."""
     if METADATA not in metadata:
@@ -126,6 +138,6 @@ def _scales(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str
                 alpha *= tensor.shape[1] ** 0.5
             alphas[f"{found['module']}.alpha"] = torch.tensor(alpha)
         return alphas
-    except (AttributeError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
+    except (AttributeError, TypeError, ValueError, re.error) as error:
         raise LoraError("lora_metadata", "The metadata of {file} ({entry}) cannot be read: {error}.", file=label,
                         entry=METADATA, error=str(error)) from error

@@ -66,6 +66,15 @@ def test_every_spelling_is_the_same_adapter(model, tmp_path, prefix, parts):
     assert error(change(model, applied), UP @ DOWN) < 1e-5
 
 
+@pytest.mark.parametrize("prefix", [prefix for prefix in PREFIXES if not prefix.endswith("_")])
+@pytest.mark.parametrize("pattern", [MODULE, f"^{MODULE}", "attn.to_q"])
+def test_a_scale_in_the_metadata_counts_below_every_prefix(model, tmp_path, prefix, pattern):
+    settings = {"r": 4, "lora_alpha": 8, "alpha_pattern": {pattern: 1}}
+    pair = {f"{prefix}{MODULE}.lora_A.weight": DOWN, f"{prefix}{MODULE}.lora_B.weight": UP}
+    applied = applied_to(model, tmp_path, pair, {"lora_adapter_metadata": json.dumps(settings)})
+    assert error(change(model, applied), UP @ DOWN / 4) < 1e-5 and not applied.unused
+
+
 @pytest.mark.parametrize("tensors", [
     {f"{Q}.lora_A.{name}.weight": DOWN for name in ("one", "two")},
     PAIR | {f"lora_unet_{MODULE}.lora_down.weight".replace(".", "_", 3): DOWN,
