@@ -14,7 +14,7 @@ from ...model.checkpoints.checkpoint import aligned
 from ...model.checkpoints.files import check_is_no_text, readable
 from ...model.qwen_image_2 import lora
 from ...model.qwen_image_2.lora import LoraError, Normalised
-from .dora import Decomposed
+from .adapters.dora import Decomposed
 from .run_checks import check_lora_shapes
 
 

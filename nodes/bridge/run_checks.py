@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...messages import Message, Refusal
 from ...model.checkpoints.errors import CheckpointError
-from .adapter_shapes import made_shape, shapes_of
+from .adapters.shapes import made_shape, shapes_of
 from .keys import PLACE_KEY, REPORT_KEY
 from .prefix_cond import condition_from, prefix_tokens
 from .runtime import budget

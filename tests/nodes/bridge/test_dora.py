@@ -33,7 +33,7 @@ PEFT = torch.tensor([[1.476203, -1.771444, 1.919065], [0.119041, 0.238082, -0.42
 def test_it_is_what_peft_makes(comfyui):
     from comfy.weight_adapter.lora import LoRAAdapter
 
-    from qwen_image_2.nodes.bridge.dora import Decomposed
+    from qwen_image_2.nodes.bridge.adapters.dora import Decomposed
     weight = torch.tensor([[1, -2, 0.5], [0.25, 1.5, -1]])
     down, up = torch.tensor([[2, -1, 1], [0, 1.0, -2]]), torch.tensor([[1, -1], [0.5, 2]])
     adapter = Decomposed(set(), (LoRAAdapter(set(), (up, down, 4.0, None, None, None)), torch.tensor([[3], [0.5]])))
@@ -64,7 +64,7 @@ def test_magnitudes_of_columns(model, tmp_path):
 
 
 def test_a_row_of_zeros_stays(comfyui):
-    from qwen_image_2.nodes.bridge.dora import rescaled
+    from qwen_image_2.nodes.bridge.adapters.dora import rescaled
     assert rescaled(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[2.0], [10.0]])).tolist() == [[0, 0], [6, 8]]
 
 
