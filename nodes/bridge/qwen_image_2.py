@@ -8,6 +8,7 @@ strength cannot meet old keys.
 import logging
 from collections.abc import Callable, Hashable
 from functools import partial
+from weakref import WeakSet
 
 import comfy.latent_formats
 import comfy.model_base
@@ -134,6 +135,7 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
         self.weights = ""  # how they are stored, for people
         self.origin: Origin | None = None
         self.run_state = RunState()
+        self.finite_adapters = WeakSet()  # those whose values were looked at, see run_checks.py
 
     @property
     def spec(self) -> TransformerSpec:

@@ -1,14 +1,17 @@
 """What is checked before a run, and where a run begins and ends: check_run stands around every sampler."""
 import logging
 import math
+from collections.abc import Iterator
 
 import comfy.samplers
 import comfy.utils
+from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
 from ...messages import Message, Refusal
 from ...model.checkpoints.errors import CheckpointError
-from .adapters.shapes import made_shape, shapes_of
+from ...model.checkpoints.finite import is_finite
+from .adapters.shapes import made_shape, tensors_of
 from .keys import PLACE_KEY, REPORT_KEY
 from .prefix_cond import condition_from, prefix_tokens
 from .runtime import budget
@@ -36,6 +39,7 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
     model = guider.model_patcher.model
     _check_noise(noise, model.spec.channels)
     check_lora_shapes(guider.model_patcher)
+    check_lora_values(guider.model_patcher)
     for cond in (cond for conds in guider.conds.values() for cond in conds):
         _check_conditioning(cond, model, len(noise))
     model.begin_run(_cached_tokens(guider))
@@ -77,17 +81,35 @@ def _cached_tokens(guider) -> int:
 
 def check_lora_shapes(patcher) -> None:
     """Refuse LoRAs made for another width: ComfyUI would log a line per layer and sample without them."""
-    for key, patches in (item for applied in (patcher.patches, *patcher.hook_patches.values())
-                         for item in applied.items()):
-        for patch in patches:
-            if patch[3] is None:  # no part of a matrix
-                # Not the state dict's: that of a quantised layer holds packed values.
-                _check_patch(key, patch[1], tuple(comfy.utils.get_attr(patcher.model, key).shape))
+    for key, patch, offset in _patches(patcher):
+        if offset is None:  # no part of a matrix
+            # Not the state dict's: that of a quantised layer holds packed values.
+            _check_patch(key, patch, tuple(comfy.utils.get_attr(patcher.model, key).shape))
+
+
+def check_lora_values(patcher) -> None:
+    """Refuse LoRAs with NaN or infinity, whoever loaded them: the picture would be black. An adapter is read once."""
+    checked = patcher.model.finite_adapters
+    for key, patch, _ in _patches(patcher):
+        if isinstance(patch, WeightAdapterBase) and patch in checked:
+            continue
+        if not all(map(is_finite, tensors_of(patch))):
+            raise CheckpointError("lora_values", "A LoRA is damaged: for {tensor} it holds NaN or infinity, and would "
+                                  "turn the picture black. Download it again, or take an earlier state of the "
+                                  "training.", tensor=key)
+        if isinstance(patch, WeightAdapterBase):
+            checked.add(patch)
+
+
+def _patches(patcher) -> Iterator[tuple]:
+    """Parameter, patch and offset of all that is applied, by hooks too."""
+    return ((key, patch[1], patch[3]) for applied in (patcher.patches, *patcher.hook_patches.values())
+            for key, patches in applied.items() for patch in patches)
 
 
 def _check_patch(key: str, patch, expected: tuple[int, ...]) -> None:
     found = made_shape(patch, expected)
-    shapes = shapes_of(patch)
+    shapes = [tuple(tensor.shape) for tensor in tensors_of(patch)]
     older = any(3072 in shape for shape in (*shapes, found or ()))
     family = Message("lora_family", "; it was made for Qwen-Image 1.x (width 3072)") if older else ""
     if found is None:

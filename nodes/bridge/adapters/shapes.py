@@ -1,11 +1,12 @@
-"""The shapes that a patch of ComfyUI makes, from its tensors' alone: whether it fits the matrix it was given to.
+"""What is in a patch of ComfyUI, and the shape that it makes, from its tensors' alone: whether it fits its matrix.
 
 ComfyUI computes a patch when it loads the model, logs what fails, and samples without it.
 """
+from collections.abc import Iterator
 from math import prod
 
-import torch
 from comfy.weight_adapter import WeightAdapterBase
+from torch import Tensor
 
 from .dora import Decomposed
 
@@ -25,12 +26,14 @@ def made_shape(patch, expected: Shape) -> Shape | None:
     return expected
 
 
-def shapes_of(patch) -> list[Shape]:
-    """Of all tensors in a patch, for people."""
-    if isinstance(patch, torch.Tensor):
-        return [tuple(patch.shape)]
+def tensors_of(patch) -> Iterator[Tensor]:
+    """All tensors of an adapter, of a difference or of a replacement. A model that is merged into another is none of
+    these: its patches are lists."""
+    if isinstance(patch, Tensor):
+        yield patch
     parts = patch.weights if isinstance(patch, WeightAdapterBase) else patch
-    return [shape for part in parts for shape in shapes_of(part)] if isinstance(parts, tuple | list) else []
+    if isinstance(parts, tuple):
+        yield from (tensor for part in parts for tensor in tensors_of(part))
 
 
 def _with_magnitude(made: Shape | None, magnitude) -> Shape | None:

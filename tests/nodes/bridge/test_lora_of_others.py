@@ -1,5 +1,6 @@
 """LoRA files as others write them, and as they break: loaded whole, or refused in one sentence."""
 import json
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -210,6 +211,24 @@ def test_nan_and_infinity_are_refused_by_name(model, tmp_path, tensors):
     [name] = [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]
     with pytest.raises(LoraError, match=rf"^style\.safetensors is damaged: {name} holds NaN or infinity"):
         applied_to(model, tmp_path, tensors)
+
+
+@pytest.mark.parametrize("part", ["lora_A.weight", "lora_B.weight", "dora_scale", "diff"])
+def test_nan_that_cores_loader_loads_is_refused_before_a_run(model, part, monkeypatch):
+    """And what is finite is read once, however many runs follow."""
+    import comfy.lora
+
+    from qwen_image_2.nodes.bridge import run_checks
+    broken = not_finite(part, float("nan")) if part != "diff" else {f"{Q}.diff": torch.full((D, D), float("nan"))}
+    clone, good = model.clone(), model.clone()
+    clone.add_patches(comfy.lora.load_lora(broken, {Q: f"{Q}.weight"}, log_missing=False))
+    executor = SimpleNamespace(class_obj=SimpleNamespace(model_patcher=clone, conds={}))
+    with pytest.raises(CheckpointError, match=rf"^A LoRA is damaged: for {Q}\.weight it holds NaN or infinity"):
+        run_checks.check_run(executor, torch.zeros(1, 64, 4, 4), torch.zeros(1, 64, 4, 4))
+    good.add_patches(comfy.lora.load_lora(PAIR, {Q: f"{Q}.weight"}, log_missing=False))
+    run_checks.check_lora_values(good)
+    monkeypatch.setattr(run_checks, "is_finite", lambda tensor: pytest.fail("read again"))
+    run_checks.check_lora_values(good)
 
 
 METADATA = "lora_adapter_metadata"
