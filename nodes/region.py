@@ -7,13 +7,15 @@ from comfy_api.latest import io
 from ..messages import Message, Refusal
 from ..model.images import references, regions, sizes
 from .common import categories
+from .common.images import check_pictures
 from .common.inputs import RESOLUTIONS
 from .common.schemas import schema
 from .notices import notify
 
 
 class Region(NamedTuple):
-    """What the stitch needs to know: the whole picture, its soft mask, and where the part was cut."""
+    """What the stitch needs to know: the whole pictures (B, H, W, C), their soft masks (B, H, W), more than one of
+    which may belong to one picture, and where the parts were cut."""
 
     image: torch.Tensor
     mask: torch.Tensor
@@ -34,7 +36,8 @@ class QwenImage2CropForEdit(io.ComfyNode):
             search_aliases=["inpaint crop", "masked edit", "crop and stitch", "region edit"],
             inputs=[
                 io.Image.Input("image", tooltip="RGB or RGBA, any size."),
-                io.Mask.Input("mask", tooltip="1 where the picture may change. A mask of another size is stretched."),
+                io.Mask.Input("mask", tooltip="1 where the picture may change. A mask of another size is stretched. "
+                                              "One for all pictures, one for each, or several for one picture."),
                 io.Float.Input("context", default=0.5, min=0.0, max=4.0, step=0.05,
                                tooltip="Margin around the mask that the model sees, in units of the mask's longer "
                                        "side."),
@@ -51,8 +54,7 @@ class QwenImage2CropForEdit(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, mask, context, resolution, feather):
-        for number, picture in enumerate(image, start=1):
-            references.check_reference(number, picture)
+        check_pictures(image)
         mask = regions.fit_mask(mask, *image.shape[:3])
         soft = regions.feathered(mask, feather)
         box = regions.box_around(soft, context)
@@ -60,8 +62,9 @@ class QwenImage2CropForEdit(io.ComfyNode):
         part = torch.cat([references.resize(p, width, height) for p in regions.cut(image, box)])[..., :image.shape[-1]]
         part_mask = torch.nn.functional.interpolate(regions.cut(soft, box).unsqueeze(1), (height, width),
                                                     mode="bilinear").squeeze(1)
-        note = Message("region", "Region of {region} pixels, worked on at {size}.",
-                       region=f"{box.width} x {box.height}", size=f"{width} x {height}")
+        note = Message("region", "Region of {region} pixels, from the left {left}, from the top {top}, of a picture of "
+                       "{picture}, worked on at {size}.", region=f"{box.width} x {box.height}", left=box.left,
+                       top=box.top, picture=f"{image.shape[2]} x {image.shape[1]}", size=f"{width} x {height}")
         return io.NodeOutput(part, part_mask, Region(image, soft, box), ui=notify(cls, note))
 
 
@@ -76,13 +79,15 @@ class QwenImage2StitchEdit(io.ComfyNode):
             search_aliases=["inpaint stitch", "paste back", "uncrop", "crop and stitch"],
             inputs=[
                 RegionType.Input("region", tooltip="From Crop for Edit."),
-                io.Image.Input("part", tooltip="The edited region, of any size."),
+                io.Image.Input("part", tooltip="The edited region, of any size. One for each picture, or several for "
+                                               "one picture."),
             ],
             outputs=[io.Image.Output(display_name="image")],
         )
 
     @classmethod
     def execute(cls, region, part):
+        check_pictures(part)
         return io.NodeOutput(regions.put_back(region.image, part, region.mask, region.box))
 
 
@@ -106,4 +111,5 @@ class QwenImage2ExtendCanvas(io.ComfyNode):
     def execute(cls, image, left, top, right, bottom):
         if not left + top + right + bottom:
             raise Refusal("nothing_added", "Nothing is added: set at least one of left, top, right and bottom.")
+        check_pictures(image)
         return io.NodeOutput(*regions.extended(image, left, top, right, bottom))

@@ -5,25 +5,26 @@ from comfy_api.latest import io
 
 from ..messages import Message, Refusal
 from ..model.images import sizes
+from ..model.images.regions import as_masks, check_mask_count
 from .bridge.run_checks import is_latent
 from .common import categories
 from .common.checks import check_vae
+from .common.images import check_pictures
 from .common.schemas import schema
 from .notices import notify
 
 
 def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
-    """IMAGE (B, H, W, 3 or 4) -> (B, H, W, 4). alpha: ComfyUI's MASK, 1 is transparent; it wins over the image's."""
+    """IMAGE (B, H, W, 3 or 4) -> (B, H, W, 4). alpha: ComfyUI's MASK, 1 is transparent; it wins over the image's. One
+    picture serves several masks, one mask several pictures."""
     if alpha is None:
         return image if image.shape[-1] == 4 else torch.cat([image[..., :3], torch.ones_like(image[..., :1])], -1)
-    alpha = alpha.reshape(-1, *alpha.shape[-2:])
-    if len(alpha) not in (1, len(image)):
-        raise Refusal("alpha_count", "There are {masks} alpha masks for {images} pictures: give one, or one for each.",
-                      masks=len(alpha), images=len(image))
-    height, width = image.shape[1:3]
+    alpha = as_masks(alpha)
+    check_mask_count(len(alpha), len(image))
+    count, height, width = max(len(alpha), len(image)), *image.shape[1:3]
     mask = comfy.utils.common_upscale(alpha.unsqueeze(1).to(image), width, height, "bilinear", "disabled")
-    opacity = (1 - mask.movedim(1, -1)).expand(len(image), -1, -1, -1)
-    return torch.cat([image[..., :3], opacity], -1)
+    opacity = 1 - mask.movedim(1, -1)
+    return torch.cat([part.expand(count, -1, -1, -1) for part in (image[..., :3], opacity)], -1)
 
 
 def cropped(image: torch.Tensor, multiple: int) -> tuple[torch.Tensor, str | None]:
@@ -63,6 +64,7 @@ class QwenImage2VAEEncode(io.ComfyNode):
     @classmethod
     def execute(cls, image, vae, alpha=None):
         check_vae(vae)
+        check_pictures(image)
         rgba, note = cropped(with_alpha(image, alpha), sizes.MULTIPLE)
         return io.NodeOutput({"samples": vae.encode(rgba)}, ui=notify(cls, note))
 

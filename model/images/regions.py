@@ -2,7 +2,8 @@
 
 The promise: a pixel where the soft mask is 0 leaves with the very bits it came with.
 
-Shapes: B batch, H x W pixels, C channels. Masks are (B, H, W) in [0, 1], 1 where the picture may change.
+Shapes: B batch, H x W pixels, C channels. Masks are (B, H, W) in [0, 1], 1 where the picture may change. One picture
+serves several masks and several edited parts; one mask serves several pictures.
 """
 import math
 
@@ -16,28 +17,64 @@ from ...messages import Refusal
 from .boxes import Box
 from .references import resize
 
+# Fainter values are what scaling and compression leave behind. They would count as mask, and a single one in a corner
+# would make the whole picture the region.
+FAINTEST = 8 / 255
+# How far a mask may lie outside 0 to 1: bicubic scaling overshoots. Half-way between two pixels its weights
+# (-0.094, 0.594, 0.594, -0.094 in PyTorch) have the absolute sum 1.375, over both axes 1.89, so that a mask in [0, 1]
+# stays in [-0.445, 1.445].
+OVERSHOOT = 0.45
+
+
+def as_masks(mask: Tensor) -> Tensor:
+    """A mask (H, W), (B, H, W) or (B, 1, H, W), of numbers or bool -> (B, H, W), fp32, in [0, 1].
+
+    Raises Refusal for what is no mask; what lies a little outside of 0 to 1 is clamped.
+    """
+    if mask.ndim == 4 and mask.shape[1] == 1:
+        mask = mask.squeeze(1)
+    if mask.ndim not in (2, 3) or not mask.numel():
+        raise Refusal("mask_shape", "The mask has the shape {shape}: a mask is [height, width] or [batch, height, "
+                      "width], and not empty. Core's Convert Image to Mask makes one of a picture.",
+                      shape=str(list(mask.shape)))
+    mask = mask.reshape(-1, *mask.shape[-2:]).float()
+    if not torch.isfinite(mask).all() or mask.min() < -OVERSHOOT or mask.max() > 1 + OVERSHOOT:
+        raise Refusal("mask_range", "The mask holds values outside 0 to 1: divide it by its largest value, or make it "
+                      "anew.")
+    return mask.clamp(0, 1)
+
 
 def fit_mask(mask: Tensor, images: int, height: int, width: int) -> Tensor:
-    """A mask (H', W') or (B', H', W') -> (images, height, width), stretched and repeated where that is meant.
+    """A mask, see as_masks -> (B, height, width), stretched, and 0 where it is fainter than FAINTEST.
 
-    Raises ValueError for masks that say nothing usable.
+    B: the number of masks where there is one picture, else that of the pictures.
+    Raises Refusal for masks that say nothing usable.
     """
-    mask = mask.unsqueeze(0) if mask.ndim == 2 else mask
-    if len(mask) not in (1, images):
-        raise Refusal("mask_count", "There are {masks} masks for {images} pictures: give one, or one for each.",
-                      masks=len(mask), images=images)
-    if not torch.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
-        raise Refusal("mask_range", "The mask holds values outside 0 to 1.")
+    mask = as_masks(mask)
+    check_mask_count(len(mask), images)
     if mask.shape[1:] != (height, width):
-        mask = F.interpolate(mask.unsqueeze(1).float(), (height, width), mode="bilinear").squeeze(1)
+        mask = F.interpolate(mask.unsqueeze(1), (height, width), mode="bilinear").squeeze(1)
+    mask = torch.where(mask < FAINTEST, 0, mask)
     if not mask.any():
-        raise Refusal("mask_empty", "The mask is empty: paint what the edit may change, or load a PNG that is "
-                      "transparent there.")
-    return mask.expand(images, -1, -1)
+        raise Refusal("mask_empty", "The mask is empty (values below {faintest} do not count): paint what the edit may "
+                      "change, or load a PNG that is transparent there.", faintest=f"{FAINTEST:.2f}")
+    return mask.expand(max(images, len(mask)), -1, -1)
+
+
+def check_mask_count(masks: int, images: int) -> None:
+    """Raises Refusal where it cannot be said which mask is whose."""
+    if masks != images and 1 not in (masks, images):
+        raise Refusal("mask_count", "There are {masks} masks for {images} pictures: give one mask for all, one for "
+                      "each picture, or several for one picture. Get Image from Batch takes single pictures of a "
+                      "batch, Repeat Image Batch repeats them.", masks=masks, images=images)
 
 
 def feathered(mask: Tensor, pixels: int) -> Tensor:
-    """The mask, fading to 0 over so many pixels outside of it, linearly with the distance."""
+    """The mask, fading to 0 over so many pixels outside of it, linearly with the distance between pixels' centres.
+
+    What is nearer than pixels + 1 belongs to the feather: with 1 the four neighbours of a pixel get 0.5, the diagonal
+    ones, 1.41 away, 0.29.
+    """
     if pixels == 0:
         return mask
     far = np.stack([ndimage.distance_transform_edt(m == 0) for m in mask.cpu().numpy()])
@@ -66,19 +103,34 @@ def cut(image: Tensor, box: Box) -> Tensor:
 def put_back(image: Tensor, part: Tensor, mask: Tensor, box: Box) -> Tensor:
     """Blend `part` (B, h, w, 3 or 4; any size, it is resized to the box) into IMAGE by the soft mask (B, H, W).
 
-    An RGBA picture keeps its transparency, inside the mask too where the part is RGB.
+    One picture takes several parts, and several masks; one mask serves several pictures. The result has as many
+    pictures as there are of the most. An RGBA picture keeps its transparency, inside the mask too where the part is
+    RGB. Raises Refusal where it cannot be said which part belongs to which picture or mask.
     """
-    if len(part) != len(image):
-        raise Refusal("edited_parts", "There are {parts} edited parts for {images} pictures: they must be as many.",
-                      parts=len(part), images=len(image))
+    check_parts(len(part), len(image), len(mask))
+    image = image.expand(max(len(part), len(image), len(mask)), -1, -1, -1)
     fitted = torch.cat([resize(p, box.width, box.height) for p in part]).to(image)  # (B, h, w, 4)
     before, weight = cut(image, box), cut(mask, box).unsqueeze(-1).to(image)
+    fitted = fitted.expand(len(image), -1, -1, -1)
     if image.shape[-1] == 4 and part.shape[-1] == 3:
-        fitted[..., 3] = before[..., 3]
+        fitted = torch.cat([fitted[..., :3], before[..., 3:]], -1)
     after = before + (fitted[..., :image.shape[-1]] - before) * weight
     out = image.clone()
     out[:, box.top:box.bottom, box.left:box.right] = torch.where(weight > 0, after, before)
     return out
+
+
+def check_parts(parts: int, images: int, masks: int) -> None:
+    """Raises Refusal where it cannot be said which part is whose. One part for several pictures is refused: it is what
+    an edit makes that has taken the pictures of a batch for its references, and belongs to one of them."""
+    if parts != images and images != 1:
+        raise Refusal("edited_parts", "The edited parts ({parts}) are not as many as the pictures ({images}), nor is "
+                      "there one picture for all. To edit each picture of a batch by itself, put core's Rebatch "
+                      "Images with batch size 1 before Crop for Edit (Qwen-Image 2).", parts=parts, images=images)
+    if parts != masks and 1 not in (parts, masks):
+        raise Refusal("edited_masks", "The edited parts ({parts}) are not as many as the masks of the picture "
+                      "({masks}), nor is there one for all. Set batch_size of Encode Edit to {masks}.", parts=parts,
+                      masks=masks)
 
 
 def extended(image: Tensor, left: int, top: int, right: int, bottom: int) -> tuple[Tensor, Tensor]:

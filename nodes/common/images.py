@@ -14,8 +14,9 @@ def empty_latent(width: int, height: int, batch_size: int) -> dict:
     return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}
 
 
-def eight_bits(image: torch.Tensor) -> np.ndarray:
-    """IMAGE (B, H, W, 3 or 4) -> 8 bits. Raises ValueError for what is no picture."""
+def check_pictures(image: torch.Tensor) -> None:
+    """Raises Refusal for what is no IMAGE (B, H, W, 3 or 4). Any size and ratio will do: what a reference must be is
+    asked of references alone."""
     if image.ndim != 4 or image.shape[-1] not in (3, 4):
         raise Refusal("image_channels", "The picture has the shape {shape}: this node reads RGB and RGBA pictures.",
                       shape=str(list(image.shape)))
@@ -23,6 +24,11 @@ def eight_bits(image: torch.Tensor) -> np.ndarray:
         raise Refusal("image_empty", "The picture is empty: its shape is {shape}.", shape=str(list(image.shape)))
     if not torch.isfinite(image).all():
         raise Refusal("image_not_finite", "The picture holds NaN or infinite values.")
+
+
+def eight_bits(image: torch.Tensor) -> np.ndarray:
+    """IMAGE (B, H, W, 3 or 4) -> 8 bits. Raises Refusal for what is no picture."""
+    check_pictures(image)
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
@@ -34,7 +40,8 @@ def connected_references(images: dict | None) -> list[torch.Tensor]:
         raise Refusal("edit_no_reference", "No reference is connected: connect the picture to edit as image_1.")
     if len(references) > MOST_REFERENCES:
         raise Refusal("edit_references", "There are {count} references, batches counted picture by picture: Qwen-Image "
-                      "2 takes at most {max}.", count=len(references), max=MOST_REFERENCES)
+                      "2 takes at most {max}. To edit each picture of a batch by itself, put core's Rebatch Images "
+                      "with batch size 1 before this node.", count=len(references), max=MOST_REFERENCES)
     for number, reference in enumerate(references, start=1):
         check_reference(number, reference)
     return references

@@ -181,7 +181,7 @@ def test_masks_that_do_not_match_the_batch(client):
         "encoded": node("QwenImage2VAEEncode", image=["picture", 0], alpha=["masks", 0], vae=["loader", 2]),
         "latent": node("SaveLatent", samples=["encoded", 0], filename_prefix="masks"),
     }
-    assert "2 alpha masks for 3 pictures" in message(client, nodes)
+    assert "2 masks for 3 pictures" in message(client, nodes)
 
 
 def test_another_models_vae(client):

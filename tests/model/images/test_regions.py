@@ -87,9 +87,15 @@ def test_batches():
 
 @pytest.mark.parametrize("mask, words", [
     (torch.zeros(1, 40, 40), "The mask is empty"),
+    (torch.full((1, 40, 40), 2 / 255), "values below 0.03 do not count"),
+    (torch.full((1, 40, 40), -0.5), "outside 0 to 1"),
+    (torch.full((1, 40, 40), 255, dtype=torch.uint8), "outside 0 to 1"),
+    (torch.zeros(1, 3, 40, 40), r"shape \[1, 3, 40, 40\].*Convert Image to Mask"),
+    (torch.zeros(0, 40, 40), "and not empty"),
+    (torch.zeros(40), r"shape \[40\]"),
     (torch.full((1, 40, 40), 1.5), "outside 0 to 1"),
     (torch.full((1, 40, 40), float("nan")), "outside 0 to 1"),
-    (torch.ones(2, 40, 40), "There are 2 masks for 3 pictures"),
+    (torch.ones(2, 40, 40), "There are 2 masks for 3 pictures.*Repeat Image Batch"),
 ])
 def test_unusable_masks(mask, words):
     with pytest.raises(ValueError, match=words):
@@ -107,9 +113,66 @@ def test_box_and_context():
     assert regions.box_around(mask, 0.5) == Box(0, 30, 40, 70)
 
 
-def test_parts_must_be_as_many_as_pictures():
-    with pytest.raises(ValueError, match="2 edited parts for 1 pictures"):
-        regions.put_back(picture(8, 8), torch.rand(2, 8, 8, 3), torch.ones(1, 8, 8), Box(0, 0, 8, 8))
+@pytest.mark.parametrize(("kind", "shape"), [
+    (torch.bool, (1, 40, 40)), (torch.half, (40, 40)), (torch.uint8, (1, 1, 40, 40)), (torch.float64, (3, 1, 40, 40))])
+def test_every_form_of_a_mask_is_the_same_mask(kind, shape):
+    plain = blob(40, 40, 10, 10)[0]
+    fitted = regions.fit_mask(plain.to(kind).expand(shape), 3, 80, 40)
+    assert fitted.dtype == torch.float32 and torch.equal(fitted, regions.fit_mask(plain, 3, 80, 40))
+
+
+def test_what_bicubic_scaling_makes_of_a_mask_is_clamped():
+    """Core's scaling leaves values outside 0 to 1: at any edge some, and at worst those of the last line."""
+    scaled = torch.nn.functional.interpolate(blob(16, 16, 4, 4).unsqueeze(1), (64, 64), mode="bicubic")
+    assert scaled.min() < -0.05 and scaled.max() > 1.05
+    fitted = regions.fit_mask(scaled, 1, 64, 64)
+    assert fitted.min() == 0 and fitted.max() == 1
+    regions.fit_mask(torch.tensor([[[-0.445, 1.445]]]), 1, 1, 2)
+
+
+def test_specks_are_no_part_of_the_region_and_get_no_feather():
+    mask = blob(100, 100, 40, 40)
+    clean = regions.feathered(regions.fit_mask(mask, 1, 100, 100), 4)
+    mask[0, ::99, ::99] = 1 / 255
+    mask[0, 0, 50] = 7 / 255
+    soft = regions.feathered(regions.fit_mask(mask, 1, 100, 100), 4)
+    assert torch.equal(soft, clean) and regions.box_around(soft, 0) == Box(36, 36, 49, 49)
+
+
+def test_feather_one_reaches_the_diagonal_neighbours():
+    mask = torch.zeros(1, 5, 5)
+    mask[0, 2, 2] = 1
+    diagonal = 1 - 2 ** 0.5 / 2
+    expected = torch.tensor([[diagonal, 0.5, diagonal], [0.5, 1, 0.5], [diagonal, 0.5, diagonal]])
+    soft = regions.feathered(mask, 1)[0]
+    torch.testing.assert_close(soft[1:4, 1:4], expected)
+    assert soft.count_nonzero() == 9
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize(("parts", "pictures", "masks"), [
+    (3, 1, 1), (1, 1, 3), (3, 1, 3), (3, 3, 1), (3, 3, 3), (1, 1, 1)])
+def test_batches_are_what_one_after_the_other_gives(parts, pictures, masks, channels):
+    image, part = picture(40, 40, channels, batch=pictures), picture(16, 24, 3, batch=parts)
+    mask = torch.cat([blob(40, 40, place, 5) for place in (2, 12, 22)[:masks]])
+    soft = regions.feathered(regions.fit_mask(mask, pictures, 40, 40), 3)
+    box = regions.box_around(soft, 0.2)
+    together = regions.put_back(image, part, soft, box)
+    count = max(parts, pictures, masks)
+    alone = [regions.put_back(*(batch[k % len(batch)].unsqueeze(0) for batch in (image, part, soft)), box)
+             for k in range(count)]
+    assert len(together) == count and torch.equal(together, torch.cat(alone))
+    assert not torch.equal(together[0], image[0])
+
+
+@pytest.mark.parametrize(("parts", "pictures", "masks", "words"), [
+    (2, 3, 3, r"edited parts \(2\) are not as many as the pictures \(3\).*Rebatch Images"),
+    (1, 3, 3, r"edited parts \(1\) are not as many as the pictures \(3\)"),
+    (2, 1, 3, r"edited parts \(2\) are not as many as the masks of the picture \(3\).*batch_size of Encode Edit to 3")])
+def test_parts_that_could_be_anyones_are_refused(parts, pictures, masks, words):
+    with pytest.raises(ValueError, match=words):
+        regions.put_back(picture(8, 8, batch=pictures), torch.rand(parts, 8, 8, 3), torch.ones(masks, 8, 8),
+                         Box(0, 0, 8, 8))
 
 
 @pytest.mark.parametrize("sides", [(5, 0, 0, 0), (3, 4, 5, 6), (40, 0, 90, 70)])
