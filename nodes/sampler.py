@@ -1,4 +1,5 @@
 """Sampling with the right sigmas for the model and the size."""
+import comfy.model_sampling
 import torch
 from comfy_api.latest import io
 
@@ -17,6 +18,8 @@ from .seeds import seed_note
 
 CUSTOM = "Custom"
 LARGEST_CFG = 30.0
+# What core's empty latents say of their scale. What was sampled has the model's own.
+SCALES = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 
 def preset_input() -> io.Combo.Input:
@@ -37,9 +40,9 @@ def denoise_input() -> io.Float.Input:
                           tooltip="Below 1: image-to-image, keeps that much less of the latent it starts from.")
 
 
-def sigmas_for(preset: str, steps: int, denoise: float, latent: dict) -> torch.Tensor:
-    """Sigmas (steps + 1,) for a LATENT."""
-    tokens = latent["samples"].shape[-2] * latent["samples"].shape[-1]
+def sigmas_for(preset: str, steps: int, denoise: float, samples: torch.Tensor) -> torch.Tensor:
+    """Sigmas (steps + 1,) for latents (B, C, h, w)."""
+    tokens = samples.shape[-2] * samples.shape[-1]
     if preset == CUSTOM:
         return schedule.last_part(lambda n: schedule.base_sigmas(n, tokens), steps, denoise)
     return schedule.tail(schedule.PRESETS[preset](tokens), denoise)
@@ -56,6 +59,20 @@ def variant_warning(model, preset: str) -> str | None:
                        "or Fast 25. (If the file is a Turbo model under another name, set variant to turbo on the "
                        "loader.)")
     return None
+
+
+def shift_note(model) -> str | None:
+    """What another node has done to the model's sampling, such as core's ModelSamplingAuraFlow: told."""
+    changed = model.object_patches.get("model_sampling")
+    if changed is None:
+        return None
+    half = torch.tensor([0.5])
+    if isinstance(changed, comfy.model_sampling.CONST) and torch.equal(changed.timestep(half), half):
+        return Message("shift_unused", "Another node sets the model's shift (such as ModelSamplingAuraFlow): it has no "
+                       "effect, because this node's sigmas are those of the preset and the size. Take that node away, "
+                       "or sample with core's KSampler.")
+    return Message("sampling_changed", "Another node changes the model's sampling (such as ModelSamplingSD3) to a form "
+                   "that Qwen-Image 2 does not have: pictures come out as noise. Take that node away.")
 
 
 def check_guidance(cfg: float, negative: bool) -> None:
@@ -156,11 +173,13 @@ class QwenImage2Sampler(io.ComfyNode):
     @classmethod
     def execute(cls, model, positive, latent, seed, preset, steps, cfg, denoise, negative=None):
         samples = check_latent(model, latent)
+        latent = {name: value for name, value in latent.items() if name not in SCALES} | {"samples": samples}
         check_guidance(cfg, negative is not None)
-        notes = [variant_warning(model, preset), size_note(model, samples), canvas_note(positive, samples),
-                 start_note(samples, denoise), seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
+        notes = [variant_warning(model, preset), shift_note(model), size_note(model, samples),
+                 canvas_note(positive, samples), start_note(samples, denoise),
+                 seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
         show(cls, *notes)  # before the work
-        sigmas = sigmas_for(preset, steps, denoise, latent)
+        sigmas = sigmas_for(preset, steps, denoise, samples)
         guider = guider_for(reporting_to(notes.append, model), positive, negative, cfg)
         out = sample(guider, latent, noise_for(latent, seed), sigmas, seed)
         return io.NodeOutput({**latent, "samples": out}, ui=notify(cls, *notes))
@@ -187,5 +206,6 @@ class QwenImage2Sigmas(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent, preset, steps, denoise):
-        check_latent(model, latent)
-        return io.NodeOutput(sigmas_for(preset, steps, denoise, latent), ui=notify(cls, variant_warning(model, preset)))
+        samples = check_latent(model, latent)
+        return io.NodeOutput(sigmas_for(preset, steps, denoise, samples),
+                             ui=notify(cls, variant_warning(model, preset), shift_note(model)))

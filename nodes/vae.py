@@ -6,12 +6,12 @@ from comfy_api.latest import io
 from ..messages import Message, Refusal
 from ..model.images import sizes
 from ..model.images.regions import as_masks, check_mask_count
-from .bridge.run_checks import is_latent
+from .bridge.run_checks import is_latent, not_finite_note
 from .common import categories
 from .common.checks import check_vae
 from .common.images import check_pictures
 from .common.schemas import schema
-from .notices import notify
+from .notices import notify, show
 
 
 def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
@@ -72,7 +72,7 @@ class QwenImage2VAEEncode(io.ComfyNode):
 class QwenImage2VAEDecode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2VAEDecode",
             display_name="VAE Decode (Qwen-Image 2)",
             category=categories.LATENT,
@@ -97,5 +97,6 @@ class QwenImage2VAEDecode(io.ComfyNode):
         if not is_latent(latent.shape, vae.latent_channels) or 0 in latent.shape:
             raise Refusal("vae_latent_shape", "The latent has the shape {shape}, this VAE decodes [batch, 64, "
                           "height/16, width/16].", shape=str(list(latent.shape)))
+        show(cls, note := not_finite_note(latent))  # before the work
         rgba = vae.decode(latent)
-        return io.NodeOutput(rgba[..., :3], rgba, 1 - rgba[..., 3])
+        return io.NodeOutput(rgba[..., :3], rgba, 1 - rgba[..., 3], ui=notify(cls, note))

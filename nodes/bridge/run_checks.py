@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import comfy.samplers
 import comfy.utils
+import torch
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
@@ -45,11 +46,20 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
     model.begin_run(_cached_tokens(guider))
     try:
         result = executor(noise, latent_image, *args, **kwargs)
-        for sentence in budget.costs(model):
-            guider.model_options["transformer_options"].get(REPORT_KEY, log.info)(sentence)
+        report = guider.model_options["transformer_options"].get(REPORT_KEY, log.info)
+        for sentence in filter(None, (*budget.costs(model), not_finite_note(result))):
+            report(sentence)
         return result
     finally:
         model.end_run()
+
+
+def not_finite_note(samples: Tensor) -> Message | None:
+    """Which pictures of latents (B, ...) hold NaN or infinite values; they are saved as black ones."""
+    wrong = [str(number) for number, one in enumerate(samples, start=1) if not torch.isfinite(one).all()]
+    return Message("pictures_not_finite", "The latent of picture {pictures} (of {count}) holds NaN or infinite values: "
+                   "it comes out black. Sample without LoRAs, and start ComfyUI without --fast and --fp16-unet, to "
+                   "find the cause.", pictures=wrong, count=len(samples)) if wrong else None
 
 
 def _check_noise(noise: Tensor, channels: int) -> None:

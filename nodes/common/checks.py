@@ -3,6 +3,7 @@ import functools
 import inspect
 from collections.abc import Callable
 
+import comfy.sample
 import torch
 
 from ...messages import Refusal
@@ -67,12 +68,19 @@ def check_model(model) -> None:
 
 
 def check_latent(model, latent: dict) -> torch.Tensor:
-    """The latent's samples (B, C, h, w). Raises ValueError where they cannot be sampled."""
+    """The latent's samples (B, C, h, w), core's empty ones in this model's shape. Raises Refusal where they cannot be
+    sampled."""
     check_model(model)
     samples = latent["samples"]
+    ratio = latent.get("downscale_ratio_spacial")
+    if ratio is not None and not samples.is_nested:  # core's empty latents say for which scale they were made
+        samples = comfy.sample.fix_empty_latent_channels(model, samples, ratio, latent.get("downscale_ratio_temporal"))
     check_latent_shape(samples.shape, model.model.spec.channels)
     if 0 in samples.shape:
         raise Refusal("latent_empty", "The latent is empty: its shape is {shape}.", shape=str(list(samples.shape)))
+    if not torch.isfinite(samples).all():
+        raise Refusal("latent_not_finite", "The latent holds NaN or infinite values: the picture would be black. Look "
+                      "for the node that made them, such as a VAE in fp16.")
     return samples
 
 

@@ -1,4 +1,6 @@
 """The sampler node's parts in this process: what it tells before a run."""
+import re
+
 import pytest
 import torch
 
@@ -17,6 +19,39 @@ def sampler(comfyui):
 
 def prompt(seed: int, tokens: int = 12, **values) -> list:
     return [[torch.randn(1, tokens, 64, generator=torch.Generator().manual_seed(seed)), values]]
+
+
+# ---------------------------------------------------------------- the model and the latent of other nodes
+
+def core_node(name: str, *arguments):
+    """The first output of one of core's nodes."""
+    from comfy_extras import nodes_model_advanced
+    node = getattr(nodes_model_advanced, name)()
+    return getattr(node, node.FUNCTION)(*arguments)[0]
+
+
+@pytest.mark.parametrize(("node", "arguments", "words"), [
+    ("ModelSamplingAuraFlow", (3.1,), "sets the model's shift.* has no effect.*Take that node away"),
+    ("ModelSamplingFlux", (1.15, 0.5, 1024, 1024), "has no effect"),
+    ("ModelSamplingSD3", (3.0,), "pictures come out as noise"),
+    ("ModelSamplingDiscrete", ("eps", False), "pictures come out as noise"),
+])
+def test_what_other_nodes_do_to_the_sampling_is_told(sampler, model, node, arguments, words):
+    assert re.search(words, sampler.shift_note(core_node(node, model, *arguments)))
+    assert sampler.shift_note(model) is None
+
+
+def test_a_shift_changes_nothing_that_the_sampler_makes(sampler, model):
+    """What the note says; core's own SD3 form multiplies the timestep, and does change it."""
+    def made(model):
+        samples = torch.zeros(1, 64, 4, 6)
+        guider = sampler.guider_for(model, prompt(1), None, 1.0)
+        return sampler.sample(guider, {"samples": samples}, sampler.noise_for({"samples": samples}, 3),
+                              torch.tensor([1.0, 0.6, 0.0]), 3)
+
+    plain = made(model)
+    assert torch.equal(made(core_node("ModelSamplingAuraFlow", model, 3.1)), plain)
+    assert not torch.equal(made(core_node("ModelSamplingSD3", model, 3.1)), plain)
 
 
 # ---------------------------------------------------------------- the canvas of an edit

@@ -109,3 +109,25 @@ def test_a_failed_run_keeps_no_keys_and_values(model):
                       torch.tensor([1.0, 0.5, 0.0]), callback=stop)
     prefixes = [cond["model_conds"]["prefix"].cond for conds in guider.conds.values() for cond in conds]
     assert len(prefixes) == 2 and all(prefix.cache is None for prefix in prefixes)
+
+
+def test_a_picture_of_nan_is_told_before_it_is_saved(model):
+    """Core's samplers say it in the log, ours on the node; a report stands for both."""
+    import comfy.samplers
+
+    from qwen_image_2.nodes.bridge.qwen_image_2 import reporting_to
+    said, latent = [], torch.zeros(3, 64, 4, 4)
+    guider = comfy.samplers.CFGGuider(reporting_to(said.append, model))
+    guider.set_conds([[torch.randn(1, 20, 64), {}]], [])
+    guider.set_cfg(1.0)
+
+    def sampled(noise):
+        return guider.sample(noise, latent, comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.0]))
+
+    noise = torch.randn_like(latent)
+    sampled(noise)
+    assert not [sentence for sentence in said if "NaN" in sentence]
+    noise[1, 0, 0, 0] = float("nan")
+    sampled(noise)
+    sentence, = [sentence for sentence in said if "NaN" in sentence]
+    assert sentence.startswith("The latent of picture 2 (of 3) holds NaN or infinite values: it comes out black. ")

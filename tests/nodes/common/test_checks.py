@@ -89,6 +89,33 @@ def test_a_latent_must_be_one_of_the_model(checks, model):
             checks.check_latent(model, {"samples": wrong})
 
 
+@pytest.mark.parametrize(("channels", "ratio", "sides"), [(16, 8, (8, 12)), (4, 8, (8, 12)), (64, 16, (4, 6)),
+                                                         (128, 32, (2, 3))])
+def test_empty_latents_of_core_take_the_models_shape(checks, model, channels, ratio, sides):
+    """Those of SD3, SD, Flux 2 and LTX, for 96 x 64 pixels."""
+    import comfy.sample
+    import torch
+    latent = {"samples": torch.zeros(2, channels, *sides), "downscale_ratio_spacial": ratio}
+    samples = checks.check_latent(model, latent)
+    assert samples.shape == (2, 64, 4, 6)
+    assert torch.equal(samples, comfy.sample.fix_empty_latent_channels(model, latent["samples"], ratio))
+
+
+def test_pictures_of_other_models_stay_refused(checks, model):
+    """Only an empty latent says nothing in a language that this model does not know."""
+    import torch
+    with pytest.raises(Refusal, match="Qwen-Image 2 works on"):
+        checks.check_latent(model, {"samples": torch.ones(1, 16, 8, 12), "downscale_ratio_spacial": 8})
+
+
+def test_nan_in_a_latent_is_refused_before_the_run(checks, model):
+    import torch
+    samples = torch.zeros(2, 64, 4, 6)
+    samples[1, 5, 0, 0] = float("nan")
+    with pytest.raises(Refusal, match="The latent holds NaN"):
+        checks.check_latent(model, {"samples": samples})
+
+
 def test_objects_of_other_models_are_refused(checks, clip):
     from comfy.model_patcher import ModelPatcher
     from torch import nn
