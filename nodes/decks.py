@@ -16,7 +16,7 @@ from .common import categories
 from .common.checks import check_before_run
 from .common.images import eight_bits
 from .common.page_nodes import PageNode, line_input, page_inputs, page_of, texts_checked
-from .common.paths import check_name, new_path
+from .common.paths import HIDDEN, check_name, name_of, new_paths
 from .common.prompts import TRAINED_TOKENS, Measure
 from .common.schemas import schema
 from .frontend import measured
@@ -138,7 +138,8 @@ class QwenImage2SaveDeck(io.ComfyNode):
                 io.Image.Input("images", tooltip="A list, a batch, or a list of batches; one page for each picture."),
                 io.String.Input("filename_prefix", default="qwen_image_2_deck",
                                 tooltip="Name of the files below ComfyUI's output folder; folders before it are made, "
-                                        "a number is added."),
+                                        "a number is added. As in Save Image it may hold %date:yyyy-MM-dd%, "
+                                        "%Node.widget% and %width%."),
                 io.Combo.Input("files", list(FILES), default="PPTX and PDF",
                                tooltip="PPTX needs python-pptx, see the README. In a PDF the words are only pictures, "
                                        "and transparent parts are white."),
@@ -151,6 +152,7 @@ class QwenImage2SaveDeck(io.ComfyNode):
                                 tooltip="What the speaker says: notes of Deck Outline."),
             ],
             is_output_node=True,
+            hidden=HIDDEN,
         )
 
     @check_before_run
@@ -161,9 +163,8 @@ class QwenImage2SaveDeck(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, filename_prefix, files, page, texts=(), notes=()):
-        prefix, suffixes = filename_prefix[0], FILES[files[0]]
-        check_name(prefix)
         require(files[0])
+        prefix, suffixes = name_of(cls, filename_prefix[0]), FILES[files[0]]
         sheets, unlike = sheets_of(images, texts, notes)
         ratio = deck.PAGES.get(page[0]) or deck.page_ratio(sheets[0].picture)
         paths = save(sheets, prefix, suffixes, ratio)
@@ -195,6 +196,7 @@ def sheets_of(images: list, texts, notes) -> tuple[list[deck.Sheet], list[str]]:
 def save(sheets: list[deck.Sheet], prefix: str, suffixes: tuple[str, ...], ratio: float) -> list[Path]:
     """One file of each kind, all with the same unused number; each is whole or not there."""
     progress, done = loading_progress(len(sheets) * len(suffixes)), 0
+    height, width = sheets[0].picture.shape[:2]
 
     def watched():
         nonlocal done
@@ -203,10 +205,10 @@ def save(sheets: list[deck.Sheet], prefix: str, suffixes: tuple[str, ...], ratio
             yield sheet
             done += 1
 
-    paths = [new_path(prefix, suffix) for suffix in suffixes]
-    for path in paths:
-        atomic.write_by(path, lambda file, write=deck.WRITERS[path.suffix], title=path.stem: write(
-            file, watched(), ratio, title))
+    with new_paths(prefix, suffixes, width, height) as paths:
+        for path in paths:
+            atomic.write_by(path, lambda file, write=deck.WRITERS[path.suffix], title=path.stem: write(
+                file, watched(), ratio, title))
     return paths
 
 

@@ -1,4 +1,5 @@
 """Saving a loaded model in its weight format, in the official layout."""
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from .bridge.quant import quantize
 from .bridge.text_encoders.qwen3_vl import check_clip, text_network
 from .common import categories
 from .common.checks import check_before_run
-from .common.paths import check_name, new_path
+from .common.paths import HIDDEN, check_name, name_of, new_paths
 from .common.schemas import schema
 from .notices import notify
 
@@ -34,9 +35,11 @@ class QwenImage2SaveQuantized(io.ComfyNode):
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder."),
                 io.String.Input("filename_prefix", default="qwen_image_2_int8_convrot",
                                 tooltip="Name of the file, in diffusion_models or clip below ComfyUI's output folder; "
-                                        "a number is added."),
+                                        "a number is added. As in Save Image it may hold %date:yyyy-MM-dd% and "
+                                        "%Node.widget%."),
             ],
             is_output_node=True,
+            hidden=HIDDEN,
         )
 
     @check_before_run
@@ -45,7 +48,7 @@ class QwenImage2SaveQuantized(io.ComfyNode):
 
     @classmethod
     def execute(cls, filename_prefix, model=None, clip=None):
-        check_name(filename_prefix)
+        filename_prefix = name_of(cls, filename_prefix)
         if model is None and clip is None:
             raise Refusal("nothing_to_save", "Nothing to save: connect a model, a text encoder, or both.")
         networks = {}
@@ -57,10 +60,12 @@ class QwenImage2SaveQuantized(io.ComfyNode):
         # Everything that can be refused, before anything is unloaded or written.
         for kind, network in networks.items():
             quantize.check(network, f"The {kind} {filename_prefix}")
-        paths = {kind: new_path(f"{FOLDERS[kind]}/{filename_prefix}", ".safetensors") for kind in networks}
-        require_room({paths[kind]: network.size for kind, network in networks.items()})
-        for kind, network in networks.items():
-            quantize.save(paths[kind], network, loading_progress(1))
+        with contextlib.ExitStack() as held:
+            paths = {kind: held.enter_context(new_paths(f"{FOLDERS[kind]}/{filename_prefix}", [".safetensors"]))[0]
+                     for kind in networks}
+            require_room({paths[kind]: network.size for kind, network in networks.items()})
+            for kind, network in networks.items():
+                quantize.save(paths[kind], network, loading_progress(1))
         return io.NodeOutput(ui=notify(cls, *(in_words(kind, path) for kind, path in paths.items())))
 
 

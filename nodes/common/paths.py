@@ -1,9 +1,29 @@
 """Names of files that nodes write below ComfyUI's output folder."""
+import contextlib
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path, PureWindowsPath
 
 import folder_paths
+from comfy_api.latest import io
 
+from ... import atomic
 from ...messages import Refusal
+from . import placeholders
+
+# What a node must ask ComfyUI for, to fill in the placeholders of a name.
+HIDDEN = (io.Hidden.prompt, io.Hidden.extra_pnginfo)
+
+
+def name_of(node, prefix: str) -> str:
+    """The name that a user has chosen on the node (a ComfyNode class that asks for HIDDEN), its placeholders filled
+    in. Raises Refusal for one that is none, before and after."""
+    check_name(prefix)
+    hidden = node.hidden  # None where a program calls the node by itself, without a graph
+    page = (hidden.extra_pnginfo or {}).get("workflow") if hidden else None
+    filled = placeholders.filled_in(prefix, hidden.prompt if hidden else None, page, datetime.now())
+    check_name(filled)
+    return filled
 
 
 def check_name(prefix: str | None) -> None:
@@ -19,7 +39,16 @@ def check_name(prefix: str | None) -> None:
                       name=repr(prefix[:80]))
 
 
-def new_path(prefix: str, suffix: str) -> Path:
-    """An unused name below the output folder, as core's savers choose it. Raises where it would be outside."""
-    place, name, number, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    return Path(place) / f"{name}_{number:05}_{suffix}"
+@contextlib.contextmanager
+def new_paths(prefix: str, suffixes: Sequence[str], width: int = 0, height: int = 0) -> Iterator[list[Path]]:
+    """Unused names below the output folder, one for each suffix with the same number, as core's savers choose them;
+    no other process gets them before the block ends. width, height: pixels, for %width% and %height%.
+
+    Raises Refusal for a name that would be outside, WriteError where the system refuses.
+    """
+    check_name(prefix)
+    with atomic.write_errors(Path(prefix)):
+        place, name, number, _, _ = folder_paths.get_save_image_path(
+            prefix, folder_paths.get_output_directory(), width, height)
+    with atomic.numbered(Path(place), name, number, suffixes) as paths:
+        yield paths

@@ -163,6 +163,21 @@ def test_numbers_are_shared_and_nothing_is_replaced(decks, folder):
         "deck_00001_.pdf", "deck_00002_.pdf", "deck_00002_.pptx", "deck_00003_.pptx"]
 
 
+def test_a_name_takes_the_pictures_size_and_the_date(decks, folder):
+    from datetime import datetime
+    files = save(decks, pictures(1, 36, 64), "%date:yyyy%/%width%x%height%")
+    assert files == [{"filename": "64x36_00001_.pdf", "subfolder": str(datetime.now().year), "type": "output"}]
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence_without_its_path(decks, folder):
+    from qwen_image_2.atomic import WriteError
+    folder.mkdir()
+    (folder / "talks").touch()
+    with pytest.raises(WriteError, match="^deck could not be written: ") as raised:
+        save(decks, pictures(1), "talks/more/deck")
+    assert str(folder) not in str(raised.value)
+
+
 @pytest.mark.parametrize(("height", "width", "inches"), [
     (1536, 2752, (13.333, 7.5)), (1792, 2400, (10, 7.5)), (64, 64, (13.333, 13.333)), (2400, 1792, (9.956, 13.333)),
     (8, 800, (13.333, 1.333))])
