@@ -13,6 +13,7 @@ from numpy import ndarray
 from PIL import Image
 
 from ..messages import Message, Refusal, plural
+from .briefs import LINE_BREAKS
 
 INSTALL = "python -m pip install python-pptx"
 PAGES = {"16:9": 16 / 9, "4:3": 4 / 3}
@@ -22,7 +23,8 @@ MOST_CUT = 0.02           # of a picture, to fill its page: the model's 2752 x 1
 NARROWEST = 10            # longer side of a page to shorter; PowerPoint refuses sides below an inch
 PDF_QUALITY = 95          # JPEG's, and no coarser colours: both would show around letters
 WHITE = (255, 255, 255)
-NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What XML cannot hold, and the control characters that it can: nobody has seen them.
+NOT_FOR_XML = re.compile("[^\t\n\u0020-\u007e\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,9 @@ def _png(picture: ndarray) -> io.BytesIO:
 
 
 def _for_xml(text: str) -> str:
-    """Control characters and lone surrogates cannot be written there in any way."""
-    return NOT_IN_XML.sub("\ufffd", text)
+    """The lines as their author saw them, whichever system ended them; python-pptx would write the end of a Windows
+    line as the letters _x000D_. Control characters and lone surrogates cannot be written in any way."""
+    return NOT_FOR_XML.sub("\ufffd", LINE_BREAKS.sub("\n", text))
 
 
 def write_pdf(file: BinaryIO, sheets: Iterable[Sheet], ratio: float, title: str) -> None:

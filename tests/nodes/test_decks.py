@@ -236,6 +236,21 @@ def test_texts_and_pictures(decks, folder, said, images, texts, expected, told):
     assert (told in said) if told else len(said) == 1
 
 
+@pytest.mark.parametrize("ending", ["\r\n", "\r", "\n", "\v", "\f", "\x85", "\u2028", "\u2029"])
+def test_lines_stay_lines_whatever_system_ended_them(decks, folder, ending):
+    save(decks, pictures(1), files="PPTX", texts=[f"one{ending}two"], notes=[f"Say{ending}it"])
+    slide, = Presentation(folder / "deck_00001_.pptx").slides
+    assert slide.shapes[0]._element._nvXxPr.cNvPr.get("descr") == "one\ntwo"
+    assert slide.notes_slide.notes_text_frame.text == "Say\nit\n\nText of the slide:\none\ntwo"
+
+
+def test_control_characters_never_show_as_escapes(decks, folder):
+    """XML holds some of them; python-pptx writes others as _x001B_."""
+    save(decks, pictures(1), files="PPTX", notes=["".join(map(chr, [*range(0x20), 0x41, *range(0x7f, 0xa0)]))])
+    slide, = Presentation(folder / "deck_00001_.pptx").slides
+    assert set(slide.notes_slide.notes_text_frame.text) == {"\ufffd", "\t", "\n", "A"}
+
+
 @pytest.mark.parametrize("name", ["../deck", "a/../../deck", "..\\deck", "/tmp/deck", "C:\\deck", "C:deck",
                                   "\\\\host\\share\\deck", "..", "", " ", ".", "talks/", "a\nb", "a\x00b"])
 def test_hostile_names_are_refused_and_write_nothing(decks, folder, name):
