@@ -5,6 +5,8 @@ from comfy_api.latest import io
 
 from ..messages import Message, plural
 from ..pages import glyphs
+from ..pages.quotation import quote
+from ..pages.vocabulary import ENGLISH
 from .bridge.files import fonts
 from .common import categories
 from .common.schemas import schema
@@ -36,14 +38,16 @@ class QwenImage2GlyphReference(io.ComfyNode):
                                        "right."),
             ],
             outputs=[io.Image.Output(display_name="image"),
-                     io.String.Output(display_name="quoted", tooltip="The lines in double quotes, for the prompt.")],
+                     io.String.Output(display_name="quoted", tooltip="The lines in quotation marks, for the prompt: of a "
+                                                                    "kind that a line does not hold itself.")],
         )
 
     @classmethod
     def execute(cls, text, font, letter_height, direction):
         lines = glyphs.clean_lines(text)
+        quoted = ", ".join(quote(line, ENGLISH.pairs) for line in lines)  # before the work
         page = glyphs.render(lines, fonts.resolve(font), font, letter_height, direction == VERTICAL)
         note = Message("glyph_lines", "{lines} on {width} x {height} pixels.", width=page.shape[1],
                        height=page.shape[0], lines=plural("lines", len(lines), "{count} line", "{count} lines"))
         return io.NodeOutput(torch.from_numpy(page.astype(np.float32) / 255).unsqueeze(0),
-                             ", ".join(f'"{line}"' for line in lines), ui=notify(cls, note))
+                             quoted, ui=notify(cls, note))

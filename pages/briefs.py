@@ -25,7 +25,7 @@ DESCRIPTIONS = ("icon", "picture", "panel")  # the user's words about what is dr
 
 LINE_BREAKS = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
 INVISIBLE = re.compile("[\u00ad\u200b\u2060-\u2064\ufeff\u202a-\u202e\u2066-\u2069]")
-LIST_MARKER = re.compile(r"[-*•·‣–]\s+")
+LIST_MARKER = re.compile(r"[-*•·‣–—]\s+")
 SPEECH = re.compile(r'([^:："“”„「」『』]{1,40}?)\s*[:：]\s*(.+)')
 CAPTIONS, SOUNDS = ("caption", "旁白"), ("sound", "音效")
 SEPARATOR = re.compile(r"[,;，、；\n]")

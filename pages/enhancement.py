@@ -135,6 +135,9 @@ def enhanced(prompt: str, generated: Generated, canvas: tuple[int, int], size_cl
         return Enhanced(prompt, canvas, (_why_not(generated), Message(
             "enhancer_answer", "Its answer: {text}", text=_shortened(generated.text))))
     text, *notes = restored(prompt, answer.prompt)
+    if answer.mended:
+        notes.insert(0, Message("enhancer_mended", "The language model's answer was no JSON and was mended: {faults}. "
+                                "Read the prompt before you use it.", faults=list(answer.mended)))
     if size_class is None:
         return Enhanced(text, canvas, tuple(notes))
     proposed, note = proposed_canvas(answer, size_class, references)

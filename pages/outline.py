@@ -31,11 +31,25 @@ SEEDS = 2**64  # a sampler takes those below
 HEADING = re.compile(r"(#(?=\s|$)|#{2,})\s*(.*)")
 CLOSING_MARKS = re.compile(r"(^|\s+)#+$")  # Markdown allows them after a heading
 RULE = re.compile(r"([-*_])(\s*\1){2,}")
-BULLET = re.compile(r"[-*+•·‣–]\s+(.*)")
+BULLET = re.compile(r"[-*+•·‣–—]\s+(.*)")
 NUMBERED = re.compile(r"\d{1,3}[.)]\s+.*")  # the number is drawn
 QUOTE = re.compile(r">\s?(.*)")
 SEED = re.compile("[0-9]{1,20}")
 HINT = re.compile(r"([^\W\d_]+)\s*(?::(?=\s|$)|：)\s*(.*)")
+
+# Markdown that has no meaning here. Whoever writes it does not want its marks to be drawn.
+HTML = ("a|b|blockquote|br|center|code|del|details|div|em|font|h[1-6]|hr|i|iframe|img|ins|kbd|li|mark|ol|p|pre|s|script"
+        "|small|span|strong|style|sub|summary|sup|svg|table|tbody|td|th|thead|tr|u|ul|video")
+NOT_UNDERSTOOD = (
+    (re.compile(r"`{3}|~{3}"), Message("outline_code", "the fence of a code block")),
+    (re.compile(r"\||:?-+:?(\s*\|\s*:?-+:?)+\|?$"), Message("outline_table", "part of a table")),
+    (re.compile("=+$"), Message("outline_underline", "the underline of a heading")),
+)
+NOT_UNDERSTOOD_ANYWHERE = (
+    (re.compile(r"!\[[^\[\]]*\][(\[]"), Message("outline_image", "an image")),
+    (re.compile(rf"<(!--|/?({HTML})(\s[^<>]*)?/?>)", re.I), Message("outline_html", "HTML")),
+)
+DASHES = re.compile("-{2,}")  # the underline of a heading where a line of text stands right above
 
 HINTS = {"picture": "picture", "layout": "layout", "footer": "footer", "notes": "notes", "seed": "seed",
          "画面": "picture", "布局": "layout", "页脚": "footer", "备注": "notes", "种子": "seed"}
@@ -79,7 +93,10 @@ class Slide:
 def read(text: str) -> list[Slide]:
     """The slides of an outline. Raises ValueError for an outline without slides, or with a line of unknown meaning."""
     slides: list[Slide] = []
-    for line in _lines(text):
+    above = ""
+    for number, line in enumerate(_lines(text), start=1):
+        _check_understood(number, line, above, slides)
+        above = line
         heading = HEADING.fullmatch(line)
         if heading:
             slides.append(_slide(len(slides) + 1, *heading.groups()))
@@ -94,6 +111,22 @@ def read(text: str) -> list[Slide]:
         raise Refusal("outline_slides", "The outline has {count} slides: a deck takes at most {max}, because all of "
                       "them are in memory together; make several decks.", count=len(slides), max=MOST_SLIDES)
     return slides
+
+
+def _check_understood(number: int, line: str, above: str, slides: list[Slide]) -> None:
+    """Refuse a line with Markdown that has no meaning here. Notes and descriptions of a picture are not drawn."""
+    hint = HINT.fullmatch(line)
+    if QUOTE.fullmatch(line) or (hint and HINTS.get(hint[1].lower()) in ("picture", "notes")):
+        return
+    found = [what for pattern, what in NOT_UNDERSTOOD if pattern.match(line)]
+    found += [what for pattern, what in NOT_UNDERSTOOD_ANYWHERE if pattern.search(line)]
+    if DASHES.fullmatch(line) and slides and not slides[-1].bullets and above and above in slides[-1].subtitle:
+        found.append(Message("outline_underline_dashes", "the underline of a heading; for a rule leave an empty line "
+                             "above it"))
+    if found:
+        raise Refusal("outline_not_understood", "Line {number} of the outline, {line}, has no meaning here: it is "
+                      "{what}. Begin slides with ## and points with a dash, or take the line out.", number=number,
+                      line=repr(line[:LONGEST_NAME]), what=found[0])
 
 
 def _lines(text: str) -> Iterator[str]:

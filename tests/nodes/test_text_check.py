@@ -186,6 +186,14 @@ def test_texts_that_are_refused(nodes, text, words):
         nodes.reference(text)
 
 
+def test_quoted_lines_are_read_back_as_they_are(nodes):
+    """A double quotation mark inside would end the text early."""
+    from qwen_image_2.pages.quotation import literals
+    lines = ['12" VINYL', "SALE", "the “big” one"]
+    _, quoted = nodes.reference("\n".join(lines))
+    assert quoted == '“12" VINYL”, "SALE", "the “big” one"' and literals(quoted) == lines
+
+
 def test_what_prints_nothing_is_not_set_and_accents_are_composed():
     assert glyphs.clean_lines("Cafe\u0301\x07 \u200b\u202eNoir\n\u200b\n") == ["Café Noir"]
     assert glyphs.clean_lines("می\u200cخواهم") == ["می\u200cخواهم"], "this joiner changes the letters"

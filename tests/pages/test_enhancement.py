@@ -33,6 +33,46 @@ def test_answers_that_are_understood(text):
     assert answer(text) == Answer("A long description.", "16:9")
 
 
+@pytest.mark.parametrize(("text", "faults"), [
+    (GOOD.replace('"}', '",}'), ["there was a comma too many"]),
+    (GOOD[:-1], ["the last brace was missing"]),
+    (f"Here:\n```json\n{GOOD[:-1]}\n```\nI hope it helps.", ["the last brace was missing"]),
+    ('{"wh_ratio": "16:9", "rewritten_prompt": "A long description.",}', ["there was a comma too many"]),
+    ('{"wh_ratio": "16:9", "rewritten_prompt": "A long description."', ["the last brace was missing"]),
+    ('{"rewrited_prompt": "A long description.", "why": "so", "wh_ratio": "16:9",\n}', ["there was a comma too many"]),
+    (f'{{"rewritten_prompt": "draft", "wh_ratio": "1:1",}}\n{{"wh_ratio": "16:9", {GOOD[1:21]} "A long description."',
+     ["the last brace was missing"]),
+    (f'{{"rewritten_prompt": "draft", "wh_ratio": "1:1",}}\n{GOOD[:-1]}', ["the last brace was missing"]),
+])
+def test_answers_that_are_nearly_json_are_mended_and_it_is_said(text, faults):
+    found = answer(text)
+    assert found == Answer("A long description.", "16:9") and list(found.mended) == faults
+    result = enhancement.enhanced("A", Generated(text, 9, False), (64, 64), None)
+    assert result.notes[0].startswith("The language model's answer was no JSON and was mended")
+
+
+def test_a_ratio_that_does_not_end_and_that_of_a_draft_are_not_taken():
+    found = answer(f"{GOOD[:-2]}\n```")
+    assert found == Answer("A long description.") and found.mended == ("one of its texts had no end",)
+    assert answer(f'{GOOD[:-1]},}}\n{{"rewritten_prompt": "Blue.",}}') == Answer("Blue.")
+
+
+@pytest.mark.parametrize(("inside", "read"), [
+    ('a sign "OPEN" above', 'a sign "OPEN" above'), ('"OPEN" at night', '"OPEN" at night'),
+    ('it says "OPEN", then "SHUT": both', 'it says "OPEN", then "SHUT": both'), ('a \\"b\\" "c"', 'a "b" "c"'),
+    ('12" vinyl \\d', '12" vinyl \\d'), ('two\nlines "x"', 'two\nlines "x"')])
+def test_marks_inside_the_prompt(inside, read):
+    found = answer(f'{{"rewritten_prompt": "{inside}", "wh_ratio": "3:2"}}')
+    assert found == Answer(read, "3:2") and "quotation marks inside a text had no backslash" in found.mended
+
+
+def test_mending_is_linear():
+    begin = time.process_time()
+    for part in ('"rewritten_prompt": "', '" ', '", ', '"rewritten_prompt": "a" b ', '\\', '{"wh_ratio":"'):
+        answer('{"rewritten_prompt": "' + part * (300_000 // len(part)))
+    assert time.process_time() - begin < 20
+
+
 def test_braces_marks_and_line_breaks_inside_the_prompt():
     text = '{"rewritten_prompt": "A {brace}, a \\"quoted\\" word,\na new line and }", "wh_ratio": ""}'
     assert answer(text) == Answer('A {brace}, a "quoted" word,\na new line and }')
@@ -44,7 +84,7 @@ def test_an_edit_names_the_picture_it_follows():
 
 
 @pytest.mark.parametrize("text", [
-    "", "A long description without any JSON.", GOOD[:-1], GOOD.replace('"A', 'A'), '{"prompt": "A"}', '["A"]',
+    "", "A long description without any JSON.", GOOD[:30], GOOD.replace('"A', 'A'), '{"prompt": "A"}', '["A"]',
     '{"rewritten_prompt": ""}', '{"rewritten_prompt": ["A"]}', f"<think>\nA draft: {GOOD}", "</think>",
     '{"rewritten_prompt": ' * 20_000,
 ], ids=["empty", "prose", "cut", "broken", "other key", "list", "empty prompt", "prompt is a list",
@@ -98,7 +138,8 @@ def enhanced(text: str, references=(), size_class=1024, truncated=False):
 
 
 @pytest.mark.parametrize("ratio, size_class, expected", [
-    ("16:9", 2048, (2752, 1536)), ("2:3", 2048, (1696, 2528)), ("1:1", 1024, (1024, 1024)),
+    ("16:9", 2048, (2752, 1536)), ("3×2", 2048, (2528, 1696)), ("1536*1024", 2048, (2528, 1696)),
+    ("3 ✕ 2", 2048, (2528, 1696)), ("3∶2", 2048, (2528, 1696)), ("2:3", 2048, (1696, 2528)), ("1:1", 1024, (1024, 1024)),
     (" 3：4 ", 1024, (896, 1184)), ("1.5:1", 2048, (2528, 1696)), ("21:9", 1024, (1568, 672)),
     ("", 1024, (640, 480)), ("square", 1024, (640, 480)), ("0:4", 1024, (640, 480)), ("4:0", 1024, (640, 480)),
     ("99:1", 1024, (640, 480)),

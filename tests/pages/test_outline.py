@@ -98,6 +98,40 @@ def test_refused_in_one_sentence(text, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("line", "what"), [
+    ("```python", "the fence of a code block"), ("~~~", "the fence of a code block"),
+    ("| a | b |", "part of a table"), ("|---|:-:|", "part of a table"), ("--- | ---", "part of a table"),
+    ("![a boat](boat.png)", "an image"), ("- a ![boat][1] here", "an image"), ("Footer: ![a](b)", "an image"),
+    ("<div>", "HTML"), ("one<br/>two", "HTML"), ("- <!-- later -->", "HTML"), ('<IMG src="a.png">', "HTML"),
+    ("</table>", "HTML"), ("===", "the underline of a heading"), ("=", "the underline of a heading"),
+    ("words\n---", "the underline of a heading; for a rule"), ("words\n--", "the underline of a heading; for a rule"),
+])
+def test_markdown_without_meaning_is_refused_with_its_line(line, what):
+    """It would be drawn, marks and all."""
+    number, last = 2 + line.count("\n"), line.split("\n")[-1]
+    with pytest.raises(ValueError) as raised:
+        read(f"## A\n{line}\n- more")
+    assert str(raised.value).startswith(f"Line {number} of the outline, {last!r}, has no meaning here: it is {what}")
+
+
+@pytest.mark.parametrize("title", ["## A <b>bold</b> title", "## ![logo](a.png)"])
+def test_titles_are_looked_at_too(title):
+    with pytest.raises(ValueError, match="^Line 1 of the outline, "):
+        read(title)
+
+
+@pytest.mark.parametrize("text", [
+    "## A\n> | a | b |\n> <br> ![a](b) ```\nNotes: <b>loud</b>\nPicture: a sign <b>, a table | of wood",
+    "## A\n- one\n---\n- two", "## A\n---\nwords\n\n---\n- one", "## A\nwords\n\n--\n"])
+def test_what_is_not_drawn_and_rules_are_not_asked(text):
+    assert len(read(text)) == 1
+
+
+def test_an_em_dash_begins_a_point_like_an_en_dash():
+    slide, = read("## A\n— one\n– two\n—three")
+    assert slide.bullets == ["one", "two —three"]
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("## A\n##\n> only notes", "Slide 2 cannot be written: The slide brief is empty"),
     ("## A\n## B\n- a\x07b", r"Slide 2 \(B\) cannot be written: The bullets contains the control character U\+0007"),
@@ -113,7 +147,9 @@ def test_as_many_slides_as_allowed():
     assert len(read("## A\n" * outline.MOST_SLIDES)) == outline.MOST_SLIDES
 
 
-@pytest.mark.parametrize("line", ["https://example.org", "10:30 Opening", "C# and F#", "#1 in sales", "a > b", "-5 °C"])
+@pytest.mark.parametrize("line", ["https://example.org", "10:30 Opening", "C# and F#", "#1 in sales", "a > b", "-5 °C",
+                                  "a | b", "vector<int>", "<your name>", "<3", "a <b", "`code`", "wow!", "[1] see",
+                                  "a = b", "--"])
 def test_lines_that_only_look_like_marks_are_texts(line):
     slide, = read(f"## A\n{line}")
     assert slide.subtitle == [line] and not (slide.bullets or slide.notes)
