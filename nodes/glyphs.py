@@ -38,8 +38,8 @@ class QwenImage2GlyphReference(io.ComfyNode):
                                        "right."),
             ],
             outputs=[io.Image.Output(display_name="image"),
-                     io.String.Output(display_name="quoted", tooltip="The lines in quotation marks, for the prompt: of a "
-                                                                    "kind that a line does not hold itself.")],
+                     io.String.Output(display_name="quoted", tooltip="The lines in quotation marks, for the prompt: of "
+                                                                    "a kind that a line does not hold itself.")],
         )
 
     @classmethod

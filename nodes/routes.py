@@ -119,11 +119,14 @@ def _until(deadline: float) -> Callable[[str], int]:
 async def _body(request: web.Request) -> bytes:
     """The body, never more of it than is allowed; ComfyUI's own limit is made for pictures."""
     body = bytearray()
-    async for chunk in request.content.iter_chunked(LARGEST_BODY):
-        body += chunk
-        if len(body) > LARGEST_BODY:
-            raise PayloadTooLarge("request_too_long", "The text is too long to be counted here (more than {max} KiB).",
-                                  max=LARGEST_BODY // 1024)
+    try:
+        async for chunk in request.content.iter_chunked(LARGEST_BODY):
+            body += chunk
+            if len(body) > LARGEST_BODY:
+                raise PayloadTooLarge("request_too_long", "The text is too long to be counted here (more than {max} "
+                                      "KiB).", max=LARGEST_BODY // 1024)
+    except web.RequestPayloadError as error:
+        raise BadRequest("body_encoding", "The body is not encoded as its Content-Encoding says.") from error
     return bytes(body)
 
 

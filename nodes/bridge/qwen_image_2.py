@@ -66,9 +66,12 @@ class ModelConfig(comfy.supported_models_base.BASE):
 class DiffusionModel(Transformer):
     """The transformer, called the way ComfyUI calls a diffusion model."""
 
+    default_ref_method = None  # core's FluxKVCache writes it, into any model, and fails where it is not there
+
     def __init__(self, spec: TransformerSpec, kernels: Kernels, dtype: torch.dtype, device, operations):
         super().__init__(spec, operations, kernels, device=device, dtype=dtype)
         self.dtype = dtype
+        self.in_channels = spec.channels  # core's RenormCFG asks for it
 
     def forward(self, x, timestep, context=None, control=None, transformer_options=None, **kwargs):
         options = transformer_options or {}

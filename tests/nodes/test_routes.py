@@ -21,15 +21,15 @@ def routes(comfyui):
     return routes
 
 
-def send(routes, path, *bodies):
+def send(routes, path, *bodies, **headers):
     """(status, answer) for each of these bodies, sent at once."""
     async def session():
         app = web.Application()
         app.router.add_post(routes.PATH, routes.measure)
         app.router.add_post(routes.BRIEF_PATH, routes.measure_brief)
         async with TestClient(TestServer(app)) as client:
-            answers = await asyncio.gather(*(
-                client.post(path, data=body, headers={"Content-Type": "application/json"}) for body in bodies))
+            sent = {"Content-Type": "application/json"} | headers
+            answers = await asyncio.gather(*(client.post(path, data=body, headers=sent) for body in bodies))
             return [(answer.status, await answer.json()) for answer in answers]
     return asyncio.run(session())
 
@@ -50,6 +50,12 @@ def test_an_error_says_nothing_of_this_machine(routes, monkeypatch, caplog):
     (status, answer), = ask(routes, "secret")
     assert status == 500 and "/" not in answer["error"] and "secret" not in answer["error"]
     assert "/home/me/secret" in caplog.text  # but the log does
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_body_that_is_not_encoded_as_it_says_is_a_bad_request(routes, encoding):
+    (status, answer), = send(routes, routes.PATH, b'{"text": "a"}', **{"Content-Encoding": encoding})
+    assert (status, answer["error"]) == (400, "The body is not encoded as its Content-Encoding says.")
 
 
 def test_takes_a_bounded_time(routes, monkeypatch):

@@ -27,8 +27,10 @@ MESSAGE_KEYS = (
     "qwen_image_2_messages",
     "text",
 )  # `ui` entries with sentences: of our nodes (nodes/notices.py), of core's
-# Exceptions whose text says by itself what is wrong: the pack's refusals, and what core raises on purpose.
-SAYS_WHY = ("Refusal", "CheckpointError", "LoraError", "WriteError", "FolderGone", "ValueError", "RuntimeError")
+# Exceptions whose text says by itself what is wrong: what core raises on purpose, and each class of a node pack's own,
+# such as this pack's refusals: ComfyUI names the modules of packs by their paths, and so the classes in them.
+SAYS_WHY = ("ValueError", "RuntimeError")
+PATH_MARKS = {"/", "\\"}
 _FEATURES = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}  # previews then name their node
 
 
@@ -292,7 +294,7 @@ class _Record:
 
     def _on_execution_error(self, data: dict) -> None:
         message, kind = data["exception_message"].strip(), data["exception_type"]
-        known = kind.rpartition(".")[2] in SAYS_WHY
+        known = kind in SAYS_WHY or not PATH_MARKS.isdisjoint(kind)
         sentence = message if known and message else f"{kind}: {message}"
         raise WorkflowError(sentence, data["node_id"], data["node_type"], "".join(data["traceback"]))
 

@@ -145,7 +145,11 @@ class Tokenizer(comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
 
     def tokenize_with_weights(self, text, return_word_ids=False, images=(), skip_template=False, **kwargs):
         """text: the bare prompt, or without the template a whole conversation.
-        images: references (1, H, W, 3 or 4), sides multiples of 32."""
+        images: references (1, H, W, 3 or 4), sides multiples of 32. Raises Refusal for what cannot be encoded."""
+        if images and kwargs.get("llama_template") is not None:  # core's TextEncodeQwenImageEditPlus
+            raise Refusal("other_template", "The node brings its own template for references, that of Qwen-Image 1.x "
+                          "(TextEncodeQwenImageEditPlus does): this text encoder belongs to Qwen-Image 2. Use Encode "
+                          "Edit (Qwen-Image 2) instead.")
         ids = self.hugging_face(text if skip_template else prompt.render(text, len(images)))["input_ids"]
         waiting = iter(over_white(image) for image in images)
         tokens = [{"type": "image", "data": next(waiting), "original_type": "image"}

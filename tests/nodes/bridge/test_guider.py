@@ -96,3 +96,35 @@ def test_a_latents_mask_and_the_bar_reach_the_run(guiders, model):
     assert steps == [(1, 2), (2, 2)]
     assert torch.allclose(found[..., 3:], latent["samples"][..., 3:], atol=1e-5)
     assert not torch.isclose(found[..., :3], latent["samples"][..., :3]).any()
+
+
+# ---------------------------------------------------------------- guidance of core's other nodes
+
+def with_guidance(model, cfg):
+    import comfy.samplers
+    guider = comfy.samplers.CFGGuider(model)
+    generator = torch.Generator().manual_seed(5)
+    guider.set_conds(*([[torch.randn(1, tokens, 64, generator=generator), {}]] for tokens in (12, 9)))
+    guider.set_cfg(cfg)
+    noise = torch.randn(1, 64, 4, 6, generator=generator)
+    return guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"),
+                         torch.tensor([1.0, 0.5, 0.0]))
+
+
+def test_renorm_cfg_finds_how_many_channels_there_are(model):
+    """With its norm off it is plain guidance; with it, the result is no longer than the conditional one."""
+    from comfy_extras.nodes_lumina2 import RenormCFG
+    plain = with_guidance(model, 3.0)
+    torch.testing.assert_close(with_guidance(RenormCFG.execute(model, 100.0, 0.0).result[0], 3.0), plain)
+    renormed = with_guidance(RenormCFG.execute(model, 100.0, 1.0).result[0], 3.0)
+    assert renormed.isfinite().all() and not torch.allclose(renormed, plain)
+
+
+def test_core_nodes_find_every_attribute_that_they_ask_any_model_for(model):
+    """Read in comfy_extras 0.30 without a look at the kind of model; FluxKVCache's patch then has no effect."""
+    from comfy_extras import nodes_flux
+    network = model.model.diffusion_model
+    assert network.in_channels == 64 and network.default_ref_method is None
+    patched = nodes_flux.FluxKVCache.execute(model).result[0]
+    assert torch.equal(with_guidance(patched, 1.0), with_guidance(model, 1.0))
+    assert network.default_ref_method is None

@@ -12,6 +12,7 @@ from PIL import Image, ImageColor
 
 from qwen_image_2.tools.cli import command_line, commands
 from qwen_image_2.tools.cli.errors import UserError
+from qwen_image_2.tools.comfyui import client as client_module
 from qwen_image_2.tools.comfyui import pictures
 from qwen_image_2.tools.comfyui.client import Client, Refused, ServerGone, WorkflowError, WorkflowInterrupted
 from qwen_image_2.tools.comfyui.server import EXAMPLE, Server
@@ -143,6 +144,19 @@ def test_failing_node_is_reported_with_its_message(client, follow):
     with pytest.raises(WorkflowError, match=r"Node 9 \(SaveImage\): TypeError: ") as error:
         client.run(graph) if follow == "run" else client.wait(client.queue(graph))
     assert "Traceback" in error.value.details or "File" in error.value.details
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    ("/srv/ComfyUI/custom_nodes/qwen-image-2.model.checkpoints.errors.CheckpointError", "The sentence."),
+    ("/srv/my nodes/qwen-image-2.nodes.anywhere.NewRefusal", "The sentence."),
+    ("C:\\ComfyUI\\custom_nodes\\other_pack.SomethingElse", "The sentence."), ("ValueError", "The sentence."),
+    ("KeyError", "KeyError: The sentence."), ("torch.OutOfMemoryError", "torch.OutOfMemoryError: The sentence.")])
+def test_a_refusal_is_the_sentence_alone_whatever_its_class(kind, said):
+    record = client_module._Record({}, "id")
+    with pytest.raises(WorkflowError) as error:
+        record.take("execution_error", {"prompt_id": "id", "exception_message": "The sentence.\n", "traceback": [],
+                                        "exception_type": kind, "node_id": "1", "node_type": "Any"})
+    assert error.value.message == said
 
 
 def test_interrupt_ends_the_workflow(client):

@@ -151,3 +151,11 @@ def test_published_sizes_are_core_s(comfyui):
     assert {name: getattr(ours, name) for name in names} == {name: getattr(core, name) for name in names}
     expected = {**qwen3vl.QWEN3VL_VISION_COMMON, **qwen3vl.QWEN3VL_VISION["qwen3vl_8b"], "out_hidden_size": 4096}
     assert vision_config(VisionSpec(), 4096) == expected
+
+
+def test_cores_node_for_edits_of_another_family_is_named(clip):
+    """It writes image tokens into the text; the prompt is not to blame for them."""
+    from comfy_extras.nodes_qwen import TextEncodeQwenImageEditPlus
+    with pytest.raises(ValueError, match=r"TextEncodeQwenImageEditPlus does.*Use Encode Edit \(Qwen-Image 2\) inst"):
+        TextEncodeQwenImageEditPlus.execute(clip, "make it blue", image1=torch.rand(1, 64, 64, 3))
+    assert TextEncodeQwenImageEditPlus.execute(clip, "a cat").result[0][0][0].shape[0] == 1  # without pictures
