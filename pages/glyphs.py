@@ -48,11 +48,14 @@ def font_files(folder: Path) -> list[Path]:
 
 @cache
 def faces(path: Path) -> list[str]:
-    """Names of the faces in a collection, in their order; [""] for a file with one."""
+    """Names of the faces in a collection, in their order; [""] for a file with one, or that cannot be read."""
     if path.suffix.lower() not in (".ttc", ".otc"):
         return [""]
-    with path.open("rb") as file:
-        head = file.read(12)
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:  # such as a file that may not be read: `load` says so, if it is chosen
+        return [""]
     if head[:4] != b"ttcf":
         return [""]
     names = []
@@ -77,7 +80,7 @@ def load(face: tuple[Path, int] | None, size: int, name: str) -> ImageFont.FreeT
         return ImageFont.truetype(face[0], size, index=face[1])
     except OSError as error:
         raise Refusal("font_unreadable", "The font {font} cannot be read ({error}): choose another one.", font=name,
-                      error=str(error)) from error
+                      error=str(error.strerror or error)) from error  # without the file's path
 
 
 def clean_lines(text: str) -> list[str]:

@@ -236,6 +236,20 @@ def test_collections_are_offered_face_by_face(tmp_path):
     assert glyphs.faces(broken) == []
 
 
+@pytest.mark.parametrize("name", ["mine.ttc", "mine.ttf"])
+def test_a_font_that_may_not_be_read_is_one_sentence_and_hides_no_others(tmp_path, monkeypatch, name):
+    """Nobody is refused anything where tests run as the superuser."""
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+    monkeypatch.setattr(type(tmp_path), "open", refuse)
+    monkeypatch.setattr(glyphs.ImageFont, "truetype", refuse)
+    path = tmp_path / name
+    assert glyphs.named_faces(path, name) == {name: (path, 0)}
+    with pytest.raises(ValueError) as raised:
+        glyphs.load((path, 0), 32, name)
+    assert str(raised.value) == f"The font {name} cannot be read (Permission denied): choose another one."
+
+
 def test_chinese_on_a_vertical_page(nodes):
     from qwen_image_2.nodes.bridge.files import fonts
     name = next((name for name in fonts.choices() if "CJK SC" in name), None)
