@@ -213,6 +213,8 @@ class Transformer(nn.Module):
         elif sigma is None:
             raise Refusal("causal_condition", "This checkpoint has causal_condition = false: its prefix depends on "
                           "sigma.")
+        else:  # one prefix for each sigma; fused kernels want as many rows as scales, one after the other
+            x = x.expand(max(len(x), len(sigma)), -1, -1).contiguous()
         modulation = self._modulation(self.time_text_embed(sigma, x.dtype))
         rope = self._rope(positions, x.device)
         kept = []

@@ -38,18 +38,25 @@ def kernels_for(device: torch.device) -> Kernels:
 def kitchen_kernels(kitchen) -> Kernels:
     """QK-norm + RoPE and scaled LayerNorm as single kernels of comfy-kitchen."""
     def norm_rope(q: Tensor, k: Tensor, norm_q: nn.Module, norm_k: nn.Module, rotations: Tensor):
-        # The norms' weights may be offloaded or patched: ComfyUI hands them over ready for use, and takes them back.
-        weight_q, _, stream_q = comfy.ops.cast_bias_weight(norm_q, q, offloadable=True)
-        weight_k, _, stream_k = comfy.ops.cast_bias_weight(norm_k, k, offloadable=True)
-        out = kitchen.rms_rope(q, k, rotations, weight_q, weight_k, norm_q.eps)
-        comfy.ops.uncast_bias_weight(norm_q, weight_q, None, stream_q)
-        comfy.ops.uncast_bias_weight(norm_k, weight_k, None, stream_k)
-        return out
+        return kitchen.rms_rope(q, k, rotations, ready_weight(norm_q, q), ready_weight(norm_k, k), norm_q.eps)
 
     def scaled_layer_norm(x: Tensor, scale: tuple[Tensor, Tensor], eps: float) -> Tensor:
         return kitchen.adaln(x, *scale, eps)
 
     return Kernels(plain.attention, norm_rope, scaled_layer_norm, with_zero_shift, rotation_matrices)
+
+
+def ready_weight(norm: nn.Module, x: Tensor) -> Tensor:
+    """The weight of a norm as ComfyUI hands it over for x, which may have to bring it from RAM or to patch it.
+
+    ComfyUI may bring it in a buffer that the next layer gets as well, so what does not lie on the device is copied
+    (256 bytes) before the buffer goes back: two such weights are in use at a time.
+    """
+    weight, bias, stream = comfy.ops.cast_bias_weight(norm, x, offloadable=True)
+    brought = norm.weight.device != x.device
+    own = weight.clone() if brought else weight
+    comfy.ops.uncast_bias_weight(norm, weight, bias, stream)
+    return own
 
 
 def with_zero_shift(scale: Tensor) -> tuple[Tensor, Tensor]:

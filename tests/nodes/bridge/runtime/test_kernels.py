@@ -1,4 +1,6 @@
 """ComfyUI's attention and comfy-kitchen's fused kernels compute what the plain ones do."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -6,6 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 from qwen_image_2.model.qwen_image_2.prefix_cache import Condition
 from qwen_image_2.model.runtime import kernels as plain
 from qwen_image_2.tests.reference import error
+from qwen_image_2.tools import tiny
 
 
 def test_comfy_kitchen_kernels_give_the_same_result(comfyui):
@@ -26,6 +29,37 @@ def test_comfy_kitchen_kernels_give_the_same_result(comfyui):
     x, scale = torch.randn(2, 7, 96), torch.randn(2, 1, 96)
     expected = plain.scaled_layer_norm(x, scale, 1e-6)
     assert error(kernels.scaled_layer_norm(x, kernels.prepare_scale(scale), 1e-6), expected) < 1e-6
+
+
+def test_norms_share_no_buffer(comfyui, monkeypatch):
+    """With one stream core has one buffer for what it brings from RAM, and fills it anew for the next layer."""
+    import comfy.ops
+    import comfy_kitchen
+
+    from qwen_image_2.nodes.bridge.runtime.kernels import kitchen_kernels
+    buffer, taken = torch.empty(32), []
+
+    def cast(norm, x, offloadable=False):
+        assert offloadable and not taken, "the buffer is in use"
+        taken.append(norm)
+        return buffer.copy_(values[norm]), None, ("a stream", buffer, None)
+
+    def uncast(norm, weight, bias, stream):
+        assert taken.pop() is norm and weight is buffer and stream == ("a stream", buffer, None)
+
+    norms = [torch.nn.RMSNorm(32, eps=1e-6) for _ in range(2)]
+    values = {norm: torch.randn(32) for norm in norms}
+    q, k = torch.randn(2, 7, 3, 32), torch.randn(2, 7, 3, 32)
+    rotations, kernels = torch.polar(torch.ones(7, 16), torch.randn(7, 16)), kitchen_kernels(comfy_kitchen)
+    for norm in norms:
+        norm.weight.data = values[norm]
+    expected = plain.norm_rope(q.clone(), k.clone(), *norms, rotations)
+    monkeypatch.setattr(comfy.ops, "cast_bias_weight", cast)
+    monkeypatch.setattr(comfy.ops, "uncast_bias_weight", uncast)
+    for norm in norms:
+        norm.weight = torch.nn.Parameter(torch.empty(32, device="meta"))  # elsewhere than the tokens
+    found = kernels.norm_rope(q, k, *norms, kernels.prepare_rotations(rotations))
+    assert not taken and all(error(f, e) < 1e-6 for f, e in zip(found, expected))
 
 
 def test_graphics_cards_get_the_fused_kernels(comfyui):
@@ -55,6 +89,40 @@ def test_a_whole_transformer_runs_on_the_fused_kernels(comfyui, reference, dtype
         model.load_state_dict(state)
         velocities.append(model(x, sigma, model.encode_prefix(condition)).float())
     assert error(*velocities) < (1e-5 if dtype == torch.float32 else 0.1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_a_batch_whose_prefix_changes_with_sigma(comfyui, prompts):
+    """causal_condition = false: a scale for each picture of the batch. On a card the fused norm takes no more scales
+    than rows: what it makes of them before its kernel starts is asked here."""
+    import comfy.ops
+    import comfy_kitchen
+    from comfy_kitchen.backends._modulation import adaln_prep_modulation
+
+    from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
+    from qwen_image_2.model.qwen_image_2.transformer import Transformer
+    from qwen_image_2.nodes.bridge.runtime.kernels import kitchen_kernels
+    spec = TransformerSpec(layers=2, dim=64, heads=2, head_dim=32, mlp_dim=128, context_dim=64, rope_axes=(4, 14, 14),
+                           causal_condition=False)
+
+    def adaln(x, scale, shift, eps):
+        for each in (scale, shift):
+            adaln_prep_modulation(each, x, x.shape[:-1].numel(), x.shape[-1])
+        return comfy_kitchen.adaln(x, scale, shift, eps)
+
+    as_on_a_card = SimpleNamespace(adaln=adaln, rms_rope=comfy_kitchen.rms_rope)
+    model = Transformer(spec, comfy.ops.manual_cast, kitchen_kernels(as_on_a_card))
+    model.load_state_dict(tiny.randomise(tiny.shapes(Transformer(spec)), 5))
+    exact = Transformer(spec)
+    exact.load_state_dict(model.state_dict())
+    condition = Condition(torch.randn(prompts, 9, 64), ((2, 4),), (torch.randn(1, 64, 4, 4),))
+    x, sigma = torch.randn(3, 64, 4, 6), torch.tensor([0.9, 0.5, 0.1])
+    together = model(x, sigma, model.encode_prefix(condition, sigma))
+    alone = torch.cat([exact(x[i:i + 1], sigma[i:i + 1], exact.encode_prefix(
+        Condition(condition.text[i % prompts][None], condition.slots, condition.references), sigma[i:i + 1]))
+        for i in range(3)])
+    assert error(together, alone) < 1e-5
 
 
 @torch.no_grad()
