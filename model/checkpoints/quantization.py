@@ -53,6 +53,8 @@ COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale"
 OLD_COMPANIONS = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
 # In a mark: the input's scale counts for nothing. For ComfyUI as well, an old file's 1.0 means that none was measured.
 NO_INPUT_SCALE = "no_input_scale"
+# In a mark, and for ComfyUI as well: the weight is dequantised, and multiplied as plain numbers.
+FULL_PRECISION = "full_precision_matrix_mult"
 
 # What other tools leave beside or instead of a weight, by the end of the name, the unmistakable ends first. ComfyUI
 # computes with none of it.
@@ -144,7 +146,7 @@ def _old_settings(checkpoint: StoredCheckpoint) -> Settings:
     if mark is None:
         return {}
     formats = {dtype: name for name, one in FORMATS.items() if one.words.startswith("fp8") for dtype in one.dtypes}
-    full = {"full_precision_matrix_mult": True} if checkpoint.tensors[mark].shape == (2,) else {}
+    full = {FULL_PRECISION: True} if checkpoint.tensors[mark].shape == (2,) else {}
     found = {layer.removesuffix(".weight"): {"format": formats[info.dtype], **full}
              for layer, info in checkpoint.tensors.items() if layer.endswith(".weight") and info.dtype in formats}
     with checkpoint.mapped() as read:

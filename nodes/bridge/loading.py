@@ -8,7 +8,7 @@ import comfy.ops
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
-from ...messages import Message, Refusal
+from ...messages import Refusal
 from ...model.checkpoints import loading, quantization
 from ...model.checkpoints.checkpoint import StoredCheckpoint
 from ...model.checkpoints.files import open_checkpoint
@@ -17,7 +17,7 @@ from ...model.qwen_image_2 import key_maps
 from ...model.qwen_image_2.detect import detect_transformer
 from ...model.qwen_image_2.spec import TransformerSpec
 from .progress import loading_progress
-from .quant.formats import INTEGERS, NEVER_NATIVE, computed_in_integers
+from .quant import formats
 from .quant.gguf_ops import keep_packed, with_blocks
 from .quant.quantize import Network, Origin, patches_below
 from .quant.weight_format import DTYPES, conversion
@@ -38,12 +38,17 @@ def load_model(path: Path, label: str, variant: str, weight_format: str = "as st
 def model_from(checkpoint: StoredCheckpoint, detected: Detected[TransformerSpec], variant: str, weight_format: str,
                disable_dynamic: bool = False):
     """What open_model has found -> MODEL."""
-    detected, to_do = conversion(checkpoint, in_full_precision(detected), weight_format, key_maps.mlp_halves)
+    detected, to_do = conversion(checkpoint, detected, weight_format, key_maps.mlp_halves)
     dtype = DTYPES.get(weight_format) or loading.stored_dtype(checkpoint.tensors)
     device = comfy.model_management.get_torch_device()
     layers = {**detected.quantization, **to_do.layers}
+    formats.check_device(checkpoint, layers, device)
+    unscaled = formats.without_input_scale(layers, detected, checkpoint)
     model = QwenImage2(_model_config(detected.spec, layers, dtype, device), variant, checkpoint.label)
-    model.weights, model.origin = weights_in_words(layers, dtype, device), Origin(checkpoint.config, dtype)
+    model.weights = formats.in_words(layers, unscaled, dtype, device)
+    model.origin = Origin(checkpoint.config, dtype)
+    detected = replace(detected, quantization=formats.in_full_precision(detected.quantization, unscaled))
+    to_do = to_do._replace(layers=formats.in_full_precision(to_do.layers, unscaled))
     loading.load(model.diffusion_model, detected, checkpoint, dtype, loading_progress(len(detected.table)), to_do)
     comfy.model_management.archive_model_dtypes(model.diffusion_model)
     model.device = comfy.model_management.unet_offload_device()
@@ -71,45 +76,33 @@ def open_model(path: Path, label: str) -> tuple[StoredCheckpoint, Detected[Trans
     return checkpoint, detect_transformer(checkpoint)
 
 
-def weights_in_words(settings: quantization.Settings, dtype: torch.dtype, device) -> str:
-    """How the weights are stored, and what the device makes of it."""
-    if not settings:
-        return str(dtype).removeprefix("torch.")
-    management = comfy.model_management
-    native = {"nvfp4": management.supports_nvfp4_compute, "mxfp8": management.supports_mxfp8_compute,
-              "float8_e4m3fn": management.supports_fp8_compute}
-    formats = {one["format"] for one in settings.values()}
-    words = quantization.in_words(settings)
-    if formats & NEVER_NATIVE:
-        return Message("weights_no_device", "{weights}, dequantised layer by layer as no device has such arithmetic",
-                       weights=words)
-    if any(name in native and not native[name](device) for name in formats):
-        return Message("weights_this_device", "{weights}, dequantised layer by layer because this device has no such "
-                       "arithmetic", weights=words)
-    if any(one.get("full_precision_matrix_mult") for one in settings.values()):
-        return Message("weights_by_file", "{weights}, dequantised layer by layer because the file asks for it",
-                       weights=words)
-    if formats <= INTEGERS:
-        return computed_in_integers(words)
-    return Message("weights_native", "{weights}, computed in that format", weights=words)
-
-
-def in_full_precision(detected: Detected) -> Detected:
-    """The same, with ComfyUI told to dequantise what no device multiplies: it would round the activations first."""
-    layers = {layer: {**one, "full_precision_matrix_mult": True} if one["format"] in NEVER_NATIVE - {"gguf"} else one
-              for layer, one in detected.quantization.items()}
-    return replace(detected, quantization=layers)
-
-
 def _model_config(spec: TransformerSpec, layers: quantization.Settings, dtype: torch.dtype, device) -> ModelConfig:
     config = ModelConfig({"spec": spec, "kernels": kernels_for(device)})
-    supported = config.supported_inference_dtypes
-    stored = dtype
+    config.supported_inference_dtypes = inference_dtypes(device)
+    # The dtype of quantised weights says nothing about the one to compute in: core decides for the device.
+    stored = None if layers else dtype
+    cast = comfy.model_management.unet_manual_cast(stored, device, config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, cast, device=device)
     if layers:
         config.quant_config = {"mixed_ops": True}  # core's way to ask for layers that may be quantised
-        stored = None  # their own dtype says nothing about the one to compute in: core decides for the device
-    cast = comfy.model_management.unet_manual_cast(stored, device, supported)
-    config.set_inference_dtype(dtype, cast, device=device)
-    if any(one["format"] == "gguf" for one in layers.values()):
-        config.custom_operations = with_blocks(comfy.ops.mixed_precision_ops({}, cast or dtype, full_precision_mm=True))
+        config.custom_operations = _quantised_operations(config, layers, dtype, cast or dtype, device)
     return config
+
+
+def _quantised_operations(config: ModelConfig, layers: quantization.Settings, dtype: torch.dtype,
+                          compute: torch.dtype, device):
+    if any(one["format"] == "gguf" for one in layers.values()):
+        return with_blocks(comfy.ops.mixed_precision_ops({}, compute, full_precision_mm=True))
+    core = comfy.ops.pick_operations(dtype, compute, load_device=device, model_config=config)
+    return formats.decoding(core, formats.without_arithmetic(device))
+
+
+def inference_dtypes(device) -> list[torch.dtype]:
+    """What to compute quantised weights in, the best first.
+
+    fp16 cuts the residual stream off at 65504 and may make an MLP's product infinite before, so it is for cards without
+    bf16. Where it stands in the list, core takes it first under `--fast fp16_accumulation`.
+    """
+    if comfy.model_management.should_use_bf16(device):
+        return [torch.bfloat16, torch.float32]
+    return [torch.bfloat16, torch.float16, torch.float32]

@@ -57,7 +57,6 @@ class LatentFormat(comfy.latent_formats.LatentFormat):
 
 class ModelConfig(comfy.supported_models_base.BASE):
     latent_format = LatentFormat
-    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
     unet_extra_config = {}  # core's are for a UNet
     # Core's schedulers know no picture size: they get the shift of 1024 x 1024. QwenImage2Sigmas has the right one.
     sampling_settings = {"shift": schedule.shift_for(1024 * 1024 // schedule.PIXELS_PER_TOKEN)}

@@ -1,11 +1,109 @@
-"""What devices make of the formats that weights are stored in."""
+"""What devices make of the formats that weights are stored in: which way each layer's product takes."""
+import comfy.model_management
+import torch
+from comfy.quant_ops import QuantizedTensor
+
 from ....messages import Message
+from ....model.checkpoints import quantization
+from ....model.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
+from ....model.checkpoints.matching import Detected
+from ....model.checkpoints.quantization import FULL_PRECISION, Settings
 
 # Formats that are dequantised on every device: torch multiplies no two e5m2 matrices.
 NEVER_NATIVE = {"gguf", "float8_e5m2"}
 # Formats whose matrices are multiplied as integers.
 INTEGERS = {"int8_tensorwise", "convrot_w4a4"}
+# Formats whose matrices or scales of blocks are fp8 numbers.
+FP8_INSIDE = {"float8_e4m3fn", "float8_e5m2", "mxfp8", "nvfp4"}
+# One scale for all activations of a layer, which only the file can know. The other formats measure theirs in each call.
+NEEDS_INPUT_SCALE = "float8_e4m3fn"
 
 
-def computed_in_integers(weights: str) -> Message:
-    return Message("weights_integers", "{weights}, computed in integers", weights=weights)
+# ---------------------------------------------------------------- what a device can do
+
+def without_arithmetic(device: torch.device) -> set[str]:
+    """Formats whose matrices this device cannot multiply as they are, those of NEVER_NATIVE left out."""
+    management = comfy.model_management
+    able = {"nvfp4": management.supports_nvfp4_compute(device), "mxfp8": management.supports_mxfp8_compute(device),
+            "float8_e4m3fn": management.supports_fp8_compute(device)}
+    return {name for name, can in able.items() if not can} | (set() if multiplies_integers(device) else INTEGERS)
+
+
+def multiplies_integers(device: torch.device) -> bool:
+    """torch (2.11) multiplies 8-bit integers on these devices only; on Apple's it raises NotImplementedError."""
+    asked = getattr(comfy.model_management, "supports_int8_compute", None)  # core's own answer, from about 0.38 on
+    return device.type in ("cpu", "cuda", "xpu") if asked is None else asked(device)
+
+
+def check_device(checkpoint: Checkpoint, layers: Settings, device: torch.device) -> None:
+    """Raises CheckpointError for weights that cannot be brought to the device: Apple's and DirectML know no fp8."""
+    formats = {one["format"] for one in layers.values()} & FP8_INSIDE
+    if formats and not comfy.model_management.supports_cast(device, torch.float8_e4m3fn):
+        raise checkpoint.fail("fp8_device", "{file} cannot be used as {format} here: this device ({device}) has no fp8 "
+                              "numbers. Choose a bf16, an int8 or a GGUF file, or with a bf16 file another "
+                              "weight_format.", device=device.type,
+                              format=", ".join(sorted(quantization.FORMATS[name].words for name in formats)))
+
+
+# ---------------------------------------------------------------- what layers are told
+
+def without_input_scale(layers: Settings, detected: Detected, checkpoint: StoredCheckpoint) -> set[str]:
+    """The fp8 layers for whose activations the file brings no scale.
+
+    ComfyUI would take 1.0 and cut off all that is above 448, as activations in front of `img_mlp.out` are: the picture
+    would be wrong on every card that multiplies fp8. 1.0 in a file means for ComfyUI, too, that none was measured.
+    """
+    def has_scale(layer: str) -> bool:
+        source = detected.table.get(f"{layer}.input_scale")
+        return source is not None and bool((checkpoint.read(source.name).float() != 1).any())
+
+    return {layer for layer, one in layers.items() if one["format"] == NEEDS_INPUT_SCALE and not has_scale(layer)}
+
+
+def in_full_precision(layers: Settings, unscaled: set[str]) -> Settings:
+    """The same records, with ComfyUI told to dequantise what has no scale for its activations, and e5m2."""
+    return {layer: {**one, FULL_PRECISION: True}
+            if layer in unscaled or one["format"] in NEVER_NATIVE - {"gguf"} else one for layer, one in layers.items()}
+
+
+def decoding(core, disabled: set[str] = frozenset()):
+    """ComfyUI's mixed-precision operations, which dequantise for every product in full precision.
+
+    Core's own (0.30) leave that to the format: fp8 decodes itself, but int8 is multiplied as integers whatever the
+    layer was told. disabled: formats that are dequantised beside those that core has disabled.
+    """
+    class Operations(core):
+        class Linear(core.Linear):
+            _disabled_formats = {*core.Linear._disabled_formats, *disabled}
+
+            def _forward(self, input, weight, bias):
+                if self._full_precision_mm and isinstance(weight, QuantizedTensor):
+                    weight = weight.dequantize().to(input.dtype)
+                return super()._forward(input, weight, bias)
+
+    return Operations
+
+
+# ---------------------------------------------------------------- in words
+
+def in_words(settings: Settings, unscaled: set[str], dtype: torch.dtype, device: torch.device) -> str:
+    """How the weights are stored, and what the device makes of it. settings: the records as the file has them."""
+    if not settings:
+        return str(dtype).removeprefix("torch.")
+    formats, words = {one["format"] for one in settings.values()}, quantization.in_words(settings)
+    if formats & NEVER_NATIVE:
+        return Message("weights_no_device", "{weights}, dequantised layer by layer as no device has such arithmetic",
+                       weights=words)
+    if formats & without_arithmetic(device):
+        return Message("weights_this_device", "{weights}, dequantised layer by layer because this device has no such "
+                       "arithmetic", weights=words)
+    if any(one.get(FULL_PRECISION) for one in settings.values()):
+        return Message("weights_by_file", "{weights}, dequantised layer by layer because the file asks for it",
+                       weights=words)
+    if unscaled:
+        return Message("weights_unscaled", "{weights}, dequantised layer by layer where nothing tells the scale of "
+                       "activations ({count} of {total} layers)", weights=words, count=len(unscaled),
+                       total=len(settings))
+    if formats <= INTEGERS:
+        return Message("weights_integers", "{weights}, computed in integers", weights=words)
+    return Message("weights_native", "{weights}, computed in that format", weights=words)

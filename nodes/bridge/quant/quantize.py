@@ -26,7 +26,7 @@ def quantise(matrix: Tensor, peak: Tensor, mark: Mapping) -> dict[str, Tensor]:
     """
     device, name = comfy.model_management.get_torch_device(), mark["format"]
     arguments = {"scale": (peak / LARGEST[name]).to(device)} if name in LARGEST else {"per_channel": True}
-    arguments |= {key: value for key, value in mark.items() if key != "format"}
+    arguments |= {key: value for key, value in mark.items() if key not in ("format", quantization.FULL_PRECISION)}
     layout = QUANT_ALGOS[name]["comfy_tensor_layout"]
     made = QuantizedTensor.from_float(matrix.to(device, torch.float32), layout, **arguments)
     return {last: value.cpu() for last, value in made.state_dict("weight").items()}

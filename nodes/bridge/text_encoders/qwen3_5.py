@@ -6,6 +6,7 @@ have their positions on three interleaved axes, and their pixels lie in [-1, 1],
 import functools
 from pathlib import Path
 
+import comfy.model_management
 import comfy.sd
 import comfy.text_encoders.llama
 import comfy.text_encoders.qwen3vl
@@ -20,6 +21,7 @@ from ....model.checkpoints.checkpoint import StoredCheckpoint
 from ....model.checkpoints.files import open_checkpoint
 from ....model.checkpoints.matching import Detected
 from ....model.language.qwen3_5 import EnhancerSpec, detect_enhancer
+from ..quant.formats import check_device
 from . import shared
 
 NAME = "qwen35_9b"
@@ -95,6 +97,7 @@ def load_enhancer(path: Path, label: str, disable_dynamic: bool = False) -> comf
     """A Qwen3.5 checkpoint, one file, shards or a folder -> CLIP."""
     checkpoint, detected = open_enhancer(path, label)
     dtype = loading.stored_dtype(checkpoint.tensors)
+    check_device(checkpoint, detected.quantization, comfy.model_management.text_encoder_device())
     operations = shared.quantized_operations(dtype) if detected.quantization else None
     clip = shared.empty_clip(NAME, functools.partial(Enhancer, detected.spec), Tokenizer, dtype, operations,
                              disable_dynamic)

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import comfy.model_management
 import comfy.sd
 import comfy.text_encoders.llama
 import comfy.text_encoders.qwen3vl
@@ -26,7 +27,7 @@ from ....model.language.qwen3_vl import TextEncoderSpec, VisionSpec, detect_text
 from ....model.language.tokens import IMAGE_PAD_TOKEN, PAD_TOKEN
 from ....model.qwen_image_2 import prompt
 from ..keys import SLOTS_KEY
-from ..quant.formats import INTEGERS, computed_in_integers
+from ..quant.formats import check_device
 from ..quant.gguf_ops import keep_packed, with_blocks
 from ..quant.quantize import Network, Origin, patches_below
 from ..quant.weight_format import DTYPES, conversion
@@ -219,6 +220,7 @@ def load_text_encoder(path: Path, label: str, weight_format: str = "as stored", 
     detected, to_do = conversion(checkpoint, detected, weight_format)
     dtype = DTYPES.get(weight_format) or loading.stored_dtype(checkpoint.tensors)
     layers = {**detected.quantization, **to_do.layers}
+    check_device(checkpoint, layers, comfy.model_management.text_encoder_device())
     operations = with_blocks(shared.quantized_operations(dtype), torch.float32) if layers else None
     clip = shared.empty_clip(NAME, functools.partial(PromptEncoder, detected.spec), Tokenizer, dtype, operations,
                              disable_dynamic)
@@ -244,11 +246,8 @@ def weights_in_words(settings: quantization.Settings, dtype: torch.dtype) -> str
     """How the weights are stored, and what is made of them: ComfyUI computes text encoders in fp32."""
     if not settings:
         return str(dtype).removeprefix("torch.")
-    # Integers are only multiplied as such where the rest of the file is fp32 as well, as in no official file.
-    integers = dtype == torch.float32 and {one["format"] for one in settings.values()} <= INTEGERS
-    words = quantization.in_words(settings)
-    return computed_in_integers(words) if integers else Message(
-        "weights_dequantised", "{weights}, dequantised layer by layer", weights=words)
+    return Message("weights_dequantised", "{weights}, dequantised layer by layer",
+                   weights=quantization.in_words(settings))
 
 
 def open_text_encoder(path: Path, label: str,

@@ -20,6 +20,7 @@ from ....model.checkpoints.matching import Detected
 from ....model.language import key_maps
 from ....model.language.qwen3_vl import VisionSpec
 from ..progress import loading_progress
+from ..quant.formats import decoding
 
 
 def vision_config(spec: VisionSpec, out_dim: int) -> dict:
@@ -71,7 +72,7 @@ def load_patcher(load: Callable[..., comfy.sd.CLIP], *arguments, disable_dynamic
 
 def quantized_operations(dtype: torch.dtype) -> type:
     """Core's layers for quantised text encoders, which dequantise each weight as it is used."""
-    core = comfy.ops.mixed_precision_ops({}, dtype, full_precision_mm=True)
+    core = decoding(comfy.ops.mixed_precision_ops({}, dtype, full_precision_mm=True))
 
     class Operations(core):
         class Linear(core.Linear):

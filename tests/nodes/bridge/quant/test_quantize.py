@@ -62,7 +62,9 @@ def test_a_saved_file_is_the_one_that_the_tools_make(comfyui, plain, path, tmp_p
     assert set(saved) == set(expected)
     for name, value in expected.items():
         if name.endswith("comfy_quant"):
-            assert json.loads(bytes(saved[name].tolist())) == json.loads(bytes(value.tolist()))
+            # Our fp8 is not to be multiplied as fp8 by any program: nothing has measured its activations.
+            asked = {"full_precision_matrix_mult": True} if target == "fp8" else {}
+            assert json.loads(bytes(saved[name].tolist())) == json.loads(bytes(value.tolist())) | asked
         else:
             assert (saved[name].dtype, saved[name].shape) == (value.dtype, value.shape), name
             rotated = "ConvRot" in target and f"{name.rpartition('.')[0]}.comfy_quant" in expected
