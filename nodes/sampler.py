@@ -8,7 +8,6 @@ from ..model.images import references, sizes
 from ..model.qwen_image_2 import schedule
 from .bridge.files import miniature
 from .bridge.guider import guider_for, sample
-from .bridge.qwen_image_2 import reporting_to
 from .common import categories
 from .common.checks import UNCONNECTED, check_before_run, check_latent
 from .common.schemas import schema
@@ -180,7 +179,7 @@ class QwenImage2Sampler(io.ComfyNode):
                  seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
         show(cls, *notes)  # before the work
         sigmas = sigmas_for(preset, steps, denoise, samples)
-        guider = guider_for(reporting_to(notes.append, model), positive, negative, cfg)
+        guider = guider_for(model, positive, negative, cfg, notes.append)
         out = sample(guider, latent, noise_for(latent, seed), sigmas, seed)
         return io.NodeOutput({**latent, "samples": out}, ui=notify(cls, *notes))
 

@@ -1,12 +1,22 @@
 """What samples: ComfyUI's CFGGuider with the prompts that are computed, and its Euler."""
+from collections.abc import Callable
+
 import comfy.model_management
+import comfy.model_patcher
 import comfy.samplers
 import latent_preview
 from torch import Tensor
 
+from .keys import REPORT_KEY
 
-def guider_for(model, positive, negative, cfg: float) -> comfy.samplers.CFGGuider:
+
+def guider_for(model, positive, negative, cfg: float,
+               report: Callable[[str], None] | None = None) -> comfy.samplers.CFGGuider:
     """What ComfyUI samples with; at cfg 1 with the positive alone, as its own BasicGuider.
+
+    report: takes the sentences that a run tells, which are logged otherwise. It stands in the guider's own options. A
+    clone of the MODEL would do as well, but ComfyUI's clones share what they have pinned, and one that ends unpins all
+    of it: gigabytes would be page-locked anew in every run.
 
     ComfyUI makes room for the prefix of each prompt that a guider holds, though at cfg 1 it computes only the positive:
     unless another node asks for both (disable_cfg1_optimization), as those do that replace the guidance.
@@ -17,6 +27,9 @@ def guider_for(model, positive, negative, cfg: float) -> comfy.samplers.CFGGuide
         conds["negative"] = positive if negative is None else negative
     guider.inner_set_conds(conds)
     guider.set_cfg(cfg)
+    if report is not None:
+        guider.model_options = comfy.model_patcher.create_model_options_clone(model.model_options)
+        guider.model_options["transformer_options"][REPORT_KEY] = report
     return guider
 
 

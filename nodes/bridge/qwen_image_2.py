@@ -13,7 +13,6 @@ from weakref import WeakSet
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
-import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.supported_models_base
 import torch
@@ -211,10 +210,3 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
 def is_ours(patcher) -> bool:
     """Whether a MODEL is a transformer of this pack."""
     return isinstance(patcher.model, QwenImage2)
-
-
-def reporting_to(report: Callable[[str], None], model: comfy.model_patcher.ModelPatcher):
-    """A clone of the MODEL whose runs tell where they keep the prefix, instead of writing it to the log."""
-    clone = model.clone()
-    clone.model_options["transformer_options"][REPORT_KEY] = report
-    return clone

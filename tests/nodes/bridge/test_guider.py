@@ -98,6 +98,15 @@ def test_a_latents_mask_and_the_bar_reach_the_run(guiders, model):
     assert not torch.isclose(found[..., :3], latent["samples"][..., :3]).any()
 
 
+def test_a_run_tells_its_own_guider_and_leaves_the_model_as_it_is(guiders, model):
+    from qwen_image_2.nodes.bridge.keys import REPORT_KEY
+    told, options = [], model.model_options["transformer_options"]
+    guider = guiders.guider_for(model, prompt(0), None, 1.0, told.append)
+    assert guider.model_patcher is model
+    run(guider)
+    assert any("tokens of prompt" in sentence for sentence in told) and REPORT_KEY not in options
+
+
 # ---------------------------------------------------------------- guidance of core's other nodes
 
 def with_guidance(model, cfg):

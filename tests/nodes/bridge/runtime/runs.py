@@ -33,6 +33,14 @@ def hook_lora(model):
     return comfy.hooks.create_hook_lora(state, 1.0, 0.0)
 
 
+def reporting_to(report, model):
+    """A clone of the MODEL whose runs, by core's samplers, tell what they do instead of writing it to the log."""
+    from qwen_image_2.nodes.bridge.keys import REPORT_KEY
+    clone = model.clone()
+    clone.model_options["transformer_options"][REPORT_KEY] = report
+    return clone
+
+
 def text_and_noise(model) -> tuple[torch.Tensor, torch.Tensor]:
     """States of a prompt (1, 12, K) and noise (1, 64, 4, 6)."""
     text = torch.randn(1, 12, model.model.spec.context_dim, generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from qwen_image_2.model.runtime import offload
-from qwen_image_2.tests.nodes.bridge.runtime.runs import LORA, budget_for, hook_lora, queries, sample, unload, with_lora
+from qwen_image_2.tests.nodes.bridge.runtime.runs import (
+    LORA,
+    budget_for,
+    hook_lora,
+    queries,
+    reporting_to,
+    sample,
+    unload,
+    with_lora,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +72,6 @@ def test_loras_work_on_what_stays_and_on_what_streams(budget, load, before):
     (4, LORA, 1), (0, LORA, 3), (0, ("img_in.weight",), 0), (0, (), 0)])
 def test_loras_that_are_merged_in_every_pass_are_reported(budget, load, kept, adapted, count):
     """img_in is in no block and stays; of four kept blocks two are among the LoRA's three."""
-    from qwen_image_2.nodes.bridge.qwen_image_2 import reporting_to
     model, told = load("fp32"), []
     sample(reporting_to(told.append, with_lora(budget.BudgetPatcher.of(model, budget_for(model, kept)), *adapted)))
     expected = [f"LoRAs are merged anew in every pass where weights stream (matrices: {count}), and only once where "

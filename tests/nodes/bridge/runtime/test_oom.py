@@ -8,6 +8,7 @@ from qwen_image_2.tests.nodes.bridge.runtime.runs import (
     budget_for,
     hook_lora,
     queries,
+    reporting_to,
     sample,
     unload,
     with_lora,
@@ -38,7 +39,6 @@ def short_of_memory(monkeypatch):
 
 
 def test_a_step_that_runs_out_of_memory_is_repeated_with_less(budget, load, short_of_memory):
-    from qwen_image_2.nodes.bridge.qwen_image_2 import reporting_to
     model = load()
     expected = sample(model)
     told = []
@@ -72,7 +72,6 @@ def tries(monkeypatch):
 def short(budget, load, kept: int | None, place: str):
     """(A model with so many blocks within its budget, None without one, what it tells)."""
     from qwen_image_2.nodes.bridge.keys import PLACE_KEY
-    from qwen_image_2.nodes.bridge.qwen_image_2 import reporting_to
     from qwen_image_2.nodes.bridge.runtime.prefix_placement import Place
     model, told = load(), []
     if kept is not None:

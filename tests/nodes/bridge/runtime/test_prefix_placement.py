@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from qwen_image_2.model.qwen_image_2.prefix_cache import RecomputedPrefix
-from qwen_image_2.tests.nodes.bridge.runtime.runs import sample
+from qwen_image_2.tests.nodes.bridge.runtime.runs import reporting_to, sample
 
 CARD = torch.device("cuda")
 
@@ -180,7 +180,6 @@ def test_without_room_for_all_nothing_stays_pinned(prefix_placement, pins, in_ra
                                                ("recompute", "computed anew in every step.")])
 def test_the_place_of_keys_and_values_is_the_users_choice(load, choice, words):
     from qwen_image_2.nodes.bridge.keys import PLACE_KEY
-    from qwen_image_2.nodes.bridge.qwen_image_2 import reporting_to
     from qwen_image_2.nodes.memory import PLACES
     model, told = load(), []
     expected = sample(model)
