@@ -5,6 +5,7 @@
 import { app } from "../../scripts/app.js";
 import { addOnlyWith } from "./inactive.js";
 import { showMessages } from "./messages.js";
+import { NODE_IDS } from "./node_ids.js";
 import { element } from "./panel.js";
 import { addReferences } from "./references.js";
 import { showRefusals } from "./refusals.js";
@@ -13,7 +14,6 @@ import { showChecks } from "./text_check.js";
 import { addBriefMeter, addTokenMeter } from "./token_meter.js";
 import { loadWords } from "./words.js";
 
-const PREFIX = "QwenImage2";
 const KEY = "qwen_image_2";
 
 /** What the inputs of each node class get: class -> [[input name, marks], ...] */
@@ -29,7 +29,7 @@ app.registerExtension({
   },
 
   beforeRegisterNodeDef(nodeType, nodeData) {
-    if (!nodeData.name.startsWith(PREFIX)) return;
+    if (!NODE_IDS.has(nodeData.name)) return;
     const inputs = Object.entries({ ...nodeData.input?.required, ...nodeData.input?.optional });
     marks.set(nodeData.name, inputs.flatMap(([name, [, options]]) => (options?.[KEY] ? [[name, options[KEY]]] : [])));
     showMessages(nodeType);

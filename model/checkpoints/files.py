@@ -14,6 +14,9 @@ from .errors import CheckpointError
 
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
 INDEX = ".safetensors.index.json"
+# ComfyUI's newer versions write it beside an attention layer: JSON that names kernels to prefer there. It is no weight,
+# and says nothing of what is computed; the pack's attention is the one that ComfyUI was started with, or a node's.
+ATTENTION_PREFERENCE = ".comfy_attention.config"
 # No model file begins so: of both formats the first bytes hold a small number, and with it zeros.
 TEXT = re.compile(rb"(\xef\xbb\xbf)?[\t\r\n -~]{12}")
 
@@ -104,6 +107,8 @@ def _open_files(files: list[Path], label: str, config: dict) -> StoredCheckpoint
         with _safe_open(path) as file:
             metadata.update(file.metadata() or {})
             for name in file.keys():  # noqa: SIM118 (not a mapping)
+                if name.endswith(ATTENTION_PREFERENCE):
+                    continue
                 part = file.get_slice(name)
                 tensors[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
                 homes[name] = path

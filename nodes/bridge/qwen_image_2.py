@@ -149,11 +149,12 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
         condition = condition_from(kwargs, self.spec, self.process_latent_in)
         return {"prefix": [1, 1, prefix_tokens(condition)]}
 
-    def memory_required(self, input_shape, cond_shapes=None):
+    def memory_required(self, input_shape, cond_shapes=None, **_):
         """Bytes beside the weights for latents of input_shape (B, 64, h, w) and prefixes of so many tokens.
 
         In a run the keys and values of all its prefixes count. ComfyUI asks for the least that it needs with the
-        longest prefix alone, and would fill up the rest with weights.
+        longest prefix alone, and would fill up the rest with weights. Newer versions also say
+        whether attention is memory-efficient, which this estimate takes for granted.
         """
         element = comfy.model_management.dtype_size(self.get_dtype_inference())
         target = input_shape[0] * input_shape[-2] * input_shape[-1]

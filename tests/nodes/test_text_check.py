@@ -224,6 +224,26 @@ def test_fonts_of_the_user_are_offered_first(comfyui, monkeypatch, tmp_path):
         fonts.resolve("gone.ttf")
 
 
+def test_collections_are_offered_where_comfyui_owns_the_folder(comfyui, monkeypatch, tmp_path):
+    """Its newer versions list .ttf and .otf alone, in folders that extra_model_paths.yaml may add to."""
+    import folder_paths
+
+    from qwen_image_2.nodes.bridge.files import fonts
+    core = {".ttf", ".otf"}
+    (tmp_path / "fonts").mkdir()
+    (tmp_path / "more").mkdir()
+    for name in ("fonts/a.ttf", "fonts/b.TTC", "more/c.otc", "more/d.otf", "more/e.woff"):
+        (tmp_path / name).write_bytes(b"no font at all")
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", {
+        "fonts": ([str(tmp_path / "fonts"), str(tmp_path / "more")], core)})
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    for _ in range(2):
+        offered = list(fonts.choices())
+        assert set(offered[:offered.index(glyphs.BUILT_IN)]) == {"a.ttf", "b.TTC", "c.otc", "d.otf"}
+    assert core == {".ttf", ".otf"} and fonts.resolve("b.TTC")[0] == tmp_path / "fonts" / "b.TTC"
+
+
 def test_collections_are_offered_face_by_face(tmp_path):
     collection = next((path for folder in glyphs.system_folders() for path in glyphs.font_files(folder)
                        if path.suffix == ".ttc"), None)

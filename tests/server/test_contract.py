@@ -1,6 +1,8 @@
 """The stable contract of DESIGN: node ids, their first inputs in order, their outputs. Shared workflows name these."""
 import pytest
 
+from qwen_image_2.tools.pack import node_ids
+
 CONTRACT = {
     "QwenImage2Loader": (["diffusion_model", "text_encoder", "vae", "variant", "weight_format", "vision_projector"],
                          ["MODEL", "CLIP", "VAE"]),
@@ -45,7 +47,7 @@ CONTRACT = {
 
 @pytest.fixture(scope="module")
 def schemas(client):
-    return {name: schema for name, schema in client.object_info().items() if name.startswith("QwenImage2")}
+    return {name: schema for name, schema in client.object_info().items() if name in node_ids()}
 
 
 def inputs_of(schema) -> dict:

@@ -11,11 +11,13 @@ from pathlib import Path
 from qwen_image_2.model.images import sizes
 
 from ..cli.errors import UserError
+from ..pack import node_ids
 
 MINIATURE = "miniature"  # the loaders' name for the model that comes with the pack
 
 Graph = dict[str, dict]  # a workflow in API format: node id -> {"class_type", "inputs", "_meta"}
 SUFFIX, PREFIX = " (Qwen-Image 2)", "QwenImage2"  # of our nodes' titles and classes; a person may leave them out
+LOADERS = {name for name in node_ids() if name.startswith("QwenImage2Load")}
 MODEL_FILES = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -68,7 +70,7 @@ def with_miniature(graph: Graph) -> Graph:
     graph = copy.deepcopy(graph)
     for node in graph.values():
         inputs = node["inputs"]
-        if node["class_type"].startswith("QwenImage2Load"):
+        if node["class_type"] in LOADERS:
             inputs |= dict.fromkeys(inputs.keys() & {"diffusion_model", "text_encoder", "vae"}, MINIATURE)
         elif node["class_type"] == "QwenImage2EmptyLatent":
             width, height = _miniature_size(inputs)
@@ -139,7 +141,8 @@ def find_nodes(graph: Graph, text: str) -> list[str]:
 
 def _names(node: dict) -> tuple[str, str, str, str]:
     title, node_class = node.get("_meta", {}).get("title") or "", node["class_type"]
-    return title, node_class, title.removesuffix(SUFFIX), node_class.removeprefix(PREFIX)
+    short = node_class.removeprefix(PREFIX) if node_class in node_ids() else node_class
+    return title, node_class, title.removesuffix(SUFFIX), short
 
 
 def describe(graph: Graph, node: str) -> str:
@@ -156,7 +159,7 @@ def needs_models(graph: Graph) -> bool:
 
 def uses_pack(graph: Graph) -> bool:
     """Whether any node is one of ours."""
-    return any(node["class_type"].startswith(PREFIX) for node in graph.values())
+    return any(node["class_type"] in node_ids() for node in graph.values())
 
 
 def stage(node_class: str) -> str:

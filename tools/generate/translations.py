@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..pack import ROOT
+from ..pack import ROOT, node_ids
 from .help_pages import GROWING, inputs_of, outputs_of
 from .make import as_program, from_schemas
 
@@ -26,7 +26,7 @@ KEY_FORM = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 def node_definitions(schemas: dict) -> dict[str, dict]:
     """Names and tooltips of our nodes, as ComfyUI's page wants them in nodeDefs.json."""
-    return {name: _node(schema) for name, schema in sorted(schemas.items()) if name.startswith("QwenImage2")}
+    return {name: _node(schema) for name, schema in sorted(schemas.items()) if name in node_ids()}
 
 
 def _node(schema: dict) -> dict:

@@ -9,15 +9,19 @@ from ....messages import Refusal
 from ....pages import glyphs
 
 FOLDER = "fonts"  # of ComfyUI's models; extra_model_paths.yaml may name more under this key
+# Newer versions of ComfyUI own that key and list .ttf and .otf alone: an entry of our own lists the same folders.
+LISTED = "qwen_image_2_fonts"
 
 
 def choices() -> dict[str, tuple[Path, int] | None]:
     """Name in the menu -> file and number of its face; None is the built-in font. The user's own come first."""
     folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    folder_paths.folder_names_and_paths[LISTED] = (
+        folder_paths.folder_names_and_paths[FOLDER][0], set(glyphs.EXTENSIONS))
     found: dict[str, tuple[Path, int] | None] = {}
-    for name in folder_paths.get_filename_list(FOLDER):
-        path = folder_paths.get_full_path(FOLDER, name)
-        if name.lower().endswith(glyphs.EXTENSIONS) and path is not None:
+    for name in folder_paths.get_filename_list(LISTED):
+        path = folder_paths.get_full_path(LISTED, name)
+        if path is not None:
             found |= glyphs.named_faces(Path(path), name)
     return found | {glyphs.BUILT_IN: None} | {name: face for name, face in _of_the_system().items()
                                               if name not in found}

@@ -59,6 +59,8 @@ class Qwen35(comfy.text_encoders.qwen35.Qwen35):
         self.num_layers = len(spec.attention_layers)
         self.dtype = dtype
         self.model = LanguageModel(language_config(spec), device=device, dtype=dtype, ops=operations)
+        # The second head that drafts tokens: core's generation (from about 0.38 on) asks for it, this one has none.
+        self.mtp = None
         self.visual = comfy.text_encoders.qwen35.Qwen35VisionModel(
             shared.vision_config(spec.vision, spec.dim), device=device, dtype=dtype, ops=operations)
 

@@ -1,5 +1,9 @@
 """MODEL, CLIP and VAE as ComfyUI loads them: with delayed weights, again for another device, base or turbo."""
+import json
+
 import pytest
+
+from qwen_image_2.tools import tiny
 
 
 def test_everything_loads_where_core_delays_its_weights(comfyui, monkeypatch, transformer_file, text_encoder_file,
@@ -38,3 +42,25 @@ def test_turbo_comes_from_the_name_and_can_be_overridden(comfyui):
     assert variant_of("Qwen-Image-2.1-Turbo/transformer/", "auto") == "turbo"
     assert variant_of("qwen_image_2.1_bf16.safetensors", "auto") == "base"
     assert variant_of("qwen_image_2.1_turbo.safetensors", "base") == "base"
+
+
+def test_core_s_attention_preferences_are_set_aside(comfyui, reference, tmp_path):
+    """`<module>.comfy_attention.config`, JSON as bytes: core's newer versions write it into what their nodes save."""
+    from qwen_image_2.nodes.bridge.loading import load_model
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
+    from qwen_image_2.nodes.bridge.vae import load_vae
+    config = {"text_config": tiny.TEXT_CONFIG, "vision_config": tiny.VISION_CONFIG}
+    fused = tiny.to_comfy_transformer(reference.transformer.state_dict())
+    prefix = "model.diffusion_model."
+    for load, state, module, settings in (
+            (lambda path: load_model(path, path.name, "base"), fused, "transformer_blocks.0.attn", {}),
+            (lambda path: load_model(path, path.name, "base"), {prefix + name: value for name, value in fused.items()},
+             prefix + "transformer_blocks.1.attn", {}),
+            (lambda path: load_text_encoder(path, path.name), reference.text_encoder.state_dict(),
+             "model.language_model.layers.0.self_attn", config),
+            (lambda path: load_vae(path, path.name), tiny.to_wan_vae(reference.vae.state_dict()),
+             "decoder.middle.1", {})):
+        path = tmp_path / "preferences.safetensors"
+        tiny.save_as_they_are(state | {f"{module}.comfy_attention.config": tiny.mark(attention="comfy_kitchen_int8")},
+                              path, {"config": json.dumps(settings)} if settings else None)
+        load(path)

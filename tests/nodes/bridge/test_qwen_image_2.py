@@ -169,6 +169,8 @@ def test_memory_estimate_counts_the_prefix(qwen_image_2, model):
     text = {"cross_attn": torch.zeros(1, 1000, 64)}
     shapes = {name: [shape] for name, shape in inner.extra_conds_shapes(**text).items()}
     without, with_prefix = inner.memory_required([1, 64, 64, 64]), inner.memory_required([1, 64, 64, 64], shapes)
+    # As core's newer versions ask.
+    assert inner.memory_required([1, 64, 64, 64], cond_shapes=shapes, memory_efficient_attention=True) == with_prefix
     kept = 1000 * 2 * 256 * 2 * 4  # tokens, keys and values, width, blocks, bytes
     assert with_prefix - without == kept + 1000 * qwen_image_2.ACTIVATION_WIDTHS * 256 * 4
 

@@ -82,6 +82,12 @@ def test_missing_file_is_refused(tmp_path):
         workflow.load(tmp_path / "a.json")
 
 
+def test_core_s_nodes_are_not_ours_however_their_ids_begin():
+    graph = {"1": {"class_type": "QwenImage21Cache", "inputs": {"strength": 1.0}}}
+    assert not workflow.uses_pack(graph) and workflow.uses_pack({**GRAPH, **graph})
+    assert workflow.find_nodes(graph, "QwenImage21Cache") == ["1"] and not workflow.find_nodes(graph, "1Cache")
+
+
 def test_only_graphs_with_model_files_need_models():
     assert not workflow.needs_models(GRAPH)
     loader = {"class_type": "VAELoader", "inputs": {"vae_name": "a.safetensors"}}
