@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from ....messages import Refusal
 from ....model.checkpoints import quantization, writer
 from ....model.checkpoints.loading import NOT_QUANTIZING
+from .formats import INTEGERS
 
-# Largest value of the format times that of its block scales: what a matrix's largest magnitude is mapped to.
-LARGEST = {"float8_e4m3fn": 448.0, "nvfp4": 6.0 * 448.0}
+# Largest value of the format times that of its block scales: what a matrix's largest magnitude is mapped to, where the
+# format has one scale for all of it.
+LARGEST = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0, "nvfp4": 6.0 * 448.0}
 
 
 def quantise(matrix: Tensor, peak: Tensor, mark: Mapping) -> dict[str, Tensor]:
@@ -25,7 +27,8 @@ def quantise(matrix: Tensor, peak: Tensor, mark: Mapping) -> dict[str, Tensor]:
     Computed on ComfyUI's device, kept on the CPU.
     """
     device, name = comfy.model_management.get_torch_device(), mark["format"]
-    arguments = {"scale": (peak / LARGEST[name]).to(device)} if name in LARGEST else {"per_channel": True}
+    arguments = {"scale": (peak / LARGEST[name]).to(device)} if name in LARGEST else {}
+    arguments |= {"per_channel": True} if name in INTEGERS else {}
     arguments |= {key: value for key, value in mark.items() if key not in ("format", quantization.FULL_PRECISION)}
     layout = QUANT_ALGOS[name]["comfy_tensor_layout"]
     made = QuantizedTensor.from_float(matrix.to(device, torch.float32), layout, **arguments)
@@ -40,7 +43,7 @@ def form(shape: tuple[int, int], mark: Mapping) -> dict[str, Tensor]:
         blocks, dtype = columns // kind.block, kind.block_scale
         scale = (rows + -rows % quantization.TILE_ROWS, blocks + -blocks % quantization.TILE_BLOCKS)
     else:
-        scale = {"float8_e4m3fn": (), "int8_tensorwise": (rows, 1), "convrot_w4a4": (rows,)}[name]
+        scale = {"float8_e4m3fn": (), "float8_e5m2": (), "int8_tensorwise": (rows, 1), "convrot_w4a4": (rows,)}[name]
     with torch.device("meta"):
         made = {"weight": torch.empty(rows, columns // kind.packed, dtype=QUANT_ALGOS[name]["storage_t"]),
                 "weight_scale": torch.empty(scale, dtype=dtype)}

@@ -149,6 +149,21 @@ def test_loras_are_baked_in(comfyui, path, tmp_path, target):
     assert torch.equal(_weight(with_lora, same), _weight(without, same))
 
 
+@pytest.mark.parametrize("name", files.FORMATS)
+def test_loras_are_baked_into_every_format_that_a_file_may_have(comfyui, plain, tmp_path, name):
+    """Also into those that nothing is quantised to here, and beside the request to dequantise."""
+    stored, _ = files.quantise(plain, name)
+    path = files.write(stored, tmp_path / "q.safetensors")
+    model = load(path).clone()
+    layer = "transformer_blocks.1.img_mlp.out"
+    model.add_patches({f"diffusion_model.{layer}.weight": ("diff", (torch.randn(256, 768) * 0.5,))}, 0.7)
+    before = _weight(load(path).model.diffusion_model, layer)
+    after = load(save(tmp_path / "with.safetensors", model)).model.diffusion_model
+    wanted = model.patches[f"diffusion_model.{layer}.weight"][0][1][1][0] * 0.7
+    assert after.get_submodule(layer).quant_format == files.FORMATS[name][0]
+    assert error(_weight(after, layer) - before, wanted) < 0.3
+
+
 def _weight(network, name: str) -> torch.Tensor:
     weight = network.get_submodule(name).weight
     return (weight.dequantize() if hasattr(weight, "dequantize") else weight).float()
