@@ -10,8 +10,8 @@ import { translated } from "./words.js";
 
 const NAME = "qwen_image_2_refusal";
 
-/** What ComfyUI adds to the message of a step that ran out of memory. */
-const TIPS = /\n(This error means|\s*TIPS:)[^]*/;
+/** How the lines begin that ComfyUI adds to the message of a step that ran out of memory. */
+const TIPS = ["This error means", "TIPS:"];
 
 /** Nodes that show one. */
 const refusing = new Set();
@@ -74,12 +74,19 @@ function showAll(errors, graph) {
  */
 function show(id, texts) {
   const node = nodeAt(String(id));
-  const sentences = new Set(texts.map((text) => translated(text.replace(TIPS, "").trim())));
+  const sentences = new Set(texts.map((text) => translated(withoutTips(text).trim())));
   sentences.delete(null);
   if (!node || !sentences.size) return;
   const items = [...sentences].map((sentence) => element("li", { textContent: sentence }));
   replacePanel(node, NAME, element("ul", { className: "refusal", role: "alert" }, ...items), 40 * items.length);
   refusing.add(node);
+}
+
+/** Line by line: a pattern over the whole text would take the square of the number of its empty lines. */
+function withoutTips(text) {
+  const lines = text.split("\n");
+  const from = lines.findIndex((line, index) => index && TIPS.some((tip) => line.trimStart().startsWith(tip)));
+  return from < 0 ? text : lines.slice(0, from).join("\n");
 }
 
 function nodeAt(path) {

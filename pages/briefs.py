@@ -26,10 +26,13 @@ DESCRIPTIONS = ("icon", "picture", "panel")  # the user's words about what is dr
 LINE_BREAKS = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
 INVISIBLE = re.compile("[\u00ad\u200b\u2060-\u2064\ufeff\u202a-\u202e\u2066-\u2069]")
 LIST_MARKER = re.compile(r"[-*•·‣–—]\s+")
-SPEECH = re.compile(r'([^:："“”„「」『』]{1,40}?)\s*[:：]\s*(.+)')
+COLON = re.compile("[:：]")
+QUOTATION_MARK = re.compile('["“”„「」『』]')
+LONGEST_SPEAKER = 40  # characters of a name before a colon; what is longer is a description
 CAPTIONS, SOUNDS = ("caption", "旁白"), ("sound", "音效")
 SEPARATOR = re.compile(r"[,;，、；\n]")
 LONGEST_COLOUR, MOST_COLOURS = 40, 8
+LONGEST_FIELD = 65_536  # characters of one text: what is longer is a file by mistake, and takes long to be shortened
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,10 @@ def visible(text: str) -> bool:
 
 def lines(name: Message, text: str) -> list[str]:
     """The lines of a field that hold something, verbatim; refuses what no picture can show."""
+    if len(text) > LONGEST_FIELD:
+        raise Refusal("field_long", "The {field} has {count} characters: it may have at most {max}, because a prompt "
+                      "of this model holds a few thousand.", field=name, count=f"{len(text):,}",
+                      max=f"{LONGEST_FIELD:,}")
     broken = LINE_BREAKS.sub("\n", text)
     for character in broken:
         if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
@@ -256,15 +263,23 @@ def comic(page: Page, title: str = "", panels: str = "", columns: int = 2) -> Br
 def _panel(block: str, number: int) -> list[Element]:
     field, scene, spoken = Message("field_panel", "text of panel {number}", number=number), [], []
     for line in lines(field, block):
-        match = SPEECH.fullmatch(line)
-        if not match:
+        name, words = _spoken(line)
+        if not words:
             scene.append(line)
             continue
-        name, words = match.groups()
         role = "caption" if name.lower() in CAPTIONS else "sound" if name.lower() in SOUNDS else "speech"
         # Bubbles and boxes are white whatever the palette is.
         spoken.append(Element(role, words, "", "large" if role == "sound" else "medium", "black", number, name))
     return [Element("panel", description(field, "\n".join(scene)), "cell", number=number), *spoken]
+
+
+def _spoken(line: str) -> tuple[str, str]:
+    """Who says what in a line such as `Name: words`; two empty texts for every other line."""
+    colon = COLON.search(line)
+    name = line[:colon.start()].strip() if colon else ""
+    if not 1 <= len(name) <= LONGEST_SPEAKER or QUOTATION_MARK.search(name):
+        return "", ""
+    return name, line[colon.end():].strip()
 
 
 def _heading(page: Page, title: str, subtitle: str, place: str) -> list[Element]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..messages import Message, Refusal
 from ..model.images.sizes import reference_size
 from .enhancement_answer import Generated, parse, proposed_canvas
-from .quotation_repair import restored
+from .quotation_repair import MOST_PUT_BACK, lost, restored
 
 # The official settings of both models.
 TEMPERATURE, TOP_P, TOP_K = 1.0, 0.95, 20
@@ -134,6 +134,10 @@ def enhanced(prompt: str, generated: Generated, canvas: tuple[int, int], size_cl
     if answer is None:
         return Enhanced(prompt, canvas, (_why_not(generated), Message(
             "enhancer_answer", "Its answer: {text}", text=_shortened(generated.text))))
+    if len(missing := lost(prompt, answer.prompt)) > MOST_PUT_BACK:
+        return Enhanced(prompt, canvas, (Message(
+            "enhancer_lost_texts", "The prompt is used as it was written: the language model has lost {count} of its "
+            "quoted texts, so try another seed.", count=len(missing)),))
     text, *notes = restored(prompt, answer.prompt)
     if answer.mended:
         notes.insert(0, Message("enhancer_mended", "The language model's answer was no JSON and was mended: {faults}. "

@@ -26,10 +26,11 @@ from .briefs import Brief, Page
 # Every slide is made before the first is saved: a hundred at 2K are about 13 GB of decoded pictures and masks.
 MOST_SLIDES = 100
 LONGEST_NAME = 40  # characters of a title in a message
+LONGEST_LINE = 10_000  # characters; ten times what a picture's prompt may have, and no note is as long
+LONGEST_OUTLINE = 1_000_000  # characters: a hundred slides with as many notes as an hour's speech each
 SEEDS = 2**64  # a sampler takes those below
 
 HEADING = re.compile(r"(#(?=\s|$)|#{2,})\s*(.*)")
-CLOSING_MARKS = re.compile(r"(^|\s+)#+$")  # Markdown allows them after a heading
 RULE = re.compile(r"([-*_])(\s*\1){2,}")
 BULLET = re.compile(r"[-*+•·‣–—]\s+(.*)")
 NUMBERED = re.compile(r"\d{1,3}[.)]\s+.*")  # the number is drawn
@@ -72,13 +73,17 @@ class Slide:
     title: str
     opening: bool  # a heading of the first level
     subtitle: list[str] = field(default_factory=list)
-    bullets: list[str] = field(default_factory=list)  # without list markers
+    points: list[list[str]] = field(default_factory=list)  # the lines of each bullet point, without its marker
     picture: list[str] = field(default_factory=list)
     footer: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     layout: dict[str, str | int] = field(default_factory=dict)  # title_position, picture_position, columns
     seed: int | None = None  # its own
     unfinished: bool = False  # whether the next line may belong to the last bullet point
+
+    @property
+    def bullets(self) -> list[str]:
+        return [" ".join(lines) for lines in self.points]
 
     @property
     def name(self) -> Message:
@@ -131,16 +136,29 @@ def _check_understood(number: int, line: str, above: str, slides: list[Slide]) -
 
 def _lines(text: str) -> Iterator[str]:
     """Without white space around them; empty ones stay, because they end a bullet point."""
-    for line in briefs.LINE_BREAKS.sub("\n", text).split("\n"):
+    if len(text) > LONGEST_OUTLINE:
+        raise Refusal("outline_long", "The outline has {count} characters: it may have at most {max}; make several "
+                      "decks.", count=f"{len(text):,}", max=f"{LONGEST_OUTLINE:,}")
+    for number, line in enumerate(briefs.LINE_BREAKS.sub("\n", text).split("\n"), start=1):
+        if len(line) > LONGEST_LINE:
+            raise Refusal("outline_line_long", "Line {number} of the outline has {count} characters ({line}...): a "
+                          "line may have at most {max}; break it.", number=number, count=f"{len(line):,}",
+                          line=repr(line[:LONGEST_NAME]), max=f"{LONGEST_LINE:,}")
         yield line.strip().lstrip("\ufeff") if briefs.visible(line) else ""
 
 
 def _slide(number: int, marks: str, title: str) -> Slide:
-    slide = Slide(number, CLOSING_MARKS.sub("", title), opening=marks == "#")
+    slide = Slide(number, _without_closing_marks(title), opening=marks == "#")
     if len(marks) > 2:
         raise Refusal("slide_heading", "{slide} has a heading with {marks}: slides begin with # or ##, what is on them "
                       "with a dash.", slide=slide.name, marks=marks[:LONGEST_NAME])
     return slide
+
+
+def _without_closing_marks(title: str) -> str:
+    """Markdown allows marks after a heading. Those that stand against a word, as in C#, belong to it."""
+    text = title.rstrip("#")
+    return text.rstrip() if not text or text[-1].isspace() else title
 
 
 def _add(slide: Slide, line: str) -> bool:
@@ -150,14 +168,14 @@ def _add(slide: Slide, line: str) -> bool:
     if match := QUOTE.fullmatch(line):
         slide.notes.append(match[1])
     elif (match := BULLET.fullmatch(line)) or NUMBERED.fullmatch(line):
-        slide.bullets.append(match[1] if match else line)
+        slide.points.append([match[1] if match else line])
         return True
     elif match := HINT.fullmatch(line):
         _hint(slide, *match.groups())
     elif slide.unfinished:
-        slide.bullets[-1] += " " + line
+        slide.points[-1].append(line)
         return True
-    elif slide.bullets:
+    elif slide.points:
         raise Refusal("slide_line", "{slide} has the line {line} after its bullet points: begin it with a dash, or "
                       "with > if it is a note.", slide=slide.name, line=repr(line[:LONGEST_NAME]))
     else:

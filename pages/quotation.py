@@ -4,6 +4,8 @@ A text that holds a double quotation mark itself is enclosed in another pair, so
 an opening mark to the first closing mark of its own kind, always gives the text back unchanged.
 """
 import re
+from bisect import bisect_left
+from collections.abc import Sequence
 
 from ..messages import Refusal
 
@@ -33,3 +35,20 @@ def literals(prompt: str) -> list[str]:
 def closed(prompt: str) -> bool:
     """Whether every quotation that is opened also ends."""
     return not OPENING.search(QUOTED.sub("", prompt))
+
+
+def closed_ends(prompt: str, ends: Sequence[int]) -> list[int]:
+    """Those of the rising `ends` for which closed(prompt[:end]), found in one pass over the prompt.
+
+    A mark finds its partner wherever the text is cut behind it, so an end is open only inside a quotation of the whole
+    prompt, or behind a mark that finds no partner there.
+    """
+    spans = [match.span() for match in QUOTED.finditer(prompt)]
+    lost = OPENING.search(QUOTED.sub(lambda match: " " * len(match[0]), prompt))
+    starts = [start for start, _ in spans]
+
+    def outside(end: int) -> bool:
+        before = bisect_left(starts, end) - 1
+        return before < 0 or end >= spans[before][1]
+
+    return [end for end in ends if outside(end) and (lost is None or end <= lost.start())]

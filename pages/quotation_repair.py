@@ -5,13 +5,22 @@ from ..messages import Message
 from . import quotation
 from .vocabulary import CHINESE, ENGLISH, Language
 
+# Each costs a look at the whole answer, and a language model that has lost more has not followed the prompt.
+MOST_PUT_BACK = 100
+
+
+def lost(prompt: str, rewritten: str) -> list[str]:
+    """The quoted texts of `prompt` that the rewritten one does not quote, each once."""
+    there = set(quotation.literals(rewritten))
+    return [text for text in dict.fromkeys(quotation.literals(prompt)) if text not in there]
+
 
 def restored(prompt: str, rewritten: str) -> tuple[str, ...]:
     """The rewritten prompt with every quoted text of `prompt` in it as it was, and a sentence for each put back."""
     wanted = dict.fromkeys(quotation.literals(prompt))
     notes = []
-    for text in wanted:
-        if text not in quotation.literals(rewritten):
+    for text in lost(prompt, rewritten):
+        if text not in quotation.literals(rewritten):  # to put another one back may have brought it back, too
             rewritten, how = _put_back(text, rewritten, wanted)
             notes.append(Message("quoted_text", "The quoted text {text} {how}.",
                                  text=quotation.quote(text, ENGLISH.pairs), how=how))

@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 from ..messages import Message, Refusal, and_list, count_more
 from .briefs import DESCRIPTIONS, Brief, Element
-from .quotation import closed, literals, quote
+from .quotation import closed_ends, literals, quote
 from .vocabulary import LANGUAGES, Language
 
-# Where a text may be cut: after sentences, or, where not even one of them fits, between words.
-CUTS = {Message("unit_sentence", "sentence"): re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？；]+[”’」』）]*|\n"),
-        Message("unit_word", "word"): re.compile(r"(?=\s)")}
+# Where a text may be cut: after sentences, or, where not even one of them fits, between words. Each pattern looks back,
+# so that of a run of dots or of spaces only the first is tried: to try each would take the square of the run's length.
+CUTS = {Message("unit_sentence", "sentence"):
+        re.compile(r"(?<![.!?…])[.!?…]+[\"'”’)\]]*(?=\s)|[。！？；]+[”’」』）]*|\n"),
+        Message("unit_word", "word"): re.compile(r"(?<=\S)(?=\s)")}
 DIVISIBLE = ("body", *DESCRIPTIONS)
 MOST_NAMED = 6  # parts that a note names one by one
 
@@ -219,9 +221,9 @@ def _longest_that_fits(page: Brief, element: Element, ends: list[int], fits: Cal
     def beginning(end: int) -> str:
         return element.text[:end].strip()
 
-    kept = bisect_left(ends, True, key=lambda end: not fits(_with_text(page, element, beginning(end))))
-    fitting = (beginning(end) for end in reversed(ends[:kept]))
-    return next((text for text in fitting if element.literal or closed(text)), "")
+    kept = ends[:bisect_left(ends, True, key=lambda end: not fits(_with_text(page, element, beginning(end))))]
+    whole = kept if element.literal else closed_ends(element.text, kept)
+    return beginning(whole[-1]) if whole else ""
 
 
 def _with_text(page: Brief, element: Element, text: str) -> Brief:

@@ -15,6 +15,7 @@ from ...messages import Message, Refusal
 from .sizes import LARGEST_RATIO
 
 MOST_REFERENCES = 10
+MOST_DIGITS = 9  # of a reference's number that are looked at
 
 # An edit on this grid gives noise or a near-copy of a reference of the same size, in three independent
 # implementations (ComfyUI issue 16435, diffusers issue 14824); 992 and 1056 are clean.
@@ -54,7 +55,8 @@ def off_failing_grid(canvas: tuple[int, int], references: Sequence[tuple[int, in
 
 def named_references(prompt: str, count: int) -> set[int]:
     """Numbers of the references that the prompt names as <image1>, ... Raises ValueError for one that is not there."""
-    named = {int(number) for number in re.findall(r"<image(\d+)>", prompt)}
+    # Of a number without end the first digits tell enough; Python turns no more than 4,300 of them into a number.
+    named = {int(digits.lstrip("0")[:MOST_DIGITS] or 0) for digits in re.findall(r"<image(\d+)>", prompt)}
     missing = sorted(number for number in named if not 1 <= number <= count)
     if missing:
         there = (Message("images_only_one", "only <image1>") if count == 1 else
