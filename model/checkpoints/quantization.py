@@ -17,7 +17,7 @@ from torch import Tensor
 from ...messages import Message, and_list
 from . import gguf
 from .checkpoint import Checkpoint, StoredCheckpoint, TensorInfo
-from .errors import missing_tensor
+from .errors import CheckpointError, missing_tensor
 
 # What is not quantized is stored in one of these, by their names in safetensors files.
 PLAIN_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -127,17 +127,27 @@ def read_records(checkpoint: StoredCheckpoint) -> Settings:
     try:
         found = _old_settings(checkpoint)
         if METADATA in checkpoint.metadata:
-            layers = json.loads(checkpoint.metadata[METADATA])["layers"]
-            if not isinstance(layers, dict):  # a list of pairs would be taken, too, whatever its names are
-                raise TypeError(f"layers is {str(layers)[:60]}")
-            found |= layers
+            found |= _layers(json.loads(checkpoint.metadata[METADATA]), checkpoint)
         for name in checkpoint.tensors:
             if name.endswith(MARK):
                 found[name.removesuffix(MARK)] = json.loads(checkpoint.read(name).numpy().tobytes())
+    except CheckpointError:
+        raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise checkpoint.fail("quantization_unreadable", "{file} says that it is quantised, but not how ({error}): "
-                              "download it again.", error=str(error)) from error
+        raise _unreadable(checkpoint, str(error)) from error
     return found
+
+
+def _layers(metadata: Mapping, checkpoint: StoredCheckpoint) -> Settings:
+    layers = metadata["layers"]
+    if not isinstance(layers, dict):  # a list of pairs would pass for one, whatever its names are
+        raise _unreadable(checkpoint, f"layers: {str(layers)[:60]}")
+    return layers
+
+
+def _unreadable(checkpoint: StoredCheckpoint, error: str) -> CheckpointError:
+    return checkpoint.fail("quantization_unreadable", "{file} says that it is quantised, but not how ({error}): "
+                           "download it again.", error=error)
 
 
 def _old_settings(checkpoint: StoredCheckpoint) -> Settings:
