@@ -1,5 +1,6 @@
 """Quantised text encoders: int8 with the embedding table, as the official file has it, and fp8."""
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +10,10 @@ from qwen_image_2.tests.reference import error
 from qwen_image_2.tools import tiny
 
 CONVROT = {"convrot": True, "convrot_groupsize": 64}
-# As in test_quantised.py. comfy-kitchen's int8 product rounds activations to 8 bits too, fp8 weights are dequantised.
+# As in test_formats.py. All are dequantised: no activation is rounded.
 FORMATS = {
-    "int8": ("int8_tensorwise", {}, {"per_channel": True}, 0.03),
-    "int8 ConvRot": ("int8_tensorwise", CONVROT, {"per_channel": True, **CONVROT}, 0.03),
+    "int8": ("int8_tensorwise", {}, {"per_channel": True}, 1e-3),
+    "int8 ConvRot": ("int8_tensorwise", CONVROT, {"per_channel": True, **CONVROT}, 1e-3),
     "fp8": ("float8_e4m3fn", {}, {"scale": "recalculate"}, 1e-3),
 }
 PROMPT = "a red circle, 红色的圆"
@@ -37,11 +38,11 @@ def states(path) -> torch.Tensor:
     return text
 
 
-# Those whose rows cannot be looked up leave the vocabulary as it is. comfy-kitchen rounds activations to 4 bits.
+# Those whose rows cannot be looked up leave the vocabulary as it is.
 INNER = {
     "mxfp8": ("mxfp8", {}, {}, 1e-3),
     "nvfp4": ("nvfp4", {}, {}, 1e-3),
-    "4-bit ConvRot": ("convrot_w4a4", {"convrot_groupsize": 64}, {"convrot_groupsize": 64}, 0.5),
+    "4-bit ConvRot": ("convrot_w4a4", {"convrot_groupsize": 64}, {"convrot_groupsize": 64}, 1e-3),
 }
 
 
@@ -80,3 +81,21 @@ def test_an_older_scaled_fp8_file_says_the_same(comfyui, reference, tmp_path):
     assert len([name for name in old if name.endswith("scale_weight")]) == 7 * 3
     found = states(write(old, tmp_path / "old.safetensors"))
     assert error(found, states(write(stored, tmp_path / "new.safetensors"))) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["text encoder", "enhancer"])
+def test_fp8_is_refused_on_devices_that_have_none(comfyui, reference, monkeypatch, tmp_path, kind):
+    """Apple's, for example."""
+    import comfy.model_management
+
+    from qwen_image_2.model.checkpoints.files import open_checkpoint
+    from qwen_image_2.nodes.bridge.text_encoders import qwen3_5, qwen3_vl
+    path = write(quantise(reference.text_encoder.state_dict(), "fp8")[0], tmp_path / "te.safetensors")
+    monkeypatch.setattr(comfy.model_management, "text_encoder_device", lambda: torch.device("mps"))
+    opened = open_checkpoint(path)
+    # Whether it is an enhancer is known before; what comes then is asked here.
+    monkeypatch.setattr(qwen3_5, "open_enhancer", lambda *_: (opened, SimpleNamespace(
+        spec=None, quantization=opened.quantization)))
+    load = qwen3_vl.load_text_encoder if kind == "text encoder" else qwen3_5.load_enhancer
+    with pytest.raises(CheckpointError, match=r"^te.safetensors cannot be used as fp8 \(e4m3\) here: .*\(mps\) has no"):
+        load(path, path.name)
