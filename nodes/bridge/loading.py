@@ -22,7 +22,7 @@ from .quant.gguf_ops import keep_packed, with_blocks
 from .quant.quantize import Network, Origin, patches_below
 from .quant.weight_format import DTYPES, conversion
 from .qwen_image_2 import ModelConfig, QwenImage2, is_ours
-from .run_checks import check_run
+from .run_checks import check_lora_shapes, check_lora_values, check_run
 from .runtime import budget
 from .runtime.kernels import kernels_for
 
@@ -61,10 +61,13 @@ def model_from(checkpoint: StoredCheckpoint, detected: Detected[TransformerSpec]
 
 
 def diffusion_network(patcher) -> Network:
-    """The transformer of a MODEL, to be written. Raises ValueError for another kind of model."""
+    """The transformer of a MODEL, to be written. Raises ValueError for another kind of model, and for a LoRA that would
+    spoil the file or be missing in it."""
     if not is_ours(patcher):
         raise Refusal("not_our_model", "This MODEL is not a Qwen-Image 2 transformer of this pack: load it with Load "
                       "Diffusion Model (Qwen-Image 2).")
+    check_lora_shapes(patcher)
+    check_lora_values(patcher)
     model = patcher.model
     return Network(model.diffusion_model, patches_below("diffusion_model.", patcher), str, model.origin,
                    comfy.model_management.module_size(model), key_maps.mlp_halves, key_maps.fused_mlp)

@@ -231,6 +231,19 @@ def test_nan_that_cores_loader_loads_is_refused_before_a_run(model, part, monkey
     run_checks.check_lora_values(good)
 
 
+@pytest.mark.parametrize("tensors", [not_finite("lora_A.weight", float("nan")), {
+    f"{Q}.{part}": tensor for part, tensor in WRONG["LoKr"].items()}], ids=["NaN", "another shape"])
+def test_no_file_is_written_with_a_lora_that_cannot_be_used(model, tensors):
+    import comfy.lora
+
+    from qwen_image_2.nodes.bridge.loading import diffusion_network
+    clone = model.clone()
+    clone.add_patches(comfy.lora.load_lora(tensors, {Q: f"{Q}.weight"}, log_missing=False))
+    with pytest.raises(CheckpointError, match=r"^A LoRA (does not fit|is damaged)"):
+        diffusion_network(clone)
+    assert diffusion_network(model)
+
+
 METADATA = "lora_adapter_metadata"
 
 
