@@ -9,7 +9,7 @@ from ..model.qwen_image_2 import schedule
 from .bridge.files import miniature
 from .bridge.guider import guider_for, sample
 from .common import categories
-from .common.checks import UNCONNECTED, check_before_run, check_latent
+from .common.checks import UNCONNECTED, check_before_run, check_finite, check_latent
 from .common.schemas import schema
 from .frontend import only_with
 from .notices import notify, show
@@ -172,6 +172,7 @@ class QwenImage2Sampler(io.ComfyNode):
     @classmethod
     def execute(cls, model, positive, latent, seed, preset, steps, cfg, denoise, negative=None):
         samples = check_latent(model, latent)
+        check_finite(samples)
         latent = {name: value for name, value in latent.items() if name not in SCALES} | {"samples": samples}
         check_guidance(cfg, negative is not None)
         notes = [variant_warning(model, preset), shift_note(model), size_note(model, samples),

@@ -13,6 +13,7 @@ from ..bridge.qwen_image_2 import is_ours
 from ..bridge.run_checks import check_latent_shape
 from ..bridge.vae import QwenImage2VAE
 
+FLUX_2_CHANNELS, FLUX_2_SCALE = 128, 16  # the one empty latent of core that does not say its scale
 UNCONNECTED = object()  # default of an input that may be left out: None is one that is linked and not yet known
 
 
@@ -72,16 +73,20 @@ def check_latent(model, latent: dict) -> torch.Tensor:
     sampled."""
     check_model(model)
     samples = latent["samples"]
-    ratio = latent.get("downscale_ratio_spacial")
+    ratio = latent.get("downscale_ratio_spacial", FLUX_2_SCALE if samples.shape[1:2] == (FLUX_2_CHANNELS,) else None)
     if ratio is not None and not samples.is_nested:  # core's empty latents say for which scale they were made
         samples = comfy.sample.fix_empty_latent_channels(model, samples, ratio, latent.get("downscale_ratio_temporal"))
     check_latent_shape(samples.shape, model.model.spec.channels)
     if 0 in samples.shape:
         raise Refusal("latent_empty", "The latent is empty: its shape is {shape}.", shape=str(list(samples.shape)))
+    return samples
+
+
+def check_finite(samples: torch.Tensor) -> None:
+    """For what starts from the latent's values; who only looks at its size does not ask."""
     if not torch.isfinite(samples).all():
         raise Refusal("latent_not_finite", "The latent holds NaN or infinite values: the picture would be black. Look "
                       "for the node that made them, such as a VAE in fp16.")
-    return samples
 
 
 def check_vae(vae) -> None:

@@ -357,3 +357,12 @@ def test_menus_list_pipelines_and_fonts_of_the_models_folder(client, models):
     finally:  # the folders stay: ComfyUI remembers the one of fonts, and stumbles where it has gone
         (models / "fonts" / "mine.ttf").unlink()
         shutil.rmtree(models / "diffusers" / "whole")
+
+
+@pytest.mark.parametrize(("empty", "inputs"), [("EmptySD3LatentImage", {}), ("EmptyLatentImage", {}),
+                                              ("EmptyFlux2LatentImage", {})])
+def test_empty_latents_of_other_models_give_the_picture_of_our_own(client, plain, empty, inputs):
+    """Sizes are the user's, whatever channels and scale the latent was made for."""
+    nodes = Graph().nodes()
+    nodes["canvas"] = node(empty, width=96, height=64, batch_size=1, **inputs)
+    assert torch.equal(here.latent(client, run(client, nodes)), plain[0])

@@ -100,3 +100,11 @@ def test_faults_are_refused_before_anything_runs(client, change, words):
     with pytest.raises(WorkflowError, match=re.escape(words)) as raised:
         client.run(deck(**change), started.append)
     assert "\n" not in raised.value.message and not any(event.kind == "started" for event in started)
+
+
+def test_a_deck_is_named_as_save_image_names_a_picture(client):
+    nodes = deck("## A\n- one", name="%KSampler2.seed%%QwenImage2SaveDeck.page%/%Slides.footer%_%width%", footer="x/y",
+                 aspect_ratio="custom", width=128, height=96)
+    nodes["outline"]["_meta"] = {"title": "Slides"}
+    file, = (file for file in client.run(nodes, timeout=240).files if file.node == "deck")
+    assert (file.subfolder, file.filename) == ("%KSampler2.seed%as the pictures", "x_y_128_00001_.pptx")

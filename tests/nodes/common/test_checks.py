@@ -92,13 +92,18 @@ def test_a_latent_must_be_one_of_the_model(checks, model):
 @pytest.mark.parametrize(("channels", "ratio", "sides"), [(16, 8, (8, 12)), (4, 8, (8, 12)), (64, 16, (4, 6)),
                                                          (128, 32, (2, 3))])
 def test_empty_latents_of_core_take_the_models_shape(checks, model, channels, ratio, sides):
-    """Those of SD3, SD, Flux 2 and LTX, for 96 x 64 pixels."""
+    """Those of SD3, SD, a model of our scale and LTX, for 96 x 64 pixels."""
     import comfy.sample
     import torch
     latent = {"samples": torch.zeros(2, channels, *sides), "downscale_ratio_spacial": ratio}
     samples = checks.check_latent(model, latent)
     assert samples.shape == (2, 64, 4, 6)
     assert torch.equal(samples, comfy.sample.fix_empty_latent_channels(model, latent["samples"], ratio))
+
+
+def test_the_empty_latent_of_flux_2_says_no_scale(checks, model):
+    import torch
+    assert checks.check_latent(model, {"samples": torch.zeros(1, 128, 4, 6)}).shape == (1, 64, 4, 6)
 
 
 def test_pictures_of_other_models_stay_refused(checks, model):
@@ -108,12 +113,15 @@ def test_pictures_of_other_models_stay_refused(checks, model):
         checks.check_latent(model, {"samples": torch.ones(1, 16, 8, 12), "downscale_ratio_spacial": 8})
 
 
-def test_nan_in_a_latent_is_refused_before_the_run(checks, model):
+def test_nan_is_refused_by_the_sampler_and_not_by_who_needs_the_size(checks, model):
     import torch
+
+    from qwen_image_2.nodes.sampler import QwenImage2Sampler
     samples = torch.zeros(2, 64, 4, 6)
     samples[1, 5, 0, 0] = float("nan")
+    assert checks.check_latent(model, {"samples": samples}) is samples
     with pytest.raises(Refusal, match="The latent holds NaN"):
-        checks.check_latent(model, {"samples": samples})
+        QwenImage2Sampler.execute(model, [], {"samples": samples}, 0, "Quality 40", 40, 1.0, 1.0)
 
 
 def test_objects_of_other_models_are_refused(checks, clip):
