@@ -84,13 +84,28 @@ def test_loras_that_are_merged_in_every_pass_are_reported(budget, load, kept, ad
 
 
 def test_a_lora_on_a_quantised_block_that_streams(budget, load):
-    """It is merged as the block passes, not rounded to the block's format as on one that stays."""
-    model, exact = load("int8 (ConvRot)"), load("fp32")
-    without, right = sample(exact), sample(with_lora(exact, *LORA))
-    stays = sample(with_lora(model, *LORA))
-    streams = sample(with_lora(budget.BudgetPatcher.of(model, budget_for(model, 0)), *LORA))
-    assert (streams - right).norm() < (stays - right).norm() < (without - right).norm() / 2
+    """It is merged as the block passes, not rounded to the block's format as on one that stays. Asked of the weights:
+    in a picture the rounding of activations is as large, and depends on the processor."""
+    model = load("int8 (ConvRot)")
+    layer = model.model.diffusion_model.transformer_blocks[0].attn.to_q
+    adapted, stored = with_lora(model, *LORA), layer.weight.dequantize()
+    up, down = adapted.patches[f"diffusion_model.{LORA[1]}"][0][1].weights[:2]
+    right = stored + up @ down
+    sample(adapted)
+    rounding = (weight_in_use(layer) - right).norm() / (up @ down).norm()
     unload()
+    sample(budget.BudgetPatcher.of(adapted, budget_for(model, 0)))
+    torch.testing.assert_close(weight_in_use(layer), right, rtol=0, atol=1e-5)
+    assert 0.05 < rounding < 0.5
+    unload()
+
+
+def weight_in_use(layer) -> torch.Tensor:
+    """What ComfyUI's layer would multiply with now, fp32."""
+    import comfy.ops
+    from comfy.quant_ops import QuantizedTensor
+    weight = comfy.ops.cast_bias_weight(layer, torch.zeros(1, 1))[0]
+    return weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
 
 
 def test_patches_that_are_forced_in_are_not_applied_again(budget, load):
