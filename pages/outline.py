@@ -38,17 +38,21 @@ QUOTE = re.compile(r">\s?(.*)")
 SEED = re.compile("[0-9]{1,20}")
 HINT = re.compile(r"([^\W\d_]+)\s*(?::(?=\s|$)|：)\s*(.*)")
 
-# Markdown that has no meaning here. Whoever writes it does not want its marks to be drawn.
-HTML = ("a|b|blockquote|br|center|code|del|details|div|em|font|h[1-6]|hr|i|iframe|img|ins|kbd|li|mark|ol|p|pre|s|script"
-        "|small|span|strong|style|sub|summary|sup|svg|table|tbody|td|th|thead|tr|u|ul|video")
+# Markdown that has no meaning here. Whoever writes it does not want its marks to be drawn. Tags of emphasis inside a
+# title or a point are texts, as Markdown's own marks of emphasis are; a line that begins with one is HTML.
+EMPHASIS = "a|b|code|del|em|font|i|ins|kbd|mark|s|small|span|strong|sub|sup|u"
+HTML = ("blockquote|br|center|details|div|h[1-6]|hr|iframe|img|li|ol|p|pre|script|style|summary|svg|table|tbody|td|th"
+        "|thead|tr|ul|video")
+MARKUP = Message("outline_html", "HTML")
 NOT_UNDERSTOOD = (
     (re.compile(r"`{3}|~{3}"), Message("outline_code", "the fence of a code block")),
     (re.compile(r"\||:?-+:?(\s*\|\s*:?-+:?)+\|?$"), Message("outline_table", "part of a table")),
     (re.compile("=+$"), Message("outline_underline", "the underline of a heading")),
+    (re.compile(rf"</?({EMPHASIS})(\s[^<>]*)?/?>", re.I), MARKUP),
 )
 NOT_UNDERSTOOD_ANYWHERE = (
     (re.compile(r"!\[[^\[\]]*\][(\[]"), Message("outline_image", "an image")),
-    (re.compile(rf"<(!--|/?({HTML})(\s[^<>]*)?/?>)", re.I), Message("outline_html", "HTML")),
+    (re.compile(rf"<(!--|/?({HTML})(\s[^<>]*)?/?>)", re.I), MARKUP),
 )
 DASHES = re.compile("-{2,}")  # the underline of a heading where a line of text stands right above
 
