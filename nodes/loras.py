@@ -5,6 +5,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..messages import Message
+from .bridge.files.folders import file_names
 from .bridge.lora import Applied, apply
 from .common import categories
 from .common.checks import check_model
@@ -27,8 +28,7 @@ class QwenImage2LoadLoRA(io.ComfyNode):
             search_aliases=["lora", "lora loader", "lycoris", "lokr", "style", "lightning"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load Qwen-Image 2, or after another LoRA."),
-                io.Combo.Input("lora", [name for name in folder_paths.get_filename_list(FOLDER)
-                                        if name.lower().endswith(".safetensors")],
+                io.Combo.Input("lora", [name for name in file_names(FOLDER) if name.lower().endswith(".safetensors")],
                                tooltip="A .safetensors file in models/loras."),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05,
                                tooltip="1 is what it was trained for, 0 leaves the model as it is."),

@@ -17,6 +17,7 @@ from .compare import is_invisible
 
 EXTENSIONS = (".ttf", ".otf", ".ttc", ".otc")
 BUILT_IN = "built-in (English)"  # Pillow's own font: always there, without accents
+MOST_FACES = 256        # of one collection that are offered; the largest have some fifty
 SMALLEST_LETTERS = 16   # pixels; below, a picture is no model for letters
 LARGEST_SIDE = 4096
 LARGEST_RATIO = 4       # longer side to shorter; a long single line is set on a higher page
@@ -59,7 +60,7 @@ def faces(path: Path) -> list[str]:
     if head[:4] != b"ttcf":
         return [""]
     names = []
-    for index in range(int.from_bytes(head[8:12], "big")):
+    for index in range(min(int.from_bytes(head[8:12], "big"), MOST_FACES)):
         try:
             names.append(" ".join(filter(None, ImageFont.truetype(path, 10, index=index).getname())))
         except OSError:  # the file is damaged from here on

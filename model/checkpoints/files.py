@@ -17,6 +17,10 @@ INDEX = ".safetensors.index.json"
 # ComfyUI's newer versions write it beside an attention layer: JSON that names kernels to prefer there. It is no weight,
 # and says nothing of what is computed; the pack's attention is the one that ComfyUI was started with, or a node's.
 ATTENTION_PREFERENCE = ".comfy_attention.config"
+# Bounds that no real file comes near, for those that were made to take long: the largest transformers have some 5,000
+# tensors of at most 5 axes, and a header of 1 MB; with the notes that trainers write into it, a few.
+MOST_TENSORS, MOST_AXES, MOST_HEADER_BYTES = 100_000, 8, 32 * 1024**2
+LONGEST_NAME = 80  # characters of a tensor's name in a message
 # No model file begins so: of both formats the first bytes hold a small number, and with it zeros.
 TEXT = re.compile(rb"(\xef\xbb\xbf)?[\t\r\n -~]{12}")
 
@@ -57,18 +61,18 @@ def _open(path: Path, label: str) -> StoredCheckpoint:
     if path.suffix.lower() != ".safetensors":
         raise CheckpointError("file_format", "{file} is neither a .safetensors nor a .gguf file: the pack reads no "
                               "other format.", file=label)
-    alone = len(list(path.parent.glob("*.safetensors"))) == 1
+    alone = len(list(regular_files(path.parent, "*.safetensors"))) == 1
     return _open_files([path], label, _read_config(path.parent / "config.json", label) if alone else {})
 
 
 def _files_of_folder(folder: Path, label: str) -> list[Path]:
-    indexes = sorted(folder.glob("*" + INDEX))
+    indexes = sorted(regular_files(folder, "*" + INDEX))
     if len(indexes) > 1:
         raise CheckpointError("folder_several", "The folder {folder} holds several checkpoints ({first}, {second}): "
                               "keep one of them.", folder=label, first=indexes[0].name, second=indexes[1].name)
     if indexes:
         return _present([folder / name for name in _indexed_files(indexes[0], label)], label)
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(regular_files(folder, "*.safetensors"))
     if not files:
         raise CheckpointError("folder_empty", "The folder {folder} holds no .safetensors file.", folder=label)
     if shard := SHARD.match(files[0].name):
@@ -106,22 +110,62 @@ def _open_files(files: list[Path], label: str, config: dict) -> StoredCheckpoint
     for path in files:
         with _safe_open(path) as file:
             metadata.update(file.metadata() or {})
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
-                if name.endswith(ATTENTION_PREFERENCE):
-                    continue
-                part = file.get_slice(name)
-                tensors[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
-                homes[name] = path
+            found = tensor_infos(file, label, MOST_TENSORS)
+            tensors |= found
+            homes |= dict.fromkeys(found, path)
     return StoredCheckpoint(label, tensors, config or _config_of_metadata(metadata, label), {}, homes, metadata)
+
+
+def tensor_infos(file, label: str, most: int) -> dict[str, TensorInfo]:
+    """Of an opened safetensors file. Raises CheckpointError for more than `most` tensors, or more axes than any has."""
+    names = list(file.keys())
+    if len(names) > most:
+        raise CheckpointError("tensors_many", "{file} has {count} tensors: such a file has at most {max}, so it is no "
+                              "model of this kind, or damaged.", file=label, count=f"{len(names):,}", max=f"{most:,}")
+    found = {}
+    for name in names:
+        if name.endswith(ATTENTION_PREFERENCE):
+            continue
+        part = file.get_slice(name)
+        found[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
+        if len(found[name].shape) > MOST_AXES:
+            raise CheckpointError("tensor_axes", "In {file} the tensor {tensor} has {count} axes: no model's has more "
+                                  "than {max}, so the file is damaged.", file=label, tensor=name[:LONGEST_NAME],
+                                  count=f"{len(found[name].shape):,}", max=MOST_AXES)
+    return found
 
 
 def _missing_file(path: Path) -> CheckpointError:
     return CheckpointError("file_missing", "{file} does not exist.", file=path.name)
 
 
+def regular_files(folder: Path, pattern: str) -> Iterator[Path]:
+    """Without folders, and without pipes, sockets and devices: to open one of those may wait for ever."""
+    return (path for path in folder.glob(pattern) if path.is_file())
+
+
+def check_is_regular(path: Path) -> None:
+    """Raises CheckpointError for what is there, and regular_files would leave out."""
+    if not path.is_file() and path.exists():
+        raise CheckpointError("not_regular", "{file} is no file but a folder, a pipe, a socket or a device: put the "
+                              "file itself there.", file=path.name)
+
+
+def check_header(path: Path) -> None:
+    """Raises CheckpointError for a safetensors header of a size that takes long to read, OSError for what cannot be
+    opened."""
+    check_is_regular(path)
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if MOST_HEADER_BYTES < size < path.stat().st_size:  # of a larger one safetensors itself says that it is damaged
+        raise CheckpointError("safetensors_header", "{file} has a header of {size} bytes: no model's has more than "
+                              "{max}, so the file is damaged.", file=path.name, size=f"{size:,}",
+                              max=f"{MOST_HEADER_BYTES:,}")
+
+
 def _safe_open(path: Path):
     try:
-        path.open("rb").close()  # safetensors says of every file that it cannot open that it does not exist
+        check_header(path)  # first, because safetensors says of every file that it cannot open that it does not exist
         return safe_open(path, "pt")
     except FileNotFoundError:
         raise _missing_file(path) from None
@@ -146,6 +190,7 @@ def check_is_no_text(path: Path) -> None:
 
 
 def _open_gguf(path: Path, label: str) -> GGUFCheckpoint:
+    check_is_regular(path)
     try:
         header, stored = gguf.read(path)
     except ImportError as error:

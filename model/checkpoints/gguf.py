@@ -148,9 +148,15 @@ class _Header:
     NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # type of a value -> its struct code
     TEXT, ARRAY = 8, 9
     MOST_AXES = 4
+    # A file may claim anything, and a sparse one costs its maker nothing: a header is read as far as real ones go. The
+    # largest models have some 2,000 tensors, the largest tokenizers 1.3 million words, merges and scores in 30 MB.
+    MOST_ENTRIES = 65_536  # values of the metadata, and tensors
+    MOST_ITEMS = 2_000_000  # of all arrays together
+    MOST_BYTES = 64 * 1024**2
+    SMALLEST_VALUE, SMALLEST_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8  # bytes: an empty name, type, number; axes, type, offset
 
     def __init__(self, buffer: memoryview):
-        self.buffer, self.place = buffer, 0
+        self.buffer, self.place, self.items = buffer, 0, 0
 
     def read(self) -> tuple[dict[str, object], dict[str, tuple]]:
         """Metadata, and for each tensor its shape, type and offset."""
@@ -160,8 +166,14 @@ class _Header:
         if version not in self.VERSIONS:
             raise Refusal("gguf_version", "its version is {version}", version=version)
         tensors, values = self.number("Q"), self.number("Q")
+        self.check_entries(values * self.SMALLEST_VALUE + tensors * self.SMALLEST_TENSOR, max(tensors, values))
         metadata = {self.text(): self.value(self.number("I")) for _ in range(values)}
         return metadata, {self.text(): self.entry() for _ in range(tensors)}
+
+    def check_entries(self, size: int, most: int) -> None:
+        """size: bytes that all entries take at least; most: how many there are of one kind."""
+        if most > self.MOST_ENTRIES or size > len(self.buffer) - self.place:
+            raise Refusal("gguf_entries", "its header claims to have {count} entries", count=f"{most:,}")
 
     def entry(self) -> tuple[tuple[int, ...], int, int]:
         axes = self.number("I")
@@ -175,6 +187,10 @@ class _Header:
             return self.text()
         if kind == self.ARRAY:
             kind, count = self.number("I"), self.number("Q")
+            self.items += count
+            if self.items > self.MOST_ITEMS:
+                raise Refusal("gguf_items", "its header claims to have lists of {count} values",
+                              count=f"{self.items:,}")
             if kind == self.TEXT:
                 return [self.text() for _ in range(count)]
             raw = self.take(count * struct.calcsize(self.code(kind)))
@@ -198,6 +214,8 @@ class _Header:
         end = self.place + count
         if end > len(self.buffer):
             raise Refusal("gguf_header_end", "its header ends early")
+        if end > self.MOST_BYTES:
+            raise Refusal("gguf_header_long", "its header has more than {max} MiB", max=self.MOST_BYTES // 1024**2)
         value = bytes(self.buffer[self.place:end])
         self.place = end
         return value

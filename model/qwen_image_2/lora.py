@@ -16,12 +16,15 @@ from ..checkpoints import adapters
 from .key_maps import FUSED_MLP, SPLIT_MLP
 
 METADATA = "lora_adapter_metadata"  # PEFT's settings as diffusers writes them
+MOST_PATTERNS = 10_000  # modules with a scale of their own; the largest published transformer has a tenth
+LONGEST_SHOWN = 60  # characters of a pattern in a message
 
 # Parts of an adapter with a row for each row of the matrix; both halves share the others.
 _ROWS = {adapters.UP, adapters.MAGNITUDE, "hada_w1_a", "hada_w2_a", "lokr_w1", "lokr_w1_a", "diff", "set_weight"}
 _SHARED = {adapters.DOWN, adapters.ALPHA, "hada_w1_b", "hada_w2_b", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"}
 _FOR_BIASES = {"diff_b", "b_norm"}  # which this transformer does not have: they are told as not used
 _UP = re.compile(r"(?P<module>.+)\.lora_B(\.default)?\.weight")
+_NAME = re.compile(r"\^?[\w.-]+")
 
 
 class LoraError(Refusal):
@@ -125,19 +128,47 @@ def _scales(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str
         return {}
     try:
         settings = {key.removeprefix("transformer."): value for key, value in json.loads(metadata[METADATA]).items()}
-        patterns = settings.get("alpha_pattern") or {}
+        own = _own_alphas(settings.get("alpha_pattern") or {}, label)
         alphas = {}
         for name, tensor in state.items():
             found = _UP.fullmatch(name)
             if found is None or f"{found['module']}.alpha" in state or "lora_alpha" not in settings:
                 continue
-            module = found["module"].removeprefix("transformer.")
-            alpha = float(next((value for pattern, value in patterns.items()
-                                if re.fullmatch(rf"(.*\.)?({pattern})", module)), settings["lora_alpha"]))
+            alpha = float(_alpha_of(found["module"].removeprefix("transformer."), own, settings["lora_alpha"]))
             if settings.get("use_rslora"):  # divided by the root of the rank, where ComfyUI divides by the rank
                 alpha *= tensor.shape[1] ** 0.5
             alphas[f"{found['module']}.alpha"] = torch.tensor(alpha)
         return alphas
-    except (AttributeError, TypeError, ValueError, re.error) as error:
+    except LoraError:
+        raise
+    except (AttributeError, TypeError, ValueError) as error:
         raise LoraError("lora_metadata", "The metadata of {file} ({entry}) cannot be read: {error}.", file=label,
                         entry=METADATA, error=str(error)) from error
+
+
+def _own_alphas(patterns: Mapping[str, object], label: str) -> dict[str, tuple[int, object]]:
+    """PEFT's alpha_pattern as names: a whole one begins with ^, any other is the end of one, after a dot. Each with its
+    place in the file, because the first one that fits counts.
+
+    PEFT takes them for regular expressions, and a prepared one would never end; so only names are understood, with the
+    anchors and escapes that PEFT and diffusers write around them. Source: peft/utils/other.py, get_pattern_key.
+    """
+    if len(patterns) > MOST_PATTERNS:
+        raise LoraError("lora_patterns", "The metadata of {file} names the scale of {count} modules: a LoRA of this "
+                        "model has at most {max}.", file=label, count=f"{len(patterns):,}", max=f"{MOST_PATTERNS:,}")
+    own: dict[str, tuple[int, object]] = {}
+    for place, (pattern, alpha) in enumerate(patterns.items()):
+        name = pattern.removesuffix("$").removeprefix(r".*\.").replace(r"\.", ".")
+        if not _NAME.fullmatch(name):
+            raise LoraError("lora_pattern", "The metadata of {file} holds the pattern {pattern}: names of modules are "
+                            "understood, and no other expression. Save the LoRA with names in alpha_pattern.",
+                            file=label, pattern=repr(pattern[:LONGEST_SHOWN]))
+        own.setdefault(name, (place, alpha))
+    return own
+
+
+def _alpha_of(module: str, own: Mapping[str, tuple[int, object]], common: object) -> object:
+    """What the first fitting name says, else what counts for all."""
+    parts = module.split(".")
+    ends = ["^" + module, *(".".join(parts[start:]) for start in range(len(parts)))]
+    return min((own[end] for end in ends if end in own), key=lambda found: found[0], default=(0, common))[1]

@@ -11,11 +11,13 @@ from torch import Tensor
 from ...model.checkpoints import adapters
 from ...model.checkpoints.adapters import Adapter
 from ...model.checkpoints.checkpoint import aligned
-from ...model.checkpoints.files import check_is_no_text, readable
+from ...model.checkpoints.files import check_header, check_is_no_text, readable, tensor_infos
 from ...model.qwen_image_2 import lora
 from ...model.qwen_image_2.lora import LoraError, Normalised
 from .adapters.dora import Decomposed
 from .run_checks import check_lora_shapes
+
+MOST_TENSORS = 20_000  # in a LoRA; those of the largest published transformers have a quarter
 
 
 class Applied(NamedTuple):
@@ -44,9 +46,9 @@ def apply(model, path: Path, label: str, strength: float) -> Applied:
 def _read(path: Path, label: str) -> tuple[dict, dict]:
     try:
         with readable(path):
-            path.open("rb").close()  # safetensors says of every file that it cannot open that it does not exist
+            check_header(path)  # first: safetensors says of every file that it cannot open that it does not exist
         with safe_open(path, "pt") as file:
-            state = {name: aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            state = {name: aligned(file.get_tensor(name)) for name in tensor_infos(file, label, MOST_TENSORS)}
             return state, file.metadata() or {}
     except SafetensorError as error:
         check_is_no_text(path)

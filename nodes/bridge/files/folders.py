@@ -5,7 +5,7 @@ from typing import NamedTuple
 import folder_paths
 
 from ....messages import Refusal
-from ....model.checkpoints.files import INDEX, SHARD
+from ....model.checkpoints.files import INDEX, SHARD, regular_files
 from ....model.language import llama_cpp
 from . import miniature
 
@@ -33,10 +33,16 @@ GGUF = "qwen_image_2_gguf_"
 GGUF_PARTS = (TRANSFORMER, TEXT_ENCODER)
 
 
+def file_names(folder: str) -> list[str]:
+    """ComfyUI's list of a model folder, without pipes, sockets and devices: to open one of those may wait for ever."""
+    return [name for name in folder_paths.get_filename_list(folder)
+            if folder_paths.get_full_path(folder, name) is not None]  # None for all but regular files
+
+
 def _gguf_names(part: Part) -> list[str]:
     folder_paths.folder_names_and_paths[GGUF + part.folder] = (
         folder_paths.folder_names_and_paths[part.folder][0], {".gguf"})
-    return folder_paths.get_filename_list(GGUF + part.folder)
+    return file_names(GGUF + part.folder)
 
 
 def choices(part: Part) -> list[str]:
@@ -47,7 +53,7 @@ def choices(part: Part) -> list[str]:
     others = tuple(name for other in _PARTS if other != part
                    for name in checkpoint_folders(Part(part.folder, other.subfolder))
                    if name.endswith(f"/{other.subfolder}/"))
-    files = [name for name in folder_paths.get_filename_list(part.folder)
+    files = [name for name in file_names(part.folder)
              if name.lower().endswith(".safetensors") and not SHARD.match(PurePath(name).name)]
     gguf = [name for name in _gguf_names(part) if not llama_cpp.is_projector_name(name)] if part in GGUF_PARTS else []
     return [*_outside((*folders, *others), files), *_outside(others, gguf), *sorted(folders), miniature.NAME]
@@ -90,7 +96,7 @@ def stamp(part: Part, name: str | None) -> list[tuple[str, int, int]]:
         return []
     try:
         path = resolve(part, name)
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        files = sorted(regular_files(path, "*.safetensors")) if path.is_dir() else [path]
         return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     except (FolderGone, FileNotFoundError):  # the run itself will say so
         return []
@@ -104,7 +110,7 @@ def checkpoint_folders(part: Part) -> dict[str, Path]:
     """
     found = {}
     # One file of each folder is enough to find the folder.
-    for parent, name in {PurePath(name).parent: name for name in folder_paths.get_filename_list(part.folder)}.items():
+    for parent, name in {PurePath(name).parent: name for name in file_names(part.folder)}.items():
         if parent.name and parent.name not in _SUBFOLDERS - {part.subfolder}:
             path = folder_paths.get_full_path(part.folder, name)
             if path is not None and is_checkpoint(Path(path).parent):
@@ -118,8 +124,8 @@ def checkpoint_folders(part: Part) -> dict[str, Path]:
 
 def is_checkpoint(folder: Path) -> bool:
     """A folder as diffusers and transformers write it: one checkpoint, described by a config.json or an index."""
-    if any(folder.glob("*" + INDEX)):
+    if any(regular_files(folder, "*" + INDEX)):
         return True
-    files = [path.name for path in folder.glob("*.safetensors")]
+    files = [path.name for path in regular_files(folder, "*.safetensors")]
     one = len(files) == 1 or (files and all(SHARD.match(name) for name in files))
     return bool(one) and (folder / "config.json").is_file()

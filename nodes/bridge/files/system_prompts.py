@@ -9,7 +9,7 @@ import folder_paths
 from ....messages import Message, Refusal
 from ....pages import enhancement
 from ....pages.enhancement import Task
-from .folders import TEXT_ENCODER
+from .folders import TEXT_ENCODER, file_names
 
 BUILT_IN = "built-in"
 # Where they lie when an official folder is downloaded as it is; offered even before they are there.
@@ -27,7 +27,7 @@ def choices() -> list[str]:
 
 def _names() -> list[str]:
     folder_paths.folder_names_and_paths[KEY] = (folder_paths.folder_names_and_paths[TEXT_ENCODER.folder][0], {".txt"})
-    return [name for name in folder_paths.get_filename_list(KEY) if PurePath(name).name not in NO_PROMPTS]
+    return [name for name in file_names(KEY) if PurePath(name).name not in NO_PROMPTS]
 
 
 def resolve(name: str) -> Path:

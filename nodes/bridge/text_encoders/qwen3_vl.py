@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ....messages import Message, Refusal
 from ....model.checkpoints import loading, quantization
 from ....model.checkpoints.checkpoint import GGUFCheckpoint, StoredCheckpoint
-from ....model.checkpoints.files import open_checkpoint
+from ....model.checkpoints.files import open_checkpoint, regular_files
 from ....model.checkpoints.matching import Detected
 from ....model.language import key_maps, llama_cpp
 from ....model.language.qwen3_vl import TextEncoderSpec, VisionSpec, detect_text_encoder
@@ -271,7 +271,7 @@ def projectors_beside(path: Path) -> list[Path]:
     """Vision projectors in the folder of a GGUF file, of any model, the largest first."""
     if path.suffix.lower() != ".gguf":
         return []
-    found = [file for file in path.parent.glob("*.gguf") if llama_cpp.is_projector_name(file.name)]
+    found = [file for file in regular_files(path.parent, "*.gguf") if llama_cpp.is_projector_name(file.name)]
     return sorted(found, key=lambda file: file.stat().st_size, reverse=True)
 
 

@@ -1,5 +1,6 @@
 """LoRA files in every form that circulates: what they do to the matrices, and what is refused."""
 import json
+import os
 
 import pytest
 import safetensors.torch
@@ -82,6 +83,13 @@ def test_an_adapter_of_the_halves_needs_no_change(model, tmp_path):
     ({"r": 4, "lora_alpha": 8, "use_rslora": True}, 4),
     ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"img_mlp.gate_up": 1}}, 0.25),
     ({"r": 4}, 1),
+    # Names as PEFT and diffusers write them: of the end of a name, anchored, escaped; the first that fits counts.
+    ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"gate_up": 1}}, 0.25),
+    ({"r": 4, "lora_alpha": 8, "alpha_pattern": {r".*\.img_mlp\.gate_up$": 1}}, 0.25),
+    ({"r": 4, "lora_alpha": 8, "alpha_pattern": {f"^{BLOCK}.img_mlp.gate_up": 1}}, 0.25),
+    ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"img_mlp.gate_up": 2, "gate_up": 1}}, 0.5),
+    ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"gate_up": 2, "img_mlp.gate_up": 1}}, 0.5),
+    ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"e_up": 1, "img_mlp": 1, "^img_mlp.gate_up": 1, "1": 1}}, 2),
 ], ids=str)
 def test_a_scale_in_the_metadata_counts(model, tmp_path, settings, scale):
     tensors = {f"transformer.{BLOCK}.img_mlp.gate_up.lora_A.weight": DOWN,
@@ -115,6 +123,10 @@ def test_what_is_not_used_is_named(model, tmp_path):
     assert applied.unused == [extra]
 
 
+def patterns(alphas: dict) -> dict:
+    return {"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": 8, "alpha_pattern": alphas})}
+
+
 @pytest.mark.parametrize(("tensors", "metadata", "words"), [
     ({"lora_unet_down_blocks_0.lora_down.weight": DOWN}, None, "changes no matrix of this model"),
     ({f"diffusion_model.{BLOCK}.attn.to_q.lora_A.weight": torch.zeros(4, 3072),
@@ -124,7 +136,14 @@ def test_what_is_not_used_is_named(model, tmp_path):
     ({f"diffusion_model.{BLOCK}.img_mlp.gate_up.weight": torch.zeros(4, 4)}, None, "no LoRA but a whole transformer"),
     (FORMS["ai-toolkit"][0], {"lora_adapter_metadata": "{not json"}, "metadata of style.safetensors .* cannot be read"),
     (FORMS["ai-toolkit"][0], {"lora_adapter_metadata": "[]"}, "metadata of style.safetensors .* cannot be read"),
-], ids=["another model", "Qwen-Image 1.x", "OFT", "odd LoKr", "a model", "broken metadata", "metadata of another kind"])
+    (FORMS["PEFT with a name"][0], patterns({"(([a-z])+.)+!": 1}), r"holds the pattern '\(\(\[a-z\]\)\+\.\)\+!':"),
+    (FORMS["PEFT with a name"][0], patterns({"a|" * 5000: 1}), "holds the pattern 'a|a|"),
+    (FORMS["PEFT with a name"][0], patterns({f"a.{n}": 1 for n in range(100_000)}),
+     "names the scale of 100,000 modules: a LoRA of this model has at most 10,000"),
+    ({f"a{n}": torch.zeros(1) for n in range(20_001)}, None, "has 20,001 tensors: such a file has at most 20,000"),
+    ({"a": torch.zeros([1] * 60)}, None, "the tensor a has 60 axes"),
+], ids=["another model", "Qwen-Image 1.x", "OFT", "odd LoKr", "a model", "broken metadata", "metadata of another kind",
+        "an expression that never ends", "a long expression", "many names", "many tensors", "many axes"])
 def test_what_cannot_be_used_is_refused(model, tmp_path, tensors, metadata, words):
     with pytest.raises(ValueError, match=words):
         changed(model, tmp_path, tensors, metadata=metadata)
@@ -145,3 +164,21 @@ def test_a_pointer_to_a_file_is_no_broken_file(model, tmp_path):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 355000000\n")
     with pytest.raises(CheckpointError, match=r"^style\.safetensors is a Git LFS pointer"):
         apply(model, path, path.name, 1.0)
+
+
+def test_a_pipe_is_not_waited_for(model, tmp_path):
+    from qwen_image_2.nodes.bridge.lora import apply
+    path = tmp_path / "style.safetensors"
+    os.mkfifo(path)
+    reading = os.open(path, os.O_RDWR)  # or the test would wait as well, if it failed
+    os.write(reading, b"{" * 100)
+    with pytest.raises(CheckpointError, match=r"^style\.safetensors is no file but a folder, a pipe"):
+        apply(model, path, path.name, 1.0)
+    os.close(reading)
+
+
+@pytest.mark.parametrize("part", ["_lokr_x", ".diff", ".img_mlp.gate_up", ".lora_B.default", "base_model.model."])
+def test_a_name_that_repeats_itself_is_another_models(model, tmp_path, part):
+    """A pattern that tries all ends of such a name takes hours."""
+    with pytest.raises(ValueError, match="changes no matrix|is incomplete|is no LoRA|cannot be split"):
+        changed(model, tmp_path, {"a" + part * 100_000 + "!": torch.zeros(4, 4)})

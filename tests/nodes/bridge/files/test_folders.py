@@ -1,4 +1,5 @@
 """What the loaders' menus offer."""
+import os
 from pathlib import PureWindowsPath
 
 import pytest
@@ -152,3 +153,43 @@ def test_another_file_of_the_same_name_has_another_stamp(folders, tmp_path):
         save_file({"a": torch.zeros(1000)}, tmp_path / "vae" / file)
         assert folders.stamp(folders.VAE, name) != before
     assert folders.stamp(folders.VAE, "gone.safetensors") == folders.stamp(folders.VAE, None) == []
+
+
+def test_only_regular_files_are_offered(folders, tmp_path, monkeypatch):
+    """A named pipe among the models would be waited for without end."""
+    import folder_paths
+
+    from qwen_image_2.nodes.bridge.files import fonts, system_prompts
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import projectors_beside
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras",
+                        ([str(tmp_path / "loras")], folder_paths.supported_pt_extensions))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "fonts", ([str(tmp_path / "fonts")], {".ttf"}))
+    add(tmp_path, "text_encoders/a.gguf", "text_encoders/prompt.txt", "vae/a.safetensors", "vae/one/config.json",
+        "vae/two/config.json", "vae/two/model.safetensors", "loras/a.safetensors", "fonts/a.ttf",
+        "diffusers/whole/vae/config.json")
+    for name in ("text_encoders/pipe.gguf", "text_encoders/mmproj-pipe.gguf", "text_encoders/pipe.txt",
+                 "vae/pipe.safetensors", "vae/one/model.safetensors", "vae/two/pipe.safetensors",
+                 "loras/pipe.safetensors", "fonts/pipe.ttf", "diffusers/whole/vae/model.safetensors"):
+        os.mkfifo(tmp_path / name)
+    assert folders.choices(folders.VAE) == ["a.safetensors", "two/", "miniature"]
+    assert folders.choices(folders.TEXT_ENCODER) == ["a.gguf", "miniature"] and not folders.projectors()
+    assert not projectors_beside(tmp_path / "text_encoders" / "a.gguf")
+    assert [name for name in system_prompts.choices() if "/" not in name] == ["built-in", "prompt.txt"]
+    assert folders.file_names("loras") == ["a.safetensors"]
+    assert "a.ttf" in fonts.choices() and "pipe.ttf" not in fonts.choices()
+    with pytest.raises(FileNotFoundError):
+        folders.resolve(folders.VAE, "pipe.safetensors")
+    with pytest.raises(ValueError, match="There is no system prompt pipe.txt"):
+        system_prompts.resolve("pipe.txt")
+
+
+def test_the_loader_of_loras_offers_regular_files_only(folders, tmp_path, monkeypatch):
+    import folder_paths
+
+    from qwen_image_2.nodes.loras import QwenImage2LoadLoRA
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras",
+                        ([str(tmp_path / "loras")], folder_paths.supported_pt_extensions))
+    add(tmp_path, "loras/a.safetensors")
+    os.mkfifo(tmp_path / "loras" / "pipe.safetensors")
+    lora = next(each for each in QwenImage2LoadLoRA.define_schema().inputs if each.id == "lora")
+    assert lora.options == ["a.safetensors"]
