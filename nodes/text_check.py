@@ -20,7 +20,7 @@ MOST_NAMED = 10  # lines that a note names one by one
 
 
 def compare_all(pictures: np.ndarray, lines: list[str], rules: compare.Rules) -> list[compare.Comparison]:
-    """Every picture of a batch; the node's bar moves with each, and cancelling stops between looks."""
+    """Every picture of a batch; the node's bar moves with each, and cancelling stops between looks and lines."""
     progress, found = loading_progress(len(pictures)), []
     for number, picture in enumerate(pictures):
         found.append(ocr.check(picture, lines, rules, between=lambda done=number: progress(done, len(pictures))))
@@ -29,8 +29,15 @@ def compare_all(pictures: np.ndarray, lines: list[str], rules: compare.Rules) ->
 
 
 def for_the_page(image: torch.Tensor, found: list[compare.Comparison]) -> dict:
-    """The pictures (IMAGE), as files in ComfyUI's temporary folder, and what was found in each."""
-    files = ui.ImageSaveHelper.save_images(image, "qwen-image-2-text-check", io.FolderType.temp, None, compress_level=1)
+    """The pictures (IMAGE), as files in ComfyUI's temporary folder, and what was found in each.
+
+    One file after the other: sixty-four large ones take a minute, and cancelling stops between them.
+    """
+    progress, files = loading_progress(len(image)), []
+    for number in range(len(image)):
+        progress(number, len(image))
+        files += ui.ImageSaveHelper.save_images(image[number:number + 1], "qwen-image-2-text-check",
+                                                io.FolderType.temp, None, compress_level=1)
     height, width = image.shape[1:3]
     return {CHECKS: [{"file": file, "width": width, "height": height, "passed": one.passed,
                       "rows": report.rows(one)} for file, one in zip(files, found, strict=True)]}

@@ -7,7 +7,7 @@ upper and lower case, and punctuation, which only counts between two digits (1.5
 Never folded: letters, accents, digits, simplified and traditional characters.
 """
 import unicodedata
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +18,9 @@ from .matching import left_over, match
 RIGHT, WRONG, MISSING, UNREADABLE = "right", "wrong", "missing", "unreadable"
 LEAST_CONFIDENCE = 0.5  # of what was read without being expected, to count as writing; the reader's own figure
 LEAST_EXTRA = 2         # characters; a single one is more often a shape than a letter
+
+# To compare costs the product of what is expected and what was read; a newspaper's page stays below all three.
+MOST_CHARACTERS, MOST_LINES, LONGEST_LINE = 50_000, 1_000, 2_000
 
 FOLDED = str.maketrans({**dict.fromkeys("‐‑‒–—―−﹣", "-"), **dict.fromkeys("‘’‚‛′`´", "'"),
                         **dict.fromkeys("“”„‟″«»「」『』", '"'), "。": ".", "、": ",", "・": "·", "•": "·"})
@@ -79,12 +82,21 @@ class Comparison:
 # ---------------------------------------------------------------- what is equal
 
 def expected_lines(text: str) -> list[str]:
-    """The lines of an expected text, without empty and invisible ones. Raises ValueError when none is left."""
+    """The lines of an expected text, without empty and invisible ones. Raises ValueError when none is left, or for more
+    than a picture can show."""
+    if len(text) > MOST_CHARACTERS:
+        raise Refusal("expected_long", "The expected text has {count} characters: a picture shows at most {max}, so "
+                      "check that expected_text holds the words of one picture.", count=f"{len(text):,}",
+                      max=f"{MOST_CHARACTERS:,}")
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if units(line, Rules(match_punctuation=True))]
     if not lines:
         raise Refusal("no_text_expected", "No text is expected: write the lines that the picture should show into "
                       "expected_text, one per line.")
+    if len(lines) > MOST_LINES or max(map(len, lines)) > LONGEST_LINE:
+        raise Refusal("expected_lines", "The expected text has {lines} lines, the longest of {characters} characters: "
+                      "at most {most} lines of {longest} can be compared.", lines=f"{len(lines):,}",
+                      characters=f"{max(map(len, lines)):,}", most=f"{MOST_LINES:,}", longest=f"{LONGEST_LINE:,}")
     return lines
 
 
@@ -184,13 +196,18 @@ def _align(expected: str, found: str) -> Alignment:
 
 # ---------------------------------------------------------------- the verdict
 
-def compare(lines: Sequence[str], found: Sequence[Found], rules: Rules) -> Comparison:
-    """Expected lines against what was read. Raises ValueError where the reader knows the script of none of them."""
+def compare(lines: Sequence[str], found: Sequence[Found], rules: Rules,
+            between: Callable[[], None] = lambda: None) -> Comparison:
+    """Expected lines against what was read. Raises ValueError where the reader knows the script of none of them.
+
+    `between` is called again and again, and may raise.
+    """
     judged = _judged(lines, rules)
     groups = match([comparable(lines[number], rules) for number in judged],
-                   [comparable(piece.text, rules) for piece in found], [piece.box for piece in found])
+                   [comparable(piece.text, rules) for piece in found], [piece.box for piece in found], between)
     verdicts = {number: Line(line, UNREADABLE) for number, line in enumerate(lines)}
     for group in groups:
+        between()
         numbers = [judged[number] for number in group.lines]
         pieces = [found[number] for number in group.pieces]
         verdicts |= zip(numbers, _verdicts([lines[number] for number in numbers], pieces, rules))

@@ -17,6 +17,7 @@ from .compare import is_invisible
 
 EXTENSIONS = (".ttf", ".otf", ".ttc", ".otc")
 BUILT_IN = "built-in (English)"  # Pillow's own font: always there, without accents
+MOST_CHARACTERS = 20_000  # at the smallest size a page of Chinese has 40,000, which no model copies
 MOST_FACES = 256        # of one collection that are offered; the largest have some fifty
 SMALLEST_LETTERS = 16   # pixels; below, a picture is no model for letters
 LARGEST_SIDE = 4096
@@ -85,7 +86,11 @@ def load(face: tuple[Path, int] | None, size: int, name: str) -> ImageFont.FreeT
 
 
 def clean_lines(text: str) -> list[str]:
-    """The lines to set, composed (NFC), without characters that print nothing. Raises ValueError for none."""
+    """The lines to set, composed (NFC), without characters that print nothing. Raises ValueError for none, or for more
+    than any page takes."""
+    if len(text) > MOST_CHARACTERS:
+        raise Refusal("glyph_text_long", "The text has {count} characters: a reference takes at most {max}, so set "
+                      "fewer words.", count=f"{len(text):,}", max=f"{MOST_CHARACTERS:,}")
     lines = ["".join(" " if c.isspace() else c for c in line if c.isspace() or c in JOINERS or not is_invisible(c))
              .strip(" " + JOINERS) for line in unicodedata.normalize("NFC", text).splitlines()]
     lines = [line for line in lines if line]

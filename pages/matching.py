@@ -4,7 +4,7 @@ Three passes, each of which takes groups and returns new ones: every line gets t
 the reader has joined are put together, and pieces that are left over are added to the lines that they are a part of.
 Texts are comparable forms, see compare.py. Lines and pieces are numbers: their places in what `match` is given.
 """
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,9 +25,13 @@ class Group:
     pieces: tuple[int, ...] = ()
 
 
-def match(lines: Sequence[str], pieces: Sequence[str], boxes: Sequence[Box]) -> list[Group]:
-    """Each line in exactly one group, each piece in one at most. boxes: those of the pieces."""
-    texts = Texts(lines, pieces, boxes)
+def match(lines: Sequence[str], pieces: Sequence[str], boxes: Sequence[Box],
+          between: Callable[[], None] = lambda: None) -> list[Group]:
+    """Each line in exactly one group, each piece in one at most. boxes: those of the pieces.
+
+    `between` is called before each line and each piece, and may raise: a thousand of both take seconds.
+    """
+    texts = Texts(lines, pieces, boxes, between)
     groups = assign_one_to_one(texts)
     groups = join_lines(groups, texts)
     return add_pieces(groups, texts)
@@ -41,11 +45,13 @@ def left_over(groups: Sequence[Group], pieces: int) -> list[int]:
 
 class Texts:
     """What is matched, and how often each character (a column) occurs in each text (a row). These counts say what two
-    texts can have in common at most, and cost little for all texts at once."""
+    texts can have in common at most, and cost little for all texts at once. Only characters that both lines and pieces
+    have are counted: no other is ever in common."""
 
-    def __init__(self, lines: Sequence[str], pieces: Sequence[str], boxes: Sequence[Box]):
-        self.lines, self.pieces, self.boxes = lines, pieces, boxes
-        alphabet = sorted(set("".join([*lines, *pieces])))
+    def __init__(self, lines: Sequence[str], pieces: Sequence[str], boxes: Sequence[Box],
+                 between: Callable[[], None] = lambda: None):
+        self.lines, self.pieces, self.boxes, self.between = lines, pieces, boxes, between
+        alphabet = sorted(set("".join(lines)) & set("".join(pieces)))
         columns = {character: column for column, character in enumerate(alphabet)}
         self.line_counts, self.piece_counts = _counts(lines, columns), _counts(pieces, columns)
 
@@ -67,7 +73,7 @@ class Texts:
 def _counts(texts: Sequence[str], columns: dict[str, int]) -> np.ndarray:
     counts = np.zeros((len(texts), len(columns)), np.int32)
     for row, text in enumerate(texts):
-        np.add.at(counts[row], [columns[character] for character in text], 1)
+        np.add.at(counts[row], [columns[character] for character in text if character in columns], 1)
     return counts
 
 
@@ -95,8 +101,9 @@ def assign_one_to_one(texts: Texts) -> list[Group]:
 def _gains(texts: Texts) -> np.ndarray:
     """How well each piece (a column) fits each line (a row). Only what can share half of the shorter one is tried."""
     gains = np.zeros((len(texts.lines), len(texts.pieces)))
-    lengths = texts.piece_counts.sum(1)
+    lengths = np.array([len(piece) for piece in texts.pieces], np.int32)
     for number, line in enumerate(texts.lines):
+        texts.between()
         overlap = np.minimum(texts.line_counts[number], texts.piece_counts).sum(1)
         for piece in np.flatnonzero(overlap * 2 >= np.minimum(lengths, len(line))):
             gains[number, piece] = _gain(line, texts.pieces[piece])
@@ -121,23 +128,28 @@ def _gain(line: str, piece: str) -> float:
 def join_lines(groups: Sequence[Group], texts: Texts) -> list[Group]:
     """A missing line may stand in the same piece as another one: the reader has joined them. It is put into the group
     whose pieces hold more of it than any other's, and more than half of it."""
-    joined = list(groups)
-    for missing in [group for group in groups if not group.pieces]:
-        best = max(_joinings(missing, joined, texts), default=None)
+    read = {number: group for number, group in enumerate(groups) if group.pieces}
+    missing = {number: group for number, group in enumerate(groups) if not group.pieces}
+    if not read:
+        return list(groups)
+    surplus = np.stack([-texts.unmatched(group) for group in read.values()])
+    for number, group in list(missing.items()):
+        texts.between()
+        best = max(_joinings(group, list(read.values()), surplus, texts), default=None)
         if best is not None:
-            joined[best.number] = best.group
-            joined.remove(missing)
-    return joined
+            read[list(read)[best.number]] = best.group
+            surplus[best.number] = -texts.unmatched(best.group)
+            del missing[number]
+    return [group for _, group in sorted({**read, **missing}.items())]
 
 
-def _joinings(missing: Group, groups: Sequence[Group], texts: Texts) -> Iterator[Growth]:
-    """The groups with the missing line in each place between their own lines, where that explains half of it."""
+def _joinings(missing: Group, groups: Sequence[Group], surplus: np.ndarray, texts: Texts) -> Iterator[Growth]:
+    """The groups with the missing line in each place between their own lines, where that explains half of it. surplus:
+    for each group, counts of the characters that were read beyond its own lines."""
     lacking, length = texts.unmatched(missing), len(texts.wanted(missing))
-    for number, group in enumerate(groups):
-        surplus = -texts.unmatched(group)
-        if np.minimum(lacking, surplus).clip(0).sum() * 2 <= length:
-            continue  # too little was read of this group beyond its own lines
-        before = texts.shared(group)
+    # Of the others too little was read beyond their own lines.
+    for number in np.flatnonzero(np.minimum(lacking, surplus).clip(0).sum(1) * 2 > length):
+        group, before = groups[number], texts.shared(groups[number])
         for place in range(len(group.lines) + 1):
             grown = Group(group.lines[:place] + missing.lines + group.lines[place:], group.pieces)
             gain = texts.shared(grown) - before
@@ -161,6 +173,7 @@ def _add_pieces_once(groups: Sequence[Group], texts: Texts) -> list[Group]:
     grown = list(groups)
     unmatched = np.stack([texts.unmatched(group) for group in groups])
     for piece in sorted(left_over(groups, len(texts.pieces)), key=lambda piece: -len(texts.pieces[piece])):
+        texts.between()
         best = max(_additions(piece, grown, unmatched, texts), default=None)
         if best is not None:
             grown[best.number] = best.group

@@ -93,12 +93,12 @@ def check(picture: ndarray, lines: list[str], rules: Rules, between: Callable[[]
     It is looked at until it passes: as it is and at twice that size, small ones once at several times their size,
     transparent ones on white and on black. The best look counts, because what one look gets wrong and another gets
     right is the reader's error and not the picture's.
-    `between` is called before each look, and may raise.
+    `between` is called before each look and while its lines are compared, and may raise.
     """
     best = None
     for look, factor in _looks(picture):
         between()
-        found = compare(lines, read(look, factor), rules)
+        found = compare(lines, read(look, factor), rules, between)
         if best is None or (found.passed, found.score) > (best.passed, best.score):
             best = found
         if best.passed:

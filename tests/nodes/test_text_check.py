@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from qwen_image_2.pages import glyphs, ocr
+from qwen_image_2.model.images.boxes import Box
+from qwen_image_2.pages import compare, glyphs, ocr
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,51 @@ def test_cancelling_stops_between_pictures(nodes, monkeypatch):
     management.interrupt_current_processing(False)
 
 
+def test_cancelling_stops_between_lines(nodes, monkeypatch):
+    import comfy.model_management as management
+
+    from qwen_image_2.pages import matching
+    tried, plain = [], matching.lcs_length
+
+    def measured(*texts):
+        tried.append(texts)
+        if len(tried) == 5:
+            management.interrupt_current_processing()
+        return plain(*texts)
+    monkeypatch.setattr(matching, "lcs_length", measured)
+    found = [compare.Found(f"FREE ENTRY {number}X", Box(0, 0, 9, 9)) for number in range(3)]
+    monkeypatch.setattr(ocr, "read", lambda *_: found)
+    with pytest.raises(management.InterruptProcessingException):
+        nodes.check(page("FREE"), "\n".join(f"FREE ENTRY {number}" for number in range(100)))
+    assert 5 <= len(tried) < 10
+    management.interrupt_current_processing(False)
+
+
+def test_cancelling_stops_between_the_files_for_the_page(nodes, monkeypatch):
+    import comfy.model_management as management
+    from comfy_api.latest import ui
+    saved, plain = [], ui.ImageSaveHelper.save_images
+
+    def save(image, *how, **more):
+        saved.append(len(image))
+        management.interrupt_current_processing(len(saved) == 2)
+        return plain(image, *how, **more)
+    monkeypatch.setattr(ocr, "read", lambda *_: [])
+    monkeypatch.setattr(ui.ImageSaveHelper, "save_images", save)
+    with pytest.raises(management.InterruptProcessingException):
+        nodes.check(page("FREE").expand(5, -1, -1, -1), "FREE")
+    assert saved == [1, 1]
+    management.interrupt_current_processing(False)
+
+
+def test_the_bar_moves_once_for_each_picture(nodes, monkeypatch):
+    import comfy.utils
+    shown = []
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", lambda bar, done, *more: shown.append(done))
+    nodes.check(page("FREE").expand(2, -1, -1, -1), "FREE\nPIER\nOPEN")
+    assert shown == [0, 1, 2, 0, 1], "first the reading, then the files"
+
+
 # ---------------------------------------------------------------- Pick Best
 
 def test_of_equal_scores_the_first_is_picked(nodes):
@@ -178,7 +224,9 @@ def test_vertical_text_is_a_column(nodes):
 
 @pytest.mark.parametrize("text, words", [
     ("SALE 海", "no glyphs for 海 \\(U\\+6D77\\)"), ("\u200b\n ", "There is no text to set"),
-    ("W" * 1000, "do not fit on one page"), ("OPEN 😀", "no glyphs for 😀 \\(U\\+1F600\\)"),
+    ("W" * 1000, "do not fit on one page"),
+    ("W" * 30_000, "has 30,000 characters: a reference takes at most 20,000"),
+    ("OPEN 😀", "no glyphs for 😀 \\(U\\+1F600\\)"),
     ("שלום", "no glyphs for ש \\(U\\+05E9\\), ל"),
 ])
 def test_texts_that_are_refused(nodes, text, words):

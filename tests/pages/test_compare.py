@@ -183,6 +183,22 @@ def test_no_expected_text_is_refused(text):
         expected_lines(text)
 
 
+@pytest.mark.parametrize(("text", "words"), [
+    ("a\n" * 1001, "has 1,001 lines, the longest of 1 characters: at most 1,000 lines of 2,000 can be compared"),
+    ("FREE\n" + "a" * 2001, "has 2 lines, the longest of 2,001 characters"),
+    ("a" * 60_000, "has 60,000 characters: a picture shows at most 50,000"),
+    ("\n" * 10**7, "has 10,000,000 characters"),
+])
+def test_more_text_than_a_picture_shows_is_refused(text, words):
+    with pytest.raises(ValueError, match=words) as error:
+        expected_lines(text)
+    assert len(str(error.value)) <= 400
+
+
+def test_as_much_text_as_allowed():
+    assert len(expected_lines("a\n" * 1000)) == 1000 and len(expected_lines("a" * 2000)) == 1
+
+
 @pytest.mark.parametrize("split", [False, True])
 def test_three_hundred_lines(split):
     rng = random.Random(0)

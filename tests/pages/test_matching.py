@@ -77,3 +77,47 @@ def test_whatever_was_read_every_line_is_in_one_group_and_no_piece_in_two():
         taken = [piece for group in third for piece in group.pieces]
         assert len(set(taken)) == len(taken)
         assert sorted([*taken, *matching.left_over(third, len(pieces))]) == list(range(len(pieces)))
+
+
+# ---------------------------------------------------------------- many lines
+
+def many(lines: int, pieces: int) -> tuple[list[str], list[str]]:
+    """No piece is a line's."""
+    rng = random.Random(1)
+    return (["".join(rng.choices("abcdefgh", k=24)) for _ in range(lines)],
+            ["".join(rng.choices("hijklmno", k=24)) for _ in range(pieces)])
+
+
+def test_a_thousand_missing_lines_are_not_compared_with_each_other(monkeypatch):
+    """Counted, because a million comparisons of missing lines took eleven seconds."""
+    looked, lines, pieces = [], *many(1000, 20)
+    plain = Texts.unmatched
+    monkeypatch.setattr(Texts, "unmatched", lambda texts, group: looked.append(group) or plain(texts, group))
+    assert match([*lines, pieces[0]], pieces, stacked(pieces))[-1] == Group((1000,), (0,))
+    assert len(looked) < 5000
+
+
+def test_only_common_characters_are_counted():
+    """A table of all characters of a thousand Chinese lines would take 80 MB."""
+    given = texts(["ab" + chr(0x4e00 + number) for number in range(1000)], ["ba!"])
+    assert given.line_counts.shape == (1000, 2) and given.piece_counts.tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("pieces", [30, 0])
+def test_what_is_between_lines_is_asked_at_each(pieces):
+    """Where the user cancels, the rest is not compared."""
+    class CancelledError(Exception):
+        pass
+
+    asked, (lines, read) = [], many(100, pieces)
+    match(lines, read, stacked(read), lambda: asked.append(1))
+    assert len(asked) >= 100
+
+    def cancel() -> None:
+        asked.append(1)
+        if len(asked) == 50:
+            raise CancelledError
+    asked.clear()
+    with pytest.raises(CancelledError):
+        match(lines, read, stacked(read), cancel)
+    assert len(asked) == 50
