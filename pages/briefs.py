@@ -24,6 +24,7 @@ LEAST_IMPORTANT_FIRST = (("icon",), ("picture",), ("panel",), ("body",), ("foote
 DESCRIPTIONS = ("icon", "picture", "panel")  # the user's words about what is drawn, not words in the picture
 
 LINE_BREAKS = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
+CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # categories Cc and Cs but tab and line feed
 INVISIBLE = re.compile("[\u00ad\u200b\u2060-\u2064\ufeff\u202a-\u202e\u2066-\u2069]")
 LIST_MARKER = re.compile(r"[-*•·‣–—]\s+")
 COLON = re.compile("[:：]")
@@ -32,7 +33,7 @@ LONGEST_SPEAKER = 40  # characters of a name before a colon; what is longer is a
 CAPTIONS, SOUNDS = ("caption", "旁白"), ("sound", "音效")
 SEPARATOR = re.compile(r"[,;，、；\n]")
 LONGEST_COLOUR, MOST_COLOURS = 40, 8
-LONGEST_FIELD = 65_536  # characters of one text: what is longer is a file by mistake, and takes long to be shortened
+LONGEST_FIELD = 32_768  # characters of one text; a prompt holds a few thousand, so what is longer is a mistake
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,9 @@ def lines(name: Message, text: str) -> list[str]:
                       "of this model holds a few thousand.", field=name, count=f"{len(text):,}",
                       max=f"{LONGEST_FIELD:,}")
     broken = LINE_BREAKS.sub("\n", text)
-    for character in broken:
-        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
-            raise Refusal("control_character", "The {field} contains the control character U+{code}, which no picture "
-                          "can show: remove it.", field=name, code=f"{ord(character):04X}")
+    if control := CONTROL.search(broken):
+        raise Refusal("control_character", "The {field} contains the control character U+{code}, which no picture "
+                      "can show: remove it.", field=name, code=f"{ord(control[0]):04X}")
     return [line.strip() for line in broken.split("\n") if visible(line)]
 
 

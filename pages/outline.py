@@ -27,7 +27,7 @@ from .briefs import Brief, Page
 MOST_SLIDES = 100
 LONGEST_NAME = 40  # characters of a title in a message
 LONGEST_LINE = 10_000  # characters; ten times what a picture's prompt may have, and no note is as long
-LONGEST_OUTLINE = 1_000_000  # characters: a hundred slides with as many notes as an hour's speech each
+LONGEST_OUTLINE = 300_000  # characters: a hundred slides with a page of notes each
 SEEDS = 2**64  # a sampler takes those below
 
 HEADING = re.compile(r"(#(?=\s|$)|#{2,})\s*(.*)")

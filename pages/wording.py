@@ -103,6 +103,8 @@ def _texts(element: Element, words: Language) -> str:
 
 
 def _right_to_left(text: str) -> bool:
+    if text.isascii():  # a deck of a hundred slides looks at a footer a hundred times
+        return False
     directions = [unicodedata.bidirectional(character) for character in text]
     backward = sum(direction in ("R", "AL") for direction in directions)
     return backward > directions.count("L")

@@ -83,6 +83,19 @@ def test_counts_one_at_a_time(routes, monkeypatch):
 
 # ---------------------------------------------------------------- briefs
 
+@pytest.mark.parametrize(("node", "inputs", "words"), [
+    ("QwenImage2DeckOutline", {"outline": "# a" + " " * 60_000 + "x"}, "Line 1 of the outline has 60,004 characters"),
+    ("QwenImage2DeckOutline", {"outline": "# a\n" * 100, "footer": "x " * 25_000}, "The footer has 50,000 characters"),
+    ("QwenImage2PosterBrief", {"body": "." * 60_000 + "x"}, "The body has 60,001 characters"),
+    ("QwenImage2ComicBrief", {"panels": "a" + " " * 60_000 + "x"}, "The text of panel 1 has 60,002 characters"),
+])
+def test_what_would_take_long_is_refused_and_the_next_is_answered(routes, node, inputs, words):
+    """The page asks for it as soon as a stranger's workflow is opened, and one thread answers all."""
+    status, answer = brief(routes, node, **BRIEFS[node] | inputs)
+    assert status == 200 and words in answer["refused"] and len(answer["refused"]) <= 400
+    assert ask(routes, "a poster")[0][0] == 200
+
+
 def executed(monkeypatch, name, inputs):
     """The outputs of the node itself, and the messages that it shows."""
     from qwen_image_2.nodes import briefs, decks, routes
