@@ -5,6 +5,7 @@ it instead of following the instruction.
 """
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import folder_paths
 from PIL import Image
@@ -42,7 +43,8 @@ def _seeds_behind(graph: Graph, link) -> Iterator[int]:
 
 def _own_seeds(node: Graph) -> list[int]:
     """KSampler and ours call it seed, RandomNoise and KSamplerAdvanced noise_seed. What writes texts has one, too."""
-    known = NODE_CLASS_MAPPINGS.get(node.get("class_type"))
+    kind = node.get("class_type")
+    known = NODE_CLASS_MAPPINGS.get(kind) if isinstance(kind, str) else None  # a file may hold anything
     if known is not None and not PICTURES & set(known.RETURN_TYPES):
         return []
     values = (node["inputs"].get(name) for name in ("seed", "noise_seed"))
@@ -53,8 +55,11 @@ def _seeds_of_file(name) -> list[int]:
     """Seeds in the workflow that ComfyUI has written into a PNG; none where there is no such thing."""
     if not isinstance(name, str) or not folder_paths.exists_annotated_filepath(name):
         return []
+    path = Path(folder_paths.get_annotated_filepath(name))
+    if not path.is_file():  # a pipe would be waited for
+        return []
     try:
-        with Image.open(folder_paths.get_annotated_filepath(name)) as picture:
+        with Image.open(path) as picture:
             graph = json.loads(picture.info.get("prompt", "{}"))
     except (OSError, ValueError, RecursionError):  # no picture, or its text is another program's: nothing is known
         return []

@@ -20,6 +20,7 @@ ATTENTION_PREFERENCE = ".comfy_attention.config"
 # Bounds that no real file comes near, for those that were made to take long: the largest transformers have some 5,000
 # tensors of at most 5 axes, and a header of 1 MB; with the notes that trainers write into it, a few.
 MOST_TENSORS, MOST_AXES, MOST_HEADER_BYTES = 100_000, 8, 32 * 1024**2
+MOST_JSON_BYTES = 16 * 1024**2  # an index names every tensor, in a hundred bytes each
 LONGEST_NAME = 80  # characters of a tensor's name in a message
 # No model file begins so: of both formats the first bytes hold a small number, and with it zeros.
 TEXT = re.compile(rb"(\xef\xbb\xbf)?[\t\r\n -~]{12}")
@@ -217,6 +218,11 @@ def _read_config(path: Path, label: str) -> dict:
 
 
 def _read_json(path: Path, label: str) -> dict:
+    size = path.stat().st_size
+    if size > MOST_JSON_BYTES:
+        raise CheckpointError("json_large", "The file {file} of {folder} has {size} bytes: a configuration or an index "
+                              "has at most {max}, download it again.", file=path.name, folder=label,
+                              size=f"{size:,}", max=f"{MOST_JSON_BYTES:,}")
     return _as_dict(path.read_bytes(), Message("config_file", "The file {file} of {folder}", file=path.name,
                                                folder=label))
 

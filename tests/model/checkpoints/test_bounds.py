@@ -109,6 +109,14 @@ def test_a_header_that_takes_long_to_read(tmp_path):
     assert "a.safetensors has a header of 90,000,000 bytes" in refused(path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_a_configuration_of_a_gigabyte(tmp_path, name):
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    (tmp_path / name).touch()
+    os.truncate(tmp_path / name, 10**9)
+    assert f"The file {name} of {tmp_path.name} has 1,000,000,000 bytes" in refused(tmp_path)
+
+
 # ---------------------------------------------------------------- what is no file
 
 def make_pipe(path):
