@@ -72,7 +72,8 @@ def _objects(text: str) -> Iterator[dict]:
 BEGINNING = re.compile(r'"(rewritten_prompt|rewrited_prompt|wh_ratio|ratio_follow)"\s*:\s*"')
 MARK = re.compile(r'\\.|"', re.S)  # a mark, or what a backslash keeps from being one
 # A mark ends its text where JSON goes on behind it: with another key, the end of the object, of the fence, of all.
-BEHIND = re.compile(r'\s*(?:,\s*"[a-z_]{3,40}"\s*:|,?\s*(?:\}|```|$))')
+# No two spaces stand side by side in the pattern: a run of them would be cut in two at each of its places.
+BEHIND = re.compile(r'\s*(?:,\s*(?:"[a-z_]{3,40}"\s*:|\}|```|$)|\}|```|$)')
 END = re.compile(r"\s*(,)?\s*(\})?")
 UNKNOWN_ESCAPE = re.compile(r'\\(?!["\\/bfnrtu])')
 MOST_ATTEMPTS = 20

@@ -41,6 +41,10 @@ def outlined(text: str) -> None:
     outline.read(text)
 
 
+def answered(text: str) -> None:
+    enhanced("a", Generated(text, 5, False), (1024, 1024), None)
+
+
 def fitted(brief: briefs.Brief) -> wording.Written:
     return wording.fitted(brief, lambda text: len(text) // 4, 1000)
 
@@ -78,6 +82,13 @@ TEXTS = {
     "a number of a reference": lambda n: named_references("<image" + "1" * n + ">" + "<image" * n, 3),
     "words of a model": lambda n: enhancement.check_text("<|" * n + "a" * n, "The prompt"),
     "braces": lambda n: enhanced("a", Generated('{"a": {' * n, 5, False), (1024, 1024), None),
+    "spaces in an answer": lambda n: answered('{"rewritten_prompt": "a"' + " " * n + "x"),
+    "marks in an answer": lambda n: answered('{"rewritten_prompt": "' + '" ' * n),
+    "keys in an answer": lambda n: answered('{"rewritten_prompt" : "' * (n // 20)),
+    "backslashes in an answer": lambda n: answered('{"rewritten_prompt": "' + '\\"' * n),
+    "HTML": lambda n: outlined("# a\n" + "<div " * n + "<div" + " /" * n),
+    "images": lambda n: outlined("# a\n" + "![" * n + "![" + "a" * n),
+    "a table": lambda n: outlined("# a\n-" + " |-" * n + " " * n + "x"),
     "quoted texts that were lost": lambda n: enhanced(
         "".join(f'"{number}"' for number in range(n // 8)),
         Generated(json.dumps({"rewritten_prompt": "x" * n}), 5, False), (1024, 1024), None),
