@@ -129,7 +129,7 @@ def _check_understood(number: int, line: str, above: str, slides: list[Slide]) -
         return
     found = [what for pattern, what in NOT_UNDERSTOOD if pattern.match(line)]
     found += [what for pattern, what in NOT_UNDERSTOOD_ANYWHERE if pattern.search(line)]
-    if DASHES.fullmatch(line) and slides and not slides[-1].bullets and above and above in slides[-1].subtitle:
+    if DASHES.fullmatch(line) and slides and not slides[-1].points and slides[-1].subtitle[-1:] == [above]:
         found.append(Message("outline_underline_dashes", "the underline of a heading; for a rule leave an empty line "
                              "above it"))
     if found:

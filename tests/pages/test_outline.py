@@ -1,4 +1,6 @@
 """Outlines: what becomes of every kind of line, and what is refused."""
+import time
+
 import pytest
 
 from qwen_image_2.pages import outline, wording
@@ -127,6 +129,14 @@ def test_titles_are_looked_at_too(title):
     "## A\n- one\n---\n- two", "## A\n---\nwords\n\n---\n- one", "## A\nwords\n\n--\n"])
 def test_what_is_not_drawn_and_rules_are_not_asked(text):
     assert len(read(text)) == 1
+
+
+@pytest.mark.parametrize("text", ["- a\n--\n" * 80_000, "words\n" * 60_000 + "Seed: 1\n--\n" * 40_000],
+                         ids=["after points", "after a long subtitle"])
+def test_underlines_are_looked_for_without_reading_the_slide_again(text):
+    begin = time.process_time()
+    assert len(read(f"## A\n{text}")) == 1
+    assert time.process_time() - begin < 20
 
 
 def test_an_em_dash_begins_a_point_like_an_en_dash():
