@@ -115,11 +115,9 @@ def test_a_picture_of_nan_is_told_before_it_is_saved(model):
     """Core's samplers say it in the log, ours on the node; a report stands for both."""
     import comfy.samplers
 
-    from qwen_image_2.nodes.bridge.qwen_image_2 import reporting_to
+    from qwen_image_2.nodes.bridge.guider import guider_for
     said, latent = [], torch.zeros(3, 64, 4, 4)
-    guider = comfy.samplers.CFGGuider(reporting_to(said.append, model))
-    guider.set_conds([[torch.randn(1, 20, 64), {}]], [])
-    guider.set_cfg(1.0)
+    guider = guider_for(model, [[torch.randn(1, 20, 64), {}]], None, 1.0, said.append)
 
     def sampled(noise):
         return guider.sample(noise, latent, comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.0]))
