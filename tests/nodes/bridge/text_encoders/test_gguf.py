@@ -262,7 +262,7 @@ def test_a_gguf_file_can_become_another_format(comfyui, state, tmp_path):
     assert error(states(load(path, "fp32")), expected) < 1e-5
     int8 = load(path, "int8 (ConvRot)")
     assert 1e-4 < error(states(int8), expected) < 0.03
-    assert int8.cond_stage_model.qwen3vl_8b.transformer.weights == "int8 with rotation, computed in integers"
+    assert int8.cond_stage_model.qwen3vl_8b.transformer.weights == "int8 with rotation, dequantised layer by layer"
 
 
 def test_loras_reach_packed_matrices_and_the_table(comfyui, state, tmp_path):
