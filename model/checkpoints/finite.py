@@ -10,8 +10,6 @@ from . import gguf
 # The first bit pattern of 8 bits, its sign left out, that is no number.
 E4M3FN, E5M2 = 0x7F, 0x7C
 FLOATS = {torch.float8_e4m3fn: E4M3FN, torch.float8_e5m2: E5M2}
-# Bytes of a block where its fp16 numbers begin, see gguf.py.
-SCALES = {"Q8_0": (0,), "Q4_0": (0,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 
 
 def is_finite(values: Tensor) -> bool:
@@ -30,9 +28,10 @@ def is_finite(values: Tensor) -> bool:
 
 def has_finite_scales(packed: Tensor, kind: str) -> bool:
     """The same of packed blocks (rows, bytes) uint8: all that is not whole numbers in them is their scales."""
-    blocks = packed.reshape(-1, gguf.BLOCKS[kind].bytes)
+    block = gguf.BLOCKS[kind]
+    blocks = packed.reshape(-1, block.bytes)
     # The upper byte of an fp16 number is one of fp8 (e5m2), with the same exponent.
-    return all(_below(blocks[:, place + 1], E5M2) for place in SCALES[kind])
+    return all(_below(blocks[:, place + 1], E5M2) for place in block.halves)
 
 
 def _below(patterns: Tensor, limit: int) -> bool:

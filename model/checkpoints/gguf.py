@@ -19,6 +19,7 @@ from ...messages import Refusal
 class Block(NamedTuple):
     values: int
     bytes: int
+    halves: tuple[int, ...]  # bytes of a block where its fp16 numbers begin; whatever else it holds is whole numbers
     decode: Callable[[Tensor], Tensor]  # (blocks, bytes) uint8 -> (blocks, values) fp32
 
 
@@ -40,6 +41,64 @@ def _q8_0(data: Tensor) -> Tensor:
 
 def _q4_0(data: Tensor) -> Tensor:
     return _half(data[:, :2]) * (_parts(data[:, 2:], 4, 16).float() - 8)
+
+
+def _q4_1(data: Tensor) -> Tensor:
+    return _half(data[:, :2]) * _parts(data[:, 4:], 4, 16).float() + _half(data[:, 2:4])
+
+
+def _five_bits(data: Tensor) -> Tensor:
+    """Four bytes with the fifth bit of each value, in the order of the values, then their lower four bits."""
+    return (_parts(data[:, 4:], 4, 16) | _parts(data[:, :4], 1, 1) << 4).float()
+
+
+def _q5_0(data: Tensor) -> Tensor:
+    return _half(data[:, :2]) * (_five_bits(data[:, 2:]) - 16)
+
+
+def _q5_1(data: Tensor) -> Tensor:
+    return _half(data[:, :2]) * _five_bits(data[:, 4:]) + _half(data[:, 2:4])
+
+
+# What the 16 codes of IQ4_NL and IQ4_XS stand for (kvalues_iq4nl in ggml-common.h): denser around zero, as weights are.
+CODES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+# The same as two numbers of eight bytes: a device can be filled with them, while a list would be copied from the host.
+CODE_WORDS = struct.unpack("<2q", struct.pack("<16b", *CODES))
+
+
+def _coded(data: Tensor) -> Tensor:
+    """Codes of 4 bits in groups of 16 bytes -> the values that they stand for (blocks, values) fp32."""
+    words = [torch.full((1,), word, dtype=torch.int64, device=data.device) for word in CODE_WORDS]
+    table = torch.cat(words).view(torch.int8).float()
+    codes = _parts(data, 4, 16)
+    return table.index_select(0, codes.flatten().int()).view(codes.shape)
+
+
+def _iq4_nl(data: Tensor) -> Tensor:
+    return _half(data[:, :2]) * _coded(data[:, 2:])
+
+
+def _iq4_xs(data: Tensor) -> Tensor:
+    """Eight groups of 32 values, whose scales have 6 bits: first the upper two of all, then the lower four."""
+    scales = _parts(data[:, 4:8], 4, 1) | _parts(data[:, 2:4], 2, 1) << 4
+    scales = _half(data[:, :2]) * (scales.float() - 32)
+    return (scales.unsqueeze(-1) * _coded(data[:, 8:]).unflatten(1, (8, 32))).flatten(1)
+
+
+def _q2_k(data: Tensor) -> Tensor:
+    """Sixteen groups of 16 values; a byte holds a group's scale in its lower half, its minimum in the upper one."""
+    scales = (data[:, :16] & 15).float() * _half(data[:, 80:82])
+    minima = (data[:, :16] >> 4).float() * _half(data[:, 82:])
+    values = _parts(data[:, 16:80], 2, 32).unflatten(1, (16, 16))
+    return (scales.unsqueeze(-1) * values.float() - minima.unsqueeze(-1)).flatten(1)
+
+
+def _q3_k(data: Tensor) -> Tensor:
+    """Sixteen groups of 16 values of 3 bits; their scales have 6 bits, the lower four of all first."""
+    values = _parts(data[:, 32:96], 2, 32) | _parts(data[:, :32], 1, 32) << 2
+    scales = _parts(data[:, 96:104], 4, 8) | _parts(data[:, 104:108], 2, 4) << 4
+    scales = _half(data[:, 108:]) * (scales.float() - 32)
+    return (scales.unsqueeze(-1) * (values.float() - 4).unflatten(1, (16, 16))).flatten(1)
 
 
 def _scales_and_minima(data: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,11 +133,18 @@ def _q6_k(data: Tensor) -> Tensor:
 
 
 BLOCKS = {
-    "Q8_0": Block(32, 34, _q8_0),
-    "Q4_0": Block(32, 18, _q4_0),
-    "Q4_K": Block(256, 144, _q4_k),
-    "Q5_K": Block(256, 176, _q5_k),
-    "Q6_K": Block(256, 210, _q6_k),
+    "Q8_0": Block(32, 34, (0,), _q8_0),
+    "Q6_K": Block(256, 210, (208,), _q6_k),
+    "Q5_K": Block(256, 176, (0, 2), _q5_k),
+    "Q5_1": Block(32, 24, (0, 2), _q5_1),
+    "Q5_0": Block(32, 22, (0,), _q5_0),
+    "Q4_K": Block(256, 144, (0, 2), _q4_k),
+    "Q4_1": Block(32, 20, (0, 2), _q4_1),
+    "Q4_0": Block(32, 18, (0,), _q4_0),
+    "IQ4_NL": Block(32, 18, (0,), _iq4_nl),
+    "IQ4_XS": Block(256, 136, (0,), _iq4_xs),
+    "Q3_K": Block(256, 110, (108,), _q3_k),
+    "Q2_K": Block(256, 84, (80, 82), _q2_k),
 }
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

@@ -33,7 +33,7 @@ def test_whole_numbers_and_nothing_are_finite():
 def test_scales_of_blocks(kind, pattern):
     data = torch.from_numpy(packed(kind))
     assert finite.has_finite_scales(data, kind)
-    for place in finite.SCALES[kind]:
+    for place in gguf.BLOCKS[kind].halves:
         broken = data.clone()
         broken.view(-1, gguf.BLOCKS[kind].bytes)[7, place:place + 2] = torch.tensor([pattern & 0xFF, pattern >> 8])
         assert not gguf.dequantise(broken, kind).isfinite().all()
@@ -45,8 +45,8 @@ def test_no_other_byte_of_a_block_can_break_it(kind):
     """What is not looked at: with every other byte at any value the decoded matrix is finite."""
     data = torch.from_numpy(packed(kind))
     blocks = data.view(-1, gguf.BLOCKS[kind].bytes)
-    others = [place for place in range(blocks.shape[1])
-              if place not in finite.SCALES[kind] and place - 1 not in finite.SCALES[kind]]
+    halves = gguf.BLOCKS[kind].halves
+    others = [place for place in range(blocks.shape[1]) if place not in halves and place - 1 not in halves]
     for byte in (0, 0x7C, 0x7F, 0x80, 0xFF):
         blocks[:, others] = byte
         assert finite.has_finite_scales(data, kind) and gguf.dequantise(data, kind).isfinite().all()

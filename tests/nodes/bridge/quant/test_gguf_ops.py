@@ -1,4 +1,6 @@
 """Transformers in GGUF files: fused or split, prefix or none, with or without metadata."""
+import itertools
+
 import gguf
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ def plain():
 
 def pack(matrix: torch.Tensor, kind: str) -> np.ndarray:
     """Packed rows near a matrix. The package packs no K type: a scale for each block, 4 to 6 bits, no minima."""
-    if kind in ("Q8_0", "Q4_0"):
+    if kind in ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"):
         return gguf.quants.quantize(matrix.numpy(), gguf.GGMLQuantizationType[kind])
     bits = {"Q4_K": 4, "Q5_K": 5, "Q6_K": 6}[kind]
     values = matrix.reshape(-1, 256).numpy()
@@ -48,12 +50,32 @@ def pack(matrix: torch.Tensor, kind: str) -> np.ndarray:
     return np.concatenate(parts, 1).reshape(len(matrix), -1)
 
 
+def random_blocks(matrix: torch.Tensor, kind: str) -> np.ndarray:
+    """Blocks of any values for a matrix, about as large as its own."""
+    block, rng = pack_gguf.BLOCKS[kind], np.random.default_rng(matrix.numel())
+    data = rng.integers(0, 256, (matrix.numel() // block.values, block.bytes), dtype=np.uint8)
+    for scale in (1.0, None):  # decoded with a scale of one first, to see how large the values are
+        if scale is None:
+            values = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[kind])
+            scale = matrix.std().item() / values.std()
+        for place in block.halves:
+            data[:, place:place + 2] = np.array([scale], np.float16).view(np.uint8)
+    return data.reshape(len(matrix), -1)
+
+
 def write(path, state: dict, kind: str, metadata: bool = True):
     """A file as publishers write it: matrices of the blocks packed, the rest in fp32 or bf16."""
-    writer = gguf.GGUFWriter(path, "qwen_image21" if metadata else "")
+    blocks = {name: pack(value, kind) for name, value in state.items()
+              if "transformer_blocks" in name and value.ndim == 2}
+    return write_blocks(path, state, blocks, dict.fromkeys(blocks, kind), "qwen_image21" if metadata else "")
+
+
+def write_blocks(path, state: dict, blocks: dict, kinds: dict[str, str], architecture: str = "qwen_image21"):
+    """A file of these tensors, of which some are packed: their blocks, and the type of each."""
+    writer = gguf.GGUFWriter(path, architecture)
     for name, value in state.items():
-        if "transformer_blocks" in name and value.ndim == 2:
-            writer.add_tensor(name, pack(value, kind), raw_dtype=gguf.GGMLQuantizationType[kind])
+        if name in blocks:
+            writer.add_tensor(name, blocks[name], raw_dtype=gguf.GGMLQuantizationType[kinds[name]])
         else:
             writer.add_tensor(name, value.float().numpy())
     writer.write_header_to_file()
@@ -69,7 +91,7 @@ def rounded(state: dict, kind: str) -> dict:
 
 
 # What is left of a random matrix's values; the packing above is simple.
-BOUNDS = {"Q8_0": 0.02, "Q6_K": 0.1, "Q5_K": 0.2, "Q4_K": 0.35, "Q4_0": 0.3}
+BOUNDS = {"Q8_0": 0.02, "Q6_K": 0.1, "Q5_K": 0.2, "Q4_K": 0.35, "Q4_0": 0.3, "Q5_1": 0.2, "Q5_0": 0.2, "Q4_1": 0.3}
 
 
 @pytest.mark.parametrize("kind", BOUNDS)
@@ -82,6 +104,19 @@ def test_every_type_computes_what_its_blocks_say(comfyui, plain, tmp_path, kind,
     found = files.velocity(model)
     assert error(found, files.expected(rounded(state, kind))) < 1e-4
     assert 1e-4 < error(found, files.expected(tiny.to_comfy_transformer(plain))) < BOUNDS[kind]
+
+
+def test_a_mix_of_all_types_computes_what_its_blocks_say(comfyui, plain, tmp_path):
+    """As publishers mix them: one tensor of a type that is not read would refuse the whole file. The package cannot
+    pack most of them, so the blocks are random, with scales that make their values as large as those of weights."""
+    state, kinds = tiny.to_comfy_transformer(plain), itertools.cycle(pack_gguf.BLOCKS)
+    matrices = {name: next(kinds) for name, value in state.items() if "transformer_blocks" in name and value.ndim == 2}
+    assert set(matrices.values()) == set(pack_gguf.BLOCKS)
+    blocks = {name: random_blocks(state[name], kind) for name, kind in matrices.items()}
+    path = write_blocks(tmp_path / "model.gguf", state, blocks, matrices)
+    decoded = {name: torch.from_numpy(gguf.quants.dequantize(data, gguf.GGMLQuantizationType[matrices[name]]))
+               for name, data in blocks.items()}
+    assert error(files.velocity(files.load(path)), files.expected(state | decoded)) < 1e-4
 
 
 def test_a_gguf_file_can_become_another_format(comfyui, plain, tmp_path):
@@ -207,14 +242,14 @@ def test_types_that_are_not_read_are_named(comfyui, plain, tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "iq.gguf", "qwen_image21")
     for name, value in tiny.to_comfy_transformer(plain).items():
         if name.endswith("block.attn.to_q.weight") or name == "transformer_blocks.0.attn.to_q.weight":
-            writer.add_tensor(name, np.zeros((256, 136), np.uint8), raw_dtype=gguf.GGMLQuantizationType.IQ4_XS)
+            writer.add_tensor(name, np.zeros((256, 110), np.uint8), raw_dtype=gguf.GGMLQuantizationType.IQ3_S)
         else:
             writer.add_tensor(name, value.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(CheckpointError, match=r"to_q.weight is of GGUF's type IQ4_XS, which .* does not read \(Q8_0"):
+    with pytest.raises(CheckpointError, match=r"to_q.weight is of GGUF's type IQ3_S, which .* does not read \(Q8_0"):
         files.load(tmp_path / "iq.gguf")
 
 
