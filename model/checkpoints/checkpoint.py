@@ -126,11 +126,11 @@ class GGUFCheckpoint(StoredCheckpoint):
         return cls(label, tensors, config or {}, records, homes or {}, {}, stored, header)
 
     def read(self, name: str) -> Tensor:
-        return aligned(self.stored[name].data)
+        return aligned(self.stored[name].read())
 
     @contextmanager
     def mapped(self) -> Iterator[Callable[[str], Tensor]]:
-        yield _copying_once(lambda name: self.stored[name].data)
+        yield _copying_once(lambda name: self.stored[name].read())
 
 
 def aligned(tensor: Tensor) -> Tensor:

@@ -168,6 +168,15 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]  # of the tensor
     kind: str               # F32, F16, BF16 or one of ggml's quantised types
     data: Tensor            # mapped from the file: the tensor, or its rows of packed blocks
+    crossing: str = ""      # the type of blocks that cross the ends of rows: the tensor is F32, decoded when it is read
+
+    def read(self) -> Tensor:
+        return dequantise(self.data, self.crossing).view(self.shape) if self.crossing else self.data
+
+
+# Before the name of a tensor in the metadata: the shape that it has for its network. city96's converter writes matrices
+# whose rows are no whole blocks as rows of 256 values.
+ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
 
 
 def read(path: Path) -> tuple[dict[str, object], dict[str, Stored]]:
@@ -187,7 +196,9 @@ def read(path: Path) -> tuple[dict[str, object], dict[str, Stored]]:
     if not isinstance(alignment, int) or alignment < 1:
         raise Refusal("gguf_alignment", "its tensors are aligned to {alignment}", alignment=repr(alignment))
     start = -(-header.place // alignment) * alignment
-    return metadata, {name: _stored(gguf, file, *entry, start + offset) for name, (*entry, offset) in entries.items()}
+    stored = {name: _stored(gguf, file, *entry, start + offset) for name, (*entry, offset) in entries.items()}
+    original = {name: metadata[ORIGINAL_SHAPE + name] for name in stored if ORIGINAL_SHAPE + name in metadata}
+    return metadata, stored | {name: _reshaped(stored[name], shape) for name, shape in original.items()}
 
 
 def _stored(gguf, file: numpy.memmap, shape: tuple[int, ...], number: int, place: int) -> Stored:
@@ -207,6 +218,24 @@ def _stored(gguf, file: numpy.memmap, shape: tuple[int, ...], number: int, place
     return Stored(shape, kind.name, data.view(math.prod(shape[:-1]), -1))
 
 
+def _reshaped(stored: Stored, shape: object) -> Stored:
+    """The tensor in its original shape. Rows of whole blocks stay packed, in all other shapes it counts as F32."""
+    fits = (isinstance(shape, list) and len(shape) <= _Header.MOST_ORIGINAL_AXES
+            and all(isinstance(length, int) and length > 0 for length in shape))
+    if not fits or math.prod(shape) != math.prod(stored.shape):
+        raise Refusal("gguf_original_shape", "a tensor of the shape {shape} claims to have had the shape {original}",
+                      shape=str(list(stored.shape)),
+                      original=str(shape[:_Header.MOST_ORIGINAL_AXES + 1] if isinstance(shape, list) else shape))
+    shape, kind = tuple(shape), stored.kind
+    if kind in PLAIN:
+        return Stored(shape, kind, stored.data.view(shape))
+    if kind not in BLOCKS:  # it is refused by its type
+        return Stored(shape, kind, stored.data)
+    if len(shape) == 2 and shape[1] % BLOCKS[kind].values == 0:
+        return Stored(shape, kind, stored.data.view(shape[0], -1))
+    return Stored(shape, "F32", stored.data, crossing=kind)
+
+
 class _Header:
     """Reads numbers and texts from the beginning of a GGUF file, one after the other."""
 
@@ -214,6 +243,7 @@ class _Header:
     NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # type of a value -> its struct code
     TEXT, ARRAY = 8, 9
     MOST_AXES = 4
+    MOST_ORIGINAL_AXES = 8  # of a shape in the metadata: convolutions over time have 5
     # A file may claim anything, and a sparse one costs its maker nothing: a header is read as far as real ones go. The
     # largest models have some 2,000 tensors, the largest tokenizers 1.3 million words, merges and scores in 30 MB.
     MOST_ENTRIES = 65_536  # values of the metadata, and tensors

@@ -111,10 +111,10 @@ def _vision(checkpoint: GGUFCheckpoint) -> tuple[dict[str, gguf.Stored], dict]:
     stored = {DEEPSTACK.sub(lambda found: str(layers.index(int(found[0]))), name): one for name, one in moved.items()}
     if all(name in stored for name in FRAMES):
         frames = [stored.pop(name) for name in FRAMES]
-        if frames[0].data.shape != frames[1].data.shape:
+        if frames[0].shape != frames[1].shape:
             raise checkpoint.fail("frame_shapes", "In {file} the patch embeddings of the two frames differ in shape: "
                                   "{advice}.", advice=GET_PROJECTOR)
-        joined = torch.stack([frame.data for frame in frames], 2)  # (width, 3, 2, patch, patch)
+        joined = torch.stack([frame.read() for frame in frames], 2)  # (width, 3, 2, patch, patch)
         stored[FRAMES[0]] = gguf.Stored(tuple(joined.shape), frames[0].kind, joined)
     heads = checkpoint.header.get("clip.vision.attention.head_count")
     config = {"deepstack_visual_indexes": layers, "num_heads": heads}

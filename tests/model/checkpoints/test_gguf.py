@@ -1,4 +1,6 @@
 """GGUF's block formats against the gguf package, which decodes them in NumPy."""
+import re
+
 import gguf
 import numpy as np
 import pytest
@@ -61,6 +63,60 @@ def test_packing_is_the_packages():
     found = pack_gguf.quantise(matrix)
     assert found.shape == expected.shape
     torch.testing.assert_close(pack_gguf.dequantise(found, "Q8_0"), rounded)
+
+
+def reshaped(path, kind: str, data: np.ndarray, original):
+    """A file with one tensor, and the shape that it had."""
+    writer = gguf.GGUFWriter(path, "qwen_image21")
+    if isinstance(original, list):
+        writer.add_array("comfy.gguf.orig_shape.a.weight", original)
+    else:
+        writer.add_string("comfy.gguf.orig_shape.a.weight", original)
+    writer.add_tensor("a.weight", data, raw_dtype=gguf.GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("kind", pack_gguf.BLOCKS)
+@pytest.mark.parametrize("original", [(6, 640), (5, 3, 2, 8, 16), (3840,), (15, 256), (24, 160)])
+def test_a_tensor_has_its_original_shape(tmp_path, kind, original):
+    """city96's converter writes what does not fill blocks of 256 as rows of 256, and the shape beside it."""
+    values = pack_gguf.BLOCKS[kind].values
+    data = packed(kind, rows=15, blocks=256 // values)
+    opened = open_checkpoint(reshaped(tmp_path / "a.gguf", kind, data, list(original)))
+    stays_packed = len(original) == 2 and original[1] % values == 0
+    assert opened.tensors["a.weight"] == (original, kind if stays_packed else "F32")
+    assert opened.quantization == ({"a": {"format": "gguf", "type": kind}} if stays_packed else {})
+    expected = torch.from_numpy(quants.dequantize(data, gguf.GGMLQuantizationType[kind])).view(original)
+    with opened.mapped() as mapped:
+        for found in (opened.read("a.weight"), mapped("a.weight")):
+            found = pack_gguf.dequantise(found, kind) if stays_packed else found
+            assert found.shape == original and torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("kind, dtype", [("F32", np.float32), ("F16", np.float16)])
+def test_a_plain_tensor_has_its_original_shape(tmp_path, kind, dtype):
+    data = np.arange(3840).astype(dtype).reshape(15, 256)
+    opened = open_checkpoint(reshaped(tmp_path / "a.gguf", kind, data, [5, 3, 2, 8, 16]))
+    assert opened.tensors["a.weight"] == ((5, 3, 2, 8, 16), kind)
+    assert torch.equal(opened.read("a.weight"), torch.from_numpy(data).view(5, 3, 2, 8, 16))
+
+
+@pytest.mark.parametrize("original", [[6, 641], [-6, -640], [6, 0, 640], [1] * 9 + [3840], [6.0, 640.0], "6, 640"])
+def test_an_original_shape_of_other_values_is_refused(tmp_path, original):
+    path = reshaped(tmp_path / "a.gguf", "Q8_0", packed("Q8_0", rows=15, blocks=8), original)
+    told = f"a tensor of the shape [15, 256] claims to have had the shape {original[:9]}"
+    with pytest.raises(CheckpointError, match=re.escape(told)):
+        open_checkpoint(path)
+
+
+def test_a_type_that_is_not_read_is_named_in_its_original_shape_too(tmp_path):
+    path = reshaped(tmp_path / "a.gguf", "IQ3_S", np.zeros((15, 110), np.uint8), [6, 640])
+    opened = open_checkpoint(path)
+    assert opened.tensors["a.weight"] == ((6, 640), "IQ3_S") and opened.quantization["a"]["type"] == "IQ3_S"
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF" + b"\xff" * 40])

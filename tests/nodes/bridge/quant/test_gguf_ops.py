@@ -70,9 +70,13 @@ def write(path, state: dict, kind: str, metadata: bool = True):
     return write_blocks(path, state, blocks, dict.fromkeys(blocks, kind), "qwen_image21" if metadata else "")
 
 
-def write_blocks(path, state: dict, blocks: dict, kinds: dict[str, str], architecture: str = "qwen_image21"):
-    """A file of these tensors, of which some are packed: their blocks, and the type of each."""
+def write_blocks(path, state: dict, blocks: dict, kinds: dict[str, str], architecture: str = "qwen_image21", *,
+                 shapes: dict | None = None):
+    """A file of these tensors, of which some are packed: their blocks, and the type of each. shapes: those that the
+    metadata tells of."""
     writer = gguf.GGUFWriter(path, architecture)
+    for name, shape in (shapes or {}).items():
+        writer.add_array(f"comfy.gguf.orig_shape.{name}", list(shape))
     for name, value in state.items():
         if name in blocks:
             writer.add_tensor(name, blocks[name], raw_dtype=gguf.GGMLQuantizationType[kinds[name]])
@@ -117,6 +121,20 @@ def test_a_mix_of_all_types_computes_what_its_blocks_say(comfyui, plain, tmp_pat
     decoded = {name: torch.from_numpy(gguf.quants.dequantize(data, gguf.GGMLQuantizationType[matrices[name]]))
                for name, data in blocks.items()}
     assert error(files.velocity(files.load(path)), files.expected(state | decoded)) < 1e-4
+
+
+def test_matrices_of_other_rows_have_their_original_shape(comfyui, plain, tmp_path):
+    """What lies around the blocks as city96's converter writes it: rows of 256 values, the shape in the metadata."""
+    state = tiny.to_comfy_transformer(plain)
+    names = [name for name, value in state.items() if value.ndim == 2 and value.shape[1] % 256]
+    assert names
+    folded = {name: state[name].reshape(-1, 256) for name in names}
+    blocks = {name: random_blocks(value, "Q5_K") for name, value in folded.items()}
+    shapes = {name: state[name].shape for name in names}
+    path = write_blocks(tmp_path / "model.gguf", state, blocks, dict.fromkeys(blocks, "Q5_K"), shapes=shapes)
+    decoded = {name: pack_gguf.dequantise(torch.from_numpy(data), "Q5_K").view(shapes[name])
+               for name, data in blocks.items()}
+    assert error(files.velocity(files.load(path)), files.expected(state | decoded)) < 1e-5
 
 
 def test_a_gguf_file_can_become_another_format(comfyui, plain, tmp_path):
