@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import finite, gguf, quantization
-from .checkpoint import StoredCheckpoint, Tensors
+from .checkpoint import Checkpoint, GGUFCheckpoint, StoredCheckpoint, Tensors
 from .matching import Detected, Source, layer_of
 from .quantization import PLAIN_DTYPES
 
@@ -30,17 +30,18 @@ NOT_QUANTIZING = Quantizing({}, lambda matrix, absmax, record: {}, lambda name: 
 
 def load(module: nn.Module, detected: Detected, checkpoint: StoredCheckpoint, dtype: torch.dtype,
          progress: Callable[[int, int], None] = lambda done, total: None,
-         quantizing: Quantizing = NOT_QUANTIZING) -> None:
+         quantizing: Quantizing = NOT_QUANTIZING, keep_fp32: bool = False) -> None:
     """Fill a module built on the meta device, strictly.
 
-    Tensors that are stored as `dtype` stay mapped from the file, the others are converted or quantized. Every tensor
+    Tensors that are stored as `dtype` stay mapped from the file, the others are converted or quantized. keep_fp32:
+    those of fp32 stay too, for a module whose layers cast their parameters as they use them. Every tensor
     is looked at (integers are always finite) and refused if it holds NaN or infinity: a single one turns every picture
     black, and nothing later could name it. progress(done, total) counts tensors and may raise to cancel.
     """
     records = {**detected.quantization, **quantizing.layers}
     values = {f"{layer}{quantization.MARK}": quantization.encoded(record) for layer, record in records.items()}
     with checkpoint.mapped() as mapped:
-        entries = _Entries(detected, checkpoint, dtype, quantizing, mapped)
+        entries = _Entries(detected, checkpoint, dtype, quantizing, mapped, keep_fp32)
         for done, name in enumerate(detected.table, start=1):
             values |= entries.of(name)
             progress(done, len(detected.table))
@@ -57,6 +58,7 @@ class _Entries:
     dtype: torch.dtype
     quantizing: Quantizing
     mapped: Read  # like checkpoint.read; its tensors share one mapping of each file
+    keep_fp32: bool
 
     def of(self, name: str) -> Mapping[str, Tensor]:
         layer = layer_of(name)
@@ -79,11 +81,12 @@ class _Entries:
         return self.quantizing.quantize(self.plain(name, read), absmax, self.quantizing.layers[layer])
 
     def converted(self, name: str) -> Tensor:
-        """In the module's dtype. A tensor that is converted is mapped on its own, so that its pages go when the copy is
-        there."""
-        stored = self.checkpoint.tensors[self.detected.table[name].name].dtype
-        read = self.mapped if PLAIN_DTYPES.get(stored) == self.dtype else self.checkpoint.read
-        return self.plain(name, read).to(self.dtype)
+        """In the module's dtype, or fp32 that is kept. A tensor that is converted is mapped on its own, so that its
+        pages go when the copy is there."""
+        stored = PLAIN_DTYPES.get(self.checkpoint.tensors[self.detected.table[name].name].dtype)
+        dtype = stored if self.keep_fp32 and stored == torch.float32 else self.dtype
+        read = self.mapped if stored == dtype else self.checkpoint.read
+        return self.plain(name, read).to(dtype)
 
     def plain(self, name: str, read: Read) -> Tensor:
         """The values in the parameter's shape, decoded where they are GGUF's blocks."""
@@ -116,3 +119,10 @@ def stored_dtype(tensors: Tensors) -> torch.dtype:
         if dtype in PLAIN_DTYPES:
             values[dtype] = values.get(dtype, 0) + math.prod(shape)
     return PLAIN_DTYPES[max(values, key=values.__getitem__)]
+
+
+def has_fp32_beside(checkpoint: Checkpoint) -> bool:
+    """A GGUF file whose values are narrower than fp32 for the most part, with tensors that its publisher left in fp32
+    on purpose: norms and biases, beside matrices of BF16 or F16. Decoding and casting, its layers can keep them."""
+    return (isinstance(checkpoint, GGUFCheckpoint) and stored_dtype(checkpoint.tensors) != torch.float32
+            and any(info.dtype == "F32" for info in checkpoint.tensors.values()))

@@ -20,7 +20,7 @@ from .progress import loading_progress
 from .quant import formats
 from .quant.gguf_ops import keep_packed, with_blocks
 from .quant.quantize import Network, Origin, patches_below
-from .quant.weight_format import DTYPES, conversion
+from .quant.weight_format import AS_STORED, DTYPES, conversion
 from .qwen_image_2 import ModelConfig, QwenImage2, is_ours
 from .run_checks import check_lora_shapes, check_lora_values, check_run
 from .runtime import budget
@@ -44,12 +44,17 @@ def model_from(checkpoint: StoredCheckpoint, detected: Detected[TransformerSpec]
     layers = {**detected.quantization, **to_do.layers}
     formats.check_device(checkpoint, layers, device)
     unscaled = formats.without_input_scale(layers, detected, checkpoint)
-    model = QwenImage2(_model_config(detected.spec, layers, dtype, device), variant, checkpoint.label)
+    keep_fp32 = weight_format == AS_STORED and loading.has_fp32_beside(checkpoint)
+    config = _model_config(detected.spec, layers, dtype, device)
+    if keep_fp32 and not layers:  # layers that may be quantised cast anyway, core's others not where no dtype differs
+        config.custom_operations = comfy.ops.manual_cast
+    model = QwenImage2(config, variant, checkpoint.label)
     model.weights = formats.in_words(layers, unscaled, dtype, device)
     model.origin = Origin(checkpoint.config, dtype)
     detected = replace(detected, quantization=formats.in_full_precision(detected.quantization, unscaled))
     to_do = to_do._replace(layers=formats.in_full_precision(to_do.layers, unscaled))
-    loading.load(model.diffusion_model, detected, checkpoint, dtype, loading_progress(len(detected.table)), to_do)
+    loading.load(model.diffusion_model, detected, checkpoint, dtype, loading_progress(len(detected.table)), to_do,
+                 keep_fp32)
     comfy.model_management.archive_model_dtypes(model.diffusion_model)
     model.device = comfy.model_management.unet_offload_device()
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher

@@ -224,7 +224,7 @@ def load_text_encoder(path: Path, label: str, weight_format: str = "as stored", 
     operations = with_blocks(shared.quantized_operations(dtype), torch.float32) if layers else None
     clip = shared.empty_clip(NAME, functools.partial(PromptEncoder, detected.spec), Tokenizer, dtype, operations,
                              disable_dynamic)
-    shared.fill(clip, NAME, checkpoint, detected, dtype, to_do)
+    shared.fill(clip, NAME, checkpoint, detected, dtype, to_do, weight_format)
     model = language_model(clip)
     model.origin, model.weights = Origin(checkpoint.config, dtype), weights_in_words(layers, dtype)
     model.label = checkpoint.label

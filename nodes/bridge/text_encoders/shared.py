@@ -21,6 +21,7 @@ from ....model.language import key_maps
 from ....model.language.qwen3_vl import VisionSpec
 from ..progress import loading_progress
 from ..quant.formats import decoding
+from ..quant.weight_format import AS_STORED
 
 
 def vision_config(spec: VisionSpec, out_dim: int) -> dict:
@@ -57,9 +58,12 @@ def network(clip: comfy.sd.CLIP, name: str) -> nn.Module:
 
 
 def fill(clip: comfy.sd.CLIP, name: str, checkpoint: StoredCheckpoint, detected: Detected, dtype: torch.dtype,
-         quantizing: Quantizing = NOT_QUANTIZING) -> None:
+         quantizing: Quantizing = NOT_QUANTIZING, weight_format: str = AS_STORED) -> None:
     """The weights of a CLIP from empty_clip, from the file, with ComfyUI's bar."""
-    loading.load(network(clip, name), detected, checkpoint, dtype, loading_progress(len(detected.table)), quantizing)
+    # Core's text encoders cast every parameter to what they compute in, fp32.
+    keep_fp32 = weight_format == AS_STORED and loading.has_fp32_beside(checkpoint)
+    loading.load(network(clip, name), detected, checkpoint, dtype, loading_progress(len(detected.table)), quantizing,
+                 keep_fp32)
     comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
 
 

@@ -39,13 +39,13 @@ def quantise(state: dict, name: str) -> tuple[dict, dict]:
     return tiny.quantised(lambda key: "transformer_blocks" in key, fused, *FORMATS[name][:3])
 
 
-def velocity(model: torch.nn.Module) -> torch.Tensor:
+def velocity(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
-    condition = Condition(torch.randn(1, 12, 64, generator=generator), ((2, 4),),
-                          (torch.randn(1, 64, 4, 4, generator=generator),))
+    condition = Condition(torch.randn(1, 12, 64, generator=generator).to(dtype), ((2, 4),),
+                          (torch.randn(1, 64, 4, 4, generator=generator).to(dtype),))
+    latent = torch.randn(1, 64, 4, 6, generator=generator).to(dtype)
     with torch.no_grad():
-        cache = model.encode_prefix(condition)
-        return Transformer.forward(model, torch.randn(1, 64, 4, 6, generator=generator), torch.tensor([0.7]), cache)
+        return Transformer.forward(model, latent, torch.tensor([0.7]), model.encode_prefix(condition))
 
 
 def rounding(name: str) -> float:

@@ -137,6 +137,40 @@ def test_matrices_of_other_rows_have_their_original_shape(comfyui, plain, tmp_pa
     assert error(files.velocity(files.load(path)), files.expected(state | decoded)) < 1e-5
 
 
+def with_norms_in_fp32(path, state: dict, packed: bool):
+    """Norms in fp32 beside matrices of BF16, and blocks if wanted. Returns the file, and what it says."""
+    kinds = {name: "Q8_0" if packed and "transformer_blocks" in name else "BF16"
+             for name, value in state.items() if value.ndim == 2}
+    types = {name: gguf.GGMLQuantizationType[kind] for name, kind in kinds.items()}
+    blocks = {name: gguf.quants.quantize(state[name].numpy(), kind) for name, kind in types.items()}
+    decoded = {name: torch.from_numpy(gguf.quants.dequantize(data, types[name])) for name, data in blocks.items()}
+    return write_blocks(path, state, blocks, kinds), state | decoded
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_norms_keep_fp32_beside_bf16(comfyui, plain, tmp_path, monkeypatch, packed):
+    """As on a card, where the network computes in bf16 and core would choose layers that do not cast."""
+    import comfy.model_management
+    monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *arguments, **options: None)
+    path, state = with_norms_in_fp32(tmp_path / "model.gguf", tiny.to_comfy_transformer(plain), packed)
+    model = files.load(path)
+    norms = {name: value for name, value in state.items() if value.ndim == 1}
+    assert norms and not all(torch.equal(value, value.bfloat16().float()) for value in norms.values())
+    for name, value in norms.items():
+        assert torch.equal(model.get_parameter(name), value) and model.get_parameter(name).dtype == torch.float32
+    assert model.dtype == torch.bfloat16
+    assert error(files.velocity(model), files.expected(state)) < 1e-5
+    found = files.velocity(model, torch.bfloat16)
+    same = files.velocity(files.load(path, weight_format="bf16"), torch.bfloat16)
+    assert found.dtype == torch.bfloat16
+    assert error(found.float(), same.float()) < error(same.float(), files.expected(state))
+
+
+def test_norms_become_what_is_asked_for(comfyui, plain, tmp_path):
+    path, _ = with_norms_in_fp32(tmp_path / "model.gguf", tiny.to_comfy_transformer(plain), packed=False)
+    assert {value.dtype for value in files.load(path, weight_format="bf16").parameters()} == {torch.bfloat16}
+
+
 def test_a_gguf_file_can_become_another_format(comfyui, plain, tmp_path):
     state = tiny.to_comfy_transformer(plain)
     path = write(tmp_path / "model.gguf", state, "Q8_0")

@@ -134,6 +134,14 @@ def rounded(state: dict, kind_of) -> dict:
     return out
 
 
+def narrowed(state: dict, kind: str) -> dict:
+    """What plain files of this type hold, fp32: norms, biases and positions are F32 in all, patches in some."""
+    dtype = pack_gguf.PLAIN.get(kind, torch.float32)
+    wide = ("pos_embed",) if kind == "F16" else ("pos_embed", "patch_embed.proj.weight")
+    return {name: value if value.ndim == 1 or any(word in name for word in wide) else value.to(dtype).float()
+            for name, value in state.items()}
+
+
 def load(path, weight_format="as stored", projector="auto"):
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
     return load_text_encoder(path, path.name, weight_format, projector)
@@ -215,12 +223,26 @@ def test_every_weight_comes_to_its_place(comfyui, state, plain, tmp_path):
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0"])
 def test_both_files_say_what_the_safetensors_file_says(comfyui, state, plain, tmp_path, kind):
-    dtype = pack_gguf.PLAIN.get(kind, torch.float32)
-    same = {name: value.to(dtype) for name, value in rounded(state, lambda name: kind).items()}
+    same = narrowed(rounded(state, lambda name: kind), kind)
     expected = states(load(text_files.write(same, tmp_path / "same.safetensors")))
     assert error(states(load(both(tmp_path, state, kind))), expected) < 1e-5
     lost = error(expected, states(plain))
     assert lost < 1e-6 if kind == "F32" else lost > 1e-4  # how much is the type's own affair
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_norms_and_biases_keep_fp32(comfyui, state, tmp_path, kind):
+    """Both files hold them as F32, also beside a projector's matrices of 16 bits."""
+    state = {name: value * 1.001 if value.ndim == 1 else value for name, value in state.items()}
+    clip = load(both(tmp_path, state, kind))
+    found = clip.cond_stage_model.qwen3vl_8b.transformer.state_dict()
+    narrow = pack_gguf.PLAIN[kind]
+    assert found["model.layers.1.self_attn.q_proj.weight"].dtype == narrow
+    for ours, theirs in (("model.norm.weight", "model.language_model.norm.weight"),
+                         ("visual.blocks.0.attn.proj.bias", "model.visual.blocks.0.attn.proj.bias")):
+        assert torch.equal(found[ours], state[theirs]) and not torch.equal(state[theirs].to(narrow), state[theirs])
+    expected = states(load(text_files.write(narrowed(state, kind), tmp_path / "same.safetensors")))
+    assert error(states(clip), expected) < 1e-5
 
 
 WIDE = TEXT | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 16}
