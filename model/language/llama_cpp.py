@@ -104,12 +104,16 @@ def _text_config(header: Mapping) -> dict:
     return {"rope_parameters": {name: value for name, value in rope.items() if value}}
 
 
+def _is_convolution(stored: gguf.Stored) -> bool:
+    return len(stored.shape) == 4 and stored.kind in gguf.PLAIN
+
+
 def _vision(checkpoint: GGUFCheckpoint) -> tuple[dict[str, gguf.Stored], dict]:
     """The tensors of a projector, and their configuration."""
     moved = {key_maps.LLAMA_CPP.back(name): one for name, one in checkpoint.stored.items()}
     layers = sorted({int(found[0]) for name in moved if (found := DEEPSTACK.search(name))})
     stored = {DEEPSTACK.sub(lambda found: str(layers.index(int(found[0]))), name): one for name, one in moved.items()}
-    if all(name in stored for name in FRAMES):
+    if all(name in stored and _is_convolution(stored[name]) for name in FRAMES):  # others are refused by their shapes
         frames = [stored.pop(name) for name in FRAMES]
         if frames[0].shape != frames[1].shape:
             raise checkpoint.fail("frame_shapes", "In {file} the patch embeddings of the two frames differ in shape: "

@@ -175,7 +175,7 @@ def vision_spec(checkpoint: Checkpoint, part: Part) -> VisionSpec:
                               "the published {expected_depth} and {expected_width}: {advice}.", depth=depth,
                               width=dim, expected_depth=VisionSpec.depth, expected_width=VisionSpec.dim,
                               advice=part.advice)
-    _, _, temporal_patch, patch, _ = shape("model.visual.patch_embed.proj.weight")
+    temporal_patch, patch = shape("model.visual.patch_embed.proj.weight", 5)[2:4]
     return VisionSpec(
         depth=depth,
         dim=dim,

@@ -10,6 +10,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from qwen_image_2.model.checkpoints import gguf as pack_gguf
 from qwen_image_2.model.checkpoints.checkpoint import GGUFCheckpoint
 from qwen_image_2.model.checkpoints.errors import CheckpointError
+from qwen_image_2.model.checkpoints.files import open_checkpoint
 from qwen_image_2.model.language import llama_cpp
 from qwen_image_2.model.language.qwen3_vl import TextEncoderSpec, detect_text_encoder
 from qwen_image_2.tests.nodes.bridge.quant import test_formats as formats
@@ -243,6 +244,23 @@ def test_norms_and_biases_keep_fp32(comfyui, state, tmp_path, kind):
         assert torch.equal(found[ours], state[theirs]) and not torch.equal(state[theirs].to(narrow), state[theirs])
     expected = states(load(text_files.write(narrowed(state, kind), tmp_path / "same.safetensors")))
     assert error(states(clip), expected) < 1e-5
+
+
+@pytest.mark.parametrize("patches", [
+    pack_gguf.Stored((64,), "F32", torch.zeros(64)), pack_gguf.Stored((64, 3, 4, 4), "number 99", torch.empty(0)),
+    pack_gguf.Stored((64, 3, 4, 32), "Q8_0", torch.zeros(768, 34, dtype=torch.uint8))])
+def test_patches_that_are_no_convolution_are_refused(comfyui, state, tmp_path, monkeypatch, patches):
+    from qwen_image_2.nodes.bridge.text_encoders import qwen3_vl
+
+    def opened(path, *label):
+        found = open_checkpoint(path, *label)
+        frames = {name: patches for name in found.stored if name.startswith("v.patch_embd.weight")}
+        return GGUFCheckpoint.of(found.label, {**found.stored, **frames}, found.header)
+
+    path = both(tmp_path, state, "F32")
+    monkeypatch.setattr(qwen3_vl, "open_checkpoint", opened)
+    with pytest.raises(CheckpointError, match="patch_embed.proj"):
+        load(path)
 
 
 WIDE = TEXT | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 16}
