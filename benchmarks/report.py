@@ -14,7 +14,7 @@ import torch
 from bootstrap import ROOT
 from timing import Comparison
 
-from qwen_image_2.tools.output import write_whole
+from qwen_image_2.tools.cli.output import write_whole
 
 HEADINGS = ("measurement", "first", "second", "ratio (quartiles)", "CPU time ratio", "goal", "met",
             "relative difference", "rounds")
