@@ -10,7 +10,8 @@ import torch
 from bootstrap import ROOT  # noqa: F401  first, it makes the pack importable
 from torch import Tensor
 
-from qwen_image_2.model.checkpoints import gguf, writer
+from qwen_image_2.model.checkpoints import gguf as pack_gguf
+from qwen_image_2.model.checkpoints import writer
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.tools import tiny
@@ -53,7 +54,7 @@ def write_bf16(path: Path, spec: TransformerSpec) -> None:
 def write_gguf(path: Path, spec: TransformerSpec) -> None:
     """The matrices of the blocks packed, the rest in fp32: as publishers write it."""
     import gguf
-    wanted, block = shapes(spec), gguf.BLOCKS[GGUF_KIND]
+    wanted, block = shapes(spec), pack_gguf.BLOCKS[GGUF_KIND]
     packed = {name for name, shape in wanted.items() if "transformer_blocks" in name and len(shape) == 2}
     bits = {name: 8 * block.bytes / block.values if name in packed else 32 for name in wanted}
     require_room(path.parent, sum(math.prod(shape) * bits[name] / 8 for name, shape in wanted.items()))
@@ -76,7 +77,7 @@ def write_gguf(path: Path, spec: TransformerSpec) -> None:
 
 def noisy_blocks(count: int) -> numpy.ndarray:
     """Random blocks (count, bytes) whose two scales are a number and not NaN."""
-    blocks = numpy.random.default_rng(0).integers(0, 256, (count, gguf.BLOCKS[GGUF_KIND].bytes), dtype=numpy.uint8)
+    blocks = numpy.random.default_rng(0).integers(0, 256, (count, pack_gguf.BLOCKS[GGUF_KIND].bytes), dtype=numpy.uint8)
     blocks[:, :4] = numpy.full(2, GGUF_SCALE, numpy.float16).view(numpy.uint8)
     return blocks
 
