@@ -131,7 +131,7 @@ def test_what_is_not_drawn_and_rules_are_not_asked(text):
     assert len(read(text)) == 1
 
 
-@pytest.mark.parametrize("text", ["- a\n--\n" * 80_000, "words\n" * 60_000 + "Seed: 1\n--\n" * 40_000],
+@pytest.mark.parametrize("text", ["- a\n--\n" * 40_000, "words\n" * 20_000 + "Seed: 1\n--\n" * 15_000],
                          ids=["after points", "after a long subtitle"])
 def test_underlines_are_looked_for_without_reading_the_slide_again(text):
     begin = time.process_time()
