@@ -194,9 +194,6 @@ def _open_gguf(path: Path, label: str) -> GGUFCheckpoint:
     check_is_regular(path)
     try:
         header, stored = gguf.read(path)
-    except ImportError as error:
-        raise CheckpointError("gguf_package", "{file} is a GGUF file, which needs the gguf package: run  pip install "
-                              "gguf  in ComfyUI's Python.", file=label) from error
     except FileNotFoundError:
         raise _missing_file(path) from None
     except ValueError as error:

@@ -1,7 +1,8 @@
 """GGUF files and the block formats of their matrices.
 
 A block holds 32 or 256 neighbouring values of a row under one scale. Layouts: ggml's ggml-quants.c, as the gguf package
-(0.19, gguf/quants.py) decodes them in NumPy; here on any device, because matrices stay packed until they are used.
+(0.19, gguf/quants.py) decodes them in NumPy; here on any device, because matrices stay packed until they are used. The
+package itself is not needed: the tests compare with it.
 """
 import math
 import struct
@@ -147,6 +148,12 @@ BLOCKS = {
     "Q2_K": Block(256, 84, (80, 82), _q2_k),
 }
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# The numbers of the types in a file (enum ggml_type in ggml.h), those that are only refused by name too. The numbers in
+# between belonged to types that ggml has given up.
+TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K",
+         12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
+         20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
+         29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0"}
 
 
 def dequantise(packed: Tensor, kind: str) -> Tensor:
@@ -182,10 +189,8 @@ ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
 def read(path: Path) -> tuple[dict[str, object], dict[str, Stored]]:
     """Metadata and tensors of a GGUF file, the tensors mapped.
 
-    Raises ImportError without the gguf package, ValueError for other files and for those that end early. The header is
-    read here, after ggml's docs/gguf.md, because the package takes 19 s for the 300,000 words of Qwen3-VL's tokenizer.
+    Raises ValueError for other files and for those that end early. The header follows ggml's docs/gguf.md.
     """
-    import gguf
     file = numpy.memmap(path, mode="c")  # copy on write: torch wants arrays that it could write to
     try:
         header = _Header(memoryview(file))
@@ -196,26 +201,30 @@ def read(path: Path) -> tuple[dict[str, object], dict[str, Stored]]:
     if not isinstance(alignment, int) or alignment < 1:
         raise Refusal("gguf_alignment", "its tensors are aligned to {alignment}", alignment=repr(alignment))
     start = -(-header.place // alignment) * alignment
-    stored = {name: _stored(gguf, file, *entry, start + offset) for name, (*entry, offset) in entries.items()}
+    stored = {name: _stored(file, *entry, start + offset) for name, (*entry, offset) in entries.items()}
     original = {name: metadata[ORIGINAL_SHAPE + name] for name in stored if ORIGINAL_SHAPE + name in metadata}
     return metadata, stored | {name: _reshaped(stored[name], shape) for name, shape in original.items()}
 
 
-def _stored(gguf, file: numpy.memmap, shape: tuple[int, ...], number: int, place: int) -> Stored:
-    if number not in set(gguf.GGMLQuantizationType):
-        return Stored(shape, f"number {number}", torch.empty(0))
-    kind = gguf.GGMLQuantizationType(number)
-    values, size = gguf.GGML_QUANT_SIZES[kind]
+def _stored(file: numpy.memmap, shape: tuple[int, ...], number: int, start: int) -> Stored:
+    """A tensor whose bytes begin at `start`; one of a type that is not read has no data and is refused by its type."""
+    kind = TYPES.get(number, f"number {number}")
+    if kind in PLAIN:
+        values, size = 1, PLAIN[kind].itemsize
+    elif kind in BLOCKS:
+        values, size = BLOCKS[kind].values, BLOCKS[kind].bytes
+    else:
+        return Stored(shape, kind, torch.empty(0))
     if 0 in shape or (shape or (1,))[-1] % values:
         raise Refusal("gguf_tensor_shape", "a tensor of the type {type} has the impossible shape {shape}",
-                      type=kind.name, shape=str(list(shape)))
-    end = place + math.prod(shape) // values * size
+                      type=kind, shape=str(list(shape)))
+    end = start + math.prod(shape) // values * size
     if end > len(file):
         raise Refusal("gguf_tensor_end", "a tensor ends at byte {end}", end=f"{end:,}")
-    data = torch.from_numpy(file[place:end])
-    if kind.name in PLAIN:
-        return Stored(shape, kind.name, data.view(PLAIN[kind.name]).view(shape))
-    return Stored(shape, kind.name, data.view(math.prod(shape[:-1]), -1))
+    data = torch.from_numpy(file[start:end])
+    if kind in PLAIN:
+        return Stored(shape, kind, data.view(PLAIN[kind]).view(shape))
+    return Stored(shape, kind, data.view(math.prod(shape[:-1]), -1))
 
 
 def _reshaped(stored: Stored, shape: object) -> Stored:

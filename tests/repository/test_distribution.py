@@ -63,12 +63,19 @@ def test_nothing_that_is_imported_is_left_out(archive):
 
 def test_what_only_some_users_need_is_imported_when_it_is_needed(archive):
     """ComfyUI starts with every pack's imports: these take seconds, or are not installed."""
-    rare = {"cv2", "gguf", "onnxruntime", "rapidocr"}
+    rare = {"cv2", "onnxruntime", "rapidocr"}
     for path in (path for path in archive if path.endswith(".py")):
         for statement in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
             if isinstance(statement, ast.Import) or (isinstance(statement, ast.ImportFrom) and not statement.level):
                 names = {a.name for a in statement.names} | {getattr(statement, "module", None) or ""}
                 assert not {name.split(".")[0] for name in names} & rare, path
+
+
+def test_no_file_of_the_archive_needs_the_gguf_package(archive):
+    """It is the tests' and the benchmarks': a file is read without it."""
+    for path in (path for path in archive if path.endswith(".py")):
+        for statement in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            assert not (isinstance(statement, ast.Import) and "gguf" in {name.name for name in statement.names}), path
 
 
 def test_an_unpacked_archive_works_under_another_name(archive, comfyui, tmp_path):

@@ -119,14 +119,12 @@ def installed(comfyui_path, home, watch):
         yield server
 
 
-def test_its_requirements_are_there(installed):
-    """Found, not fetched: what the requirements name, this environment has, and nothing of ComfyUI's is changed."""
+def test_the_documented_installation_fetches_nothing(installed):
+    """ComfyUI brings all that the pack needs: pip is content without an index, and changes nothing of ComfyUI's."""
     file = installed.folder / "custom_nodes" / NAME / "requirements.txt"
     said = subprocess.run([installed.python, "-m", "pip", "install", "--no-index", "-r", file], capture_output=True,
                           text=True, check=True).stdout
-    assert said.count("Requirement already satisfied: gguf") == 1 and "Installing" not in said
-    wanted = [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-    assert wanted == ["gguf"]
+    assert "Installing" not in said and "Collecting" not in said
 
 
 def test_all_nodes_are_there_beside_the_other_pack(installed):
