@@ -23,7 +23,7 @@ LONGEST_SHOWN = 60  # characters of a pattern in a message
 _ROWS = {adapters.UP, adapters.MAGNITUDE, "hada_w1_a", "hada_w2_a", "lokr_w1", "lokr_w1_a", "diff", "set_weight"}
 _SHARED = {adapters.DOWN, adapters.ALPHA, "hada_w1_b", "hada_w2_b", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"}
 _FOR_BIASES = {"diff_b", "b_norm"}  # which this transformer does not have: they are told as not used
-_UP = re.compile(r"(?P<module>.+)\.lora_B(\.default)?\.weight")
+_UP = f".{adapters.UP}"
 _NAME = re.compile(r"\^?[\w.-]+")
 
 
@@ -131,13 +131,13 @@ def _scales(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str
         own = _own_alphas(settings.get("alpha_pattern") or {}, label)
         alphas = {}
         for name, tensor in state.items():
-            found = _UP.fullmatch(name)
-            if found is None or f"{found['module']}.alpha" in state or "lora_alpha" not in settings:
+            module = name.removesuffix(_UP)
+            if module == name or f"{module}.alpha" in state or "lora_alpha" not in settings:
                 continue
-            alpha = float(_alpha_of(found["module"].removeprefix("transformer."), own, settings["lora_alpha"]))
+            alpha = float(_alpha_of(module.removeprefix("transformer."), own, settings["lora_alpha"]))
             if settings.get("use_rslora"):  # divided by the root of the rank, where ComfyUI divides by the rank
                 alpha *= tensor.shape[1] ** 0.5
-            alphas[f"{found['module']}.alpha"] = torch.tensor(alpha)
+            alphas[f"{module}.alpha"] = torch.tensor(alpha)
         return alphas
     except LoraError:
         raise

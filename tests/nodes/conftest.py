@@ -10,6 +10,12 @@ def _everywhere(comfyui):
     """Every test here has ComfyUI."""
 
 
+@pytest.fixture
+def as_comfyui_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
 @pytest.fixture(scope="session")
 def text_encoder_file(reference, tmp_path_factory):
     path = tmp_path_factory.mktemp("text_encoders") / "qwen3vl_8b_bf16.safetensors"

@@ -8,11 +8,7 @@ from qwen_image_2.tests.reference import error
 
 MAGNITUDE = draw(ROWS).abs() + 1
 
-
-@pytest.fixture(autouse=True)
-def as_comfyui_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
 
 def decomposed(weight: torch.Tensor, update: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:

@@ -4,11 +4,7 @@ import torch
 
 from qwen_image_2.tests.nodes.test_sampler import prompt
 
-
-@pytest.fixture(autouse=True)
-def as_comfyui_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
 
 @pytest.fixture

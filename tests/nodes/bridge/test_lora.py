@@ -14,11 +14,7 @@ from qwen_image_2.tests.reference import error
 BLOCK = "transformer_blocks.1"
 ROWS, WIDTH = 2 * 768, 256  # of the fused matrix of the tests' transformer
 
-
-@pytest.fixture(autouse=True)
-def as_comfyui_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
 
 def draw(*shape: int) -> torch.Tensor:

@@ -18,11 +18,7 @@ Q = f"diffusion_model.{MODULE}"
 UP, DOWN = draw(D, 4), draw(4, D)
 PAIR = {f"{Q}.lora_A.weight": DOWN, f"{Q}.lora_B.weight": UP}
 
-
-@pytest.fixture(autouse=True)
-def as_comfyui_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
 
 def write(tmp_path, tensors: dict, metadata: dict | None = None):

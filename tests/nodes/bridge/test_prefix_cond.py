@@ -2,19 +2,13 @@
 import pytest
 import torch
 
-from qwen_image_2.model.qwen_image_2.prefix_cache import Condition, PrefixCache
+from qwen_image_2.model.qwen_image_2.prefix_cache import PrefixCache
 
 
 @pytest.fixture
 def prefix_cond():
     from qwen_image_2.nodes.bridge import prefix_cond
     return prefix_cond
-
-
-@pytest.fixture
-def prefix(prefix_cond):
-    text = torch.randn(1, 20, 64, generator=torch.Generator().manual_seed(0))
-    return prefix_cond.PromptPrefix(Condition(text))
 
 
 def test_keys_and_values_are_released_once(prefix_cond, prefix):

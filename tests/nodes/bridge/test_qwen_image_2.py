@@ -15,12 +15,6 @@ def qwen_image_2():
     return qwen_image_2
 
 
-@pytest.fixture
-def prefix(qwen_image_2):
-    text = torch.randn(1, 20, 64, generator=torch.Generator().manual_seed(0))
-    return qwen_image_2.PromptPrefix(Condition(text))
-
-
 def velocity(model, prefix, **options):
     x = torch.randn(1, 64, 4, 6, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

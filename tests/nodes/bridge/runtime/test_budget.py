@@ -16,11 +16,7 @@ from qwen_image_2.tests.nodes.bridge.runtime.runs import (
     with_lora,
 )
 
-
-@pytest.fixture(autouse=True)
-def as_comfyui_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
 
 @pytest.fixture(params=["as stored", "fp8", "int8 (ConvRot)", "4-bit (nvfp4)"])

@@ -12,11 +12,7 @@ from qwen_image_2.tests.nodes.bridge.runtime.runs import LORA, budget_for, text_
 
 PATCHERS = ["core's", "the budget's"]
 
-
-@pytest.fixture(autouse=True)
-def as_comfyui_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
 
 @pytest.fixture

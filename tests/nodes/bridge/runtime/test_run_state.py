@@ -8,11 +8,7 @@ import torch
 
 from qwen_image_2.tests.nodes.bridge.runtime.runs import sample, text_and_noise
 
-
-@pytest.fixture(autouse=True)
-def as_comfyui_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
 
 @pytest.fixture
