@@ -78,12 +78,14 @@ def require_room(files: dict[Path, int]) -> None:
         free, needed = shutil.disk_usage(paths[0].parent).free, sum(files[path] for path in paths)
         if free < needed:
             names = ", ".join(f"{path.parent.name}/{path.name}" for path in paths)
-            raise Refusal("disk_room", "The disk of ComfyUI's output folder has {free} GB free, too little for the "
-                          "{needed} GB of {files}.", free=f"{free / 1e9:.1f}", needed=f"{needed / 1e9:.1f}",
-                          files=names)
+            raise Refusal("disk_room", "The disk of ComfyUI's output folder has {free} free, too little for the "
+                          "{needed} of {files}.", free=in_bytes(free), needed=in_bytes(needed), files=names)
+
+
+def in_bytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def in_words(kind: str, path: Path) -> str:
-    size = path.stat().st_size / 1e9
-    return Message("model_saved", "Saved {file} ({size} GB) into {folder} below ComfyUI's output folder.",
-                   file=path.name, size=f"{size:.2f}", folder=FOLDERS[kind])
+    return Message("model_saved", "Saved {file} ({size}) into {folder} below ComfyUI's output folder.",
+                   file=path.name, size=in_bytes(path.stat().st_size), folder=FOLDERS[kind])

@@ -197,9 +197,9 @@ def test_a_disk_without_room_is_said_before_anything_is_written(comfyui, path, t
 
     from qwen_image_2.nodes import save as node
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
-    monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
-    with pytest.raises(Refusal, match=r"^The disk of ComfyUI's output folder has 0.0 GB free, too little for the "
-                                      r"0.0 GB of diffusion_models/x_00001_.safetensors.$"):
+    monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100_000))
+    with pytest.raises(Refusal, match=r"^The disk of ComfyUI's output folder has 0.1 MB free, too little for the "
+                                      r"\d+\.\d MB of diffusion_models/x_00001_.safetensors.$"):
         node.QwenImage2SaveQuantized.execute("x", model=load(path, "fp8"))
     assert not [each for each in tmp_path.rglob("*") if each.is_file()]
 
