@@ -14,7 +14,7 @@ from qwen_image_2.pages import wording
 from qwen_image_2.pages.briefs import Element
 from qwen_image_2.pages.vocabulary import ENGLISH
 from qwen_image_2.tests.repository.test_documentation import ROOT, schemas
-from qwen_image_2.tools.generate import translations
+from qwen_image_2.tools.generate import labels, translations
 
 OTHERS = sorted(path.name for path in translations.FOLDER.iterdir() if path.name != "en")
 SYNTAX = "{}|@"  # of the page's messages
@@ -248,3 +248,11 @@ def test_a_name_in_a_note_is_the_one_in_the_prompt():
     for role, text in ENGLISH.roles.items():
         assert wording.NAMES[role](Element(role, "", number=3, by="Mia")) == text.format(number=3, by="Mia")
     assert set(wording.NAMES) == set(ENGLISH.roles)
+
+
+def test_every_label_is_used_and_differs_from_what_the_rule_makes():
+    names = {entry["name"] for node in content("en", "nodeDefs.json").values()
+             for side in ("inputs", "outputs") for entry in node.get(side, {}).values()}
+    assert not {name for name in names if "_" in name}
+    for key, shown in labels.LABELS.items():
+        assert shown in names and shown != key.capitalize().replace("_", " "), key

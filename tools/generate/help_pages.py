@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..pack import ROOT
+from .labels import label
 from .make import as_program, from_schemas
 
 FOLDER = ROOT / "js" / "docs"
@@ -104,16 +105,16 @@ def _input_line(name: str, spec: tuple[str, dict, bool], words: Language, own: d
         facts += [] if "\n" in default else [words.default.format(default)]  # whole texts would end the list
     if optional:
         facts.append(words.optional)
-    return _line(name, facts, own.get("tooltip", options.get("tooltip", "")), words, own.get("name"))
+    return _line(name, facts, own.get("tooltip", options.get("tooltip", "")), words, own.get("name", label(name)))
 
 
 def _output_line(output: tuple[str, str, str], words: Language, own: dict) -> str:
     name, kind, tooltip = output
-    return _line(name, [kind] if kind != name else [], own.get("tooltip", tooltip), words, own.get("name"))
+    return _line(name, [kind] if kind != name else [], own.get("tooltip", tooltip), words, own.get("name", label(name)))
 
 
-def _line(name: str, facts: list[str], tooltip: str, words: Language, own_name: str | None) -> str:
-    shown = f"`{name}`" if own_name in (None, name) else f"{own_name} `{name}`"
+def _line(name: str, facts: list[str], tooltip: str, words: Language, own_name: str) -> str:
+    shown = f"`{name}`" if own_name == name else f"{own_name} `{name}`"
     facts_shown = f" ({words.comma.join(facts)})" if facts else ""
     return f"- **{shown}**{facts_shown}" + (words.colon + _plain(tooltip) if tooltip else "")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..pack import ROOT, node_ids
 from .help_pages import GROWING, inputs_of, outputs_of
+from .labels import label
 from .make import as_program, from_schemas
 
 FOLDER = ROOT / "locales"
@@ -46,7 +47,8 @@ def _inputs(schema: dict) -> Iterator[tuple[str, dict]]:
 
 
 def _entry(name: str, tooltip: str) -> dict:
-    return {"name": name, "tooltip": escaped(tooltip)} if tooltip else {"name": name}
+    shown = {"name": escaped(label(name))}
+    return shown | {"tooltip": escaped(tooltip)} if tooltip else shown
 
 
 def escaped(text: str) -> str:
