@@ -16,9 +16,8 @@ from pathlib import Path
 
 from ..comfyui import models, pictures, workflow
 from ..comfyui.server import require_free_port
-from ..generate import make
 from ..pack import ROOT
-from . import benchmarks, environment, installer, output, process
+from . import benchmarks, environment, installer, output, process, repository
 from .environment import Installation
 from .errors import UserError
 
@@ -140,6 +139,9 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _make_arguments(parser: argparse.ArgumentParser) -> None:
+    if not repository.has("make"):
+        return
+    from ..generate import make
     parser.add_argument("target", choices=make.TARGETS, metavar="TARGET", help="one of those below")
     there = "\n".join(f"  {name} {more}".ljust(42) + writes for name, (_, writes, more) in make.TARGETS.items())
     parser.epilog = f"targets:\n{there}"
@@ -175,6 +177,7 @@ def dispatch(options: argparse.Namespace, words: list[str]) -> int:
 
 def check(options: argparse.Namespace) -> None:
     """Find mistakes before the long work, which the set-up may be."""
+    repository.require(options.command)
     if options.command == "demo":
         if options.out.suffix.lower() != ".png" or options.out.is_dir():
             raise UserError(f"--out {options.out}: the picture is a PNG file, name one that ends in .png.")
@@ -188,6 +191,7 @@ def check(options: argparse.Namespace) -> None:
     elif options.command == "bench":
         benchmarks.chosen(options.rest)
     elif options.command == "make":
+        from ..generate import make
         make.check(options.target, options.rest)
     elif options.command == "quantize":
         options.file, options.out = quantize_paths(options)
@@ -263,9 +267,15 @@ def run_command(options: argparse.Namespace) -> int:
                              or commands.quantize(place, options.file, options.format, options.out)),
         "test": lambda: commands.test(place, options.rest),
         "bench": lambda: commands.bench(place, options.rest),
-        "make": lambda: make.run(place.comfyui, options.target, options.rest),
+        "make": lambda: run_make(place.comfyui, options.target, options.rest),
     }
     return calls[options.command]()
+
+
+def run_make(comfyui: Path, target: str, arguments: list[str]) -> int:
+    """Imported here, because the registry's archive has no tools/generate."""
+    from ..generate import make
+    return make.run(comfyui, target, arguments)
 
 
 def clean(yes: bool) -> int:
