@@ -18,7 +18,7 @@ from qwen_image_2.tools.pack import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NEEDED = ("__init__.py", "atomic.py", "messages.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md",
-          "LICENSE", "assets/miniature/", "js/", "js/docs/", "locales/zh/", "model/",
+          "LICENSE", "CONTRIBUTING.md", "assets/miniature/", "docs/", "js/", "js/docs/", "locales/zh/", "model/",
           "pages/", "nodes/", "nodes/bridge/", "workflows/", "workflows/api/", "tools/__init__.py", "tools/dev.py",
           "tools/pack.py", "tools/requirements.txt", "tools/cli/", "tools/comfyui/")
 LEFT_OUT = (".ci/", ".github/", "assets/screenshots/", "benchmarks/", "tests/", "tools/generate/", "tools/miniature/",

@@ -1,10 +1,11 @@
-"""Help pages and the README say what the code says."""
+"""Help pages and guides say what the code says."""
 import json
 import re
 from functools import cache
 
 import pytest
 
+from qwen_image_2.tests.repository import markdown
 from qwen_image_2.tools.generate import help_pages
 from qwen_image_2.tools.pack import ROOT
 
@@ -54,22 +55,64 @@ CORE_IN_CHINESE = {"加载图像", "保存图像", "预览图像", "合并图像
                    "音效: 文字", "文字与 \\<image2\\> 完全一致"}
 
 
-def named_files(text: str) -> set[str]:
-    """Paths that a text links to or names in code, as far as they lie in this repository."""
-    links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
-    code = re.findall(r"`([^`\s<]+/[^`\s<]+\.(?:py|md|json|js))`", text)
-    commands = re.findall(r"python ((?:tools|benchmarks)/\S+\.py)", text)
-    return links | set(code) | set(commands)
+def test_the_list_of_all_nodes_is_up_to_date(comfyui):
+    assert help_pages.ALL_NODES.read_text(encoding="utf-8") == help_pages.all_nodes(schemas(), list(TRANSLATION)), \
+        "run python tools/dev.py make help"
 
 
-@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("document", markdown.documents())
+def test_every_link_and_anchor_of_a_document_resolves(document):
+    assert not markdown.broken_links(document)
+
+
+@pytest.mark.parametrize("document", markdown.guides())
 def test_every_file_that_a_document_names_exists(document):
-    found = named_files((ROOT / document).read_text(encoding="utf-8"))
-    assert document != "README.md" or len(found) > 10
-    assert not [path for path in found if not (ROOT / path).exists()]
+    assert not [path for path in markdown.named_files(markdown.read(document)) if not markdown.exists(path)]
 
 
-def test_every_workflow_of_the_readme_exists_and_the_other_way_round():
-    section = re.search(r"^## Workflows\n(.*?)^## ", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)[1]
-    named = {name for row in re.findall(r"^\| (`.+?) \|", section, re.M) for name in re.findall(r"`(\w+)`", row)}
-    assert named == {path.stem for path in (ROOT / "workflows").glob("*.json")}
+def test_the_documents_name_files_and_link_to_each_other():
+    """What the two tests above look for is there to be found."""
+    texts = [markdown.read(document) for document in markdown.guides()]
+    assert len(set().union(*map(markdown.named_files, texts))) > 15
+    assert len(set().union(*map(markdown.links, texts))) > 60
+    assert {path.name for path in (markdown.ROOT / "docs").glob("*.md")} <= {
+        link.partition("#")[0].removeprefix("docs/") for link in markdown.links(markdown.read("README.md"))}
+
+
+def test_anchors_are_github_s():
+    text = "# A b: `c` (d)\n```\n# no heading\n```\n## Same\n## Same\n### [Link](x.md) text, 2.x\n"
+    assert markdown.anchors(text) == {"a-b-c-d", "same", "same-1", "link-text-2x"}
+
+
+def test_every_workflow_is_in_the_guide_and_the_other_way_round():
+    shown = re.findall(r"!\[\w+\]\(\.\./workflows/(\w+)\.jpg\)<br>`(\w+)`<br>\S", markdown.read("docs/workflows.md"))
+    assert all(image == name for image, name in shown)
+    names = [name for _, name in shown]
+    assert sorted(names) == sorted(path.stem for path in (markdown.ROOT / "workflows").glob("*.json"))
+
+
+def test_every_workflow_of_the_readme_exists():
+    cells = [row.split("|")[2] for row in markdown.section("README.md", "What do you want to do?").splitlines()
+             if row.count("|") == 4]
+    named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert len(named) > 10
+    assert named <= {path.stem for path in (markdown.ROOT / "workflows").glob("*.json")}
+
+
+MESSAGES = json.loads((markdown.ROOT / "locales" / "en" / "main.json").read_text(encoding="utf-8"))
+TEMPLATES = [*MESSAGES["qwen_image_2"]["messages"].values()]
+# A sentence of the command line, which is not translated.
+TEMPLATES.append((markdown.ROOT / "tools" / "cli" / "repository.py").read_text(encoding="utf-8"))
+
+
+def quoted_messages() -> list[str]:
+    """The messages in the first column of the tables of docs/troubleshooting.md; ... stands for what differs."""
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", markdown.read("docs/troubleshooting.md"), re.M)
+    return [found for row in rows for found in re.findall(r"\*([^*]+)\*", row)]
+
+
+@pytest.mark.parametrize("message", quoted_messages())
+def test_a_message_in_the_troubleshooting_guide_is_one_of_the_code(message):
+    """Its fixed parts stand in this order in one template."""
+    parts = [re.escape(part.strip()) for part in message.split("...") if part.strip(" ()")]
+    assert [template for template in TEMPLATES if re.search(".*?".join(parts), str(template), re.S)]

@@ -1,37 +1,40 @@
-"""Every command line of the README is one that works from a clean clone."""
+"""Every command line that the documentation names works from a clean clone, and the README is short."""
 
 import importlib.util
-import re
-import shlex
 import subprocess
 import sys
 
 import pytest
 
+from qwen_image_2.tests.repository import markdown
 from qwen_image_2.tools.cli import benchmarks, command_line
 from qwen_image_2.tools.comfyui import workflow
 from qwen_image_2.tools.generate import make
 from qwen_image_2.tools.pack import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README_LINES = 150
+LINES = sorted(set().union(*(markdown.command_lines(markdown.read(document)) for document in markdown.guides())))
+OF_DEV = [words for words in LINES if words[1] == "tools/dev.py"]
 
 
-def command_lines() -> list[str]:
-    """Of the code blocks and of the sentences; `a|b` is an alternative, of which the first is taken."""
-    blocks = re.findall(r"^```\n(.*?)^```", README, re.M | re.S)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("python")]
-    spans = re.findall(r"`(python[^`]+)`", re.sub(r"^```\n.*?^```", "", README, flags=re.M | re.S))
-    return sorted({" ".join(shlex.split(line.replace("\n", " "), comments=True)) for line in [*lines, *spans]})
+def arguments(words: tuple[str, ...]) -> list[str]:
+    """Those of dev.py; `a|b` is an alternative, of which the first is taken."""
+    return [word.partition("|")[0] for word in words[2:]]
 
 
-LINES = command_lines()
-OF_DEV = [words for words in map(shlex.split, LINES) if words[1] == "tools/dev.py"]
+def test_the_readme_is_short():
+    assert len(markdown.read("README.md").splitlines()) <= README_LINES
+
+
+def test_the_readme_names_the_two_commands_to_begin_with():
+    found = markdown.command_lines(markdown.read("README.md"))
+    assert {("python", "tools/dev.py", "demo"), ("python", "tools/dev.py", "test")} <= found
 
 
 @pytest.mark.parametrize("words", OF_DEV, ids=" ".join)
 def test_a_command_of_dev_is_one(words, monkeypatch):
     monkeypatch.chdir(ROOT)
-    options = command_line.parse([word.partition("|")[0] for word in words[2:]])  # wrong arguments exit
+    options = command_line.parse(arguments(words))  # wrong arguments exit
     if options.command == "bench":
         benchmarks.chosen(options.rest)
     elif options.command == "make":
@@ -41,14 +44,14 @@ def test_a_command_of_dev_is_one(words, monkeypatch):
         assert workflow.apply(graph, options.set) != graph
 
 
-@pytest.mark.parametrize("line", sorted(set(LINES) - {" ".join(words) for words in OF_DEV}))
-def test_another_command_starts_without_the_environment(line):
+@pytest.mark.parametrize("words", sorted(set(LINES) - set(OF_DEV)), ids=" ".join)
+def test_another_command_starts_without_the_environment(words):
     """-S: without any installed package. pip is in the Python that a person has."""
-    _, *words = line.split()
-    if words[:2] == ["-m", "pip"]:
+    if words[1:3] == ("-m", "pip"):
         assert importlib.util.find_spec("pip")
+        assert "-r" not in words or words[words.index("-r") + 1].endswith("/requirements.txt")
         return
-    program = words[:2] if words[0] == "-m" else words[:1]
+    program = words[1:3] if words[1] == "-m" else words[1:2]
     done = subprocess.run([sys.executable, "-S", *program, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("usage"), done.stderr
 
@@ -58,8 +61,8 @@ def test_dev_itself_starts_without_the_environment():
     assert done.returncode == 1 and done.stderr.startswith("Error: There is no benchmark 'WRONG'")
 
 
-def test_the_readme_names_every_command_benchmark_and_target():
-    options = [command_line.parse([word.partition("|")[0] for word in words[2:]]) for words in OF_DEV]
+def test_the_documentation_names_every_command_benchmark_and_target():
+    options = [command_line.parse(arguments(words)) for words in OF_DEV]
     assert {option.command for option in options} == set(command_line.COMMANDS)
     run = {benchmarks.chosen(option.rest)[0].stem for option in options if option.command == "bench"}
     assert run == set(benchmarks.present())

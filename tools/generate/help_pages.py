@@ -1,4 +1,4 @@
-"""Writes the lists in the nodes' help pages, js/docs/<node>/en.md and zh.md.
+"""Writes the lists in the nodes' help pages, js/docs/<node>/en.md and zh.md, and the list of all nodes, docs/nodes.md.
 
     python tools/dev.py make help    # starts a server to ask it for the schemas
 
@@ -16,6 +16,7 @@ from .labels import label
 from .make import as_program, from_schemas
 
 FOLDER = ROOT / "js" / "docs"
+ALL_NODES = ROOT / "docs" / "nodes.md"
 TRANSLATION = ROOT / "locales" / "zh" / "nodeDefs.json"
 GROWING = "COMFY_AUTOGROW_V3"
 # Menus that differ from machine to machine.
@@ -128,12 +129,38 @@ def _plain(text: str) -> str:
     return re.sub(r"([<>*])", r"\\\1", text)
 
 
+ABOUT_ALL_NODES = """\
+# Nodes
+
+<!-- Written by `python tools/dev.py make help` from the nodes' schemas. Do not edit by hand. -->
+
+In ComfyUI the nodes stand under **Qwen-Image 2** in the node library, and their full names end in *(Qwen-Image 2)*.
+Each name below links to the node's help page: its inputs and outputs, an example and hints. ComfyUI shows the same page
+when you open the node's help.
+"""
+
+
+def all_nodes(schemas: dict, order: list[str]) -> str:
+    """docs/nodes.md: one line a node, below the categories of ComfyUI's node library."""
+    lines: dict[str, list[str]] = {}
+    for name in order:
+        lines.setdefault(schemas[name]["category"].rpartition("/")[2], []).append(_node_line(schemas[name]))
+    sections = [f"## {category.capitalize()}\n\n" + "\n".join(nodes) for category, nodes in lines.items()]
+    return "\n".join([ABOUT_ALL_NODES, "\n\n".join(sections)]) + "\n"
+
+
+def _node_line(schema: dict) -> str:
+    page, title = f"../js/docs/{schema['name']}", schema["display_name"].removesuffix(" (Qwen-Image 2)")
+    return f"- [{title}]({page}/en.md) ([中文]({page}/zh.md)): {_plain(schema['description'])}"
+
+
 def build(schemas: dict) -> dict[Path, str]:
-    """Path -> content of every help page."""
+    """Path -> content of every help page, and of the list of all nodes."""
     translation = json.loads(TRANSLATION.read_text(encoding="utf-8"))
     paths = {FOLDER / name / f"{language}.md": (name, language) for name in translation for language in LANGUAGES}
-    return {path: page(schemas[name], language, translation, path.read_text(encoding="utf-8"))
-            for path, (name, language) in paths.items()}
+    pages = {path: page(schemas[name], language, translation, path.read_text(encoding="utf-8"))
+             for path, (name, language) in paths.items()}
+    return {**pages, ALL_NODES: all_nodes(schemas, list(translation))}
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from ..pack import ROOT
 TARGETS = {  # name -> module, what it writes, its arguments
     "workflows": ("build_workflows", "workflows/*.json and workflows/api/*.json", ""),
     "thumbnails": ("thumbnails", "their pictures; needs Chromium", "[--large FOLDER] [NAME ...]"),
-    "help": ("help_pages", "the lists in the nodes' help pages, js/docs", ""),
+    "help": ("help_pages", "the lists in the nodes' help pages, js/docs, and docs/nodes.md", ""),
     "translations": ("translations", "locales/en", ""),
 }
 
