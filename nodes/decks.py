@@ -141,8 +141,8 @@ class QwenImage2SaveDeck(io.ComfyNode):
                                         "a number is added. As in Save Image it may hold %date:yyyy-MM-dd%, "
                                         "%Node.widget% and %width%."),
                 io.Combo.Input("files", list(FILES), default="PPTX and PDF",
-                               tooltip="PPTX needs python-pptx, see the README. In a PDF the words are only pictures, "
-                                       "and transparent parts are white."),
+                               tooltip="PPTX needs the package python-pptx, see docs/text-and-layout.md. In a PDF the "
+                                       "words are only pictures, and transparent parts are white."),
                 io.Combo.Input("page", [BY_PICTURES, *deck.PAGES], default=BY_PICTURES,
                                tooltip="Width to height of the pages. as the pictures: 16:9 or 4:3 where the first one "
                                        "is close to it, else its own. Other pictures are shown whole, on white."),

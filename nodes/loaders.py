@@ -28,7 +28,8 @@ def diffusion_model_input() -> io.Combo.Input:
     return io.Combo.Input(
         "diffusion_model", folders.choices(folders.TRANSFORMER),
         tooltip="The Qwen-Image 2.x transformer: a .safetensors or .gguf file in models/diffusion_models, or a "
-                "diffusers folder below it (its name ends in a slash).")
+                "diffusers folder below it (its name ends in a slash). License of the 2.x weights: Qwen Research "
+                "License, non-commercial.")
 
 
 def text_encoder_input() -> io.Combo.Input:

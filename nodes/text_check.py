@@ -76,8 +76,8 @@ class QwenImage2TextCheck(io.ComfyNode):
                                  tooltip="Whether punctuation must agree. Off: it only counts between two digits (1.50 "
                                          "is not 150), and % & @ # count always."),
                 io.Float.Input("tolerance", default=0.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="The share of a line's characters that may be wrong before the line is. The "
-                                       "reader itself errs at times: see the README for how often."),
+                               tooltip="The share of a line's characters that may be wrong before the line fails. "
+                                       "The OCR itself errs at times; docs/text-and-layout.md says how often."),
                 io.Boolean.Input("allow_extra", default=False,
                                  tooltip="Whether the picture may say more than what is expected, such as signs in a "
                                          "photograph. Off: additional lines fail and lower the score."),
