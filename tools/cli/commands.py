@@ -96,9 +96,14 @@ def test(place: Place, arguments: list[str]) -> int:
     """Run pytest in the repository; its exit code is the answer."""
     if importlib.util.find_spec("pytest") is None:
         raise UserError(f"{sys.executable} has no pytest; its pip installs it with -r tools/requirements.txt.")
-    if not arguments or any("browser" in argument for argument in arguments):
+    if may_need_browser(arguments):
         browser.provide()
     return _python(place, "-m", "pytest", *arguments, cwd=ROOT)
+
+
+def may_need_browser(arguments: list[str]) -> bool:
+    """Whether pytest with these arguments may run tests of the page: all tests, or some that are named so."""
+    return not arguments or any("browser" in argument.replace("not browser", "") for argument in arguments)
 
 
 def bench(place: Place, arguments: list[str]) -> int:

@@ -206,6 +206,14 @@ def test_only_benchmarks_are_benchmarks(tmp_path):
     assert (program.name, rest) == ("foundation.py", ["--quick"]) and program.exists()
 
 
+@pytest.mark.parametrize("arguments, needed", [
+    ([], True), (["tests/browser"], True), (["-m", "browser"], True), (["tests/nodes"], False),
+    (["-m", "not server and not browser"], False), (["tests/browser", "-m", "not browser"], True),
+])  # fmt: skip
+def test_a_browser_is_only_fetched_for_tests_that_may_need_one(arguments, needed):
+    assert commands.may_need_browser(arguments) == needed
+
+
 @pytest.mark.parametrize("words, there", [
     (["run", "--help"], "edit_masked"), (["bench", "--help"], "alignment"), (["make", "--help"], "[--large FOLDER]"),
     (["test", "--help"], "pytest arguments"), (["--help"], "demo"),
