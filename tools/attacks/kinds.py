@@ -1,0 +1,41 @@
+"""Every kind of input from outside: name -> what makes it ready in a folder of its own."""
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from . import adapters, checkpoints, pictures, requests, texts
+from .attempt import Kind
+
+part = {maker: cache(maker) for maker in (checkpoints.transformer, checkpoints.vae, checkpoints.text_encoder,
+                                          checkpoints.enhancer)}
+
+
+def _of(make: Callable, maker: Callable) -> Callable[[Path], Kind]:
+    """A kind of checkpoint, whose names and shapes are drawn up when it is wanted."""
+    return lambda folder: make(part[maker]())(folder)
+
+
+KINDS: dict[str, Callable[[Path], Kind]] = {
+    "transformer": _of(checkpoints.safetensors, checkpoints.transformer),
+    "transformer-folder": _of(checkpoints.folder_of, checkpoints.transformer),
+    "transformer-gguf": _of(checkpoints.gguf_file, checkpoints.transformer),
+    "quantization": _of(checkpoints.quantised, checkpoints.transformer),
+    "vae": _of(checkpoints.safetensors, checkpoints.vae),
+    "text-encoder": _of(checkpoints.safetensors, checkpoints.text_encoder),
+    "text-encoder-gguf": _of(checkpoints.llama_cpp_files, checkpoints.text_encoder),
+    "enhancer": _of(checkpoints.safetensors, checkpoints.enhancer),
+    "lora": _of(adapters.lora, checkpoints.transformer),
+    "brief": texts.pages("QwenImage2PosterBrief", "QwenImage2SlideBrief", "QwenImage2InfographicBrief",
+                         "QwenImage2ComicBrief"),
+    "outline": texts.pages("QwenImage2DeckOutline"),
+    "text-check": texts.text_check,
+    "prompt": texts.prompt,
+    "answer": texts.answer,
+    "system-prompt": texts.system_prompt,
+    "route": requests.route,
+    "workflow": requests.workflow_file,
+    "file-name": requests.file_name,
+    "region": pictures.region,
+    "deck": pictures.deck,
+    "font": pictures.font,
+}
