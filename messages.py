@@ -117,7 +117,7 @@ def _shortened(template: str, values: Mapping[str, Value]) -> dict[str, Value]:
         if len(_filled(template, fitting)) <= LONGEST:
             return fitting
     # Messages inside this one that are too long by themselves: they lose their translation before they fill a page.
-    return {name: value if isinstance(value, int) else _without_middle(_text(value), ROOMS[-1])
+    return {name: value if isinstance(value, int) else without_middle(_text(value), ROOMS[-1])
             for name, value in fitting.items()}
 
 
@@ -127,11 +127,11 @@ def _at_most(value: Value, room: int) -> Value:
         values = {name: _at_most(inner, room) for name, inner in value.values.items()}
         return value if values == value.values else Message(value.key, value.template, **values)
     if isinstance(value, int):  # Python writes out no number of more than 4,300 digits
-        return value if abs(value) < 10 ** room else _without_middle(hex(value), room)
-    return _without_middle(value, room) if isinstance(value, str) else _first_of(value, room)
+        return value if abs(value) < 10 ** room else without_middle(hex(value), room)
+    return without_middle(value, room) if isinstance(value, str) else _first_of(value, room)
 
 
-def _without_middle(text: str, room: int) -> str:
+def without_middle(text: str, room: int) -> str:
     """Both ends say most: a path's folder and its file, a tensor's block and its part."""
     ends = (room - 3) // 2
     return text if len(text) <= room else f"{text[:ends]}...{text[-ends:]}"

@@ -67,7 +67,8 @@ def tell(record: Record, chosen: argparse.Namespace) -> None:
     """How the kind has fared, with every fault and how to repeat it."""
     print(f"{record.name}: {record.tried} tried, {record.results[FAILED]} failed", flush=True)
     for number, faults in list(record.faults.items())[:LISTED]:
-        print(f"  python tools/dev.py bench attack --kind {record.name} --seed {chosen.seed} --first {number} --count 1")
+        print(f"  python tools/dev.py bench attack --kind {record.name} --seed {chosen.seed} --first {number} "
+              "--count 1")
         print("\n".join(f"    {line}" for fault in faults for line in fault.splitlines()), flush=True)
     if len(record.faults) > LISTED:
         print(f"  and {len(record.faults) - LISTED} more", flush=True)

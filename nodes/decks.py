@@ -14,7 +14,7 @@ from .bridge.progress import loading_progress
 from .bridge.text_encoders.qwen3_vl import count_tokens
 from .common import categories
 from .common.checks import check_before_run
-from .common.images import eight_bits
+from .common.images import check_channels, eight_bits
 from .common.page_nodes import PageNode, line_input, page_inputs, page_of, texts_checked
 from .common.paths import HIDDEN, check_name, name_of, new_paths
 from .common.prompts import TRAINED_TOKENS, Measure
@@ -184,6 +184,8 @@ def require(files: str | None) -> None:
 
 def sheets_of(images: list, texts, notes) -> tuple[list[deck.Sheet], list[str]]:
     """Every picture of a list of batches with its text and notes, and sentences about what does not match."""
+    for batch in images:
+        check_channels(batch)
     batches = [len(batch) for batch in images]
     if not sum(batches):
         raise Refusal("deck_empty", "There is no picture to save.")

@@ -3,6 +3,7 @@
 python-pptx is an optional extra, so it is imported when a file is written and not before.
 """
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ LONGER_SIDE = 13 + 1 / 3  # inches, of PowerPoint's own 16:9 pages; a 4:3 page i
 EMU = 914_400             # per inch
 MOST_CUT = 0.02           # of a picture, to fill its page: the model's 2752 x 1536 is 0.8 % wider than 16:9
 NARROWEST = 10            # longer side of a page to shorter; PowerPoint refuses sides below an inch
+PAGE_PIXELS = 2 ** 24      # of a PDF page that is mostly margin; a picture that is larger by itself keeps its size
 PDF_QUALITY = 95          # JPEG's, and no coarser colours: both would show around letters
 WHITE = (255, 255, 255)
 # What XML cannot hold, and the control characters that it can: nobody has seen them.
@@ -162,10 +164,14 @@ def write_pdf(file: BinaryIO, sheets: Iterable[Sheet], ratio: float, title: str)
 
 
 def _page(picture: ndarray, ratio: float) -> Image.Image:
-    """The page at its picture's own resolution; nothing is resampled. Transparent parts are white, as in PowerPoint."""
+    """The page at its picture's own resolution. Nothing is resampled but a picture that is so unlike the page that its
+    white margins would take PAGE_PIXELS. Transparent parts are white, as in PowerPoint."""
     across, down = placed(picture, ratio)
-    height, width = picture.shape[:2]
     image = Image.fromarray(picture)
+    shrunk = math.sqrt(max(PAGE_PIXELS, image.width * image.height) * across * down / (image.width * image.height))
+    if shrunk < 1:
+        image = image.resize([max(1, int(side * shrunk)) for side in image.size], Image.Resampling.LANCZOS)
+    width, height = image.size
     page = Image.new("RGB", (max(1, round(width / across)), max(1, round(height / down))), WHITE)
     corner = (page.width - width) // 2, (page.height - height) // 2
     page.paste(image.convert("RGB"), corner, image if image.mode == "RGBA" else None)

@@ -5,6 +5,8 @@ Fonts are named as people know them: by their file, and where a file holds sever
 import os
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -78,8 +80,15 @@ def load(face: tuple[Path, int] | None, size: int, name: str) -> ImageFont.FreeT
     """A font with letters of `size` pixels; None is the built-in one. Raises ValueError for a damaged file."""
     if face is None:
         return ImageFont.load_default(size)
-    try:
+    with _readable(name):
         return ImageFont.truetype(face[0], size, index=face[1])
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Around what reads a font: of a damaged one FreeType may read the head and fail at a letter."""
+    try:
+        yield
     except OSError as error:
         raise Refusal("font_unreadable", "The font {font} cannot be read ({error}): choose another one.", font=name,
                       error=str(error.strerror or error)) from error  # without the file's path
@@ -129,6 +138,11 @@ def check_glyphs(font: ImageFont.FreeTypeFont, lines: list[str], name: str) -> N
 def render(lines: list[str], face: tuple[Path, int] | None, name: str, size: int, vertical: bool) -> ndarray:
     """Lines in black on white (H, W, 3), 8 bits, letters `size` pixels high, or smaller where the page would be too
     large. vertical: each line is a column, the first one on the right. Raises ValueError."""
+    with _readable(name):
+        return _page(lines, face, name, size, vertical)
+
+
+def _page(lines: list[str], face: tuple[Path, int] | None, name: str, size: int, vertical: bool) -> ndarray:
     while True:
         font = load(face, size, name)
         check_glyphs(font, lines, name)

@@ -32,17 +32,19 @@ class Format:
     words: str                  # for people
     dtypes: tuple[str, ...]     # of the stored weight, as safetensors names them
     scales: tuple[str, ...]     # that must stand beside the weight
+    others: tuple[str, ...] = ()  # that may; an `input_scale` that the format has no use for is left where it is
     packed: int = 1             # columns of the matrix in one stored value
     block: int = 0              # columns that share a scale with no other row's; such scales lie in tiles
     block_scale: torch.dtype | None = None  # of such scales, which some files hold as bare bytes
 
 
 FORMATS = {
-    "float8_e4m3fn": Format("fp8 (e4m3)", ("F8_E4M3",), ("weight_scale",)),
-    "float8_e5m2": Format("fp8 (e5m2)", ("F8_E5M2",), ("weight_scale",)),
-    "mxfp8": Format("mxfp8", ("F8_E4M3",), ("weight_scale",), block=32, block_scale=torch.float8_e8m0fnu),
-    "nvfp4": Format("nvfp4", ("U8",), ("weight_scale", "weight_scale_2"), packed=2, block=16,
-                    block_scale=torch.float8_e4m3fn),
+    "float8_e4m3fn": Format("fp8 (e4m3)", ("F8_E4M3",), ("weight_scale",), ("input_scale",)),
+    "float8_e5m2": Format("fp8 (e5m2)", ("F8_E5M2",), ("weight_scale",), ("input_scale",)),
+    "mxfp8": Format("mxfp8", ("F8_E4M3",), ("weight_scale",), ("input_scale",), block=32,
+                    block_scale=torch.float8_e8m0fnu),
+    "nvfp4": Format("nvfp4", ("U8",), ("weight_scale", "weight_scale_2"), ("input_scale", "pre_quant_scale"), packed=2,
+                    block=16, block_scale=torch.float8_e4m3fn),
     "int8_tensorwise": Format("int8", ("I8",), ("weight_scale",)),
     "convrot_w4a4": Format("4-bit ConvRot", ("I8", "U8"), ("weight_scale",), packed=2),
     "gguf": Format("GGUF", tuple(gguf.BLOCKS), ()),  # the pack's own: blocks with their scales inside
@@ -53,6 +55,8 @@ COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale"
 OLD_COMPANIONS = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
 # In a mark: the input's scale counts for nothing. For ComfyUI as well, an old file's 1.0 means that none was measured.
 NO_INPUT_SCALE = "no_input_scale"
+# In a mark of 4-bit ConvRot: what its products are computed in.
+LINEAR_DTYPES = ("int4", "int8")
 # In a mark, and for ComfyUI as well: the weight is dequantised, and multiplied as plain numbers.
 FULL_PRECISION = "full_precision_matrix_mult"
 
@@ -204,8 +208,8 @@ def unpack(stored: Checkpoint) -> Unpacked:
     plain = {name: info for name, info in stored.tensors.items() if name not in taken and not name.endswith(MARK)}
     plain |= {f"{layer}.weight": plain_weight(stored, layer) for layer in records}
     for layer, one in records.items():
-        if one.get(NO_INPUT_SCALE):
-            del companions[f"{layer}.weight"]["input_scale"]
+        if one.get(NO_INPUT_SCALE) or "input_scale" not in FORMATS[one["format"]].others:
+            companions[f"{layer}.weight"].pop("input_scale", None)
     return Unpacked(stored.with_tensors(plain), companions)
 
 
@@ -234,11 +238,22 @@ def _checked_format(checkpoint: Checkpoint, layer: str) -> Format:
         raise checkpoint.fail("gguf_type", "In {file} the tensor {layer}.weight is of GGUF's type {type}, which this "
                               "version of the pack does not read ({known}): choose another file.", layer=layer,
                               type=found, known=", ".join(gguf.BLOCKS))
-    if not isinstance(settings.get("convrot_groupsize", ROTATIONS[0]), int):
+    group = _setting(settings, "convrot_groupsize", ROTATIONS[0])
+    if not isinstance(group, int):
         raise checkpoint.fail("rotation_group", "In {file} the layer {layer} is rotated in groups of {group} inputs: "
-                              "download it again.", layer=layer,
-                              group=str(settings["convrot_groupsize"])[:60])
+                              "download it again.", layer=layer, group=str(group)[:60])
+    linear = _setting(settings, "linear_dtype", LINEAR_DTYPES[0])
+    if name == "convrot_w4a4" and linear not in LINEAR_DTYPES:
+        raise checkpoint.fail("linear_dtype", "In {file} the layer {layer} asks for products in {dtype}, which "
+                              "{format} does not have ({known}): download it again.", layer=layer, dtype=repr(linear)[:60],
+                              format=FORMATS[name].words, known=", ".join(LINEAR_DTYPES))
     return FORMATS[name]
+
+
+def _setting(settings: Mapping, name: str, default):
+    """What a mark says, at its own level or among its `params`, where ComfyUI looks next."""
+    inner = settings.get("params")
+    return settings.get(name, inner.get(name, default) if isinstance(inner, Mapping) else default)
 
 
 def _checked_weight(checkpoint: Checkpoint, layer: str, kind: Format) -> TensorInfo:
@@ -261,6 +276,9 @@ def _check_scales(checkpoint: Checkpoint, layer: str, kind: Format, matrix: Tens
         if scale not in scales:
             raise checkpoint.fail("scale_missing", "{file} is incomplete: the layer {layer} is quantised, but its "
                                   "{scale} is missing.", layer=layer, scale=scale)
+    if foreign := sorted(set(scales) - {*kind.scales, *kind.others, "input_scale"}):
+        raise checkpoint.fail("scale_foreign", "In {file} the layer {layer} is quantised as {format}, which has no "
+                              "{scale}: download it again.", layer=layer, format=kind.words, scale=foreign[0])
     (rows, columns), shape = matrix.shape, checkpoint.tensors[scales["weight_scale"]].shape
     if not _scales_fit(kind, shape, rows, columns):
         raise checkpoint.fail("scale_shape", "In {file} the tensor {tensor} has the shape {shape}, but the matrix has "

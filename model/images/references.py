@@ -35,6 +35,10 @@ def check_reference(number: int, image: Tensor) -> None:
         raise Refusal("reference_ratio", "Reference {number} is {width} x {height}: its longer side is more than {max} "
                       "times the shorter one, crop it first.", number=number, width=width, height=height,
                       max=LARGEST_RATIO)
+    if not image.is_floating_point():
+        raise Refusal("reference_dtype", "Reference {number} holds numbers of the type {dtype}: references hold "
+                      "fractions from 0 to 1, as core's Load Image gives them.", number=number,
+                      dtype=str(image.dtype).removeprefix("torch."))
     if not torch.isfinite(image).all():
         raise Refusal("reference_not_finite", "Reference {number} holds NaN or infinite values.", number=number)
 

@@ -135,7 +135,8 @@ def _scales(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str
             if module == name or f"{module}.alpha" in state or "lora_alpha" not in settings:
                 continue
             alpha = float(_alpha_of(module.removeprefix("transformer."), own, settings["lora_alpha"]))
-            if settings.get("use_rslora"):  # divided by the root of the rank, where ComfyUI divides by the rank
+            # Divided by the root of the rank, where ComfyUI divides by the rank. What has none is refused by its shape.
+            if settings.get("use_rslora") and tensor.ndim > 1:
                 alpha *= tensor.shape[1] ** 0.5
             alphas[f"{module}.alpha"] = torch.tensor(alpha)
         return alphas

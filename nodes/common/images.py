@@ -17,13 +17,21 @@ def empty_latent(width: int, height: int, batch_size: int) -> dict:
 def check_pictures(image: torch.Tensor) -> None:
     """Raises Refusal for what is no IMAGE (B, H, W, 3 or 4). Any size and ratio will do: what a reference must be is
     asked of references alone."""
+    check_channels(image)
+    if 0 in image.shape:
+        raise Refusal("image_empty", "The picture is empty: its shape is {shape}.", shape=str(list(image.shape)))
+    if not image.is_floating_point():
+        raise Refusal("image_dtype", "The picture holds numbers of the type {dtype}: this node reads fractions from 0 "
+                      "to 1, as core's Load Image gives them.", dtype=str(image.dtype).removeprefix("torch."))
+    if not torch.isfinite(image).all():
+        raise Refusal("image_not_finite", "The picture holds NaN or infinite values.")
+
+
+def check_channels(image: torch.Tensor) -> None:
+    """Raises Refusal for what is no batch of pictures; it may be empty."""
     if image.ndim != 4 or image.shape[-1] not in (3, 4):
         raise Refusal("image_channels", "The picture has the shape {shape}: this node reads RGB and RGBA pictures.",
                       shape=str(list(image.shape)))
-    if 0 in image.shape:
-        raise Refusal("image_empty", "The picture is empty: its shape is {shape}.", shape=str(list(image.shape)))
-    if not torch.isfinite(image).all():
-        raise Refusal("image_not_finite", "The picture holds NaN or infinite values.")
 
 
 def eight_bits(image: torch.Tensor) -> np.ndarray:
@@ -35,6 +43,10 @@ def eight_bits(image: torch.Tensor) -> np.ndarray:
 def connected_references(images: dict | None) -> list[torch.Tensor]:
     """The connected references in order, every picture of a batch as one of its own, each (H, W, C)."""
     connected = [image for image in (images or {}).values() if image is not None]
+    for image in connected:
+        if image.ndim != 4:
+            raise Refusal("reference_shape", "A reference has the shape {shape}: pictures are [batch, height, width, "
+                          "channels], as core's Load Image gives them.", shape=str(list(image.shape)))
     references = [picture for batch in connected for picture in batch]
     if not references:
         raise Refusal("edit_no_reference", "No reference is connected: connect the picture to edit as image_1.")

@@ -20,7 +20,8 @@ def name_of(node, prefix: str) -> str:
     in. Raises Refusal for one that is none, before and after."""
     check_name(prefix)
     hidden = node.hidden  # None where a program calls the node by itself, without a graph
-    page = (hidden.extra_pnginfo or {}).get("workflow") if hidden else None
+    sent = hidden.extra_pnginfo if hidden else None  # whatever a client has sent
+    page = sent.get("workflow") if isinstance(sent, dict) else None
     filled = placeholders.filled_in(prefix, hidden.prompt if hidden else None, page, datetime.now())
     check_name(filled)
     return filled

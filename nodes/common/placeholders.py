@@ -52,9 +52,12 @@ def _values(node: str, widget: str, graph: dict, page: dict) -> Iterator[str]:
 
 
 def _names(page: dict) -> dict[str, str]:
-    """Node id -> the name that stands in its properties. The page's word is a stranger's: any part may be missing."""
-    entries = [entry for entry in page.get("nodes") or () if isinstance(entry, dict)]
-    return {str(entry.get("id")): (entry.get("properties") or {}).get(NAME_PROPERTY) for entry in entries}
+    """Node id -> the name that stands in its properties. The page's word is a stranger's: any part may be missing, or
+    something else."""
+    nodes = page.get("nodes") if isinstance(page, dict) else None
+    entries = [entry for entry in (nodes if isinstance(nodes, list) else ()) if isinstance(entry, dict)]
+    return {str(entry.get("id")): properties.get(NAME_PROPERTY) for entry in entries
+            if isinstance(properties := entry.get("properties"), dict)}
 
 
 def _as_the_page_writes(value: str | int | float) -> str:

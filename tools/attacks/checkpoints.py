@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import gguf
 import numpy as np
+import torch
 
 from qwen_image_2.model.language import key_maps
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
@@ -39,11 +40,19 @@ class Part(NamedTuple):
 
 # ---------------------------------------------------------------- parts
 
+def multiply(network: torch.nn.Module) -> None:
+    """A product with every matrix, as a step begins: what is wrong with the marks of a layer shows here at last."""
+    with torch.inference_mode():
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer(torch.ones(1, layer.in_features))
+
+
 def transformer() -> Part:
     from qwen_image_2.nodes.bridge.loading import load_model
 
     def load(path: Path) -> None:
-        load_model(path, path.name, "base")
+        multiply(load_model(path, path.name, "base").model.diffusion_model)
 
     return Part(tiny.shapes(Transformer(SPEC)),
                 {"axes_dims_rope": list(SPEC.rope_axes), "eps": SPEC.eps, "causal_condition": True,
@@ -172,7 +181,7 @@ def safetensors(part: Part) -> Callable[[Path], Kind]:
     return kind
 
 
-NO_SAFETENSORS = [*mutation.NO_FILES, struct.pack("<Q", 90_000_000), struct.pack("<Q", 2**63), struct.pack("<Q", 2) + b"{}",
+NO_SAFETENSORS = [*mutation.NO_FILES, struct.pack("<Q", 90_000_000), struct.pack("<Q", 2**63), encoded({}),
                   encoded({f"t{number}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
                            for number in range(20_000)})]
 
@@ -241,6 +250,12 @@ def folder_of(part: Part) -> Callable[[Path], Kind]:
 
 # ---------------------------------------------------------------- quantised layers
 
+FORMATS = ("int8_tensorwise", "float8_e4m3fn", "float8_e5m2", "mxfp8", "nvfp4", "convrot_w4a4")
+ENTRIES = ("format", "convrot", "convrot_groupsize", "full_precision_matrix_mult", "linear_dtype", "params",
+           "no_input_scale", "type")  # of a mark
+GROUPS = (0, -1, -16, 1, 3, 4, 7, 32, 64, 256, 2**31, True, "16", 16.0, {"convrot": True, "convrot_groupsize": 7})
+
+
 def quantised(part: Part) -> Callable[[Path], Kind]:
     """A transformer whose matrices of attention are int8, fp8 or nvfp4, with marks and scales of any content."""
     layers = [name.removesuffix(".weight") for name in part.state if name.endswith((".to_q.weight", ".to_k.weight"))]
@@ -249,36 +264,44 @@ def quantised(part: Part) -> Callable[[Path], Kind]:
 
     def entries(rng: Random) -> list[tuple[str, str, list[int], bytes]]:
         """Name, dtype, shape and first bytes of every tensor."""
-        found = []
+        found, odd = [], rng.choice((0.0, 0.1, 0.5))  # how likely each part is another one than it should be
         for name, value in part.state.items():
             layer, shape = name.removesuffix(".weight"), list(value.shape)
-            if name not in (f"{each}.weight" for each in layers):
+            if layer not in layers:
                 found.append((name, "F32", shape, b""))
                 continue
-            form = rng.choice(list(formats))
-            dtype = formats[form] if rng.random() < 0.8 else rng.choice(list(SIZES))
+            form = rng.choice(list(formats) if rng.random() < odd else FORMATS)
+            dtype = rng.choice(list(SIZES)) if rng.random() < odd else formats[form]
             columns = shape[1] // 2 if form in ("nvfp4", "convrot_w4a4") else shape[1]
             found.append((name, dtype, [shape[0], columns], b""))
-            found += scales(layer, shape, rng)
+            found += scales(layer, form, shape, odd, rng)
             mark = {"format": form, "convrot": rng.random() < 0.5, "convrot_groupsize": 16,
                     "full_precision_matrix_mult": rng.random() < 0.3}
-            text = mutation.json_file(mark, rng) if rng.random() < 0.5 else json.dumps(mark).encode()
-            if rng.random() < 0.9:
-                found.append((f"{layer}.comfy_quant", "U8", [len(text)], text))
-        if rng.random() < 0.1:
+            if rng.random() < odd:
+                mark |= {rng.choice(ENTRIES): rng.choice((*GROUPS, *mutation.JUNK))}
+            text = mutation.json_file(mark, rng) if rng.random() < odd / 4 else json.dumps(mark).encode()
+            found.append((f"{layer}.comfy_quant", "U8", [len(text)], text))
+        if rng.random() < odd / 4:
             found.append(("scaled_fp8", rng.choice(list(SIZES)), rng.choice(([], [0], [2], [1, 1])), b""))
         return found
 
-    def scales(layer: str, shape: list[int], rng: Random) -> list[tuple[str, str, list[int], bytes]]:
-        shapes = ([], [1], [shape[0]], [shape[0], 1], [0], [shape[0], shape[1] // 32], [shape[0], shape[1] // 16],
-                  [128, 4], [1, shape[1]], [2, 2, 2])
-        return [(f"{layer}.{name}", rng.choice(("F32", "F32", "BF16", "U8", "F8_E4M3", "I64")), rng.choice(shapes), b"")
-                for name in ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale", "scale_weight")
-                if rng.random() < 0.5]
+    def scales(layer: str, form: str, shape: list[int], odd: float, rng: Random
+               ) -> list[tuple[str, str, list[int], bytes]]:
+        rows, columns = shape
+        block = {"mxfp8": 32, "nvfp4": 16}.get(form)
+        fitting = [rows, columns // block] if block else rng.choice(([], [rows], [rows, 1]))
+        needed = {"weight_scale": fitting} | ({"weight_scale_2": []} if form == "nvfp4" else {})
+        other = ("weight_scale_2", "input_scale", "pre_quant_scale", "scale_weight", "scale_input")
+        needed |= {name: [] for name in other if rng.random() < odd}
+        shapes = ([], [1], [rows], [rows, 1], [0], [128, 4], [1, columns], [2, 2, 2])
+        return [(f"{layer}.{name}", rng.choice(("BF16", "U8", "F8_E4M3", "I64")) if rng.random() < odd else
+                 "U8" if block and name == "weight_scale" else "F32",
+                 rng.choice(shapes) if rng.random() < odd else fits, b"")
+                for name, fits in needed.items() if rng.random() >= odd / 3]
 
     def attack(rng: Random) -> Attack:
         header, body = {"__metadata__": {}}, bytearray()
-        if rng.random() < 0.3:
+        if rng.random() < 0.1:
             marks = {"layers": {layer: {"format": rng.choice(list(formats))} for layer in layers}}
             header["__metadata__"]["_quantization_metadata"] = mutation.json_file(marks, rng).decode("latin-1")
         for name, dtype, shape, first in entries(rng):
@@ -286,7 +309,9 @@ def quantised(part: Part) -> Callable[[Path], Kind]:
             body += first.ljust(size, b"\0")[:size]
             header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, len(body)]}
         settings = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
-        config = part.config | (mutation.changed(settings, rng) if rng.random() < 0.2 else {})
+        if rng.random() < 0.1:
+            settings["quantization_config"] = mutation.changed(settings["quantization_config"], rng)
+        config = part.config | (settings if rng.random() < 0.05 else {})
         return Attack(encoded(header) + bytes(body), json.dumps(config).encode())
 
     def kind(folder: Path) -> Kind:
@@ -330,7 +355,8 @@ def gguf_file(part: Part) -> Callable[[Path], Kind]:
         def attack(rng: Random) -> Attack:
             if rng.random() < 0.1:
                 return Attack(rng.choice(NO_GGUF), None, rng.choice((0, 8, 10**9)))
-            return Attack(mutation.damaged(head, rng, 0, rng.choice((24, 300, None))), None, values)
+            change = rng.choice((mutation.damaged, mutation.one_byte, mutation.one_byte))
+            return Attack(change(head, rng, 0, rng.choice((24, 300, None))), None, values)
 
         def try_it(given: Attack) -> list[str]:
             write(path, given.content, given.values)
@@ -376,7 +402,8 @@ def llama_cpp_files(part: Part) -> Callable[[Path], Kind]:
         def attack(rng: Random) -> PairAttack:
             name = rng.choice(list(whole))
             head = whole[name][0]
-            return PairAttack(name, mutation.damaged(head, rng, 0, rng.choice((300, None))), rng.random() < 0.7)
+            change = rng.choice((mutation.damaged, mutation.one_byte, mutation.one_byte))
+            return PairAttack(name, change(head, rng, 0, rng.choice((300, None))), rng.random() < 0.7)
 
         def try_it(given: PairAttack) -> list[str]:
             try:

@@ -36,6 +36,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "workflow": requests.workflow_file,
     "file-name": requests.file_name,
     "region": pictures.region,
+    "references": pictures.references,
     "deck": pictures.deck,
     "font": pictures.font,
 }

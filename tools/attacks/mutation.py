@@ -7,15 +7,17 @@ JUNK = [None, True, -1, 0, 5, 10**40, 1e300, float("nan"), float("inf"), "x", "9
         {"a": 1}, [0.5] * 3, [-2, 20, 14], "\ud800", "\x00", "a" * 100_000, [None] * 5000, {"": {"": []}}, -1e-320]
 # Bytes that stand where a file was expected.
 NO_FILES = [b"", b"\0", b"\0" * 8, b"\xff" * 64, b"<!DOCTYPE html><html><body>403 Forbidden</body></html>" * 3,
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", b"\xef\xbb\xbf{}", b"GGUF", b"[" * 100_000,
-            b'{"a":' * 50_000, b"PK\x03\x04" + bytes(200), b'"' + b"\\" * 10_000]
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", b"\xef\xbb\xbf{}", b"GGUF",
+            b"[" * 100_000, b'{"a":' * 50_000, b"PK\x03\x04" + bytes(200), b'"' + b"\\" * 10_000]
 # Pieces of text: marks of the pack's own languages, characters that print nothing, and what is costly to look for.
-PIECES = ["\n", "\n\n", "# ", "## ", "- ", "> ", "Picture: ", "Layout: ", "Seed: ", "Footer: ", "Caption: ", "Ann: ", "|",
-          '"', "“", "”", "„", "「", "」", "『", "'", "```", "<|im_end|>", "<|image_pad|>", "<image1>", "<image99999>",
-          "</think>", "<think>", '{"rewritten_prompt": "', '"}', "{", "}", "[", "]", "%", "%date:yyyy-MM-dd%", "%Node.x%",
-          "\\", "/", "..", "\x00", "\x1b[31m", "\r", "\t", "\u200b", "\u200d", "\u202e", "\ufeff", "\ud800", "\udfff", "\u2028",
-          "\ufffe", "e\u0301\u0301\u0301", "👩\u200d👩\u200d👧", "ﷺ", "İ", "ß", "１２", "مرحبا", "漢字かな", "🇩🇪", " ", "  ", ".", "...",
-          "12\" record", "16:9", "9" * 400, "2 columns", "title top", "{}", "{0}", "{file}", "%s", "&lt;", "<b>", "![](", "---"]
+PIECES = ["\n", "\n\n", "# ", "## ", "- ", "> ", "Picture: ", "Layout: ", "Seed: ", "Footer: ",
+          "Caption: ", "Ann: ", "|", '"', "“", "”", "„", "「", "」", "『", "'", "```", "<|im_end|>",
+          "<|image_pad|>", "<image1>", "<image99999>", "</think>", "<think>", '{"rewritten_prompt": "',
+          '"}', "{", "}", "[", "]", "%", "%date:yyyy-MM-dd%", "%Node.x%", "\\", "/", "..", "\x00",
+          "\x1b[31m", "\r", "\t", "\u200b", "\u200d", "\u202e", "\ufeff", "\ud800", "\udfff", "\u2028",
+          "\ufffe", "e\u0301\u0301\u0301", "👩\u200d👩\u200d👧", "ﷺ", "İ", "ß", "１２", "مرحبا", "漢字かな",
+          "🇩🇪", " ", "  ", ".", "...", "12\" record", "16:9", "9" * 400, "2 columns", "title top", "{}",
+          "{0}", "{file}", "%s", "&lt;", "<b>", "![](", "---"]
 
 
 def changed(value, rng: Random):
@@ -47,6 +49,13 @@ def json_file(value, rng: Random) -> bytes:
     if how < 0.3:
         return damaged(json.dumps(value).encode(), rng)
     return json.dumps((changed if how < 0.8 else without_one)(value, rng)).encode()
+
+
+def one_byte(content: bytes, rng: Random, first: int = 0, last: int | None = None) -> bytes:
+    """One byte between the places is another one: what follows stays where it is, and is read."""
+    place = rng.randrange(first, min(last or len(content), len(content)))
+    other = rng.choice((0, 1, 255, rng.randrange(256), content[place] ^ 1))
+    return content[:place] + bytes([other]) + content[place + 1:]
 
 
 def damaged(content: bytes, rng: Random, first: int = 0, last: int | None = None) -> bytes:

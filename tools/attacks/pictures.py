@@ -1,6 +1,4 @@
 """IMAGE and MASK of any shape, dtype and values, and font files."""
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -73,8 +71,8 @@ def region(folder: Path) -> Kind:
 
     def attack(rng: Random) -> RegionAttack:
         drawn = image(rng)
-        return RegionAttack(drawn, mask(tuple(drawn.shape), rng), rng.choice((0.0, 0.5, 4.0)), rng.choice((0, 1, 16, 512)),
-                            image(rng) if rng.random() < 0.4 else None,
+        return RegionAttack(drawn, mask(tuple(drawn.shape), rng), rng.choice((0.0, 0.5, 4.0)),
+                            rng.choice((0, 1, 16, 512)), image(rng) if rng.random() < 0.4 else None,
                             tuple(rng.choice((0, 0, 1, 100)) for _ in range(4)))
 
     def try_it(given: RegionAttack) -> list[str]:
@@ -84,6 +82,36 @@ def region(folder: Path) -> Kind:
             run(stitch, region=cut, part=part if given.part is None else given.part)
             run(extend, image=given.image, **dict(zip(("left", "top", "right", "bottom"), given.sides)))
         return said
+
+    return Kind(attack, try_it)
+
+
+class ReferencesAttack(NamedTuple):
+    images: dict[str, Tensor | None]
+    resolution: str
+    canvas: str
+    sides: tuple[int, int]
+
+
+def references(folder: Path) -> Kind:
+    """The references of Encode Edit, up to what the text encoder and the VAE are given."""
+    from qwen_image_2.model.images.references import resize
+    from qwen_image_2.nodes import edit
+    from qwen_image_2.nodes.common.images import connected_references
+
+    def attack(rng: Random) -> ReferencesAttack:
+        count = rng.choice((0, 1, 1, 1, 1, 2, 3, 11))
+        images = {f"image_{number}": None if rng.random() < 0.1 else image(rng) for number in range(count)}
+        return ReferencesAttack(images, rng.choice(("128", "256", edit.AS_IT_IS)),
+                                rng.choice((edit.LAST, edit.FIRST, edit.CUSTOM, "x" * 5000)),
+                                (rng.choice((-1, 64, 1000, 1024, 10**30)), 64))
+
+    def try_it(given: ReferencesAttack) -> list[str]:
+        found = connected_references(given.images)
+        wanted, _, note = edit.plan_sizes(found, given.resolution, given.canvas, *given.sides, True)
+        for picture, size in zip(found, wanted):
+            edit.preview(resize(picture, *size)[0])
+        return [note] if note else []
 
     return Kind(attack, try_it)
 
@@ -98,6 +126,7 @@ class DeckAttack(NamedTuple):
 def deck(folder: Path) -> Kind:
     """Save Deck: pictures, words and notes, as PowerPoint and PDF."""
     import folder_paths
+
     from qwen_image_2.nodes import decks
     node, output = prepared(decks.QwenImage2SaveDeck, {}, {}), folder / "decks"
     output.mkdir()
@@ -105,7 +134,8 @@ def deck(folder: Path) -> Kind:
     def attack(rng: Random) -> DeckAttack:
         def words() -> list[str | None]:
             return [rng.choice((None, mutation.text(LINES, rng, 3000))) for _ in range(rng.randrange(4))]
-        return DeckAttack([image(rng) for _ in range(rng.randint(1, 2))], words(), words(), rng.choice(list(decks.FILES)))
+        images = [image(rng) for _ in range(rng.randint(1, 2))]
+        return DeckAttack(images, words(), words(), rng.choice(list(decks.FILES)))
 
     def try_it(given: DeckAttack) -> list[str]:
         folder_paths.set_output_directory(str(output))

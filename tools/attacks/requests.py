@@ -2,7 +2,6 @@
 import asyncio
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -54,12 +53,15 @@ def route(folder: Path) -> Kind:
         headers = {"Content-Type": "application/json"}
         if rng.random() < 0.1:
             headers |= rng.choice(({"Content-Type": "text/plain"}, {"Content-Encoding": "gzip"}, {"Content-Type": "\\"},
-                                   {"Content-Type": "application/json; charset=utf-16"}, {"Content-Encoding": "deflate"}))
+                                   {"Content-Type": "application/json; charset=utf-16"},
+                                   {"Content-Encoding": "deflate"}))
         return Request(path, body, headers)
 
     async def sent(given: Request) -> tuple[int, dict]:
         async with client.post(given.path, data=given.body, headers=given.headers) as answer:
-            return answer.status, await answer.json()
+            if answer.content_type == "application/json":
+                return answer.status, await answer.json()
+            return answer.status, {"error": await answer.text()}  # aiohttp's own word, of what it could not read
 
     def try_it(given: Request) -> list[str]:
         status, answer = loop.run_until_complete(sent(given))
@@ -83,7 +85,8 @@ def workflow_file(folder: Path) -> Kind:
     """`python tools/dev.py run FILE --set ...`, as far as it goes without a server."""
     path = folder / "workflow.json"
     shipped = [json.loads(file.read_text("utf-8")) for file in sorted((ROOT / "workflows" / "api").glob("*.json"))]
-    values = ("1", "1024", "NaN", "[1, 2]", '"', "\ud800", "-1e999", "9" * 5000, "[" * 2000, '{"a": 1}', "a.png", "", "true")
+    values = ("1", "1024", "NaN", "[1, 2]", '"', "\ud800", "-1e999", "9" * 5000, "[" * 2000, '{"a": 1}', "a.png", "",
+              "true")
 
     def attack(rng: Random) -> RunAttack:
         graph = rng.choice(shipped)
@@ -122,7 +125,8 @@ class NameAttack(NamedTuple):
 
 GRAPH = {"3": {"class_type": "KSampler", "inputs": {"seed": 7, "cfg": 1.0, "denoise": 0.55, "model": ["4", 0]},
                "_meta": {"title": "First"}},
-         "4": {"class_type": "QwenImage2TextEncode", "inputs": {"prompt": "a/b:c", "up": ".."}, "_meta": {"title": "Two"}}}
+         "4": {"class_type": "QwenImage2TextEncode", "inputs": {"prompt": "a/b:c", "up": ".."},
+               "_meta": {"title": "Two"}}}
 PAGE = {"workflow": {"nodes": [{"id": 3, "properties": {"Node name for S&R": "First pass"}}, {"id": 4}, None]}}
 PREFIXES = ("deck", "talks/%date:yyyy-MM-dd%/deck", "%KSampler.seed%", "%First pass.denoise%_%Two.prompt%",
             "%width%x%height%", "a/%Two.up%/b", "../deck", "C:\\deck", "%date:" + "y" * 3000 + "%", "x" * 300, "a\x00b")
@@ -131,6 +135,7 @@ PREFIXES = ("deck", "talks/%date:yyyy-MM-dd%/deck", "%KSampler.seed%", "%First p
 def file_name(folder: Path) -> Kind:
     """A filename_prefix with its placeholders, in any workflow that a page may have sent."""
     import folder_paths
+
     from qwen_image_2.nodes.common import paths
     from qwen_image_2.nodes.decks import QwenImage2SaveDeck
     output = folder / "output"

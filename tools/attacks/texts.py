@@ -98,9 +98,9 @@ def text_check(folder: Path) -> Kind:
         expected = mutation.text(LINES * rng.choice((1, 1, 20)), rng, rng.choice((200, 4000, 60_000)))
         source = expected if rng.random() < 0.5 else mutation.text(LINES, rng, 2000)
         pieces = [piece for piece in source.split("\n") if piece][:rng.choice((3, 60))]
-        return CheckAttack(expected, [_read(piece, number, rng) for number, piece in enumerate(pieces)],
-                           compare.Rules(rng.random() < 0.5, rng.random() < 0.5, rng.choice((0.0, 0.2, 1.0)),
-                                         rng.random() < 0.5, rng.choice((None, frozenset("ABCDEFGHIKLMNOPRSTabcdef ")))))
+        rules = compare.Rules(rng.random() < 0.5, rng.random() < 0.5, rng.choice((0.0, 0.2, 1.0)), rng.random() < 0.5,
+                              rng.choice((None, frozenset("ABCDEFGHIKLMNOPRSTabcdef "))))
+        return CheckAttack(expected, [_read(piece, number, rng) for number, piece in enumerate(pieces)], rules)
 
     def try_it(given: CheckAttack) -> list[str]:
         lines = compare.expected_lines(given.expected)
@@ -175,7 +175,7 @@ def prompt(folder: Path) -> Kind:
 def system_prompt(folder: Path) -> Kind:
     """A system_prompt.txt."""
     path = folder / "system_prompt.txt"
-    whole = "You turn a short request into a long prompt.\nAnswer with JSON.\n".encode() * 3
+    whole = b"You turn a short request into a long prompt.\nAnswer with JSON.\n" * 3
 
     def attack(rng: Random) -> bytes:
         how = rng.random()

@@ -36,9 +36,9 @@ def provide(client: Client, folder: Path, graph: Graph, changed: Inputs) -> Grap
     graph = copy.deepcopy(graph)
     for node, name in _picture_inputs(client, graph):
         inputs, own = graph[node]["inputs"], (node, name) in changed
-        if own and _path(inputs[name]).is_file():
+        if own and _is_file(_path(inputs[name])):
             inputs[name] = client.upload_image(_looked_at(_path(inputs[name])))
-        elif not (folder / inputs[name]).is_file():
+        elif not _is_file(folder / inputs[name]):
             if own:
                 _require(graph, node, name)
             raise UserError(
@@ -62,9 +62,16 @@ def _path(value: str) -> Path:
     return Path(os.path.expanduser(value))  # no shell has done it: ~ does not begin the word
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any, or a folder that may not be looked into
+        return False
+
+
 def _require(graph: Graph, node: str, name: str) -> None:
     path = _path(graph[node]["inputs"][name])
-    if not path.is_file():
+    if not _is_file(path):
         raise UserError(f"--set {node}.{name}: there is no picture file {path.absolute()}.")
 
 

@@ -27,7 +27,7 @@ def load(file: Path) -> Graph:
         raise UserError(f"There is no file {file}.")
     try:
         graph = json.loads(file.read_text("utf-8"))
-    except ValueError as error:  # also text that is not UTF-8
+    except (ValueError, RecursionError) as error:  # also text that is not UTF-8
         raise UserError(f"{file} is not a JSON file: {error}.") from error
     if isinstance(graph, dict) and isinstance(graph.get("nodes"), list):
         raise UserError(
@@ -81,14 +81,17 @@ def with_miniature(graph: Graph) -> Graph:
 
 
 def _miniature_size(canvas: dict) -> tuple[int, int]:
-    """The size nearest in shape to what an empty latent asks for; a square where that comes from another node."""
-    ratio = canvas["aspect_ratio"]
-    numbers = (canvas["width"], canvas["height"]) if ratio == "custom" else str(ratio).split(":")
+    """The size nearest in shape to what an empty latent asks for; a square where that comes from another node, or is no
+    shape: the server refuses it."""
+    ratio = canvas.get("aspect_ratio")
+    numbers = (canvas.get("width"), canvas.get("height")) if ratio == "custom" else str(ratio).split(":")
     try:
         across, down = map(float, numbers)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return sizes.MINIATURE[0]
-    return min(sizes.MINIATURE, key=lambda size: abs(math.log(size[0] / size[1] / (across / down))))
+    if not 0 < across < math.inf or not 0 < down < math.inf:
+        return sizes.MINIATURE[0]
+    return min(sizes.MINIATURE, key=lambda size: abs(math.log(size[0] / size[1]) - math.log(across) + math.log(down)))
 
 
 def parse_value(text: str, present: object) -> object:
@@ -98,7 +101,7 @@ def parse_value(text: str, present: object) -> object:
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, (str, list)) or not isinstance(present, str) else text
 
@@ -140,15 +143,22 @@ def find_nodes(graph: Graph, text: str) -> list[str]:
 
 
 def _names(node: dict) -> tuple[str, str, str, str]:
-    title, node_class = node.get("_meta", {}).get("title") or "", node["class_type"]
+    title, node_class = _title(node), node["class_type"]
     short = node_class.removeprefix(PREFIX) if node_class in node_ids() else node_class
     return title, node_class, title.removesuffix(SUFFIX), short
 
 
+def _title(node: dict) -> str:
+    """What the page calls the node; empty where the file does not say so in words."""
+    meta = node.get("_meta")
+    title = meta.get("title") if isinstance(meta, dict) else None
+    return title if isinstance(title, str) else ""
+
+
 def describe(graph: Graph, node: str) -> str:
     """A node as a person finds it: id, class, and title where it differs."""
-    node_class, title = graph[node]["class_type"], graph[node].get("_meta", {}).get("title")
-    return f"{node} ({node_class})" if title in (None, node_class) else f'{node} ({node_class}, "{title}")'
+    node_class, title = graph[node]["class_type"], _title(graph[node])
+    return f"{node} ({node_class})" if title in ("", node_class) else f'{node} ({node_class}, "{title}")'
 
 
 def needs_models(graph: Graph) -> bool:

@@ -56,6 +56,11 @@ def _product(first, second) -> Shape | None:
     return (one[0], other[1]) if one and other and one[1] == other[0] else None
 
 
+def _product_of_matrices(first, second) -> Shape | None:
+    """Of LoHa and LoKr: ComfyUI multiplies their factors as they are, those of a convolution not even of one pixel."""
+    return _product(first, second) if all(part is not None and part.ndim == 2 for part in (first, second)) else None
+
+
 def _lora(weights, expected: Shape) -> Shape | None:
     up, down, _, middle, magnitude, reshape = weights
     if middle is not None or (reshape is not None and tuple(reshape) != expected):
@@ -65,14 +70,14 @@ def _lora(weights, expected: Shape) -> Shape | None:
 
 def _loha(weights, expected: Shape) -> Shape | None:
     first_up, first_down, _, second_up, second_down, *tucker, magnitude = weights
-    one, other = _product(first_up, first_down), _product(second_up, second_down)
+    one, other = _product_of_matrices(first_up, first_down), _product_of_matrices(second_up, second_down)
     return _with_magnitude(one, magnitude) if one == other and tucker == [None, None] else None
 
 
 def _lokr(weights, expected: Shape) -> Shape | None:
     first, second, _, first_a, first_b, second_a, second_b, tucker, magnitude = weights
-    one = _product(first_a, first_b) if first is None else _matrix(first)
-    other = _product(second_a, second_b) if second is None else _matrix(second)
+    one = _product_of_matrices(first_a, first_b) if first is None else _matrix(first)
+    other = _product_of_matrices(second_a, second_b) if second is None else _matrix(second)
     if one is None or other is None or tucker is not None:
         return None
     return _with_magnitude((one[0] * other[0], one[1] * other[1]), magnitude)
