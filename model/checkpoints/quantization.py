@@ -245,8 +245,8 @@ def _checked_format(checkpoint: Checkpoint, layer: str) -> Format:
     linear = _setting(settings, "linear_dtype", LINEAR_DTYPES[0])
     if name == "convrot_w4a4" and linear not in LINEAR_DTYPES:
         raise checkpoint.fail("linear_dtype", "In {file} the layer {layer} asks for products in {dtype}, which "
-                              "{format} does not have ({known}): download it again.", layer=layer, dtype=repr(linear)[:60],
-                              format=FORMATS[name].words, known=", ".join(LINEAR_DTYPES))
+                              "{format} does not have ({known}): download it again.", layer=layer,
+                              dtype=repr(linear)[:60], format=FORMATS[name].words, known=", ".join(LINEAR_DTYPES))
     return FORMATS[name]
 
 

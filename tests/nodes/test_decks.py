@@ -4,12 +4,14 @@ import io
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, PdfParser
 from pptx import Presentation
 from pptx.util import Inches
 
+from qwen_image_2.messages import Refusal
 from qwen_image_2.tools.pack import ROOT
 
 PAGE = {"picture": "", "language": "English", "style": "minimalist", "type_character": "bold sans serif",
@@ -205,6 +207,22 @@ def test_other_pictures_are_shown_whole(decks, folder):
     assert Image.open(io.BytesIO(square.image.blob)).mode == "RGBA"
     sizes = page_sizes(folder / "deck_00001_.pdf")
     assert len(sizes) == 2 and all(size == pytest.approx((720, 540), rel=0.02) for size in sizes)
+
+
+def test_a_page_that_is_mostly_margin_is_bounded(decks):
+    """A column of pixels on a page ten times as wide as high would be 300 million pixels."""
+    from qwen_image_2.pages import deck
+    page = deck._page(np.zeros((8192, 1, 3), np.uint8), 10.0)
+    assert page.width * page.height <= deck.PAGE_PIXELS and page.width / page.height == pytest.approx(10, rel=0.01)
+    assert page.getpixel((page.width // 2, page.height // 2)) == (0, 0, 0)
+    whole = deck._page(np.zeros((40, 70, 3), np.uint8), 16 / 9)
+    assert whole.size == (71, 40) and deck._page(np.zeros((90, 10, 3), np.uint8), 1.0).size == (90, 90)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 4, 3)])
+def test_what_is_no_batch_of_pictures_is_refused(decks, folder, shape):
+    with pytest.raises(Refusal, match="^The picture has the shape"):
+        save(decks, [torch.ones(shape)])
 
 
 def test_transparent_parts_are_white_in_a_pdf(decks):

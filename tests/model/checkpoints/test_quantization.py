@@ -39,6 +39,9 @@ def test_a_gguf_matrix_holds_its_scales_itself():
     (None, "layer_format"), ({}, "layer_format"), ({"format": "int3"}, "layer_format"), ({"format": 8}, "layer_format"),
     ({"format": "gguf", "type": "Q9"}, "gguf_type"), ({"format": "gguf"}, "gguf_type"),
     ({"format": "int8_tensorwise", "convrot_groupsize": "64"}, "rotation_group"),
+    ({"format": "int8_tensorwise", "params": {"convrot_groupsize": "64"}}, "rotation_group"),
+    ({"format": "convrot_w4a4", "linear_dtype": 0}, "linear_dtype"),
+    ({"format": "convrot_w4a4", "params": {"linear_dtype": "fp8"}}, "linear_dtype"),
 ])
 def test_formats_that_are_refused(settings, key):
     with pytest.raises(CheckpointError) as refused:
@@ -50,12 +53,28 @@ def test_formats_that_are_refused(settings, key):
     ({"weight": None}, "tensor_missing"), ({"weight": ((96, 64), "F32")}, "layer_matrix"),
     ({"weight": ((96, 64, 1), "I8")}, "layer_matrix"), ({"weight_scale": None}, "scale_missing"),
     ({"weight_scale": ((64, 1), "F32")}, "scale_shape"), ({"weight_scale": ((96, 64), "F32")}, "scale_shape"),
+    ({"pre_quant_scale": ((64,), "F32")}, "scale_foreign"), ({"weight_scale_2": ((), "F32")}, "scale_foreign"),
 ])
 def test_weights_and_scales_that_are_refused(change, key):
     tensors = {name: info for name, info in (INT8 | change).items() if info is not None}
     with pytest.raises(CheckpointError) as refused:
         check({"format": "int8_tensorwise"}, tensors)
     assert refused.value.key == key
+
+
+@pytest.mark.parametrize("settings, tensors, kept", [
+    ({"format": "int8_tensorwise"}, INT8 | {"input_scale": ((), "F32")}, {"weight_scale"}),
+    ({"format": "float8_e4m3fn"}, {"weight": ((96, 64), "F8_E4M3"), "weight_scale": ((), "F32"),
+                                   "input_scale": ((), "F32")}, {"weight_scale", "input_scale"}),
+    ({"format": "nvfp4"}, NVFP4 | {"pre_quant_scale": ((64,), "F32")},
+     {"weight_scale", "weight_scale_2", "pre_quant_scale"}),
+    ({"format": "int8_tensorwise", "no_input_scale": True}, INT8, {"weight_scale"}),
+], ids=["int8", "fp8", "nvfp4", "none there to leave out"])
+def test_an_input_scale_is_kept_where_the_format_has_a_use_for_it(settings, tensors, kept):
+    """ComfyUI refuses a state dict with any other."""
+    infos = {f"layer.{name}": TensorInfo(*info) for name, info in tensors.items()}
+    plain, companions = quantization.unpack(Checkpoint("some.safetensors", infos, quantization={"layer": settings}))
+    assert set(companions["layer.weight"]) == kept and set(plain.tensors) == {"layer.weight"}
 
 
 @pytest.mark.parametrize("layers", [[[1, 2]], [], 3, "layer", None])

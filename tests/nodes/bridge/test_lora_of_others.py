@@ -141,6 +141,8 @@ WRONG = {
     "LoKr": {"lokr_w1": draw(16, 16), "lokr_w2": draw(16, 8)},
     "LoKr, the same count": {"lokr_w1": draw(32, 16), "lokr_w2": draw(16, 8)},
     "LoKr's factors": {"lokr_w1_a": draw(16, 2), "lokr_w1_b": draw(3, 16), "lokr_w2": draw(16, 16)},
+    "LoHa of four axes": {"hada_w1_a": draw(D, 4, 1, 1), "hada_w1_b": DOWN, "hada_w2_a": UP, "hada_w2_b": DOWN},
+    "LoKr's factors of four axes": {"lokr_w1": draw(16, 16), "lokr_w2_a": draw(16, 2, 1, 1), "lokr_w2_b": draw(2, 16)},
     "GLoRA": {"a1.weight": draw(D, 3), "a2.weight": draw(3, D), "b1.weight": draw(D, 3), "b2.weight": draw(3, 2 * D)},
     "OFT": {"oft_blocks": draw(4, 32, 32)},
     "BOFT": {"oft_blocks": draw(7, 32, 8, 8), "alpha": torch.tensor(0.0)},
@@ -158,6 +160,14 @@ WRONG = {
 def test_a_form_of_another_shape_is_refused(model, tmp_path, form):
     with pytest.raises(CheckpointError, match=rf"^A LoRA does not fit this model: for {Q}\.weight it"):
         applied_to(model, tmp_path, {f"{Q}.{part}": tensor for part, tensor in WRONG[form].items()})
+
+
+def test_a_rank_that_is_none_has_no_root(model, tmp_path):
+    """PEFT's use_rslora divides by it."""
+    lists = {f"{Q}.lora_A.weight": draw(D), f"{Q}.lora_B.weight": draw(D)}
+    metadata = {"lora_adapter_metadata": json.dumps({"lora_alpha": 8, "use_rslora": True})}
+    with pytest.raises(CheckpointError, match="its parts make no matrix"):
+        applied_to(model, tmp_path, lists, metadata)
 
 
 OLDER = {

@@ -37,6 +37,19 @@ def test_names_that_people_give_to_nodes_are_known_from_the_page(fill):
     assert fill("%First pass.seed%_%KSampler.seed%", PAGE) == "7_8"
 
 
+@pytest.mark.parametrize("page", [
+    5, "x", [], {"nodes": 5}, {"nodes": {"a": 1}}, {"nodes": [{"id": 3, "properties": 5}]},
+    {"nodes": [{"id": [], "properties": {"Node name for S&R": []}}]}], ids=repr)
+def test_a_page_that_is_something_else_names_no_nodes(fill, page):
+    from types import SimpleNamespace
+
+    from qwen_image_2.nodes.common import paths
+    assert fill("%First pass.seed%_%KSampler.seed%", page) == "%First pass.seed%_7"
+    for sent in (page, {"workflow": page}):
+        node = SimpleNamespace(hidden=SimpleNamespace(prompt=GRAPH, extra_pnginfo=sent))
+        assert paths.name_of(node, "%KSampler.seed%") == "7"
+
+
 def test_a_value_cannot_leave_the_output_folder(comfyui):
     from types import SimpleNamespace
 

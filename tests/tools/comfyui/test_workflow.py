@@ -5,7 +5,7 @@ import json
 import pytest
 
 from qwen_image_2.tools.cli.errors import UserError
-from qwen_image_2.tools.comfyui import workflow
+from qwen_image_2.tools.comfyui import pictures, workflow
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "color": 0}},
@@ -70,6 +70,7 @@ def test_api_format_is_read(tmp_path):
     ("[]", "not a workflow in API format"),
     ("{}", "not a workflow in API format"),
     ("{", "not a JSON file"),
+    ("[" * 100_000, "not a JSON file"),
 ])  # fmt: skip
 def test_other_files_are_refused(tmp_path, content, sentence):
     (tmp_path / "a.json").write_text(content)
@@ -103,19 +104,45 @@ def test_stages_of_node_classes(node_class, stage):
     assert workflow.stage(node_class) == stage
 
 
+@pytest.mark.parametrize("meta", [5, [], {"title": 5}, {"title": None}, {"title": ["a"]}], ids=repr)
+def test_a_title_that_is_no_text_names_nothing(meta):
+    graph = {"1": {"class_type": "SaveImage", "inputs": {"images": ["2", 0]}, "_meta": meta}}
+    assert workflow.describe(graph, "1") == "1 (SaveImage)"
+    assert workflow.find_nodes(graph, "SaveImage") == ["1"] and not workflow.find_nodes(graph, "5")
+
+
+def test_a_value_with_brackets_without_end_is_text():
+    assert workflow.parse_value("[" * 100_000, 5) == "[" * 100_000
+
+
+def test_a_picture_whose_name_is_longer_than_any_is_not_there():
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "a" * 5000}}}
+    with pytest.raises(UserError, match="there is no picture file"):
+        pictures.check(graph, {("1", "image")})
+
+
 CANVAS = {"aspect_ratio": "3:4", "size": "2048", "width": 1024, "height": 1024, "batch_size": 2}
 
 
 @pytest.mark.parametrize("canvas, size", [
     ({}, (96, 160)), ({"aspect_ratio": "1:1"}, (128, 128)), ({"aspect_ratio": "16:9"}, (160, 96)),
     ({"aspect_ratio": "custom", "width": 640, "height": 320}, (160, 96)),
-    ({"aspect_ratio": ["1", 0]}, (128, 128)), ({"aspect_ratio": "custom", "width": ["1", 0]}, (128, 128))])
+    ({"aspect_ratio": ["1", 0]}, (128, 128)), ({"aspect_ratio": "custom", "width": ["1", 0]}, (128, 128)),
+    ({"aspect_ratio": "0:1"}, (128, 128)), ({"aspect_ratio": "1:-1"}, (128, 128)),
+    ({"aspect_ratio": "inf:1"}, (128, 128)), ({"aspect_ratio": "1e-300:1e300"}, (96, 160)),
+    ({"aspect_ratio": "custom", "width": 10**400}, (128, 128))])
 def test_the_miniature_draws_at_the_nearest_size_that_it_knows(canvas, size):
     graph = {"1": {"class_type": "QwenImage2EmptyLatent", "inputs": CANVAS | canvas}}
     changed = workflow.with_miniature(graph)["1"]["inputs"]
     assert (changed["aspect_ratio"], changed["width"], changed["height"]) == ("custom", *size)
     assert changed["batch_size"] == 2
     assert graph["1"]["inputs"] == CANVAS | canvas  # the file's own graph stays
+
+
+def test_a_canvas_without_a_size_is_a_square():
+    graph = {"1": {"class_type": "QwenImage2EmptyLatent", "inputs": {}},
+             "2": {"class_type": "QwenImage2EmptyLatent", "inputs": {"aspect_ratio": "custom"}}}
+    assert {entry["inputs"]["width"] for entry in workflow.with_miniature(graph).values()} == {128}
 
 
 @pytest.mark.parametrize("loader, inputs", [
