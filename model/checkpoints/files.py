@@ -21,6 +21,7 @@ ATTENTION_PREFERENCE = ".comfy_attention.config"
 # tensors of at most 5 axes, and a header of 1 MB; with the notes that trainers write into it, a few.
 MOST_TENSORS, MOST_AXES, MOST_HEADER_BYTES = 100_000, 8, 32 * 1024**2
 MOST_JSON_BYTES = 16 * 1024**2  # an index names every tensor, in a hundred bytes each
+MOST_SHARDS = 1000  # files of one checkpoint; the largest language models have some 200
 LONGEST_NAME = 80  # characters of a tensor's name in a message
 # No model file begins so: of both formats the first bytes hold a small number, and with it zeros.
 TEXT = re.compile(rb"(\xef\xbb\xbf)?[\t\r\n -~]{12}")
@@ -95,6 +96,10 @@ def _indexed_files(index: Path, label: str) -> list[str]:
 
 
 def _numbered_shards(folder: Path, stem: str, count: int, label: str) -> list[Path]:
+    if count > MOST_SHARDS:  # its name may say 99,999, and each would be looked for
+        raise CheckpointError("shards_many", "{file} is one of {count} files by its name: no model has more than "
+                              "{max}, so give it another name, or download it again.", file=label, count=f"{count:,}",
+                              max=f"{MOST_SHARDS:,}")
     return _present([folder / f"{stem}-{n:05}-of-{count:05}.safetensors" for n in range(1, count + 1)], label)
 
 

@@ -1,4 +1,6 @@
 """Every kind of input from outside: name -> what makes it ready in a folder of its own."""
+import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -6,13 +8,27 @@ from pathlib import Path
 from . import adapters, checkpoints, pictures, requests, texts
 from .attempt import Kind
 
-part = {maker: cache(maker) for maker in (checkpoints.transformer, checkpoints.vae, checkpoints.text_encoder,
+PARTS = {maker: cache(maker) for maker in (checkpoints.transformer, checkpoints.vae, checkpoints.text_encoder,
                                           checkpoints.enhancer)}
+
+
+def prepare(folder: Path) -> None:
+    """ComfyUI on the CPU, which writes below `folder` alone. The pack's root must not be on sys.path."""
+    sys.path.insert(0, os.environ["COMFYUI_PATH"])
+    from comfy.cli_args import args
+    args.cpu = True
+    args.disable_dynamic_vram = True
+    import folder_paths
+    for set_directory in (folder_paths.set_user_directory, folder_paths.set_temp_directory,
+                          folder_paths.set_output_directory, folder_paths.set_input_directory):
+        place = folder / set_directory.__name__
+        place.mkdir()
+        set_directory(str(place))
 
 
 def _of(make: Callable, maker: Callable) -> Callable[[Path], Kind]:
     """A kind of checkpoint, whose names and shapes are drawn up when it is wanted."""
-    return lambda folder: make(part[maker]())(folder)
+    return lambda folder: make(PARTS[maker]())(folder)
 
 
 KINDS: dict[str, Callable[[Path], Kind]] = {

@@ -4,7 +4,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..pack import ROOT
@@ -48,14 +48,16 @@ class Record:
             self.faults[outcome.number] = faults
 
 
-def attacked(name: str, seed: int, numbers: range, limits: Limits, module: str = KINDS,
-             tell: Callable[[Record], None] = lambda record: None) -> Record:
-    """Inputs of these numbers. `tell` is called after each of them."""
+def attacked(name: str, seed: int, numbers: range, limits: Limits, module: str = KINDS) -> Record:
+    """Inputs of these numbers; one that was slow is tried again."""
     record, next_one = Record(name), numbers.start
     while next_one < numbers.stop:
         for outcome in _outcomes(module, name, seed, range(next_one, numbers.stop), limits):
+            if outcome.seconds > limits.seconds:
+                # With other work on the machine one slow try says little, and so does one that was ended.
+                again = next(_outcomes(module, name, seed, range(outcome.number, outcome.number + 1), limits))
+                outcome = min(outcome, again, key=lambda found: found.seconds)
             record.add(outcome, limits)
-            tell(record)
             next_one = outcome.number + 1
             if (outcome.growth or 0) > limits.growth:
                 break  # what has stayed would be held against all that follow: they get a process of their own

@@ -12,38 +12,25 @@ from pathlib import Path
 
 from . import attempt
 
-WARM_UP = 3  # inputs before the first that is measured: what they load stays
-
-
-def import_comfyui(folder: Path) -> None:
-    """ComfyUI on the CPU, which writes below `folder` alone. The pack's root must not be on sys.path."""
-    sys.path.insert(0, os.environ["COMFYUI_PATH"])
-    from comfy.cli_args import args
-    args.cpu = True
-    args.disable_dynamic_vram = True
-    import folder_paths
-    for set_directory in (folder_paths.set_user_directory, folder_paths.set_temp_directory,
-                          folder_paths.set_output_directory, folder_paths.set_input_directory):
-        place = folder / set_directory.__name__
-        place.mkdir()
-        set_directory(str(place))
+WARM_UP = 3  # first inputs, after which what has stayed is taken for libraries and tables: growth begins there
 
 
 def work(module: str, name: str, seed: int, first: int, count: int, answers) -> None:
-    """answers: the file to write to."""
+    """module: of the kinds, with what they need before any is made. answers: the file to write to."""
     def say(line: object) -> None:
         print(line, file=answers, flush=True)
 
     with tempfile.TemporaryDirectory(prefix="qwen-image-2-attack-") as folder:
-        import_comfyui(Path(folder))
-        kind = importlib.import_module(module).KINDS[name](Path(folder))
-        for number in range(WARM_UP):
-            attempt.attempt(f"warm-up {name}", kind, seed, number)
-        before = attempt.resident()
+        kinds = importlib.import_module(module)
+        kinds.prepare(Path(folder))
+        kind = kinds.KINDS[name](Path(folder))
+        before = 0
         for number in range(first, first + count):
             say(number)
             attempt.forget_peak()
             outcome = attempt.attempt(name, kind, seed, number)
+            if number < first + WARM_UP:
+                before = attempt.resident()
             say(json.dumps(dataclasses.asdict(outcome) | {"growth": max(0, attempt.peak() - before)}))
 
 

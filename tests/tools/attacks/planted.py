@@ -7,12 +7,15 @@ from random import Random
 from qwen_image_2.messages import Refusal
 from qwen_image_2.tools.attacks.attempt import Kind
 
-FAULTY = 3  # the number of the input that goes wrong, of those that are drawn one after the other
 kept = []   # what a leak has not given back
 
 
+def prepare(folder: Path) -> None:
+    """None of them needs ComfyUI."""
+
+
 def planted(work):
-    """A kind whose inputs are numbers from 0 to 999, of which the first is refused. work: of some of the others."""
+    """A kind whose inputs are numbers from 0 to 999. work: of one of them."""
     def kind(folder: Path) -> Kind:
         return Kind(lambda rng: rng.randrange(1000), work)
     return kind
@@ -57,13 +60,13 @@ class TooLong(Refusal):
 def growth(number: int) -> list[str]:
     """Given back at once: only the peak tells."""
     if number % 5 == 0:
-        bytearray(os.urandom(1) * 300_000_000)
+        os.urandom(1) * 300_000_000
     return sound(number)
 
 
 def leak(number: int) -> list[str]:
     """A little with each input."""
-    kept.append(os.urandom(1) * 40_000_000)
+    kept.append(os.urandom(1) * 45_000_000)
     return sound(number)
 
 

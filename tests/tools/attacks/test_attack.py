@@ -11,7 +11,7 @@ from qwen_image_2.tools.attacks import watch
 from qwen_image_2.tools.attacks.attempt import FAILED, REFUSED, TAKEN, Limits
 from qwen_image_2.tools.pack import ROOT
 
-MODULE, SEED, NUMBERS = planted.__name__, 1, range(8)
+MODULE, SEED, NUMBERS = planted.__name__, 5, range(8)  # at this seed every kind goes wrong once or more
 LIMITS = Limits(seconds=1.0)
 
 
@@ -37,9 +37,9 @@ def test_a_planted_fault_is_found_and_the_others_are_tried(attacked, name, words
 
 
 def test_what_never_comes_back_is_found(attacked):
-    """Of 12 inputs that keep 40 MB each, those before 200 MB are no fault; then a new process begins at nothing."""
-    record = attacked("leak", range(12))
-    assert list(record.faults) == [5, 11] and record.growth > LIMITS.growth and record.tried == 12
+    """Each keeps 45 MB. After the first three of a process the fifth is a fault, and a new process begins."""
+    record = attacked("leak", range(16))
+    assert list(record.faults) == [7, 15] and record.growth > LIMITS.growth and record.tried == 16
 
 
 def test_sound_inputs_are_none(attacked):
