@@ -5,7 +5,7 @@ A `Checkpoint` is all that detection needs, and it makes its own refusals. A `St
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,7 +75,9 @@ class Checkpoint:
     def below(self, prefix: str) -> Checkpoint:
         """The tensors and layers whose names begin so, without it."""
         tensors = {name.removeprefix(prefix): info for name, info in self.tensors.items() if name.startswith(prefix)}
-        records = {layer.removeprefix(prefix): record for layer, record in self.quantization.items()}
+        # A file may hold other networks beside this one, and records in the metadata may have no prefix.
+        records = {layer.removeprefix(prefix): record for layer, record in self.quantization.items()
+                   if layer.startswith(prefix) or f"{layer}.weight" not in self.tensors}
         return Checkpoint(self.label, tensors, self.config, records)
 
     def with_tensors(self, tensors: Tensors) -> Checkpoint:
@@ -101,6 +103,10 @@ class StoredCheckpoint(Checkpoint):
         with ExitStack() as stack:
             opened = {path: stack.enter_context(safe_open(path, "pt")) for path in dict.fromkeys(self.homes.values())}
             yield _copying_once(lambda name: opened[self.homes[name]].get_tensor(name))
+
+    def only(self, names: Iterable[str]) -> StoredCheckpoint:
+        """The same file with these of its tensors: one network of several that it holds."""
+        return replace(self, tensors={name: self.tensors[name] for name in names})
 
     def with_quantization(self, records: Mapping[str, dict]) -> StoredCheckpoint:
         return replace(self, quantization=records)

@@ -1,5 +1,6 @@
 """Opens checkpoint files and folders, safetensors and GGUF, without reading a tensor."""
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ INDEX = ".safetensors.index.json"
 # ComfyUI's newer versions write it beside an attention layer: JSON that names kernels to prefer there. It is no weight,
 # and says nothing of what is computed; the pack's attention is the one that ComfyUI was started with, or a node's.
 ATTENTION_PREFERENCE = ".comfy_attention.config"
+# What sizes cannot tell of a network, JSON as bytes, beside the weights that core's save nodes write: they take no
+# metadata from a model. Of any prefix.
+SAVED_CONFIG = "qwen_image_2_config"
 # Bounds that no real file comes near, for those that were made to take long: the largest transformers have some 5,000
 # tensors of at most 5 axes, and a header of 1 MB; with the notes that trainers write into it, a few.
 MOST_TENSORS, MOST_AXES, MOST_HEADER_BYTES = 100_000, 8, 32 * 1024**2
@@ -112,14 +116,15 @@ def _present(files: list[Path], label: str) -> list[Path]:
 
 
 def _open_files(files: list[Path], label: str, config: dict) -> StoredCheckpoint:
-    tensors, homes, metadata = {}, {}, {}
+    tensors, homes, metadata, saved = {}, {}, {}, {}
     for path in files:
         with _safe_open(path) as file:
             metadata.update(file.metadata() or {})
             found = tensor_infos(file, label, MOST_TENSORS)
             tensors |= found
             homes |= dict.fromkeys(found, path)
-    return StoredCheckpoint(label, tensors, config or _config_of_metadata(metadata, label), {}, homes, metadata)
+            saved |= _saved_config(file, label)
+    return StoredCheckpoint(label, tensors, config or _config_inside(metadata, label) | saved, {}, homes, metadata)
 
 
 def tensor_infos(file, label: str, most: int) -> dict[str, TensorInfo]:
@@ -130,7 +135,7 @@ def tensor_infos(file, label: str, most: int) -> dict[str, TensorInfo]:
                               "model of this kind, or damaged.", file=label, count=f"{len(names):,}", max=f"{most:,}")
     found = {}
     for name in names:
-        if name.endswith(ATTENTION_PREFERENCE):
+        if name.endswith((ATTENTION_PREFERENCE, SAVED_CONFIG)):
             continue
         part = file.get_slice(name)
         found[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
@@ -209,10 +214,25 @@ def _open_gguf(path: Path, label: str) -> GGUFCheckpoint:
     return GGUFCheckpoint.of(label, stored, header, homes=dict.fromkeys(stored, path))
 
 
-def _config_of_metadata(metadata: dict[str, str], label: str) -> dict:
-    if "config" not in metadata:
-        return {}
-    return _as_dict(metadata["config"], Message("config_inside", "The configuration inside {file}", file=label))
+def _config_inside(metadata: dict[str, str], label: str) -> dict:
+    return _as_dict(metadata["config"], _inside(label)) if "config" in metadata else {}
+
+
+def _saved_config(file, label: str) -> dict:
+    """What the networks in an opened safetensors file say of themselves, all together: their entries differ."""
+    config = {}
+    for name in (name for name in file.keys() if name.endswith(SAVED_CONFIG)):
+        part = file.get_slice(name)
+        if part.get_dtype() != "U8" or math.prod(part.get_shape()) > MOST_JSON_BYTES:
+            raise CheckpointError("config_tensor", "In {file} the tensor {tensor} is no configuration, which has at "
+                                  "most {max} bytes: save the file again.", file=label, tensor=name[-LONGEST_NAME:],
+                                  max=f"{MOST_JSON_BYTES:,}")
+        config |= _as_dict(file.get_tensor(name).numpy().tobytes(), _inside(label))
+    return config
+
+
+def _inside(label: str) -> Message:
+    return Message("config_inside", "The configuration inside {file}", file=label)
 
 
 def _read_config(path: Path, label: str) -> dict:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple, TypeVar
 
 from torch import nn
@@ -37,6 +37,12 @@ class Detected(Generic[Spec]):
     table: Sources  # parameter name -> source
     shapes: Shapes  # parameter name -> shape
     quantization: Mapping[str, dict] = field(default_factory=dict)  # layer -> record, see quantization.py
+    config: Mapping = field(default_factory=dict)  # see needed_config
+
+    @property
+    def tensors(self) -> set[str]:
+        """The file's tensors that it is made of."""
+        return {source.name for source in self.table.values()}
 
 
 class Part(NamedTuple):
@@ -60,6 +66,16 @@ def sized(checkpoint: Checkpoint, build: Callable[..., Result], *arguments) -> R
     except (ValueError, ZeroDivisionError) as error:
         raise checkpoint.fail("sizes_inconsistent", "{file} has sizes that do not fit together: {error}",
                               error=reason(error)) from error
+
+
+def needed_config(checkpoint: Checkpoint, spec_of: Callable[[Checkpoint], Spec], spec: Spec) -> Mapping:
+    """The configuration where sizes alone would not give this spec, else none: who saves the network elsewhere without
+    it would make another one."""
+    try:
+        alone = sized(checkpoint, spec_of, replace(checkpoint, config={}))
+    except CheckpointError:
+        return checkpoint.config
+    return {} if alone == spec else checkpoint.config
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

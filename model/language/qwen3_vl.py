@@ -5,7 +5,7 @@ Defaults are the published values (Qwen3-VL-8B-Instruct, config.json).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...messages import Message, Refusal
 from ..checkpoints import quantization
@@ -18,6 +18,7 @@ from ..checkpoints.matching import (
     Spec,
     companion_sources,
     layer_of,
+    needed_config,
     records_of,
     refuse_other_tools,
     refuse_unexplained,
@@ -34,6 +35,8 @@ TEXT_ENCODER = Part(
 EMBEDDINGS = "model.language_model.embed_tokens.weight"
 # Only in files with a vision tower.
 DEEPSTACK_MERGER = "model.visual.deepstack_merger_list.0.linear_fc1.weight"
+# In core's CLIPs the network has this name below the model's.
+CORE_NETWORK = ".transformer."
 # The family's other sizes, by the width of their hidden states.
 OTHER_WIDTHS = {2048: "Qwen3-VL-2B", 2560: "Qwen3-VL-4B", 5120: "Qwen3-VL-32B"}
 
@@ -91,7 +94,9 @@ def detect_text_encoder(checkpoint: Checkpoint) -> Detected[TextEncoderSpec]:
     markers = ("model.language_model.layers.0.self_attn.q_norm.weight", DEEPSTACK_MERGER)
     if checkpoint.config.get("model_type") == "qwen3_vl":
         markers = markers[:1]  # it may lack the vision tower, without which other language models have the same names
-    return detect_language_model(checkpoint, TEXT_ENCODER, markers, text_encoder_spec)
+    found = detect_language_model(checkpoint, TEXT_ENCODER, markers, text_encoder_spec)
+    # Without a vision tower it is known by its configuration alone.
+    return found if found.spec.vision else replace(found, config=checkpoint.config)
 
 
 def detect_language_model(checkpoint: Checkpoint, part: Part, markers: tuple[str, ...],
@@ -102,17 +107,28 @@ def detect_language_model(checkpoint: Checkpoint, part: Part, markers: tuple[str
     those names.
     """
     refuse_other_tools(checkpoint)
-    unpacked = quantization.unpack(checkpoint)
+    prefix = _prefix(checkpoint, markers[0])
+    stored = checkpoint.below(prefix)
+    unpacked = quantization.unpack(stored)
     table = {key_maps.COMFY.back(name): Source(name) for name in unpacked.plain.tensors}
-    named = checkpoint.with_tensors({name: unpacked.plain.tensors[source.name] for name, source in table.items()})
+    named = stored.with_tensors({name: unpacked.plain.tensors[source.name] for name, source in table.items()})
     if not all(marker in named.tensors for marker in markers):
-        raise wrong_file(unpacked.plain, part)
+        raise wrong_file(checkpoint, part)
     refuse_unexplained(unpacked.plain)
-    _refuse_packed_vocabulary(checkpoint, table)
-    records = records_of(checkpoint, table)
-    table |= companion_sources(checkpoint, unpacked.companions, table)
-    return Detected(sized(named, spec_of, named), table, {name: info.shape for name, info in named.tensors.items()},
-                    records)
+    _refuse_packed_vocabulary(stored, table)
+    records = records_of(stored, table)
+    table |= companion_sources(stored, unpacked.companions, table)
+    spec = sized(named, spec_of, named)
+    return Detected(spec, {name: Source(prefix + source.name, source.rows) for name, source in table.items()},
+                    {name: info.shape for name, info in named.tensors.items()}, records,
+                    needed_config(named, spec_of, spec))
+
+
+def _prefix(checkpoint: Checkpoint, marker: str) -> str:
+    """What stands before the names in what core's save nodes write: its own name of the model, in a whole checkpoint
+    its name of text encoders too."""
+    prefix = checkpoint.prefix_of(marker, key_maps.COMFY.to(marker)) or ""
+    return prefix if prefix.endswith(CORE_NETWORK) else ""
 
 
 def _refuse_packed_vocabulary(checkpoint: Checkpoint, table: dict[str, Source]) -> None:

@@ -14,6 +14,7 @@ from ..checkpoints.matching import (
     Source,
     companion_sources,
     match,
+    needed_config,
     records_of,
     refuse_other_tools,
     refuse_quantized,
@@ -57,7 +58,7 @@ def detect_transformer(checkpoint: Checkpoint) -> Detected[TransformerSpec]:
     records = records_of(stored, table)
     table |= companion_sources(stored, companions, table)
     return Detected(spec, {name: Source(prefix + source.name, source.rows) for name, source in table.items()},
-                    expected, records)
+                    expected, records, needed_config(plain, transformer_spec, spec))
 
 
 def transformer_spec(checkpoint: Checkpoint) -> TransformerSpec:
@@ -119,7 +120,8 @@ def detect_vae(checkpoint: Checkpoint) -> Detected[VAESpec]:
     expected = sized(named, lambda: shapes(VAE(spec, device="meta")))
     used = {name: info for name, info in named.tensors.items() if key_maps.VAE_UNUSED not in name}
     table = match(named.with_tensors(used), expected, {name: Source(name) for name in expected})
-    return Detected(spec, {name: Source(prefix + theirs(source.name)) for name, source in table.items()}, expected)
+    return Detected(spec, {name: Source(prefix + theirs(source.name)) for name, source in table.items()}, expected,
+                    config=needed_config(named, vae_spec, spec))
 
 
 def vae_spec(checkpoint: Checkpoint) -> VAESpec:

@@ -50,7 +50,7 @@ def model_from(checkpoint: StoredCheckpoint, detected: Detected[TransformerSpec]
         config.custom_operations = comfy.ops.manual_cast
     model = QwenImage2(config, variant, checkpoint.label)
     model.weights = formats.in_words(layers, unscaled, dtype, device)
-    model.origin = Origin(checkpoint.config, dtype)
+    model.origin, model.needed_config = Origin(checkpoint.config, dtype), detected.config
     detected = replace(detected, quantization=formats.in_full_precision(detected.quantization, unscaled))
     to_do = to_do._replace(layers=formats.in_full_precision(to_do.layers, unscaled))
     loading.load(model.diffusion_model, detected, checkpoint, dtype, loading_progress(len(detected.table)), to_do,
@@ -81,7 +81,8 @@ def diffusion_network(patcher) -> Network:
 def open_model(path: Path, label: str) -> tuple[StoredCheckpoint, Detected[TransformerSpec]]:
     """What the file is, without reading a tensor. Raises CheckpointError where it is something else."""
     checkpoint = open_checkpoint(path, label)
-    return checkpoint, detect_transformer(checkpoint)
+    detected = detect_transformer(checkpoint)
+    return checkpoint.only(detected.tensors), detected
 
 
 def _model_config(spec: TransformerSpec, layers: quantization.Settings, dtype: torch.dtype, device) -> ModelConfig:

@@ -6,7 +6,7 @@ conditioning carries a `PromptPrefix`: the first step fills it with the prefix's
 strength cannot meet old keys.
 """
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from weakref import WeakSet
 
@@ -24,6 +24,7 @@ from ...model.qwen_image_2 import latents, schedule
 from ...model.qwen_image_2.spec import TransformerSpec
 from ...model.qwen_image_2.transformer import Transformer, prefix_end
 from ...model.runtime.kernels import Kernels
+from . import saving
 from .keys import PLACE_KEY, REPORT_KEY
 from .prefix_cond import PrefixCond, PromptPrefix, condition_from, prefix_tokens
 from .quant.quantize import Origin
@@ -135,6 +136,7 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
         self.label = label
         self.weights = ""  # how they are stored, for people
         self.origin: Origin | None = None
+        self.needed_config: Mapping = {}  # see matching.needed_config
         self.run_state = RunState()
         self.finite_adapters = WeakSet()  # those whose values were looked at, see run_checks.py
 
@@ -148,6 +150,11 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
     def extra_conds_shapes(self, **kwargs):
         condition = condition_from(kwargs, self.spec, self.process_latent_in)
         return {"prefix": [1, 1, prefix_tokens(condition)]}
+
+    def state_dict_for_saving(self, unet_state_dict, *args, **kwargs):
+        """For core's ModelSave and CheckpointSave."""
+        beside = saving.beside_weights(self.diffusion_model, self.needed_config, self.label)
+        return super().state_dict_for_saving({**unet_state_dict, **beside}, *args, **kwargs)
 
     def memory_required(self, input_shape, cond_shapes=None, **_):
         """Bytes beside the weights for latents of input_shape (B, 64, h, w) and prefixes of so many tokens.

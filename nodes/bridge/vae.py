@@ -20,6 +20,7 @@ from ...model.qwen_image_2 import latents, vae_memory
 from ...model.qwen_image_2.detect import detect_vae
 from ...model.qwen_image_2.spec import VAESpec
 from ...model.qwen_image_2.vae import VAE
+from . import saving
 from .progress import loading_progress
 
 log = logging.getLogger(__name__)
@@ -95,8 +96,13 @@ class QwenImage2VAE(comfy.sd.VAE):
         self.patcher = patcher_class(
             self.first_stage_model, load_device=self.device,
             offload_device=comfy.model_management.vae_offload_device())
+        self.needed_config, self.label = detected.config, checkpoint.label
         self.size = None
         self.model_size()
+
+    def get_sd(self) -> dict[str, Tensor]:
+        """For core's VAESave and CheckpointSave."""
+        return super().get_sd() | saving.beside_weights(self.first_stage_model, self.needed_config, self.label)
 
     def with_peak(self, peak: int | None) -> "QwenImage2VAE":
         """This VAE, whose pictures may take so many bytes beside its weights. None: the standard chunks."""

@@ -79,7 +79,12 @@ def patches_below(prefix: str, patcher) -> dict[str, list]:
 
 def check(network: Network, name: str) -> None:
     """Raises ValueError for a network that cannot be written. name: of the file."""
-    if any(getattr(layer, "quant_format", None) == "gguf" for layer in network.module.modules()):
+    refuse_packed(network.module, name)
+
+
+def refuse_packed(module: nn.Module, name: str) -> None:
+    """Raises Refusal where matrices are GGUF's. name: what messages call the network."""
+    if any(getattr(layer, "quant_format", None) == "gguf" for layer in module.modules()):
         raise Refusal("save_gguf", "{model} cannot be written in the official layout while its matrices are GGUF's: "
                       "choose another weight_format than 'as stored' in the loader.", model=name)
 

@@ -21,6 +21,7 @@ from ....model.checkpoints.checkpoint import StoredCheckpoint
 from ....model.checkpoints.files import open_checkpoint
 from ....model.checkpoints.matching import Detected
 from ....model.language.qwen3_5 import EnhancerSpec, detect_enhancer
+from .. import saving
 from ..quant.formats import check_device
 from . import shared
 
@@ -90,7 +91,7 @@ class Enhancer(sd1_clip.SDClipModel):
     generate = comfy.text_encoders.qwen3vl.Qwen3VLClipModel.generate
 
 
-class Tokenizer(comfy.text_encoders.qwen35.Qwen35ImageTokenizer):
+class Tokenizer(saving.TokenizerBesideWeights, comfy.text_encoders.qwen35.Qwen35ImageTokenizer):
     def __init__(self, embedding_directory=None, tokenizer_data=None):
         super().__init__(embedding_directory, tokenizer_data or {}, model_type=NAME)
 
@@ -112,4 +113,5 @@ def open_enhancer(path: Path, label: str) -> tuple[StoredCheckpoint, Detected[En
     """What the file is, with the names of core's modules and without reading a tensor."""
     checkpoint = open_checkpoint(path, label)
     detected = detect_enhancer(checkpoint)
-    return checkpoint, shared.for_comfy(checkpoint, detected, Qwen35(detected.spec, None, torch.device("meta"), nn))
+    detected = shared.for_comfy(checkpoint, detected, Qwen35(detected.spec, None, torch.device("meta"), nn))
+    return checkpoint.only(detected.tensors), detected

@@ -26,6 +26,7 @@ from ....model.language import key_maps, llama_cpp
 from ....model.language.qwen3_vl import TextEncoderSpec, VisionSpec, detect_text_encoder
 from ....model.language.tokens import IMAGE_PAD_TOKEN, PAD_TOKEN
 from ....model.qwen_image_2 import prompt
+from .. import saving
 from ..keys import SLOTS_KEY
 from ..quant.formats import check_device
 from ..quant.gguf_ops import keep_packed, with_blocks
@@ -141,7 +142,7 @@ def image_slots(tokens: list, spec: VisionSpec) -> list[tuple[int, int]]:
     return slots
 
 
-class Tokenizer(comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
+class Tokenizer(saving.TokenizerBesideWeights, comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
     """Core's tokenizer files, Qwen-Image 2's template."""
 
     def tokenize_with_weights(self, text, return_word_ids=False, images=(), skip_template=False, **kwargs):
@@ -264,7 +265,8 @@ def open_text_encoder(path: Path, label: str,
                               auto=AUTO)
     detected = detect_text_encoder(checkpoint)
     # Built from torch's own layers: core's may have no weights, and so no shapes, before they are loaded.
-    return checkpoint, shared.for_comfy(checkpoint, detected, Qwen3VL(detected.spec, None, torch.device("meta"), nn))
+    detected = shared.for_comfy(checkpoint, detected, Qwen3VL(detected.spec, None, torch.device("meta"), nn))
+    return checkpoint.only(detected.tensors), detected
 
 
 def projectors_beside(path: Path) -> list[Path]:

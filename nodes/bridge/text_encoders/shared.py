@@ -2,6 +2,7 @@
 
 Each has its own tokenizer, its own SDClipModel, and a `load` and an `open`; a new one needs nothing else.
 """
+import functools
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from ....model.checkpoints.loading import NOT_QUANTIZING, Quantizing
 from ....model.checkpoints.matching import Detected
 from ....model.language import key_maps
 from ....model.language.qwen3_vl import VisionSpec
+from .. import saving
 from ..progress import loading_progress
 from ..quant.formats import decoding
 from ..quant.weight_format import AS_STORED
@@ -65,6 +67,8 @@ def fill(clip: comfy.sd.CLIP, name: str, checkpoint: StoredCheckpoint, detected:
     loading.load(network(clip, name), detected, checkpoint, dtype, loading_progress(len(detected.table)), quantizing,
                  keep_fp32)
     comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
+    clip.tokenizer.beside_weights = functools.partial(saving.beside_weights, network(clip, name), detected.config,
+                                                      checkpoint.label, f"{name}.transformer.")
 
 
 def load_patcher(load: Callable[..., comfy.sd.CLIP], *arguments, disable_dynamic: bool = False):
@@ -100,4 +104,4 @@ def for_comfy(checkpoint: Checkpoint, detected: Detected, module: nn.Module) -> 
     found = {source.name: TensorInfo(detected.shapes[name], "") for name, source in detected.table.items()
              if name in detected.shapes}
     matching.match(checkpoint.with_tensors(found), expected, {name: named[name] for name in expected})
-    return Detected(detected.spec, named, expected, layers)
+    return Detected(detected.spec, named, expected, layers, detected.config)
