@@ -1,6 +1,7 @@
 """Opens checkpoint files and folders, safetensors and GGUF, without reading a tensor."""
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ def _files_of_folder(folder: Path, label: str) -> list[Path]:
         raise CheckpointError("folder_several", "The folder {folder} holds several checkpoints ({first}, {second}): "
                               "keep one of them.", folder=label, first=indexes[0].name, second=indexes[1].name)
     if indexes:
-        return _present([folder / name for name in _indexed_files(indexes[0], label)], label)
+        return _present(folder, _indexed_files(indexes[0], label), label)
     files = sorted(regular_files(folder, "*.safetensors"))
     if not files:
         raise CheckpointError("folder_empty", "The folder {folder} holds no .safetensors file.", folder=label)
@@ -100,19 +101,19 @@ def _indexed_files(index: Path, label: str) -> list[str]:
 
 
 def _numbered_shards(folder: Path, stem: str, count: int, label: str) -> list[Path]:
-    if count > MOST_SHARDS:  # its name may say 99,999, and each would be looked for
-        raise CheckpointError("shards_many", "{file} is one of {count} files by its name: no model has more than "
-                              "{max}, so give it another name, or download it again.", file=label, count=f"{count:,}",
-                              max=f"{MOST_SHARDS:,}")
-    return _present([folder / f"{stem}-{n:05}-of-{count:05}.safetensors" for n in range(1, count + 1)], label)
+    return _present(folder, [f"{stem}-{n:05}-of-{count:05}.safetensors" for n in range(1, count + 1)], label)
 
 
-def _present(files: list[Path], label: str) -> list[Path]:
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
+def _present(folder: Path, names: list[str], label: str) -> list[Path]:
+    """The files of these names. The folder is read once: a name may say that it is one of 99,999 files, and on a
+    network share to look for each would take minutes."""
+    wanted = {os.path.normcase(name) for name in names}
+    with os.scandir(folder) as entries:
+        there = {name for entry in entries if (name := os.path.normcase(entry.name)) in wanted and entry.is_file()}
+    if missing := [name for name in names if os.path.normcase(name) not in there]:
         raise CheckpointError("shards_missing", "{file} is incomplete: {missing} is missing from its folder ({count} "
-                              "files belong together).", file=label, missing=missing, count=len(files))
-    return files
+                              "files belong together).", file=label, missing=missing, count=len(names))
+    return [folder / name for name in names]
 
 
 def _open_files(files: list[Path], label: str, config: dict) -> StoredCheckpoint:
@@ -220,8 +221,8 @@ def _config_inside(metadata: dict[str, str], label: str) -> dict:
 
 def _saved_config(file, label: str) -> dict:
     """What the networks in an opened safetensors file say of themselves, all together: their entries differ."""
-    config = {}
-    for name in (name for name in file.keys() if name.endswith(SAVED_CONFIG)):
+    config, names = {}, list(file.keys())
+    for name in (name for name in names if name.endswith(SAVED_CONFIG)):
         part = file.get_slice(name)
         if part.get_dtype() != "U8" or math.prod(part.get_shape()) > MOST_JSON_BYTES:
             raise CheckpointError("config_tensor", "In {file} the tensor {tensor} is no configuration, which has at "

@@ -20,9 +20,9 @@ from .progress import loading_progress
 from .quant import formats
 from .quant.gguf_ops import keep_packed, with_blocks
 from .quant.quantize import Network, Origin, patches_below
-from .quant.weight_format import AS_STORED, DTYPES, conversion
+from .quant.weight_format import DTYPES, conversion, keeps_fp32
 from .qwen_image_2 import ModelConfig, QwenImage2, is_ours
-from .run_checks import check_lora_shapes, check_lora_values, check_run
+from .run_checks import check_lora_shapes, check_lora_values, check_loras, check_run
 from .runtime import budget
 from .runtime.kernels import kernels_for
 
@@ -44,13 +44,14 @@ def model_from(checkpoint: StoredCheckpoint, detected: Detected[TransformerSpec]
     layers = {**detected.quantization, **to_do.layers}
     formats.check_device(checkpoint, layers, device)
     unscaled = formats.without_input_scale(layers, detected, checkpoint)
-    keep_fp32 = weight_format == AS_STORED and loading.has_fp32_beside(checkpoint)
+    keep_fp32 = keeps_fp32(checkpoint, weight_format)
     config = _model_config(detected.spec, layers, dtype, device)
     if keep_fp32 and not layers:  # layers that may be quantised cast anyway, core's others not where no dtype differs
         config.custom_operations = comfy.ops.manual_cast
     model = QwenImage2(config, variant, checkpoint.label)
     model.weights = formats.in_words(layers, unscaled, dtype, device)
-    model.origin, model.needed_config = Origin(checkpoint.config, dtype), detected.config
+    model.origin = Origin(checkpoint.config, None if keep_fp32 else dtype)
+    model.needed_config = detected.config
     detected = replace(detected, quantization=formats.in_full_precision(detected.quantization, unscaled))
     to_do = to_do._replace(layers=formats.in_full_precision(to_do.layers, unscaled))
     loading.load(model.diffusion_model, detected, checkpoint, dtype, loading_progress(len(detected.table)), to_do,
@@ -62,6 +63,7 @@ def model_from(checkpoint: StoredCheckpoint, detected: Detected[TransformerSpec]
     patcher.add_wrapper(WrappersMP.OUTER_SAMPLE, check_run)
     patcher.add_callback(CallbacksMP.ON_LOAD, budget.on_load)
     patcher.add_callback(CallbacksMP.ON_LOAD, keep_packed)
+    patcher.add_callback(CallbacksMP.ON_LOAD, check_loras)
     return patcher
 
 

@@ -55,12 +55,24 @@ class PrefixCond(comfy.conds.CONDRegular):
         return self.cond
 
     def size(self):
-        return [1, 1, prefix_tokens(self.cond.condition)]
+        return prefix_shape(self.cond.condition)
 
 
-def prefix_tokens(condition: Condition) -> int:
-    """Tokens of text and references, over all prompts of the conditioning."""
-    return len(condition.text) * list(condition.segments())[-1].end
+def prefix_shape(condition: Condition) -> list[int]:
+    """[1, prompts, tokens of text and references in each], for ComfyUI's estimate of memory."""
+    return [1, len(condition.text), list(condition.segments())[-1].end]
+
+
+def prefix_count(prompts: int, spec: TransformerSpec, pictures: int) -> int:
+    """How many prefixes a conditioning has in a run: one for each prompt, and where they change with the timestep one
+    for each picture."""
+    return prompts if spec.causal_condition else max(prompts, pictures)
+
+
+def prefix_tokens(condition: Condition, spec: TransformerSpec, pictures: int) -> int:
+    """Tokens of text and references, over all prefixes of a conditioning."""
+    _, prompts, tokens = prefix_shape(condition)
+    return prefix_count(prompts, spec, pictures) * tokens
 
 
 def condition_from(cond: dict, spec: TransformerSpec, normalise) -> Condition:

@@ -13,6 +13,7 @@ from weakref import WeakSet
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
+import comfy.model_sampling
 import comfy.patcher_extension
 import comfy.supported_models_base
 import torch
@@ -26,7 +27,7 @@ from ...model.qwen_image_2.transformer import Transformer, prefix_end
 from ...model.runtime.kernels import Kernels
 from . import saving
 from .keys import PLACE_KEY, REPORT_KEY
-from .prefix_cond import PrefixCond, PromptPrefix, condition_from, prefix_tokens
+from .prefix_cond import PrefixCond, PromptPrefix, condition_from, prefix_count, prefix_shape, prefix_tokens
 from .quant.quantize import Origin
 from .runtime import prefix_placement
 from .runtime.budget import BudgetedModel
@@ -55,11 +56,35 @@ class LatentFormat(comfy.latent_formats.LatentFormat):
         return latents.denormalise(latent)
 
 
+class NoUNet(dict):
+    """A configuration. What other nodes ask of it and is not there belongs to a UNet, as FreeU's model_channels."""
+
+    def __missing__(self, name: str):
+        raise Refusal("node_for_unets", "This node is made for the UNet of Stable Diffusion ({name}): Qwen-Image 2 is "
+                      "a transformer and has none. Remove the node.", name=name)
+
+
+class Sampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
+    """What core makes for ModelType.FLUX."""
+
+    @property
+    def multiplier(self):
+        """Of core's ModelSamplingDiscreteFlow, whose nodes take every model for one: ModelNoiseScale, and HiDream O1's.
+        """
+        raise Refusal("node_for_discrete_flow", "This node is made for models that are sampled in another way, with "
+                      "a multiplier (ModelNoiseScale is, and those for HiDream O1 are): Qwen-Image 2 has none. Remove "
+                      "the node.")
+
+
 class ModelConfig(comfy.supported_models_base.BASE):
     latent_format = LatentFormat
     unet_extra_config = {}  # core's are for a UNet
     # Core's schedulers know no picture size: they get the shift of 1024 x 1024. QwenImage2Sigmas has the right one.
     sampling_settings = {"shift": schedule.shift_for(1024 * 1024 // schedule.PIXELS_PER_TOKEN)}
+
+    def __init__(self, unet_config: Mapping):
+        super().__init__(unet_config)
+        self.unet_config = NoUNet(self.unet_config)
 
 
 class DiffusionModel(Transformer):
@@ -99,7 +124,7 @@ class DiffusionModel(Transformer):
               others: int) -> None:
         """Compute the keys and values of a prefix, and tell where they are kept."""
         prefix.clear()  # before the new ones are made
-        spec, tokens = self.spec, prefix_tokens(prefix.condition)
+        spec, tokens = self.spec, prefix_tokens(prefix.condition, self.spec, len(timestep))
         needed = kept_bytes(spec, tokens, x.element_size())
         working = working_bytes(spec, tokens + x[:, 0].numel(), x.element_size())
         condition, sigma = prefix.condition.to(x.device), None if spec.causal_condition else timestep
@@ -132,6 +157,7 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
         device = torch.device("cpu" if config.quant_config else "meta")
         comfy.model_base.BaseModel.__init__(self, config, comfy.model_base.ModelType.FLUX, device=device,
                                             unet_model=DiffusionModel)
+        self.model_sampling = Sampling(config)
         self.variant = variant
         self.label = label
         self.weights = ""  # how they are stored, for people
@@ -149,7 +175,7 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
 
     def extra_conds_shapes(self, **kwargs):
         condition = condition_from(kwargs, self.spec, self.process_latent_in)
-        return {"prefix": [1, 1, prefix_tokens(condition)]}
+        return {"prefix": prefix_shape(condition)}
 
     def state_dict_for_saving(self, unet_state_dict, *args, **kwargs):
         """For core's ModelSave and CheckpointSave."""
@@ -157,7 +183,7 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
         return super().state_dict_for_saving({**unet_state_dict, **beside}, *args, **kwargs)
 
     def memory_required(self, input_shape, cond_shapes=None, **_):
-        """Bytes beside the weights for latents of input_shape (B, 64, h, w) and prefixes of so many tokens.
+        """Bytes beside the weights for latents of input_shape (B, 64, h, w) and prefixes, see prefix_shape.
 
         In a run the keys and values of all its prefixes count. ComfyUI asks for the least that it needs with the
         longest prefix alone, and would fill up the rest with weights. Newer versions also say
@@ -165,7 +191,9 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
         """
         element = comfy.model_management.dtype_size(self.get_dtype_inference())
         target = input_shape[0] * input_shape[-2] * input_shape[-1]
-        prefix = sum(shape[-1] for shape in (cond_shapes or {}).get("prefix", ()))
+        pictures = self.run_state.pictures or input_shape[0]  # ComfyUI asks for two branches as for twice as many
+        prefix = sum(prefix_count(prompts, self.spec, pictures) * tokens
+                     for _, prompts, tokens in (cond_shapes or {}).get("prefix", ()))
         kept = prefix if self.run_state.cached_tokens is None else self.run_state.cached_tokens
         return working_bytes(self.spec, target + prefix, element) + kept_bytes(self.spec, kept, element)
 
@@ -198,9 +226,9 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
             report(Message("patches_ignored", "Another node patches the model's layers ({layers}), but this model has "
                            "no places for such patches: they have no effect.", layers=new))
 
-    def begin_run(self, cached_tokens: int) -> None:
-        """cached_tokens: see RunState."""
-        self.run_state = self.run_state.begin(cached_tokens)
+    def begin_run(self, cached_tokens: int, pictures: int | None = None) -> None:
+        """As RunState has them."""
+        self.run_state = self.run_state.begin(cached_tokens, pictures)
 
     def end_run(self) -> None:
         """Free what a run has allocated. A guider that outlives a cancelled run would keep it, out of reach of

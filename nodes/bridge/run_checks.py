@@ -43,7 +43,7 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
     check_lora_values(guider.model_patcher)
     for cond in (cond for conds in guider.conds.values() for cond in conds):
         _check_conditioning(cond, model, len(noise))
-    model.begin_run(_cached_tokens(guider))
+    model.begin_run(_cached_tokens(guider, len(noise)), len(noise))
     try:
         result = executor(noise, latent_image, *args, **kwargs)
         report = guider.model_options["transformer_options"].get(REPORT_KEY, log.info)
@@ -77,7 +77,7 @@ def _check_conditioning(cond: dict, model, images: int) -> None:
                       "be one for all, or one for each.", prompts=len(text), images=images)
 
 
-def _cached_tokens(guider) -> int:
+def _cached_tokens(guider, pictures: int) -> int:
     """Tokens of all prefixes whose keys and values a run is to keep beside the model."""
     model, options = guider.model_patcher.model, guider.model_options
     if options["transformer_options"].get(PLACE_KEY, Place.DEVICE) is not Place.DEVICE:
@@ -85,7 +85,7 @@ def _cached_tokens(guider) -> int:
     # As in core's sampling_function; a guider of another class may have other rules, then everything counts.
     unguided = (type(guider) is comfy.samplers.CFGGuider and math.isclose(guider.cfg, 1.0)
                 and not options.get("disable_cfg1_optimization"))
-    return sum(prefix_tokens(condition_from(cond, model.spec, model.process_latent_in))
+    return sum(prefix_tokens(condition_from(cond, model.spec, model.process_latent_in), model.spec, pictures)
                for name, conds in guider.conds.items() if not (unguided and name == "negative") for cond in conds)
 
 
@@ -95,6 +95,12 @@ def check_lora_shapes(patcher) -> None:
         if offset is None:  # no part of a matrix
             # Not the state dict's: that of a quantised layer holds packed values.
             _check_patch(key, patch, tuple(comfy.utils.get_attr(patcher.model, key).shape))
+
+
+def check_loras(patcher, *_) -> None:
+    """A callback for after loading: a LoRA that does not fit would be missing in what is saved or computed then, by a
+    node that is no sampler."""
+    check_lora_shapes(patcher)
 
 
 def check_lora_values(patcher) -> None:

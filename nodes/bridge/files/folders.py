@@ -22,6 +22,7 @@ class Part(NamedTuple):
 TRANSFORMER = Part("diffusion_models", "transformer")  # ComfyUI's diffusion_models includes the old unet folder
 TEXT_ENCODER = Part("text_encoders", "text_encoder")
 VAE = Part("vae", "vae")
+CHECKPOINTS = "checkpoints"  # ComfyUI's folder for files that hold all three
 
 # A pipeline below one of the model folders holds all three.
 _PARTS = (TRANSFORMER, TEXT_ENCODER, VAE)
@@ -56,16 +57,35 @@ def choices(part: Part) -> list[str]:
     files = [name for name in file_names(part.folder)
              if name.lower().endswith(".safetensors") and not SHARD.match(PurePath(name).name)]
     gguf = [name for name in _gguf_names(part) if not llama_cpp.is_projector_name(name)] if part in GGUF_PARTS else []
-    return [*_outside((*folders, *others), files), *_outside(others, gguf), *sorted(folders), miniature.NAME]
+    return [*_outside((*folders, *others), files), *_outside(others, gguf), *sorted(folders), *_saved_checkpoints(),
+            miniature.NAME]
 
 
 def _outside(folders: tuple[str, ...], names: list[str]) -> list[str]:
     return [name for name in names if not PurePath(name).as_posix().startswith(folders)]
 
 
+def _saved_checkpoints() -> dict[str, Path]:
+    """Name -> path of what core's CheckpointSave has written, below the output folder. (What else lies in ComfyUI's
+    checkpoints folders is mostly other models.)"""
+    root, found = Path(folder_paths.get_output_directory()), {}
+    for name in file_names(CHECKPOINTS) if CHECKPOINTS in folder_paths.folder_names_and_paths else ():
+        path = Path(folder_paths.get_full_path_or_raise(CHECKPOINTS, name))
+        if path.is_relative_to(root) and name.lower().endswith(".safetensors"):
+            found[f"{CHECKPOINTS}/{PurePath(name).as_posix()}"] = path
+    return found
+
+
 def projectors() -> list[str]:
     """Names of the vision projectors of GGUF text encoders."""
     return [name for name in _gguf_names(TEXT_ENCODER) if llama_cpp.is_projector_name(name)]
+
+
+def _saved_checkpoint(name: str) -> Path:
+    found = _saved_checkpoints()
+    if name not in found:
+        raise FileNotFoundError(name)
+    return found[name]
 
 
 class FolderGone(Refusal):
@@ -80,6 +100,8 @@ def resolve(part: Part, name: str) -> Path:
         _gguf_names(part)
         return Path(folder_paths.get_full_path_or_raise(GGUF + part.folder, name))
     if not name.endswith("/"):
+        if name.startswith(f"{CHECKPOINTS}/") and folder_paths.get_full_path(part.folder, name) is None:
+            return _saved_checkpoint(name)
         return Path(folder_paths.get_full_path_or_raise(part.folder, name))
     folders = checkpoint_folders(part)
     if name not in folders:

@@ -3,7 +3,7 @@ import comfy.model_management
 import torch
 from comfy.quant_ops import QuantizedTensor
 
-from ....messages import Message
+from ....messages import Message, Refusal
 from ....model.checkpoints import quantization
 from ....model.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
 from ....model.checkpoints.matching import Detected
@@ -66,6 +66,16 @@ def in_full_precision(layers: Settings, unscaled: set[str]) -> Settings:
             if layer in unscaled or one["format"] in NEVER_NATIVE - {"gguf"} else one for layer, one in layers.items()}
 
 
+def _not_in_layers(layer):
+    raise Refusal("merge_quantised", "A node that merges or subtracts models wants each weight as plain numbers, but "
+                  "this model's are quantised: load the bf16 file, with the weight_format 'as stored' or bf16.")
+
+
+# What the state dict of a quantised layer of core's has, and the layer itself has not. Core's nodes that merge or
+# subtract models ask the layer for all that the state dict names.
+STATE_DICT_ONLY = property(_not_in_layers)
+
+
 def decoding(core, disabled: set[str] = frozenset()):
     """ComfyUI's mixed-precision operations, which dequantise for every product in full precision.
 
@@ -73,7 +83,11 @@ def decoding(core, disabled: set[str] = frozenset()):
     layer was told. disabled: formats that are dequantised beside those that core has disabled.
     """
     class Operations(core):
+        class Embedding(core.Embedding):
+            weight_scale = comfy_quant = STATE_DICT_ONLY
+
         class Linear(core.Linear):
+            weight_scale = comfy_quant = STATE_DICT_ONLY
             _disabled_formats = {*core.Linear._disabled_formats, *disabled}
 
             def _forward(self, input, weight, bias):

@@ -8,6 +8,7 @@ from comfy.quant_ops import QuantizedLayout, QuantizedTensor, register_layout_cl
 from torch import Tensor, nn
 
 from ....model.checkpoints import gguf, quantization
+from .formats import STATE_DICT_ONLY
 
 LAYOUT = "QwenImage2GGUF"
 
@@ -92,6 +93,8 @@ def with_blocks(core, dtype: torch.dtype | None = None):
 
     class Operations(core):
         class Linear(core.Linear):
+            weight_scale = comfy_quant = STATE_DICT_ONLY
+
             def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, *lists):
                 name = load_packed(self, state_dict, prefix, self._orig_shape, self.factory_kwargs["dtype"])
                 if name is None:
@@ -104,6 +107,8 @@ def with_blocks(core, dtype: torch.dtype | None = None):
 
         class Embedding(core.Embedding):
             """Looks packed rows up and decodes those."""
+
+            weight_scale = comfy_quant = STATE_DICT_ONLY
 
             # Core's embeddings have neither, and a LoRA on a quantised one would have no effect.
             convert_weight, set_weight = core.Linear.convert_weight, core.Linear.set_weight

@@ -56,7 +56,9 @@ class Origin(NamedTuple):
     """What a network's file said of it."""
 
     config: Mapping
-    dtype: torch.dtype  # of what is not quantised; ComfyUI's layers may hold it in the one they compute in
+    # Of what is not quantised: ComfyUI's layers may hold it in the one they compute in. None: each as the network holds
+    # it, which has kept some of the file's in fp32.
+    dtype: torch.dtype | None
 
 
 class Network(NamedTuple):
@@ -163,11 +165,11 @@ def _mark(part: Mapping[str, Tensor]) -> Mapping | None:
     return None if mark is None else json.loads(mark.numpy().tobytes())
 
 
-def _stored(name: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def _stored(name: str, state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
     """A parameter, and what stands beside it if it is quantised, by their last names."""
     layer, _, last = name.rpartition(".")
     if f"{layer}{quantization.MARK}" not in state:
-        return {last: state[name].to(dtype)}
+        return {last: state[name] if dtype is None else state[name].to(dtype)}
     beside = (last, *quantization.COMPANIONS, quantization.MARK.removeprefix("."))
     return {last: state[f"{layer}.{last}"] for last in beside if f"{layer}.{last}" in state}
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from ....model.checkpoints import quantization
+from ....model.checkpoints import loading, quantization
 from ....model.checkpoints.checkpoint import Checkpoint
 from ....model.checkpoints.loading import NOT_QUANTIZING, Quantizing
 from ....model.checkpoints.matching import Detected
@@ -14,6 +14,11 @@ AS_STORED = "as stored"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # The choices on the loaders. As stored: the dtype of most of the file, whose tensors then stay mapped from it.
 WEIGHT_FORMATS = (AS_STORED, *DTYPES, *quantization.TARGETS)
+
+
+def keeps_fp32(checkpoint: Checkpoint, weight_format: str) -> bool:
+    """Whether a network keeps what its file has in fp32 beside narrower values."""
+    return weight_format == AS_STORED and loading.has_fp32_beside(checkpoint)
 
 
 def conversion(checkpoint: Checkpoint, detected: Detected, weight_format: str,

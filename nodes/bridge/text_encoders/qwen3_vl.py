@@ -31,7 +31,7 @@ from ..keys import SLOTS_KEY
 from ..quant.formats import check_device
 from ..quant.gguf_ops import keep_packed, with_blocks
 from ..quant.quantize import Network, Origin, patches_below
-from ..quant.weight_format import DTYPES, conversion
+from ..quant.weight_format import DTYPES, conversion, keeps_fp32
 from . import shared
 
 NAME = "qwen3vl_8b"
@@ -227,7 +227,8 @@ def load_text_encoder(path: Path, label: str, weight_format: str = "as stored", 
                              disable_dynamic)
     shared.fill(clip, NAME, checkpoint, detected, dtype, to_do, weight_format)
     model = language_model(clip)
-    model.origin, model.weights = Origin(checkpoint.config, dtype), weights_in_words(layers, dtype)
+    model.origin = Origin(checkpoint.config, None if keeps_fp32(checkpoint, weight_format) else dtype)
+    model.weights = weights_in_words(layers, dtype)
     model.label = checkpoint.label
     clip.patcher.add_callback(CallbacksMP.ON_LOAD, keep_packed)
     clip.patcher.cached_patcher_init = (shared.load_patcher, (load_text_encoder, path, label, weight_format, projector))

@@ -11,6 +11,7 @@ import comfy.ops
 import comfy.sd
 import torch
 from comfy import sd1_clip
+from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
 from ....model.checkpoints import loading, matching
@@ -23,7 +24,8 @@ from ....model.language.qwen3_vl import VisionSpec
 from .. import saving
 from ..progress import loading_progress
 from ..quant.formats import decoding
-from ..quant.weight_format import AS_STORED
+from ..quant.weight_format import AS_STORED, keeps_fp32
+from ..run_checks import check_loras
 
 
 def vision_config(spec: VisionSpec, out_dim: int) -> dict:
@@ -63,10 +65,10 @@ def fill(clip: comfy.sd.CLIP, name: str, checkpoint: StoredCheckpoint, detected:
          quantizing: Quantizing = NOT_QUANTIZING, weight_format: str = AS_STORED) -> None:
     """The weights of a CLIP from empty_clip, from the file, with ComfyUI's bar."""
     # Core's text encoders cast every parameter to what they compute in, fp32.
-    keep_fp32 = weight_format == AS_STORED and loading.has_fp32_beside(checkpoint)
     loading.load(network(clip, name), detected, checkpoint, dtype, loading_progress(len(detected.table)), quantizing,
-                 keep_fp32)
+                 keeps_fp32(checkpoint, weight_format))
     comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
+    clip.patcher.add_callback(CallbacksMP.ON_LOAD, check_loras)
     clip.tokenizer.beside_weights = functools.partial(saving.beside_weights, network(clip, name), detected.config,
                                                       checkpoint.label, f"{name}.transformer.")
 
