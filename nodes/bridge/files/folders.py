@@ -47,8 +47,8 @@ def _gguf_names(part: Part) -> list[str]:
 
 
 def choices(part: Part) -> list[str]:
-    """Names for the loader's menu: files, then folders, which end in a slash and stand for their files, and at the
-    end the built-in miniature."""
+    """Names for the loader's menu: files, then folders, which end in a slash and stand for their files, then whole
+    checkpoints that core has saved, and at the end the built-in miniature."""
     folders = checkpoint_folders(part)
     # Files of the other parts of a pipeline are no choices, nor are those that a folder stands for: all but GGUF files.
     others = tuple(name for other in _PARTS if other != part
@@ -57,8 +57,8 @@ def choices(part: Part) -> list[str]:
     files = [name for name in file_names(part.folder)
              if name.lower().endswith(".safetensors") and not SHARD.match(PurePath(name).name)]
     gguf = [name for name in _gguf_names(part) if not llama_cpp.is_projector_name(name)] if part in GGUF_PARTS else []
-    return [*_outside((*folders, *others), files), *_outside(others, gguf), *sorted(folders), *_saved_checkpoints(),
-            miniature.NAME]
+    whole = [name for name in _saved_checkpoints() if name not in files]
+    return [*_outside((*folders, *others), files), *_outside(others, gguf), *sorted(folders), *whole, miniature.NAME]
 
 
 def _outside(folders: tuple[str, ...], names: list[str]) -> list[str]:

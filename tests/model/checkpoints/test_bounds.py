@@ -5,6 +5,7 @@ import signal
 import socket
 import struct
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,19 @@ def never_for_ever():
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+def test_a_shard_of_99_999(tmp_path, monkeypatch):
+    """A number in the name costs one reading of the folder, and a sentence of the usual length."""
+    looked_up = []
+    monkeypatch.setattr(Path, "is_file", lambda path, look=Path.is_file: looked_up.append(path) or look(path))
+    path = tmp_path / "model-00002-of-99999.safetensors"
+    save_file({"a": torch.zeros(1)}, path)
+    (tmp_path / "model-00003-of-99999.safetensors").mkdir()
+    said = refused(path)
+    assert "is incomplete: model-00001-of-99999.safetensors, model-00003-of-99999.safetensors, " in said
+    assert "more is missing from its folder (99999 files belong together)" in said
+    assert len(looked_up) < 5
 
 
 def refused(path) -> str:

@@ -133,3 +133,15 @@ def test_core_nodes_find_every_attribute_that_they_ask_any_model_for(model):
     patched = nodes_flux.FluxKVCache.execute(model).result[0]
     assert torch.equal(with_guidance(patched, 1.0), with_guidance(model, 1.0))
     assert network.default_ref_method is None
+
+
+def test_core_nodes_for_other_models_are_refused_in_a_sentence(model):
+    """What they read of every model, and only another kind has; in comfy_extras 0.30 no other node fails."""
+    from comfy_extras import nodes_freelunch, nodes_model_advanced
+
+    from qwen_image_2.messages import Refusal
+    for node in (nodes_freelunch.FreeU, nodes_freelunch.FreeU_V2):
+        with pytest.raises(Refusal, match=r"made for the UNet of Stable Diffusion \(model_channels\)"):
+            node.execute(model, 1.1, 1.2, 0.9, 0.2)
+    with pytest.raises(Refusal, match="made for models that are sampled in another way"):
+        nodes_model_advanced.ModelNoiseScale().patch(model, 1.0)

@@ -1,5 +1,5 @@
 """The MODEL in this process: what a step does with its prefix and with what other nodes bring."""
-import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -169,18 +169,21 @@ def test_memory_estimate_counts_the_prefix(qwen_image_2, model):
     assert with_prefix - without == kept + 1000 * qwen_image_2.ACTIVATION_WIDTHS * 256 * 4
 
 
-@pytest.mark.parametrize("prompts", [1, 3])
-def test_the_room_for_keys_and_values_is_what_they_take(qwen_image_2, model, prompts):
-    """A prompt for each picture of a batch has keys and values of its own; of references too."""
+@pytest.mark.parametrize("prompts, causal", [(1, True), (3, True), (1, False), (3, False)])
+def test_the_room_for_keys_and_values_is_what_they_take(qwen_image_2, model, monkeypatch, prompts, causal):
+    """A prompt for each picture of a batch has keys and values of its own; of references too. Where a prefix changes
+    with the timestep every picture has."""
+    monkeypatch.setattr(model.model.diffusion_model, "spec", replace(model.model.spec, causal_condition=causal))
     told = []
     prefix = qwen_image_2.PromptPrefix(Condition(torch.randn(prompts, 20, 64), ((4, 2),), (torch.randn(1, 64, 2, 4),)))
     with torch.no_grad():
-        model.model.diffusion_model(torch.randn(prompts, 64, 4, 6), torch.full((prompts,), 0.7), prefix=prefix,
+        model.model.diffusion_model(torch.randn(3, 64, 4, 6), torch.full((3,), 0.7), prefix=prefix,
                                     transformer_options={qwen_image_2.REPORT_KEY: told.append})
     taken = sum(t.nbytes for pair in prefix.cache.layers for t in pair)
-    tokens = math.prod(qwen_image_2.PrefixCond(prefix).size())
-    assert qwen_image_2.kept_bytes(model.model.spec, tokens, 4) == taken
-    assert f"({taken / 2**20:.1f} MiB)" in told[0] and told[0].startswith(f"{prompts * 26} tokens")
+    prefixes = prompts if causal else 3
+    assert qwen_image_2.PrefixCond(prefix).size() == [1, prompts, 26]
+    assert qwen_image_2.kept_bytes(model.model.spec, prefixes * 26, 4) == taken
+    assert f"({taken / 2**20:.1f} MiB)" in told[0] and told[0].startswith(f"{prefixes * 26} tokens")
 
 
 def test_preview_factors_fit_the_latent(qwen_image_2):

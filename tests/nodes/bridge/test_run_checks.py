@@ -4,6 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from qwen_image_2.tools import tiny
+
 
 @pytest.fixture
 def run_checks():
@@ -47,7 +49,7 @@ def test_lora_hooks_of_another_width_are_refused(run_checks, model):
         run_checks.check_lora_shapes(clone)
 
 
-def least_room(monkeypatch, model, cfg: float, place: str = "DEVICE", **options) -> int:
+def least_room(monkeypatch, model, cfg: float, place: str = "DEVICE", pictures: int = 1, **options) -> int:
     """Bytes that ComfyUI must find beside the weights of a run with prompts of 30 and of 20 tokens."""
     import comfy.model_management as management
     import comfy.samplers
@@ -64,7 +66,7 @@ def least_room(monkeypatch, model, cfg: float, place: str = "DEVICE", **options)
         patch.setattr(management, "load_models_gpu",
                       lambda models, minimum_memory_required, **rest: asked.append(minimum_memory_required)
                       or load(models, minimum_memory_required=minimum_memory_required, **rest))
-        latent = torch.zeros(1, 64, 4, 4)
+        latent = torch.zeros(pictures, 64, 4, 4)
         guider.sample(torch.randn_like(latent), latent, comfy.samplers.sampler_object("euler"),
                       torch.tensor([1.0, 0.0]))
     return asked[0]
@@ -78,6 +80,23 @@ def test_the_least_room_holds_the_prompts_of_both_branches(model, monkeypatch):
     assert least_room(monkeypatch, model, 1.0, disable_cfg1_optimization=True) - alone == 20 * token
     assert alone - least_room(monkeypatch, model, 2.0, "RAM") == 30 * token
     assert model.model.run_state.cached_tokens is None
+
+
+@pytest.mark.parametrize("cfg, prompts", [(1.0, 30), (2.0, 50)])
+def test_a_prefix_for_each_picture_where_it_changes_with_the_timestep(monkeypatch, model, reference, tmp_path, cfg,
+                                                                       prompts):
+    """Without causal_condition three pictures keep three times the keys and values, and compute the longest prefix
+    three times."""
+    from qwen_image_2.nodes.bridge.loading import load_model
+    from qwen_image_2.nodes.bridge.qwen_image_2 import ACTIVATION_WIDTHS
+    tiny.save(tiny.to_comfy_transformer(reference.transformer.state_dict()), tmp_path / "model.safetensors",
+              {"causal_condition": False}, torch.float32)
+    changing = load_model(tmp_path / "model.safetensors", "model", "base")
+    kept, computed = 2 * 256 * 2 * 4, ACTIVATION_WIDTHS * 256 * 4  # bytes of a token
+    more = least_room(monkeypatch, changing, cfg, pictures=3) - least_room(monkeypatch, model, cfg, pictures=3)
+    assert more == 2 * (prompts * kept + 30 * computed)
+    assert least_room(monkeypatch, changing, cfg) == least_room(monkeypatch, model, cfg)
+    assert changing.model.run_state.pictures is None
 
 
 def test_each_prompt_is_placed_beside_what_the_other_keeps(model, monkeypatch):

@@ -50,6 +50,28 @@ def test_files_of_all_folders_are_offered(folders, tmp_path):
     assert folders.resolve(folders.TRANSFORMER, "d.safetensors") == tmp_path / "unet" / "d.safetensors"
 
 
+def test_what_core_saves_as_a_checkpoint_is_offered_for_every_part(folders, tmp_path, monkeypatch):
+    """From ComfyUI's output folder alone: what else is in its checkpoints folders is mostly other models."""
+    import folder_paths
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    folder_paths.folder_names_and_paths["checkpoints"] = (
+        [str(tmp_path / "checkpoints"), str(tmp_path / "output" / "checkpoints")], {".safetensors", ".ckpt"})
+    add(tmp_path / "checkpoints", "sdxl.safetensors")
+    add(tmp_path / "output" / "checkpoints", "ComfyUI_00001_.safetensors", "sub/mine.safetensors", "old.ckpt")
+    add(tmp_path / "vae" / "checkpoints", "sub/mine.safetensors")
+    names = ["checkpoints/ComfyUI_00001_.safetensors", "checkpoints/sub/mine.safetensors"]
+    for part in (folders.TRANSFORMER, folders.TEXT_ENCODER):
+        assert folders.choices(part) == [*names, "miniature"]
+        assert [folders.resolve(part, name) for name in names] == [tmp_path / "output" / name for name in names]
+    assert folders.stamp(folders.TRANSFORMER, names[0])[0][0] == "ComfyUI_00001_.safetensors"
+    assert folders.choices(folders.VAE).count(names[1]) == 1
+    assert folders.resolve(folders.VAE, names[1]) == tmp_path / "vae" / names[1]
+    (tmp_path / "output" / names[0]).unlink()
+    folder_paths.filename_list_cache.clear()
+    with pytest.raises(FileNotFoundError):
+        folders.resolve(folders.TRANSFORMER, names[0])
+
+
 def test_what_a_killed_save_leaves_is_not_offered(folders, tmp_path):
     add(tmp_path / "diffusion_models", "int8_00001_.safetensors.k3j2.part", "a.safetensors")
     assert folders.choices(folders.TRANSFORMER) == ["a.safetensors", "miniature"]

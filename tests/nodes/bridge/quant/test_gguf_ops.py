@@ -4,12 +4,14 @@ import itertools
 import gguf
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from qwen_image_2.model.checkpoints import gguf as pack_gguf
 from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.tests.nodes.bridge.quant import test_formats as files
+from qwen_image_2.tests.nodes.bridge.runtime import runs
 from qwen_image_2.tests.reference import error
 from qwen_image_2.tools import tiny
 
@@ -164,6 +166,21 @@ def test_norms_keep_fp32_beside_bf16(comfyui, plain, tmp_path, monkeypatch, pack
     same = files.velocity(files.load(path, weight_format="bf16"), torch.bfloat16)
     assert found.dtype == torch.bfloat16
     assert error(found.float(), same.float()) < error(same.float(), files.expected(state))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_norms_are_saved_in_the_dtype_that_they_are_kept_in(comfyui, plain, tmp_path, lora):
+    from qwen_image_2.nodes.bridge.loading import diffusion_network, load_model
+    from qwen_image_2.nodes.bridge.quant import quantize
+    path, state = with_norms_in_fp32(tmp_path / "model.gguf", tiny.to_comfy_transformer(plain), packed=False)
+    model = load_model(path, path.name, "base")
+    model = runs.with_lora(model, "img_in.weight") if lora else model
+    quantize.save(tmp_path / "saved.safetensors", diffusion_network(model), lambda done, total: None)
+    saved = safetensors.torch.load_file(tmp_path / "saved.safetensors")
+    assert saved.keys() == state.keys()
+    for name, value in state.items():
+        assert saved[name].dtype == (torch.bfloat16 if value.ndim == 2 else torch.float32)
+        assert torch.equal(saved[name].float(), value) != (lora and name == "img_in.weight")
 
 
 def test_norms_become_what_is_asked_for(comfyui, plain, tmp_path):

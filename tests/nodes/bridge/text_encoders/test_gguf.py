@@ -5,6 +5,7 @@ Names come from the gguf package's own tables, metadata from what llama.cpp's co
 import gguf
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from qwen_image_2.model.checkpoints import gguf as pack_gguf
@@ -233,7 +234,9 @@ def test_both_files_say_what_the_safetensors_file_says(comfyui, state, plain, tm
 
 @pytest.mark.parametrize("kind", ["F16", "BF16"])
 def test_norms_and_biases_keep_fp32(comfyui, state, tmp_path, kind):
-    """Both files hold them as F32, also beside a projector's matrices of 16 bits."""
+    """Both files hold them as F32, also beside a projector's matrices of 16 bits; Save Quantized writes them so."""
+    from qwen_image_2.nodes.bridge.quant import quantize
+    from qwen_image_2.nodes.bridge.text_encoders import qwen3_vl
     state = {name: value * 1.001 if value.ndim == 1 else value for name, value in state.items()}
     clip = load(both(tmp_path, state, kind))
     found = clip.cond_stage_model.qwen3vl_8b.transformer.state_dict()
@@ -242,6 +245,10 @@ def test_norms_and_biases_keep_fp32(comfyui, state, tmp_path, kind):
     for ours, theirs in (("model.norm.weight", "model.language_model.norm.weight"),
                          ("visual.blocks.0.attn.proj.bias", "model.visual.blocks.0.attn.proj.bias")):
         assert torch.equal(found[ours], state[theirs]) and not torch.equal(state[theirs].to(narrow), state[theirs])
+    quantize.save(tmp_path / "saved.safetensors", qwen3_vl.text_network(clip), lambda done, total: None)
+    saved = load_file(tmp_path / "saved.safetensors")
+    assert saved["model.language_model.layers.1.self_attn.q_proj.weight"].dtype == narrow
+    assert torch.equal(saved["model.language_model.norm.weight"], state["model.language_model.norm.weight"])
     expected = states(load(text_files.write(narrowed(state, kind), tmp_path / "same.safetensors")))
     assert error(states(clip), expected) < 1e-5
 
