@@ -16,13 +16,14 @@ from ...model.checkpoints.matching import Detected
 from ...model.qwen_image_2 import key_maps
 from ...model.qwen_image_2.detect import detect_transformer
 from ...model.qwen_image_2.spec import TransformerSpec
+from .adapters.checks import check_lora_shapes, check_loras
 from .progress import loading_progress
 from .quant import formats
 from .quant.gguf_ops import keep_packed, with_blocks
 from .quant.quantize import Network, Origin, patches_below
 from .quant.weight_format import DTYPES, conversion, keeps_fp32
 from .qwen_image_2 import ModelConfig, QwenImage2, is_ours
-from .run_checks import check_lora_shapes, check_lora_values, check_loras, check_run
+from .run_checks import check_lora_values, check_run
 from .runtime import budget
 from .runtime.kernels import kernels_for
 

@@ -14,8 +14,8 @@ from ...model.checkpoints.checkpoint import aligned
 from ...model.checkpoints.files import check_header, check_is_no_text, readable, tensor_infos
 from ...model.qwen_image_2 import lora
 from ...model.qwen_image_2.lora import LoraError, Normalised
+from .adapters.checks import check_lora_shapes
 from .adapters.dora import Decomposed
-from .run_checks import check_lora_shapes
 
 MOST_TENSORS = 20_000  # in a LoRA; those of the largest published transformers have a quarter
 

@@ -1,10 +1,8 @@
 """What is checked before a run, and where a run begins and ends: check_run stands around every sampler."""
 import logging
 import math
-from collections.abc import Iterator
 
 import comfy.samplers
-import comfy.utils
 import torch
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
@@ -12,7 +10,8 @@ from torch import Tensor
 from ...messages import Message, Refusal
 from ...model.checkpoints.errors import CheckpointError
 from ...model.checkpoints.finite import is_finite
-from .adapters.shapes import made_shape, tensors_of
+from .adapters.checks import check_lora_shapes, patches_of
+from .adapters.shapes import tensors_of
 from .keys import PLACE_KEY, REPORT_KEY
 from .prefix_cond import condition_from, prefix_tokens
 from .runtime import budget
@@ -89,24 +88,10 @@ def _cached_tokens(guider, pictures: int) -> int:
                for name, conds in guider.conds.items() if not (unguided and name == "negative") for cond in conds)
 
 
-def check_lora_shapes(patcher) -> None:
-    """Refuse LoRAs made for another width: ComfyUI would log a line per layer and sample without them."""
-    for key, patch, offset in _patches(patcher):
-        if offset is None:  # no part of a matrix
-            # Not the state dict's: that of a quantised layer holds packed values.
-            _check_patch(key, patch, tuple(comfy.utils.get_attr(patcher.model, key).shape))
-
-
-def check_loras(patcher, *_) -> None:
-    """A callback for after loading: a LoRA that does not fit would be missing in what is saved or computed then, by a
-    node that is no sampler."""
-    check_lora_shapes(patcher)
-
-
 def check_lora_values(patcher) -> None:
     """Refuse LoRAs with NaN or infinity, whoever loaded them: the picture would be black. An adapter is read once."""
     checked = patcher.model.finite_adapters
-    for key, patch, _ in _patches(patcher):
+    for key, patch, _ in patches_of(patcher):
         if isinstance(patch, WeightAdapterBase) and patch in checked:
             continue
         if not all(map(is_finite, tensors_of(patch))):
@@ -115,25 +100,3 @@ def check_lora_values(patcher) -> None:
                                   "training.", tensor=key)
         if isinstance(patch, WeightAdapterBase):
             checked.add(patch)
-
-
-def _patches(patcher) -> Iterator[tuple]:
-    """Parameter, patch and offset of all that is applied, by hooks too."""
-    return ((key, patch[1], patch[3]) for applied in (patcher.patches, *patcher.hook_patches.values())
-            for key, patches in applied.items() for patch in patches)
-
-
-def _check_patch(key: str, patch, expected: tuple[int, ...]) -> None:
-    found = made_shape(patch, expected)
-    shapes = [tuple(tensor.shape) for tensor in tensors_of(patch)]
-    older = any(3072 in shape for shape in (*shapes, found or ()))
-    family = Message("lora_family", "; it was made for Qwen-Image 1.x (width 3072)") if older else ""
-    if found is None:
-        raise CheckpointError("lora_parts", "A LoRA does not fit this model: for {tensor} its parts make no matrix of "
-                              "{expected}, their shapes are {shapes}{family}.", tensor=key,
-                              expected=str(list(expected)), shapes=[str(list(shape)) for shape in shapes],
-                              family=family)
-    if found != expected:
-        raise CheckpointError("lora_shape", "A LoRA does not fit this model: for {tensor} it makes a matrix of "
-                              "{shape}, the model has {expected}{family}.", tensor=key, shape=str(list(found)),
-                              expected=str(list(expected)), family=family)

@@ -65,27 +65,20 @@ def _outside(folders: tuple[str, ...], names: list[str]) -> list[str]:
     return [name for name in names if not PurePath(name).as_posix().startswith(folders)]
 
 
-def _saved_checkpoints() -> dict[str, Path]:
-    """Name -> path of what core's CheckpointSave has written, below the output folder. (What else lies in ComfyUI's
+def _saved_checkpoints() -> list[str]:
+    """Names of what core's CheckpointSave has written, below the output folder. (What else lies in ComfyUI's
     checkpoints folders is mostly other models.)"""
-    root, found = Path(folder_paths.get_output_directory()), {}
-    for name in file_names(CHECKPOINTS) if CHECKPOINTS in folder_paths.folder_names_and_paths else ():
-        path = Path(folder_paths.get_full_path_or_raise(CHECKPOINTS, name))
-        if path.is_relative_to(root) and name.lower().endswith(".safetensors"):
-            found[f"{CHECKPOINTS}/{PurePath(name).as_posix()}"] = path
-    return found
+    if CHECKPOINTS not in folder_paths.folder_names_and_paths:
+        return []
+    root = folder_paths.get_output_directory()
+    return [f"{CHECKPOINTS}/{PurePath(name).as_posix()}" for name in file_names(CHECKPOINTS)
+            if name.lower().endswith(".safetensors")
+            and Path(folder_paths.get_full_path_or_raise(CHECKPOINTS, name)).is_relative_to(root)]
 
 
 def projectors() -> list[str]:
     """Names of the vision projectors of GGUF text encoders."""
     return [name for name in _gguf_names(TEXT_ENCODER) if llama_cpp.is_projector_name(name)]
-
-
-def _saved_checkpoint(name: str) -> Path:
-    found = _saved_checkpoints()
-    if name not in found:
-        raise FileNotFoundError(name)
-    return found[name]
 
 
 class FolderGone(Refusal):
@@ -101,7 +94,7 @@ def resolve(part: Part, name: str) -> Path:
         return Path(folder_paths.get_full_path_or_raise(GGUF + part.folder, name))
     if not name.endswith("/"):
         if name.startswith(f"{CHECKPOINTS}/") and folder_paths.get_full_path(part.folder, name) is None:
-            return _saved_checkpoint(name)
+            return Path(folder_paths.get_full_path_or_raise(CHECKPOINTS, name.removeprefix(f"{CHECKPOINTS}/")))
         return Path(folder_paths.get_full_path_or_raise(part.folder, name))
     folders = checkpoint_folders(part)
     if name not in folders:

@@ -22,10 +22,10 @@ from ....model.checkpoints.matching import Detected
 from ....model.language import key_maps
 from ....model.language.qwen3_vl import VisionSpec
 from .. import saving
+from ..adapters.checks import check_loras
 from ..progress import loading_progress
 from ..quant.formats import decoding
 from ..quant.weight_format import AS_STORED, keeps_fp32
-from ..run_checks import check_loras
 
 
 def vision_config(spec: VisionSpec, out_dim: int) -> dict:

@@ -1,0 +1,44 @@
+"""Whether the LoRAs of a MODEL or CLIP fit it. ComfyUI would log a line for each matrix and go on without them."""
+from collections.abc import Iterator
+
+import comfy.utils
+
+from ....messages import Message
+from ....model.checkpoints.errors import CheckpointError
+from .shapes import made_shape, tensors_of
+
+
+def check_lora_shapes(patcher) -> None:
+    """Refuse LoRAs made for another width: ComfyUI would log a line per layer and sample without them."""
+    for key, patch, offset in patches_of(patcher):
+        if offset is None:  # no part of a matrix
+            # Not the state dict's: that of a quantised layer holds packed values.
+            _check_patch(key, patch, tuple(comfy.utils.get_attr(patcher.model, key).shape))
+
+
+def check_loras(patcher, *_) -> None:
+    """A callback for after loading: a LoRA that does not fit would be missing in what is saved or computed then, by a
+    node that is no sampler."""
+    check_lora_shapes(patcher)
+
+
+def patches_of(patcher) -> Iterator[tuple]:
+    """Parameter, patch and offset of all that is applied, by hooks too."""
+    return ((key, patch[1], patch[3]) for applied in (patcher.patches, *patcher.hook_patches.values())
+            for key, patches in applied.items() for patch in patches)
+
+
+def _check_patch(key: str, patch, expected: tuple[int, ...]) -> None:
+    found = made_shape(patch, expected)
+    shapes = [tuple(tensor.shape) for tensor in tensors_of(patch)]
+    older = any(3072 in shape for shape in (*shapes, found or ()))
+    family = Message("lora_family", "; it was made for Qwen-Image 1.x (width 3072)") if older else ""
+    if found is None:
+        raise CheckpointError("lora_parts", "A LoRA does not fit this model: for {tensor} its parts make no matrix of "
+                              "{expected}, their shapes are {shapes}{family}.", tensor=key,
+                              expected=str(list(expected)), shapes=[str(list(shape)) for shape in shapes],
+                              family=family)
+    if found != expected:
+        raise CheckpointError("lora_shape", "A LoRA does not fit this model: for {tensor} it makes a matrix of "
+                              "{shape}, the model has {expected}{family}.", tensor=key, shape=str(list(found)),
+                              expected=str(list(expected)), family=family)
