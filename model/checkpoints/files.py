@@ -26,7 +26,6 @@ SAVED_CONFIG = "qwen_image_2_config"
 # tensors of at most 5 axes, and a header of 1 MB; with the notes that trainers write into it, a few.
 MOST_TENSORS, MOST_AXES, MOST_HEADER_BYTES = 100_000, 8, 32 * 1024**2
 MOST_JSON_BYTES = 16 * 1024**2  # an index names every tensor, in a hundred bytes each
-MOST_SHARDS = 1000  # files of one checkpoint; the largest language models have some 200
 LONGEST_NAME = 80  # characters of a tensor's name in a message
 # No model file begins so: of both formats the first bytes hold a small number, and with it zeros.
 TEXT = re.compile(rb"(\xef\xbb\xbf)?[\t\r\n -~]{12}")
