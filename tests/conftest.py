@@ -13,6 +13,11 @@ from pack import load_pack  # noqa: E402
 sys.path.pop(0)
 load_pack()
 
+# Side by side with others, a process and the servers that it starts compute on their share of the cores.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+
 # What every test in a folder is marked with. The tests of the page start a server as well.
 MARKS = {"server": ["server"], "browser": ["browser", "server"]}
 

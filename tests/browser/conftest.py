@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -33,13 +32,10 @@ LEFT_BEHIND = "document.querySelectorAll('.p-blockui-mask.p-overlay-mask-leave')
 READY = "window.app && window.app.graph && window.app.canvas && window.app.extensionManager && window.app.vueAppReady"
 
 
-def pytest_collection_modifyitems(items):
-    """These tests come last: Playwright keeps an event loop running in this thread, and no other can start beside."""
-    items.sort(key=lambda item: Path(__file__).parent in item.path.parents)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium():
+    """Until the last test of this folder: Playwright keeps an event loop running in this thread, beside which other
+    tests could not start theirs."""
     if sync_playwright is None:
         _without("Playwright is not installed")
     with sync_playwright() as playwright:

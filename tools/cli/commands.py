@@ -24,6 +24,7 @@ POSTER = ROOT / "workflows" / "api" / "poster.json"
 # What the miniature understands; the workflow's own prompt is for the real model.
 MINIATURE_PROMPT = 'A white poster: a large blue triangle at the top and the word "SALE" in red in the centre.'
 KEPT_LOGS = 10
+MAX_TEST_PROCESSES = 4  # each with ComfyUI in it, a server and a browser: some 5 GiB
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,17 @@ def test(place: Place, arguments: list[str]) -> int:
         raise UserError(f"{sys.executable} has no pytest; its pip installs it with -r tools/requirements.txt.")
     if may_need_browser(arguments):
         browser.provide()
-    return _python(place, "-m", "pytest", *arguments, cwd=ROOT)
+    return _python(place, "-m", "pytest", *side_by_side(arguments), *arguments, cwd=ROOT)
+
+
+def side_by_side(arguments: list[str]) -> list[str]:
+    """For pytest: several processes, each with whole files, where no test is named. Some tests' names or options, such
+    as --pdb, want one process; a person's own -n counts."""
+    named = any((ROOT / argument.partition("::")[0]).exists() for argument in arguments if argument)
+    single = {"--pdb", "--trace", "-s", "--capture=no", "--collect-only", "--co"} & set(arguments)
+    if named or single or any(argument.startswith(("-n", "--numprocesses")) for argument in arguments):
+        return []
+    return ["-n", str(min(os.cpu_count() or 1, MAX_TEST_PROCESSES)), "--dist", "loadfile"]
 
 
 def may_need_browser(arguments: list[str]) -> bool:

@@ -206,6 +206,13 @@ def test_only_benchmarks_are_benchmarks(tmp_path):
     assert (program.name, rest) == ("foundation.py", ["--quick"]) and program.exists()
 
 
+@pytest.mark.parametrize("arguments, parallel", [
+    ([], True), (["-m", "not server"], True), (["-k", "lora", "-x"], True), (["-q"], True),
+    (["tests/model"], False), (["tests/test_atomic.py::test_x"], False), (["-n", "0"], False), (["--pdb"], False)])
+def test_tests_run_side_by_side_where_none_is_named(arguments, parallel):
+    assert bool(commands.side_by_side(arguments)) == parallel
+
+
 @pytest.mark.parametrize("arguments, needed", [
     ([], True), (["tests/browser"], True), (["-m", "browser"], True), (["tests/nodes"], False),
     (["-m", "not server and not browser"], False), (["tests/browser", "-m", "not browser"], True),
