@@ -26,8 +26,8 @@ def outputs() -> list[io.Output]:
         io.String.Output(display_name="prompt"),
         io.Int.Output(display_name="width"),
         io.Int.Output(display_name="height"),
-        io.String.Output(display_name="expected_text", tooltip="Every literal text of the prompt, line by line, as a "
-                                                               "check of the picture expects them."),
+        io.String.Output(display_name="expected_text", tooltip="Every text the image should show, one line per line: "
+                                                               "for Text Check."),
     ]
 
 
@@ -72,7 +72,7 @@ class QwenImage2PosterBrief(BriefNode):
             node_id="QwenImage2PosterBrief",
             display_name="Poster Brief (Qwen-Image 2)",
             category=categories.BRIEFS,
-            description="The prompt of a poster, cover, menu or advertisement from its texts and its layout.",
+            description="Writes the prompt of a poster, cover, menu or advertisement from its texts and its layout.",
             search_aliases=["poster", "flyer", "cover", "advertisement", "menu", "layout", "typography", "prompt"],
             inputs=measured([
                 text_input("title", f"The largest text. {VERBATIM}"),
@@ -83,7 +83,7 @@ class QwenImage2PosterBrief(BriefNode):
                 line_input("footer", "Small, along the lower edge. Drawn exactly as written."),
                 io.Combo.Input("kind", list(briefs.POSTERS), default="poster", tooltip="What the page is."),
                 io.Combo.Input("title_position", list(briefs.POSTER_PLACES), default="top",
-                               tooltip="Where the title stands; picture and body take the room it leaves."),
+                               tooltip="Position of the title; picture and body use the remaining space."),
                 columns_input(1, "Columns of the body."),
                 *page_inputs("flat graphic", "bold sans serif", "3:4"),
             ]),
@@ -101,7 +101,7 @@ class QwenImage2SlideBrief(BriefNode):
             node_id="QwenImage2SlideBrief",
             display_name="Slide Brief (Qwen-Image 2)",
             category=categories.BRIEFS,
-            description="The prompt of a presentation slide from its title, its bullet points and its layout.",
+            description="Writes the prompt of a presentation slide from its title, its bullet points and its layout.",
             search_aliases=["slide", "presentation", "powerpoint", "deck", "bullet points", "keynote", "prompt"],
             inputs=measured([
                 text_input("title", f"The largest text. {VERBATIM}"),
@@ -110,9 +110,9 @@ class QwenImage2SlideBrief(BriefNode):
                                       "bullet) before it is not drawn."),
                 line_input("footer", "Small, along the lower edge. Drawn exactly as written."),
                 io.Combo.Input("title_position", list(briefs.SLIDE_TITLES), default="top left",
-                               tooltip="Where the title stands."),
+                               tooltip="Position of the title."),
                 io.Combo.Input("picture_position", list(briefs.PICTURE_POSITIONS), default="right",
-                               tooltip="Where the picture is drawn; the bullet points take the other side."),
+                               tooltip="Position of the picture; the bullet points use the other side."),
                 columns_input(1, "Columns of the bullet points."),
                 *page_inputs("minimalist", "bold sans serif", "16:9"),
             ]),
@@ -130,7 +130,7 @@ class QwenImage2InfographicBrief(BriefNode):
             node_id="QwenImage2InfographicBrief",
             display_name="Infographic Brief (Qwen-Image 2)",
             category=categories.BRIEFS,
-            description="The prompt of an infographic from figures with labels: a grid, a timeline or steps.",
+            description="Writes the prompt of an infographic from figures with labels: a grid, a timeline or steps.",
             search_aliases=["infographic", "data", "chart", "timeline", "statistics", "diagram", "prompt"],
             inputs=measured([
                 text_input("title", f"The largest text. {VERBATIM}"),
@@ -141,7 +141,7 @@ class QwenImage2InfographicBrief(BriefNode):
                 line_input("source", "Small, along the lower edge. Drawn exactly as written."),
                 io.Combo.Input("kind", list(briefs.INFOGRAPHICS), default="infographic", tooltip="What the page is."),
                 io.Combo.Input("arrangement", list(briefs.ARRANGEMENTS), default="grid",
-                               tooltip="How the data points stand: rows and columns, along a line, or joined by "
+                               tooltip="Arrangement of the data points: rows and columns, along a line, or joined by "
                                        "arrows."),
                 columns_input(2, "Columns of the grid."),
                 *page_inputs("flat graphic", "bold sans serif", "3:4"),
@@ -160,7 +160,7 @@ class QwenImage2ComicBrief(BriefNode):
             node_id="QwenImage2ComicBrief",
             display_name="Comic Brief (Qwen-Image 2)",
             category=categories.BRIEFS,
-            description="The prompt of a comic page from its panels: what each shows, and who says what.",
+            description="Writes the prompt of a comic page from its panels: what each shows, and who says what.",
             search_aliases=["comic", "manga", "panels", "speech bubble", "storyboard", "dialogue", "prompt"],
             inputs=measured([
                 text_input("title", f"The largest text. {VERBATIM}"),

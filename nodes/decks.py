@@ -47,23 +47,24 @@ class QwenImage2DeckOutline(PageNode):
             node_id="QwenImage2DeckOutline",
             display_name="Deck Outline (Qwen-Image 2)",
             category=categories.DECKS,
-            description="The prompts of a whole presentation from an outline in Markdown, with one style for all "
-                        "slides. What is connected runs once for each slide.",
+            description="Writes the prompts of a whole presentation from a Markdown outline, with one style for all "
+                        "slides. Connected nodes run once per slide.",
             search_aliases=["slides", "presentation", "powerpoint", "deck", "markdown", "outline", "keynote"],
             inputs=measured([
                 io.String.Input("outline", multiline=True, default=OUTLINE,
-                                tooltip="# opens the deck, ## each further slide. Below it: - bullet points, > speaker "
-                                        "notes, Picture: what is drawn, Layout: such as title top, picture left, 2 "
-                                        "columns, Footer: its own footer, Seed: its own seed; a plain line before "
-                                        "the bullet points is the subtitle. Texts are drawn exactly as written."),
+                                tooltip="# starts the deck, ## each further slide. Below it: - bullet points, > "
+                                        "speaker notes, Picture: what is drawn, Layout: such as title top, picture "
+                                        "left, 2 columns, Footer: its own footer, Seed: its own seed; a plain line "
+                                        "before the bullet points is the subtitle. Texts are drawn exactly "
+                                        "as written."),
                 line_input("footer", "Small, along the lower edge of every slide without a Footer: line. Drawn exactly "
                                      "as written."),
                 io.Combo.Input("title_position", list(briefs.SLIDE_TITLES), default="top left",
-                               tooltip="Where the titles stand, unless a Layout: line says otherwise. A # slide's "
-                                       "title stands in the centre."),
+                               tooltip="Position of the titles, unless a Layout: line says otherwise. A # slide's "
+                                       "title is centered."),
                 io.Combo.Input("picture_position", list(briefs.PICTURE_POSITIONS), default="right",
-                               tooltip="Where the pictures are drawn, unless a Layout: line says otherwise. A # "
-                                       "slide's picture is behind the text."),
+                               tooltip="Position of the pictures, unless a Layout: line says otherwise. A # slide's "
+                                       "picture is behind the text."),
                 *page_inputs("minimalist", "bold sans serif", "16:9",
                              picture="What is drawn on every slide without a Picture: line, besides the texts. Words "
                                      "in double quotes are drawn too."),
@@ -71,19 +72,19 @@ class QwenImage2DeckOutline(PageNode):
                 # Fixed, or a slide could not be drawn anew without the others.
                 io.Int.Input("seed", default=0, min=0, max=outline.SEEDS - 1, optional=True,
                              control_after_generate=io.ControlAfterGenerate.fixed,
-                             tooltip="Of the first slide; each further one has the next, or that of its Seed: line."),
+                             tooltip="Seed of the first slide; each further slide uses the next seed, or that of its "
+                                     "Seed: line."),
             ]),
             outputs=[
-                io.String.Output(display_name="prompt", is_output_list=True, tooltip="One for each slide."),
+                io.String.Output(display_name="prompt", is_output_list=True, tooltip="One per slide."),
                 io.Int.Output(display_name="width", is_output_list=True),
                 io.Int.Output(display_name="height", is_output_list=True),
                 io.String.Output(display_name="expected_text", is_output_list=True,
-                                 tooltip="Every literal text of each slide, line by line, as Text Check and Save Deck "
-                                         "take them."),
+                                 tooltip="Every text of each slide, one line per line: for Text Check and Save Deck."),
                 io.String.Output(display_name="notes", is_output_list=True,
-                                 tooltip="What the speaker says, for Save Deck; empty where there is none."),
-                io.Int.Output(display_name="slides", tooltip="How many there are."),
-                io.Int.Output(display_name="seed", is_output_list=True, tooltip="One for each slide, for Sampler."),
+                                 tooltip="Speaker notes, for Save Deck; empty for slides without."),
+                io.Int.Output(display_name="slides", tooltip="Number of slides."),
+                io.Int.Output(display_name="seed", is_output_list=True, tooltip="One per slide, for Sampler."),
             ],
         )
 
@@ -105,7 +106,7 @@ class QwenImage2DeckOutline(PageNode):
             [result.prompt for result in written], [width] * len(slides), [height] * len(slides),
             ["\n".join(result.texts) for result in written], ["\n".join(slide.notes) for slide in slides], len(slides),
             seeds(slides, seed),
-            ui=notify(cls, Message("deck_written", "{slides}, the longest prompt has {tokens} tokens.",
+            ui=notify(cls, Message("deck_written", "{slides}; the longest prompt has {tokens} tokens.",
                                    tokens=found.tokens, slides=found.slides), *found.notes))
 
 
@@ -130,26 +131,27 @@ class QwenImage2SaveDeck(io.ComfyNode):
             node_id="QwenImage2SaveDeck",
             display_name="Save Deck (Qwen-Image 2)",
             category=categories.DECKS,
-            description="All pictures as one presentation: PowerPoint (python-pptx), with the words as alternative "
+            description="Saves all images as one presentation: PowerPoint (python-pptx), with the words as alternative "
                         "text and in the notes, or PDF.",
             search_aliases=["pptx", "powerpoint", "pdf", "presentation", "slides", "export"],
             is_input_list=True,  # all slides at once
             inputs=[
-                io.Image.Input("images", tooltip="A list, a batch, or a list of batches; one page for each picture."),
+                io.Image.Input("images", tooltip="A list, a batch, or a list of batches; one page per image."),
                 io.String.Input("filename_prefix", default="qwen_image_2_deck",
-                                tooltip="Name of the files below ComfyUI's output folder; folders before it are made, "
-                                        "a number is added. As in Save Image it may hold %date:yyyy-MM-dd%, "
-                                        "%Node.widget% and %width%."),
+                                tooltip="Name of the files in ComfyUI's output folder; subfolders are created and a "
+                                        "number is added. As in Save Image, %date:yyyy-MM-dd%, %Node.widget% and "
+                                        "%width% are filled in."),
                 io.Combo.Input("files", list(FILES), default="PPTX and PDF",
                                tooltip="PPTX needs the package python-pptx, see docs/text-and-layout.md. In a PDF the "
                                        "words are only pictures, and transparent parts are white."),
                 io.Combo.Input("page", [BY_PICTURES, *deck.PAGES], default=BY_PICTURES,
-                               tooltip="Width to height of the pages. as the pictures: 16:9 or 4:3 where the first one "
-                                       "is close to it, else its own. Other pictures are shown whole, on white."),
+                               tooltip="Width to height of the pages. as the pictures: 16:9 or 4:3 if the first image "
+                                       "is close to it, else its own ratio. Images of another ratio are shown whole, "
+                                       "on white."),
                 io.String.Input("texts", optional=True, force_input=True,
-                                tooltip="The words in the pictures: expected_text of Deck Outline."),
+                                tooltip="The words in the images: Expected text of Deck Outline."),
                 io.String.Input("notes", optional=True, force_input=True,
-                                tooltip="What the speaker says: notes of Deck Outline."),
+                                tooltip="The speaker notes: Notes of Deck Outline."),
             ],
             is_output_node=True,
             hidden=HIDDEN,
@@ -176,7 +178,7 @@ class QwenImage2SaveDeck(io.ComfyNode):
 def require(files: str | None) -> None:
     """Raises ValueError for files that cannot be written here; ComfyUI leaves out its own check of the choice."""
     if files not in (None, *FILES):
-        raise Refusal("deck_files", "There are no files {files}: choose {known}.", files=repr(files),
+        raise Refusal("deck_files", "Unknown file type {files}; choose {known}.", files=repr(files),
                       known=", ".join(FILES))
     if ".pptx" in FILES.get(files, ()):
         deck.require()
@@ -188,7 +190,7 @@ def sheets_of(images: list, texts, notes) -> tuple[list[deck.Sheet], list[str]]:
         check_channels(batch)
     batches = [len(batch) for batch in images]
     if not sum(batches):
-        raise Refusal("deck_empty", "There is no picture to save.")
+        raise Refusal("deck_empty", "No images to save.")
     texts, *unlike = deck.shared_out(texts, batches, deck.texts_for)
     notes, *more = deck.shared_out(notes, batches, deck.notes_for)
     pictures = (eight_bits(picture.unsqueeze(0))[0] for batch in images for picture in batch)

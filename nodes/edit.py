@@ -26,7 +26,7 @@ PREVIEW_SIDE = 256  # pixels, the longer one: twice what the page shows
 def check_target(canvas: str | None, width: int | None, height: int | None) -> None:
     """None is what is linked."""
     if canvas not in (None, LAST, FIRST, CUSTOM):
-        raise Refusal("canvas_unknown", "There is no canvas {canvas}: choose {last}, {first} or {custom}.",
+        raise Refusal("canvas_unknown", "Unknown canvas {canvas}; choose {last}, {first} or {custom}.",
                       canvas=str(canvas), last=LAST, first=FIRST, custom=CUSTOM)
     if canvas == CUSTOM and None not in (width, height):
         sizes.check_size(width, height)
@@ -42,8 +42,9 @@ def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, wid
     if not (guard and off_failing_grid(target, wanted)):
         return wanted, target, None
     clean = (CLEAN_SIDE,) * 2
-    note = Message("grid_guard", "Moved from 1024 x 1024 to {width} x {height}, references of that size included: "
-                   "edits on exactly that grid are known to fail. (grid_guard switches this off.)", width=clean[0],
+    note = Message("grid_guard", "Size changed from 1024 x 1024 to {width} x {height}, references of that size "
+                   "included, because edits at exactly 1024 x 1024 are known to fail. (Avoid the 1024 grid controls "
+                   "this.)", width=clean[0],
                    height=clean[1])
     return [clean if size == target else size for size in wanted], clean, note
 
@@ -71,29 +72,29 @@ class QwenImage2EditEncode(io.ComfyNode):
             node_id="QwenImage2EditEncode",
             display_name="Encode Edit (Qwen-Image 2)",
             category=categories.CONDITIONING,
-            description="Encodes an instruction with one to ten reference pictures, and gives the latent to edit on.",
+            description="Encodes an edit instruction with one to ten reference images, and outputs the latent to edit.",
             search_aliases=["image edit", "edit prompt", "reference image", "qwen image edit", "instruction"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of Qwen-Image 2 (Qwen3-VL)."),
-                io.Vae.Input("vae", tooltip="Needed: the transformer sees references through it."),
+                io.Vae.Input("vae", tooltip="Required: encodes the references for the transformer."),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True,
                                 extra_dict=marks(meter=True, references="images"),
-                                tooltip="What to change. With several references name them: <image1>, <image2>, ..."),
+                                tooltip="What to change. Refer to several references as <image1>, <image2>, ..."),
                 io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True, default="",
-                                tooltip="What to avoid. Only used when the sampler's cfg is above 1."),
+                                tooltip="What to avoid. Only used when the sampler's CFG is above 1."),
                 reference_inputs("RGB or RGBA, any size. Every picture of a batch is used."),
                 io.Combo.Input("resolution", [*RESOLUTIONS, AS_IT_IS], default="1024",
-                               tooltip="Size class each reference is resized to, at its own ratio. as it is: only "
-                                       "rounded to multiples of 32."),
+                               tooltip="Size class that each reference is resized to, at its own ratio. as it is: only "
+                                       "cropped to multiples of 32."),
                 io.Combo.Input("canvas", [LAST, FIRST, CUSTOM], default=LAST,
-                               tooltip="Size of the result. The model's own rule is the last reference; another size "
-                                       "than the edited picture's shifts or zooms the edit."),
+                               tooltip="Size of the result. The model's own rule is the last reference; any size other "
+                                       "than that of the edited image shifts or zooms the edit."),
                 *side_inputs("canvas", CUSTOM, "Only used with canvas custom."),
                 io.Boolean.Input("grid_guard", default=True, advanced=True,
-                                 tooltip="Edits on exactly 1024 x 1024 with a reference of that size give noise or a "
-                                         "near-copy. The guard moves them to 1056 x 1056 and says so."),
+                                 tooltip="Edits at exactly 1024 x 1024 with a reference of that size give noise or a "
+                                         "near-copy. This moves them to 1056 x 1056 and says so."),
                 io.Int.Input("batch_size", default=1, min=1, max=64, advanced=True,
-                             tooltip="Pictures at once. Picture k uses the sampler's seed + k."),
+                             tooltip="Images per run. Image k uses the sampler's seed + k."),
             ],
             outputs=[io.Conditioning.Output(display_name="positive"), io.Conditioning.Output(display_name="negative"),
                      io.Latent.Output(display_name="latent")],
@@ -119,7 +120,7 @@ class QwenImage2EditEncode(io.ComfyNode):
         positive, negative = (node_helpers.conditioning_set_values(encoded, {"reference_latents": latents})
                               for encoded in encode_together(clip, (prompt, negative_prompt), pictures))
         advice = None if named or len(references) == 1 else Message(
-            "references_unnamed", "None of the {count} references is named in the prompt: say which is which with "
-            "<image1>, <image2>, ...", count=len(references))
+            "references_unnamed", "The prompt names none of the {count} references. Refer to them as <image1>, "
+            "<image2>, ...", count=len(references))
         return io.NodeOutput(positive, negative, empty_latent(*target, batch_size),
                              ui=notify(cls, advice_on(prompt), note, advice) | for_the_page(images, pictures))

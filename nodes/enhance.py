@@ -26,9 +26,9 @@ from .notices import notify, show
 OFFICIAL = ("qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors",
             "qwen3.5_9b_qwen_image_2.1_pe_i2i.int8_convrot.safetensors")
 PROMPT = Message("the_prompt", "The prompt")
-OFF = Message("enhancer_off", "The enhancer is off: the prompt is as it was written, the canvas as chosen on the node.")
-UNTRAINED = Message("enhancer_untrained", "The official enhancers were trained with their own system_prompt.txt: put "
-                    "it below models/text_encoders and choose it as system_prompt.")
+OFF = Message("enhancer_off", "The enhancer is off: prompt and canvas are passed through unchanged.")
+UNTRAINED = Message("enhancer_untrained", "The official enhancers were trained with their own system_prompt.txt. Put "
+                    "it below models/text_encoders and choose it as System prompt.")
 
 
 def enhancer_choices() -> list[str]:
@@ -51,15 +51,16 @@ class QwenImage2LoadEnhancer(io.ComfyNode):
                                        "text-to-image, ..._pe_i2i for edits. 9.5 GB each, your own download, Qwen "
                                        "Research License (non-commercial)."),
             ],
-            outputs=[io.Clip.Output(tooltip="For Enhance Prompt and core's Generate Text; it encodes no prompts.")],
+            outputs=[io.Clip.Output(tooltip="For Enhance Prompt and core's Generate Text; it does not "
+                                            "encode prompts.")],
         )
 
     @classmethod
     def execute(cls, enhancer):
         if enhancer not in folders.choices(folders.TEXT_ENCODER):
-            raise Refusal("enhancer_gone", "There is no {file} in models/text_encoders: put the file there (9.5 GB, "
-                          "from Comfy-Org/Qwen-Image-2.1 on Hugging Face, Qwen Research License, non-commercial) and "
-                          "press R, or switch the enhancer off.", file=enhancer)
+            raise Refusal("enhancer_gone", "{file} is not in models/text_encoders. Put it there (9.5 GB, from "
+                          "Comfy-Org/Qwen-Image-2.1 on Hugging Face, Qwen Research License, non-commercial) and press "
+                          "R, or switch off Use the enhancer.", file=enhancer)
         return io.NodeOutput(load_enhancer(folders.resolve(folders.TEXT_ENCODER, enhancer), enhancer))
 
 
@@ -70,43 +71,45 @@ class QwenImage2PromptEnhance(io.ComfyNode):
             node_id="QwenImage2PromptEnhance",
             display_name="Enhance Prompt (Qwen-Image 2)",
             category=categories.ENHANCER,
-            description="A language model writes the long prompt of a short one, and proposes the canvas. What you "
-                        "quote stays as it is.",
+            description="A language model expands a short prompt into a long one and proposes the canvas. Quoted texts "
+                        "are kept as they are.",
             search_aliases=["prompt enhancer", "prompt rewrite", "magic prompt", "llm", "expand prompt"],
             inputs=[
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, default="",
                                 extra_dict=marks(meter=True),
-                                tooltip="What you want, in your own words and language. Every text in double quotes "
-                                        "comes out as you wrote it."),
+                                tooltip="What you want, in your own words and language. Texts in double quotes are "
+                                        "kept exactly as written."),
                 io.Boolean.Input("enabled", default=True,
-                                 tooltip="Off: no language model is loaded or run, and the prompt goes through as it "
-                                         "is."),
+                                 tooltip="Off: no language model is loaded or run; the prompt is passed through "
+                                         "unchanged."),
                 io.Clip.Input("clip", optional=True, lazy=True,
                               tooltip="An official enhancer (Load Prompt Enhancer), or another language model that "
-                                      "can write: Qwen-Image 2's own text encoder too. Loaded only when enabled."),
+                                      "generates text, including Qwen-Image 2's own text encoder. Loaded only when "
+                                      "enabled."),
                 io.Combo.Input("system_prompt", system_prompts.choices(), default=system_prompts.BUILT_IN,
-                               tooltip="The official enhancers were trained with the system_prompt.txt that comes "
-                                       "with each: put it anywhere below models/text_encoders. built-in: a short one "
-                                       "of this pack, for other language models."),
+                               tooltip="The official enhancers need the system_prompt.txt that comes with each: put it "
+                                       "anywhere below models/text_encoders. built-in: a short one of this pack, for "
+                                       "other language models."),
                 reference_inputs("For edits: the references, in the order of Encode Edit. The language model sees "
                                  "them. Every picture of a batch is used.", optional=True),
                 *canvas_inputs("1:1", "1024"),
                 io.Boolean.Input("follow_proposal", default=True,
-                                 tooltip="The ratio that the language model proposes sets the canvas, at the chosen "
-                                         "size. Off, or where it proposes none: the canvas as chosen here."),
+                                 tooltip="Uses the aspect ratio that the language model proposes, at the chosen size "
+                                         "class. Off, or without a proposal: the canvas set here."),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,
                              tooltip="Another seed, another wording. The same inputs give the same prompt and are not "
                                      "computed again."),
                 io.Int.Input("max_tokens", default=0, min=0, max=32768, advanced=True,
-                             tooltip="At which the language model is stopped, its thinking included. 0: the official "
-                                     "16,256, with images 24,000."),
+                             tooltip="Limit for the language model, thinking included. 0: the official 16,256, with "
+                                     "images 24,000."),
             ],
             outputs=[
                 io.String.Output(display_name="prompt"),
-                io.Int.Output(display_name="width", tooltip="Pixels, for Empty Latent or Encode Edit with custom."),
+                io.Int.Output(display_name="width", tooltip="In pixels, for Empty Latent or Encode Edit set "
+                                                            "to custom."),
                 io.Int.Output(display_name="height", tooltip="Pixels."),
-                io.String.Output(display_name="report", tooltip="What was done, line by line; where the answer could "
-                                                                "not be used, the answer."),
+                io.String.Output(display_name="report", tooltip="What was done, line by line; if the answer could not "
+                                                                "be used, the answer."),
             ],
         )
 
@@ -152,7 +155,7 @@ class QwenImage2PromptEnhance(io.ComfyNode):
         result = enhancement.enhanced(prompt, generated, canvas, int(size) if follow_proposal else None,
                                       [(image.shape[1], image.shape[0]) for image in references])
         untrained = UNTRAINED if generation.is_enhancer(clip) and system_prompt == system_prompts.BUILT_IN else None
-        cost = Message("enhancer_written", "Written in {tokens} tokens, as for {task}.", tokens=generated.tokens,
+        cost = Message("enhancer_written", "{tokens} tokens generated, task: {task}.", tokens=generated.tokens,
                        task=task.name)
         notes = [note for note in (cost, untrained, *result.notes) if note]
         return io.NodeOutput(result.prompt, *result.canvas, "\n".join(notes), ui=notify(cls, *notes))
@@ -160,8 +163,8 @@ class QwenImage2PromptEnhance(io.ComfyNode):
 
 def check_connected(connected: bool) -> None:
     if not connected:
-        raise Refusal("enhancer_unconnected", "No language model is connected: connect a prompt enhancer (from Load "
-                      "Prompt Enhancer) as clip, or switch enabled off.")
+        raise Refusal("enhancer_unconnected", "No language model is connected. Connect a prompt enhancer (from Load "
+                      "Prompt Enhancer) to CLIP, or switch off Use the enhancer.")
 
 
 def answer(clip, task: enhancement.Task, prompt: str, system_prompt: str, references: list[torch.Tensor], seed: int,

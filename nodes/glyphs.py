@@ -22,24 +22,25 @@ class QwenImage2GlyphReference(io.ComfyNode):
             node_id="QwenImage2GlyphReference",
             display_name="Glyph Reference (Qwen-Image 2)",
             category=categories.TEXT,
-            description="Sets exact words in a real font, black on white: a reference for Encode Edit (\"the words "
-                        "exactly as in <image2>\").",
+            description='Renders exact words in a real font, black on white: a reference for Encode Edit ("the words '
+                        'exactly as in <image2>").',
             search_aliases=["render text", "text image", "font", "typography", "glyphs", "lettering"],
             inputs=[
                 io.String.Input("text", multiline=True, default="",
-                                tooltip="The words, one line per line. Characters that print nothing are left out."),
+                                tooltip="The words, one line per line. Invisible characters are left out."),
                 io.Combo.Input("font", list(fonts.choices()), default=glyphs.BUILT_IN,
-                               tooltip="Your font files from ComfyUI's models/fonts folder, and the system's. A font "
-                                       "without one of the characters is refused. Chinese needs a Chinese font."),
+                               tooltip="Font files from ComfyUI's models/fonts folder, and the system's fonts. A font "
+                                       "that lacks one of the characters is refused. Chinese needs a Chinese font."),
                 io.Int.Input("letter_height", default=96, min=glyphs.SMALLEST_LETTERS, max=512,
-                             tooltip="Pixels; made smaller where the page would exceed 4096 pixels."),
+                             tooltip="In pixels; reduced if the page would exceed 4096 pixels."),
                 io.Combo.Input("direction", [HORIZONTAL, VERTICAL], default=HORIZONTAL,
-                               tooltip="vertical: each line is a column of upright characters, the first one on the "
-                                       "right."),
+                               tooltip="vertical: each line is a column of upright characters; the first column is on "
+                                       "the right."),
             ],
             outputs=[io.Image.Output(display_name="image"),
-                     io.String.Output(display_name="quoted", tooltip="The lines in quotation marks, for the prompt: of "
-                                                                    "a kind that a line does not hold itself.")],
+                     io.String.Output(display_name="quoted", tooltip="The lines in quotation marks, for the prompt; "
+                                                                     "the marks are of a kind that the line itself "
+                                                                     "does not contain.")],
         )
 
     @classmethod

@@ -47,21 +47,22 @@ def vae_input() -> io.Combo.Input:
 def variant_input() -> io.Combo.Input:
     return io.Combo.Input(
         "variant", VARIANTS, default="auto",
-        tooltip="Base and Turbo files look the same inside. auto: Turbo where the name says 'turbo', else base.")
+        tooltip="Base and Turbo files cannot be told apart by their contents. auto: Turbo if the name contains "
+                "'turbo', else base.")
 
 
 def weight_format_input() -> io.Combo.Input:
     return io.Combo.Input(
         "weight_format", list(WEIGHT_FORMATS), default="as stored", advanced=True,
-        tooltip="as stored keeps the file's own dtype and maps it into memory without a copy; the others convert or "
-                "quantise while loading. Save Quantized (Qwen-Image 2) keeps the result, so that it is done once.")
+        tooltip="as stored: the file's own dtype, memory-mapped without a copy. The others convert or quantize while "
+                "loading; Save Quantized (Qwen-Image 2) saves the result, so that it is done once.")
 
 
 def vision_projector_input() -> io.Combo.Input:
     return io.Combo.Input(
         "vision_projector", [AUTO, NONE, *folders.projectors()], default=AUTO, optional=True, advanced=True,
-        tooltip="Only for a .gguf text encoder, whose eyes are a second file with 'mmproj' in its name. auto: the one "
-                "beside it that fits. Prompts work without; edits with references need it.")
+        tooltip="GGUF text encoders only: the separate mmproj file that holds the vision tower. auto: the matching "
+                "file beside it. Prompts work without it; edits with references need it.")
 
 
 def projector_path(choice: str) -> Path | str | None:
@@ -101,8 +102,8 @@ def about_part(node, name: str) -> Message | None:
 def refuse_mixture(*names: str) -> None:
     """Raises ValueError where only some of the parts are the miniature: they would draw noise without a word."""
     if miniature.NAME in names and set(names) != {miniature.NAME}:
-        raise Refusal("miniature_mixed", "The {miniature} works with no other file: choose {miniature} three times, or "
-                      "three real files.", miniature=miniature.NAME)
+        raise Refusal("miniature_mixed", "The {miniature} does not work with other files. Choose {miniature} three "
+                      "times, or three real files.", miniature=miniature.NAME)
 
 
 class QwenImage2LoadModel(io.ComfyNode):
@@ -112,7 +113,7 @@ class QwenImage2LoadModel(io.ComfyNode):
             node_id="QwenImage2LoadModel",
             display_name="Load Diffusion Model (Qwen-Image 2)",
             category=categories.LOADERS,
-            description="Loads a Qwen-Image 2.x transformer from any layout in circulation.",
+            description="Loads a Qwen-Image 2.x transformer, in any published file layout.",
             search_aliases=["qwen image loader", "unet loader", "diffusion model", "qwen-image 2.1"],
             inputs=[diffusion_model_input(), variant_input(), weight_format_input()],
             outputs=[io.Model.Output()],
@@ -169,7 +170,7 @@ class QwenImage2LoadVAE(io.ComfyNode):
             node_id="QwenImage2LoadVAE",
             display_name="Load VAE (Qwen-Image 2)",
             category=categories.LOADERS,
-            description="Loads the RGBA VAE of Qwen-Image 2.x, in diffusers or Wan naming.",
+            description="Loads the RGBA VAE of Qwen-Image 2.x, with diffusers or Wan key names.",
             search_aliases=["vae loader", "qwen image vae", "rgba vae"],
             inputs=[vae_input()],
             outputs=[io.Vae.Output()],
@@ -196,7 +197,7 @@ class QwenImage2Loader(io.ComfyNode):
             node_id="QwenImage2Loader",
             display_name="Load Qwen-Image 2",
             category=categories.LOADERS,
-            description="Loads transformer, text encoder and VAE. Changing one choice reloads that part only.",
+            description="Loads transformer, text encoder and VAE. Changing one of them reloads that part only.",
             search_aliases=["qwen image loader", "checkpoint loader", "qwen-image 2.1", "load qwen"],
             inputs=[diffusion_model_input(), text_encoder_input(), vae_input(), variant_input(),
                     weight_format_input(), vision_projector_input()],

@@ -22,16 +22,16 @@ class QwenImage2LoadLoRA(io.ComfyNode):
             node_id="QwenImage2LoadLoRA",
             display_name="Load LoRA (Qwen-Image 2)",
             category=categories.LOADERS,
-            description="Applies a LoRA. Unlike core's loader it also takes files that adapt the MLP's two matrices as "
-                        "one, or that keep their scale in the metadata, and computes DoRA as PEFT does; it refuses a "
-                        "LoRA of another model, or a damaged one, at once.",
+            description="Applies a LoRA. Unlike core's loader it also accepts files that adapt the fused MLP matrix or "
+                        "keep their scale in the metadata, computes DoRA as PEFT does, and refuses damaged files and "
+                        "LoRAs of other models at once.",
             search_aliases=["lora", "lora loader", "lycoris", "lokr", "style", "lightning"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load Qwen-Image 2, or after another LoRA."),
                 io.Combo.Input("lora", [name for name in file_names(FOLDER) if name.lower().endswith(".safetensors")],
                                tooltip="A .safetensors file in models/loras."),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05,
-                               tooltip="1 is what it was trained for, 0 leaves the model as it is."),
+                               tooltip="1: full strength, as trained. 0: off."),
             ],
             outputs=[io.Model.Output()],
         )
@@ -41,14 +41,14 @@ class QwenImage2LoadLoRA(io.ComfyNode):
         check_model(model)
         if strength == 0:
             return io.NodeOutput(model, ui=notify(cls, Message(
-                "lora_off", "{file} has strength 0: it is not loaded.", file=lora)))
+                "lora_off", "{file} has strength 0 and is not loaded.", file=lora)))
         applied = apply(model, Path(folder_paths.get_full_path_or_raise(FOLDER, lora)), lora, strength)
         return io.NodeOutput(applied.model, ui=notify(cls, *in_words(lora, applied)))
 
 
 def in_words(name: str, applied: Applied) -> list[str]:
-    sentences = [Message("lora_applied", "{file} changes {count} matrices.", file=name, count=applied.matrices)]
+    sentences = [Message("lora_applied", "{file}: {count} weights patched.", file=name, count=applied.matrices)]
     if applied.unused:
-        sentences.append(Message("lora_unused", "{count} of its tensors mean nothing to this model and are not used: "
-                                 "{names}.", count=len(applied.unused), names=applied.unused))
+        sentences.append(Message("lora_unused", "{count} LoRA keys did not match this model and were ignored: {names}.",
+                                 count=len(applied.unused), names=applied.unused))
     return sentences

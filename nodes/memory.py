@@ -27,27 +27,27 @@ class QwenImage2Memory(io.ComfyNode):
             node_id="QwenImage2Memory",
             display_name="Memory Budget (Qwen-Image 2)",
             category=categories.LOADERS,
-            description="Sets how much video memory the weights may take. What does not fit streams from RAM, block "
-                        "by block, while the block before it computes. Says what stays, what streams, and what it "
-                        "costs.",
+            description="Limits the VRAM for the weights. Blocks that do not fit are streamed from RAM, each while the "
+                        "block before it computes. The report says what stays, what is streamed, and what it costs.",
             search_aliases=["vram", "offload", "low vram", "block swap", "memory", "budget", "out of memory", "oom"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load Qwen-Image 2, before or after LoRAs."),
                 io.Float.Input("vram_for_weights", default=0.0, min=0.0, max=1024.0, step=0.1,
-                               tooltip="GiB of video memory for the transformer's weights, the two buffers for what "
-                                       "streams included. 0: as much as there is room for at the start of a run."),
+                               tooltip="VRAM for the transformer's weights in GiB, the two streaming buffers included. "
+                                       "0: as much as is free at the start of a run."),
                 io.Combo.Input("prefix", list(PLACES), default="automatic",
-                               tooltip="Where keys and values of prompt and references are kept for all steps (512 "
-                                       "KiB a token in bf16). automatic: beside the model where they fit, else in "
-                                       "RAM, else nowhere. recompute: nowhere, the least memory and the most work."),
+                               tooltip="Where the KV cache of prompt and references is kept (512 KiB per token in "
+                                       "bf16). automatic: VRAM if it fits, else system RAM, else recomputed every "
+                                       "step. recompute: no cache, least memory, slowest."),
                 io.Float.Input("vae_peak", default=0.0, min=0.0, max=1024.0, step=0.1,
-                               tooltip="GiB that decoding or encoding a picture may take beside the VAE's weights. 0: "
-                                       "the standard rows (under 2 GiB at 2048 x 2048). The picture is the same."),
-                io.Vae.Input("vae", optional=True, tooltip="The VAE that vae_peak is for."),
+                               tooltip="VRAM in GiB for encoding or decoding an image, in addition to the VAE's "
+                                       "weights. 0: default tiling (under 2 GiB at 2048 x 2048). The image is "
+                                       "the same."),
+                io.Vae.Input("vae", optional=True, tooltip="The VAE that the limit applies to."),
             ],
             outputs=[
                 io.Model.Output(),
-                io.Vae.Output(tooltip="The VAE with its peak; nothing where none is connected."),
+                io.Vae.Output(tooltip="The VAE with its limit; empty if none is connected."),
                 io.String.Output(display_name="report"),
             ],
         )
@@ -56,8 +56,8 @@ class QwenImage2Memory(io.ComfyNode):
     def execute(cls, model, vram_for_weights, prefix, vae_peak, vae=None):
         check_model(model)
         if vae is None and vae_peak:
-            raise Refusal("vae_peak_without_vae", "vae_peak is set, but no VAE is connected: connect it, and use this "
-                          "node's VAE from there on.")
+            raise Refusal("vae_peak_without_vae", "VRAM for VAE is set, but no VAE is connected. Connect it, and use "
+                          "this node's VAE output from here on.")
         budgeted = BudgetPatcher.of(model, vram_for_weights * 2**30 or math.inf)
         check_budget(budgeted)
         budgeted.model_options["transformer_options"][PLACE_KEY] = PLACES[prefix]
@@ -72,8 +72,8 @@ class QwenImage2Memory(io.ComfyNode):
 def check_budget(model: BudgetPatcher) -> None:
     least = model.plan_for(0).on_device
     if model.budget < least:
-        raise Refusal("budget_low", "vram_for_weights is {budget}, but this model needs at least {least} on the "
-                      "device: two blocks that stream, and what is in no block. Set it to {setting} or more, or to 0 "
+        raise Refusal("budget_low", "VRAM for weights is {budget}, but this model needs at least {least}: two "
+                      "streaming buffers and the weights outside the blocks. Set it to {setting} or more, or to 0 "
                       "(automatic).", budget=gib(model.budget), least=gib(least),
                       setting=str(math.ceil(least / 2**30 * 100) / 100))
 
@@ -83,8 +83,8 @@ def report(model: BudgetPatcher) -> list[str]:
     device, lines = model.load_device, []
     room = math.inf
     if device.type == "cpu":
-        lines.append(Message("budget_on_cpu", "This machine computes on the CPU: weights are in RAM in any case, a "
-                             "budget saves nothing."))
+        lines.append(Message("budget_on_cpu", "Running on CPU: the weights are in system RAM already, so a budget has "
+                             "no effect."))
     else:
         management = comfy.model_management
         room = management.get_free_memory(device) + model.loaded_size() - management.minimum_inference_memory()
@@ -103,15 +103,15 @@ def _cost(plan: Plan, device: torch.device) -> str:
     except Exception as error:
         if not comfy.model_management.is_oom(error):
             raise
-        return Message("streaming_cost_unknown", "How long that takes could not be measured: the device has no room "
-                       "for it now.")
-    return Message("streaming_cost", "At the {rate} GB/s measured just now that takes at least {time} ms a pass; where "
-                   "computing takes longer, it costs nothing.", rate=f"{rate / 1e9:.1f}",
+        return Message("streaming_cost_unknown", "The streaming time could not be measured: the device has no free "
+                       "memory for it now.")
+    return Message("streaming_cost", "Measured {rate} GB/s: streaming takes at least {time} ms per step, hidden "
+                   "wherever compute takes longer.", rate=f"{rate / 1e9:.1f}",
                    time=f"{plan.moved / rate * 1e3:,.0f}")
 
 
 def vae_in_words(vae) -> str:
     if vae.peak is None:
-        return Message("vae_rows", "VAE: standard rows.")
+        return Message("vae_rows", "VAE: default tiling.")
     return Message("vae_peak", "VAE: at most {peak} beside its weights, enough for {side} x {side} pixels.",
                    peak=gib(vae.peak), side=vae.largest_side)

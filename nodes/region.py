@@ -32,22 +32,22 @@ class QwenImage2CropForEdit(io.ComfyNode):
             node_id="QwenImage2CropForEdit",
             display_name="Crop for Edit (Qwen-Image 2)",
             category=categories.EDITING,
-            description="Cuts out the masked region with some context, at full working resolution for the edit.",
+            description="Crops the masked region with some context, at full working resolution for the edit.",
             search_aliases=["inpaint crop", "masked edit", "crop and stitch", "region edit"],
             inputs=[
                 io.Image.Input("image", tooltip="RGB or RGBA, any size."),
-                io.Mask.Input("mask", tooltip="1 where the picture may change. A mask of another size is stretched. "
-                                              "One for all pictures, one for each, or several for one picture."),
+                io.Mask.Input("mask", tooltip="1 where the image may change. A mask of another size is stretched. One "
+                                              "for all images, one per image, or several for one image."),
                 io.Float.Input("context", default=0.5, min=0.0, max=4.0, step=0.05,
-                               tooltip="Margin around the mask that the model sees, in units of the mask's longer "
+                               tooltip="Margin around the mask that the model sees, as a fraction of the mask's longer "
                                        "side."),
                 io.Combo.Input("resolution", list(RESOLUTIONS), default="1024",
-                               tooltip="Size class the region is enlarged or reduced to for the edit."),
+                               tooltip="Size class that the region is scaled to for the edit."),
                 io.Int.Input("feather", default=16, min=0, max=512,
-                             tooltip="Pixels outside the mask over which the edit fades into the picture."),
+                             tooltip="Pixels outside the mask over which the edit blends into the image."),
             ],
-            outputs=[io.Image.Output(display_name="part", tooltip="The region, for image_1 of Encode Edit (with "
-                                                                  "resolution 'as it is')."),
+            outputs=[io.Image.Output(display_name="part", tooltip="The crop, for Image 1 of Encode Edit (with "
+                                                                  "Resolution 'as it is')."),
                      io.Mask.Output(display_name="part_mask"),
                      RegionType.Output(display_name="region", tooltip="For Stitch Edit.")],
         )
@@ -62,8 +62,8 @@ class QwenImage2CropForEdit(io.ComfyNode):
         part = torch.cat([references.resize(p, width, height) for p in regions.cut(image, box)])[..., :image.shape[-1]]
         part_mask = torch.nn.functional.interpolate(regions.cut(soft, box).unsqueeze(1), (height, width),
                                                     mode="bilinear").squeeze(1)
-        note = Message("region", "Region of {region} pixels, from the left {left}, from the top {top}, of a picture of "
-                       "{picture}, worked on at {size}.", region=f"{box.width} x {box.height}", left=box.left,
+        note = Message("region", "Region: {region} pixels at left {left}, top {top} of an image of {picture}, edited "
+                       "at {size}.", region=f"{box.width} x {box.height}", left=box.left,
                        top=box.top, picture=f"{image.shape[2]} x {image.shape[1]}", size=f"{width} x {height}")
         return io.NodeOutput(part, part_mask, Region(image, soft, box), ui=notify(cls, note))
 
@@ -75,12 +75,12 @@ class QwenImage2StitchEdit(io.ComfyNode):
             node_id="QwenImage2StitchEdit",
             display_name="Stitch Edit (Qwen-Image 2)",
             category=categories.EDITING,
-            description="Puts an edited region back. Outside the feathered mask every pixel keeps its very bits.",
+            description="Puts an edited region back. Outside the feathered mask the image is bit-identical.",
             search_aliases=["inpaint stitch", "paste back", "uncrop", "crop and stitch"],
             inputs=[
                 RegionType.Input("region", tooltip="From Crop for Edit."),
-                io.Image.Input("part", tooltip="The edited region, of any size. One for each picture, or several for "
-                                               "one picture."),
+                io.Image.Input("part", tooltip="The edited crop, of any size. One per image, or several for "
+                                               "one image."),
             ],
             outputs=[io.Image.Output(display_name="image")],
         )
@@ -98,7 +98,7 @@ class QwenImage2ExtendCanvas(io.ComfyNode):
             node_id="QwenImage2ExtendCanvas",
             display_name="Extend Canvas (Qwen-Image 2)",
             category=categories.EDITING,
-            description="A larger canvas for outpainting: the new area is mirrored, and masked for the stitch.",
+            description="Extends the canvas for outpainting: the new area is mirrored, and masked for the stitch.",
             search_aliases=["outpaint", "pad image", "expand", "uncrop"],
             inputs=[io.Image.Input("image", tooltip="RGB or RGBA, any size.")] + [
                 io.Int.Input(side, default=0, min=0, max=sizes.LARGEST, tooltip=f"Pixels to add at the {side}.")
@@ -110,6 +110,6 @@ class QwenImage2ExtendCanvas(io.ComfyNode):
     @classmethod
     def execute(cls, image, left, top, right, bottom):
         if not left + top + right + bottom:
-            raise Refusal("nothing_added", "Nothing is added: set at least one of left, top, right and bottom.")
+            raise Refusal("nothing_added", "No border to add. Set at least one of Left, Top, Right and Bottom.")
         check_pictures(image)
         return io.NodeOutput(*regions.extended(image, left, top, right, bottom))

@@ -91,7 +91,8 @@ async def _answered(request: web.Request, work: Callable[[dict, Callable[[str], 
         return _refusal(503, Message("count_timeout", "Counting took too long."))
     except Exception:
         log.exception("A prompt could not be measured")
-        return _refusal(500, Message("count_failed", "The prompt could not be measured; ComfyUI's log says why."))
+        return _refusal(500, Message("count_failed", "The prompt could not be counted. See ComfyUI's log for "
+                                     "the cause."))
 
 
 def _refusal(status: int, message: Message) -> web.Response:
@@ -126,7 +127,7 @@ async def _body(request: web.Request) -> bytes:
                 raise PayloadTooLarge("request_too_long", "The text is too long to be counted here (more than {max} "
                                       "KiB).", max=LARGEST_BODY // 1024)
     except web.RequestPayloadError as error:
-        raise BadRequest("body_encoding", "The body is not encoded as its Content-Encoding says.") from error
+        raise BadRequest("body_encoding", "The request body does not match its Content-Encoding.") from error
     return bytes(body)
 
 
@@ -135,7 +136,7 @@ def read_object(body: bytes) -> dict:
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadRequest("not_json", "This is not JSON.") from error
+        raise BadRequest("not_json", "Invalid JSON.") from error
     return asked if isinstance(asked, dict) else {}
 
 
@@ -157,7 +158,7 @@ def check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:  # half of a surrogate pair, which no tokenizer reads
-        raise BadRequest("text_not_unicode", "The text holds characters that are not Unicode.") from error
+        raise BadRequest("text_not_unicode", "The text contains characters that are not valid Unicode.") from error
 
 
 # ---------------------------------------------------------------- a brief
@@ -194,7 +195,7 @@ def check_inputs(node: type[io.ComfyNode], inputs: dict) -> None:
         raise _not_a_brief()
     for name, value in inputs.items():
         if not takes(wanted[name], value):
-            raise BadRequest("value_not_taken", "The value of {input} is none that this node takes.", input=name)
+            raise BadRequest("value_not_taken", "Invalid value for {input}.", input=name)
         if isinstance(value, str):
             check_unicode(value)
 

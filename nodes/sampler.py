@@ -24,9 +24,9 @@ SCALES = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 def preset_input() -> io.Combo.Input:
     return io.Combo.Input(
         "preset", [*schedule.PRESETS, CUSTOM], default="Quality 40",
-        tooltip="The schedule the weights were trained with, exact for the latent's size. Quality 40 and Fast 25 for "
-                "the base model, Turbo 8 for the Turbo model, LoRA presets for the base model with that LoRA. Custom: "
-                "the base schedule with the number of steps below.")
+        tooltip="The schedule that the weights were trained with, exact for the latent's size. Quality 40 and Fast 25: "
+                "base model. Turbo 8: Turbo model. LoRA presets: base model with that LoRA. Custom: base schedule with "
+                "the number of steps below.")
 
 
 def steps_input() -> io.Int.Input:
@@ -36,7 +36,7 @@ def steps_input() -> io.Int.Input:
 
 def denoise_input() -> io.Float.Input:
     return io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01,
-                          tooltip="Below 1: image-to-image, keeps that much less of the latent it starts from.")
+                          tooltip="Below 1: image-to-image; lower values keep more of the input latent.")
 
 
 def sigmas_for(preset: str, steps: int, denoise: float, samples: torch.Tensor) -> torch.Tensor:
@@ -51,12 +51,11 @@ def variant_warning(model, preset: str) -> str | None:
     """What to tell when the schedule is not the one the weights were made for."""
     variant = getattr(model.model, "variant", None)
     if variant == "turbo" and preset != schedule.TURBO_PRESET:
-        return Message("turbo_preset", "This is a Turbo model: the preset {preset} gives muddy pictures, choose Turbo "
-                       "8.", preset=preset)
+        return Message("turbo_preset", "This is a Turbo model: the preset {preset} gives muddy images. Choose Turbo 8.",
+                       preset=preset)
     if variant == "base" and preset == schedule.TURBO_PRESET:
-        return Message("base_preset", "This is a base model: Turbo 8 leaves its pictures unfinished, choose Quality 40 "
-                       "or Fast 25. (If the file is a Turbo model under another name, set variant to turbo on the "
-                       "loader.)")
+        return Message("base_preset", "This is a base model: Turbo 8 leaves its images unfinished. Choose Quality 40 "
+                       "or Fast 25. (If the file is a renamed Turbo model, set Base or Turbo to turbo on the loader.)")
     return None
 
 
@@ -67,20 +66,20 @@ def shift_note(model) -> str | None:
         return None
     half = torch.tensor([0.5])
     if isinstance(changed, comfy.model_sampling.CONST) and torch.equal(changed.timestep(half), half):
-        return Message("shift_unused", "Another node sets the model's shift (such as ModelSamplingAuraFlow): it has no "
-                       "effect, because this node's sigmas are those of the preset and the size. Take that node away, "
-                       "or sample with core's KSampler.")
-    return Message("sampling_changed", "Another node changes the model's sampling (such as ModelSamplingSD3) to a form "
-                   "that Qwen-Image 2 does not have: pictures come out as noise. Take that node away.")
+        return Message("shift_unused", "Another node (such as ModelSamplingAuraFlow) sets the model's shift. It has no "
+                       "effect here: the sigmas follow preset and size. Remove that node, or sample with core's "
+                       "KSampler.")
+    return Message("sampling_changed", "Another node (such as ModelSamplingSD3) sets a sampling type that Qwen-Image 2 "
+                   "does not support: images would be noise. Remove that node.")
 
 
 def check_guidance(cfg: float, negative: bool) -> None:
     """negative: whether a negative prompt is connected."""
     if not 1 <= cfg <= LARGEST_CFG:
-        raise Refusal("cfg_range", "cfg is {cfg}, it must be 1 to {max}.", cfg=str(cfg), max=f"{LARGEST_CFG:g}")
+        raise Refusal("cfg_range", "CFG must be between 1 and {max}, got {cfg}.", cfg=str(cfg), max=f"{LARGEST_CFG:g}")
     if cfg > 1 and not negative:
-        raise Refusal("cfg_negative", "cfg is {cfg}, but no negative prompt is connected: connect one, or set cfg to "
-                      "1.", cfg=str(cfg))
+        raise Refusal("cfg_negative", "CFG is {cfg}, but no negative prompt is connected. Connect one, or set CFG "
+                      "to 1.", cfg=str(cfg))
 
 
 def pixels(latent: torch.Tensor) -> tuple[int, int]:
@@ -94,14 +93,14 @@ def canvas_note(positive, samples: torch.Tensor) -> str | None:
     canvas = pixels(samples)
     connected = [pixels(latent) for _, values in positive for latent in values.get("reference_latents") or ()]
     if references.off_failing_grid(canvas, connected):
-        return Message("failing_grid", "Latent and reference are both {size} pixels: edits on exactly that grid are "
-                       "known to fail. Encode Edit's grid_guard avoids it: switch it on, and take the latent from "
-                       "there.", size=_size(canvas))
+        return Message("failing_grid", "Latent and reference are both {size} pixels, a size at which edits are known "
+                       "to fail. Switch on Avoid the 1024 grid in Encode Edit, and use its latent.", size=_size(canvas))
     if not connected or canvas in connected:
         return None
-    return Message("canvas_differs", "The latent is {canvas} pixels, but no reference is (they are {references}): such "
-                   "edits shift or zoom what they keep. Take the latent from Encode Edit, with the canvas of a "
-                   "reference.", canvas=_size(canvas), references=[_size(size) for size in dict.fromkeys(connected)])
+    return Message("canvas_differs", "The latent is {canvas} pixels, but no reference has that size (they are "
+                   "{references}). Such edits shift or zoom what they should keep. Use the latent of Encode Edit, with "
+                   "Canvas size set to a reference.",
+                   canvas=_size(canvas), references=[_size(size) for size in dict.fromkeys(connected)])
 
 
 def _size(size: tuple[int, int]) -> str:
@@ -115,7 +114,7 @@ def size_note(model, samples: torch.Tensor) -> str | None:
         return note
     if height % sizes.MULTIPLE == 0 == width % sizes.MULTIPLE:
         return None
-    return Message("size_untrained", "{width} x {height} pixels is no multiple of {multiple}: the model was not "
+    return Message("size_untrained", "{width} x {height} is not a multiple of {multiple} pixels; the model was not "
                    "trained on such sizes.", width=width, height=height, multiple=sizes.MULTIPLE)
 
 
@@ -124,8 +123,8 @@ def start_note(samples: torch.Tensor, denoise: float) -> str | None:
     if denoise == 1 or samples.any():
         return None
     return Message("denoise_of_empty", "denoise is {denoise}, but the latent is empty: the steps that lay out the "
-                   "picture are left out. Set denoise to 1, or take the latent of a picture from VAE Encode "
-                   "(Qwen-Image 2).", denoise=f"{denoise:g}")
+                   "image are skipped. Set denoise to 1, or connect the latent of an image from VAE Encode (Qwen-Image "
+                   "2).", denoise=f"{denoise:g}")
 
 
 def noise_for(latent: dict, seed: int) -> torch.Tensor:
@@ -149,15 +148,15 @@ class QwenImage2Sampler(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="From Load Qwen-Image 2, with or without LoRAs."),
                 io.Conditioning.Input("positive", tooltip="What to draw."),
-                io.Conditioning.Input("negative", optional=True, tooltip="Needed only when cfg is above 1."),
-                io.Latent.Input("latent", tooltip="An empty latent, or an encoded picture with denoise below 1."),
+                io.Conditioning.Input("negative", optional=True, tooltip="Only needed when CFG is above 1."),
+                io.Latent.Input("latent", tooltip="An empty latent, or an encoded image with denoise below 1."),
                 io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
-                             tooltip="The first picture's noise. Picture k of a batch uses seed + k."),
+                             tooltip="Noise of the first image. Image k of a batch uses seed + k."),
                 preset_input(),
                 steps_input(),
                 io.Float.Input("cfg", default=1.0, min=1.0, max=LARGEST_CFG, step=0.1,
-                               tooltip="1 is the official default: no guidance, one pass a step. Above 1 the negative "
-                                       "prompt counts, and each step takes twice as long."),
+                               tooltip="1 is the official default: no guidance, one model pass per step. Above 1 the "
+                                       "negative prompt is used, and each step takes twice as long."),
                 denoise_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
@@ -195,7 +194,7 @@ class QwenImage2Sigmas(io.ComfyNode):
             description="The same schedules for SamplerCustomAdvanced.",
             search_aliases=["scheduler", "sigmas", "basic scheduler", "qwen image schedule"],
             inputs=[
-                io.Model.Input("model", tooltip="Only looked at: a Turbo model with a base schedule is pointed out."),
+                io.Model.Input("model", tooltip="Only inspected: a Turbo model with a base schedule gets a warning."),
                 io.Latent.Input("latent", tooltip="Its size sets the shift."),
                 preset_input(),
                 steps_input(),

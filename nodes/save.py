@@ -27,7 +27,7 @@ class QwenImage2SaveQuantized(io.ComfyNode):
             node_id="QwenImage2SaveQuantized",
             display_name="Save Quantized (Qwen-Image 2)",
             category=categories.LOADERS,
-            description="Writes a loaded model, in the weight_format of its loader and with its LoRAs baked in, as one "
+            description="Saves a loaded model, in the Weight format of its loader and with its LoRAs baked in, as one "
                         "file in the official layout. The loaders offer it at once.",
             search_aliases=["quantize", "export model", "save checkpoint", "int8", "fp8", "nvfp4"],
             inputs=[
@@ -35,8 +35,8 @@ class QwenImage2SaveQuantized(io.ComfyNode):
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder."),
                 io.String.Input("filename_prefix", default="qwen_image_2_int8_convrot",
                                 tooltip="Name of the file, in diffusion_models or clip below ComfyUI's output folder; "
-                                        "a number is added. As in Save Image it may hold %date:yyyy-MM-dd% and "
-                                        "%Node.widget%."),
+                                        "a number is added. As in Save Image, %date:yyyy-MM-dd% and %Node.widget% are "
+                                        "filled in."),
             ],
             is_output_node=True,
             hidden=HIDDEN,
@@ -50,7 +50,7 @@ class QwenImage2SaveQuantized(io.ComfyNode):
     def execute(cls, filename_prefix, model=None, clip=None):
         filename_prefix = name_of(cls, filename_prefix)
         if model is None and clip is None:
-            raise Refusal("nothing_to_save", "Nothing to save: connect a model, a text encoder, or both.")
+            raise Refusal("nothing_to_save", "Nothing to save. Connect a model, a text encoder, or both.")
         networks = {}
         if model is not None:
             networks["model"] = diffusion_network(model)
@@ -78,8 +78,8 @@ def require_room(files: dict[Path, int]) -> None:
         free, needed = shutil.disk_usage(paths[0].parent).free, sum(files[path] for path in paths)
         if free < needed:
             names = ", ".join(f"{path.parent.name}/{path.name}" for path in paths)
-            raise Refusal("disk_room", "The disk of ComfyUI's output folder has {free} free, too little for the "
-                          "{needed} of {files}.", free=in_bytes(free), needed=in_bytes(needed), files=names)
+            raise Refusal("disk_room", "Not enough disk space in ComfyUI's output folder: {free} free, {needed} needed "
+                          "for {files}.", free=in_bytes(free), needed=in_bytes(needed), files=names)
 
 
 def in_bytes(size: int) -> str:

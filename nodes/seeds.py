@@ -22,8 +22,8 @@ def seed_note(graph: Graph | None, node_id: str, conditioning: str, seed: int) -
     """What to tell where a sampler's `seed` is one that a picture behind its input `conditioning` was made with."""
     if not graph or seed not in set(_seeds_behind(graph, graph.get(node_id, {}).get("inputs", {}).get(conditioning))):
         return None
-    return Message("same_seed", "The reference was made with this very seed ({seed}): such edits tend to retrace their "
-                   "source. Change the seed if the instruction is not followed.", seed=seed)
+    return Message("same_seed", "The reference was made with this very seed ({seed}). Such edits tend to retrace their "
+                   "source: change the seed if the instruction is not followed.", seed=seed)
 
 
 def _seeds_behind(graph: Graph, link) -> Iterator[int]:

@@ -22,16 +22,16 @@ class QwenImage2TextEncode(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of Qwen-Image 2 (Qwen3-VL)."),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, extra_dict=marks(meter=True),
-                                tooltip="What to draw. Put words that must appear in the picture in double quotes. "
-                                        "Up to about 1,000 tokens; nothing is cut off. Prompt weights like (word:1.2) "
-                                        "have no effect: the text is read as it is."),
+                                tooltip="What to draw. Put words that must appear in the image in double quotes. Up to "
+                                        "about 1,000 tokens; nothing is cut off. Prompt weights like (word:1.2) have "
+                                        "no effect: the text is read as it is."),
                 io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True, default="",
-                                tooltip="What to avoid. Only used when the sampler's cfg is above 1."),
+                                tooltip="What to avoid. Only used when the sampler's CFG is above 1."),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),
                 io.Conditioning.Output(display_name="negative"),
-                io.Int.Output(display_name="tokens", tooltip="Tokens of the prompt by the model's own tokenizer."),
+                io.Int.Output(display_name="tokens", tooltip="Token count of the prompt by the model's own tokenizer."),
             ],
         )
 
@@ -42,6 +42,6 @@ class QwenImage2TextEncode(io.ComfyNode):
                               for text in (prompt, negative_prompt))
         tokens = count_tokens(prompt)
         note = Message("prompt_tokens", "{tokens} tokens.", tokens=tokens) if tokens <= TRAINED_TOKENS else Message(
-            "prompt_long", "{tokens} tokens, more than the {max} the model was trained for: encoded whole, but the end "
+            "prompt_long", "{tokens} tokens; the model was trained for {max}. The prompt is encoded whole, but its end "
             "may be ignored.", tokens=tokens, max=TRAINED_TOKENS)
         return io.NodeOutput(positive, negative, tokens, ui=notify(cls, note, advice_on(prompt)))

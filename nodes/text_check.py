@@ -48,7 +48,7 @@ def unreadable_note(lines: list[str], rules: compare.Rules) -> str | None:
     if not unknown:
         return None
     more = [count_more(len(unknown) - MOST_NAMED)] if len(unknown) > MOST_NAMED else []
-    return Message("lines_unjudged", "Not judged, because the reader does not know their script: expected lines "
+    return Message("lines_unjudged", "Not judged: the OCR model does not read the script of the expected lines "
                    "{numbers}.", numbers=[*map(str, unknown[:MOST_NAMED]), *more])
 
 
@@ -59,40 +59,41 @@ class QwenImage2TextCheck(io.ComfyNode):
             node_id="QwenImage2TextCheck",
             display_name="Text Check (Qwen-Image 2)",
             category=categories.TEXT,
-            description="Reads the words in pictures (RapidOCR, offline) and compares them with what should be there: "
-                        "line by line, with a score for each picture and a mask of what failed.",
+            description="Reads the words in images (RapidOCR, offline) and compares them with the expected text: line "
+                        "by line, with a score per image and a mask of what failed.",
             search_aliases=["ocr", "read text", "spelling check", "text accuracy", "rapidocr", "proofread"],
             inputs=[
-                io.Image.Input("image", tooltip="RGB or RGBA, any size, one or many. Small ones are enlarged; "
+                io.Image.Input("image", tooltip="RGB or RGBA, any size, one or many. Small images are enlarged; "
                                                 "transparent ones are read on white and on black."),
                 io.String.Input("expected_text", multiline=True, default="",
-                                tooltip="What the picture should say, one line per line, in any order. A line may "
-                                        "stand on several lines of the picture. Spaces, full-width forms, kinds of "
-                                        "dashes and quotation marks, and invisible characters never matter; letters, "
-                                        "accents and digits always do."),
+                                tooltip="What the image should say, one line per line, in any order. A line may be "
+                                        "broken in the image. Spaces, full-width forms, kinds of dashes and quotation "
+                                        "marks, and invisible characters never matter; letters, accents and digits "
+                                        "always do."),
                 io.Boolean.Input("match_case", default=False,
-                                 tooltip="Whether upper and lower case must agree. Off: Sale equals SALE."),
+                                 tooltip="Upper and lower case must match. Off: Sale equals SALE."),
                 io.Boolean.Input("match_punctuation", default=False,
-                                 tooltip="Whether punctuation must agree. Off: it only counts between two digits (1.50 "
-                                         "is not 150), and % & @ # count always."),
+                                 tooltip="Punctuation must match. Off: it only counts between two digits (1.50 is not "
+                                         "150); % & @ # always count."),
                 io.Float.Input("tolerance", default=0.0, min=0.0, max=1.0, step=0.01,
                                tooltip="The share of a line's characters that may be wrong before the line fails. "
                                        "The OCR itself errs at times; docs/text-and-layout.md says how often."),
                 io.Boolean.Input("allow_extra", default=False,
-                                 tooltip="Whether the picture may say more than what is expected, such as signs in a "
-                                         "photograph. Off: additional lines fail and lower the score."),
+                                 tooltip="The image may contain other text, such as signs in a photograph. Off: "
+                                         "additional lines fail and lower the score."),
             ],
             outputs=[
-                io.Image.Output(display_name="overlay", tooltip="Green: right. Red: wrong. Orange: not expected. Grey: "
-                                                                "hardly readable. Numbers: the expected line's."),
-                io.String.Output(display_name="report", tooltip="JSON: every line of every picture, with boxes."),
+                io.Image.Output(display_name="overlay", tooltip="Green: right. Red: wrong. Orange: not expected. Gray: "
+                                                                "hardly readable. The numbers are those of the "
+                                                                "expected lines."),
+                io.String.Output(display_name="report", tooltip="JSON: every line of every image, with boxes."),
                 io.Float.Output(display_name="score", is_output_list=True,
-                                tooltip="One for each picture, 1 is perfect: 1 - wrong characters / characters."),
-                io.Boolean.Output(display_name="passed", tooltip="Whether every line of every picture is right."),
-                io.Mask.Output(display_name="mask", tooltip="1 where the writing failed: for Crop for Edit. All of it "
-                                                            "where lines are missing and nothing shows where."),
+                                tooltip="One per image, 1 is perfect: 1 - wrong characters / characters."),
+                io.Boolean.Output(display_name="passed", tooltip="True if every line of every image is right."),
+                io.Mask.Output(display_name="mask", tooltip="1 where the text failed: for Crop for Edit. The whole "
+                                                            "image if lines are missing and nothing shows where."),
                 io.String.Output(display_name="failed_lines", tooltip="The expected lines that are wrong or missing in "
-                                                                      "any picture: for Glyph Reference."),
+                                                                      "any image: for Glyph Reference."),
             ],
         )
 
@@ -125,25 +126,24 @@ class QwenImage2PickBest(io.ComfyNode):
             node_id="QwenImage2PickBest",
             display_name="Pick Best (Qwen-Image 2)",
             category=categories.TEXT,
-            description="The picture with the highest score; of equal ones the first. A second lot of pictures is only "
-                        "made when the first has not passed.",
+            description="Picks the image with the highest score; of equal ones the first. A second set of images is "
+                        "only made when the first has not passed.",
             search_aliases=["best of batch", "select image", "highest score", "choose best"],
             is_input_list=True,  # or it would run once for each score
             inputs=[
-                io.Image.Input("images", tooltip="A batch, or a list of pictures."),
-                io.Float.Input("scores", force_input=True, tooltip="One for each picture, from Text Check."),
+                io.Image.Input("images", tooltip="A batch, or a list of images."),
+                io.Float.Input("scores", force_input=True, tooltip="One per image, from Text Check."),
                 io.Boolean.Input("passed", optional=True, force_input=True,
-                                 tooltip="From Text Check. When true the other pictures are neither made nor looked "
-                                         "at."),
+                                 tooltip="From Text Check. If true, the other images are neither made nor considered."),
                 io.Image.Input("other_images", optional=True, lazy=True,
-                               tooltip="More pictures to pick from, such as repaired ones."),
+                               tooltip="More images to pick from, such as repaired ones."),
                 io.Float.Input("other_scores", optional=True, force_input=True, lazy=True,
-                               tooltip="One for each of the other pictures."),
+                               tooltip="One for each of the other images."),
             ],
             outputs=[
                 io.Image.Output(display_name="image"),
-                io.Int.Output(display_name="index", tooltip="Counted from 0, other pictures after the first ones. "
-                                                            "Picture k of a batch has the sampler's seed + k."),
+                io.Int.Output(display_name="index", tooltip="Counted from 0, the other images after the first ones. "
+                                                            "Image k of a batch has the sampler's seed + k."),
                 io.Float.Output(display_name="score"),
             ],
         )
@@ -160,13 +160,13 @@ class QwenImage2PickBest(io.ComfyNode):
             images, scores = [*images, *other_images], [*scores, *other_scores]
         pictures = [picture for batch in images for picture in batch]
         if len(pictures) != len(scores):
-            raise Refusal("score_count", "There are {scores} scores for {images} pictures: they must be as many.",
+            raise Refusal("score_count", "Got {scores} scores for {images} images; the counts must match.",
                           scores=len(scores), images=len(pictures))
         if not pictures:
-            raise Refusal("nothing_to_pick", "There is no picture to pick from.")
+            raise Refusal("nothing_to_pick", "No images to pick from.")
         if not all(map(math.isfinite, scores)):
             raise Refusal("score_not_finite", "A score is NaN or infinite.")
         index = max(range(len(scores)), key=scores.__getitem__)  # the first of equal ones
-        note = Message("score_of_image", "Picture {number} of {all}, score {score}.", number=index + 1, all=len(scores),
+        note = Message("score_of_image", "Image {number} of {all}, score {score}.", number=index + 1, all=len(scores),
                        score=f"{scores[index]:.2f}")
         return io.NodeOutput(pictures[index].unsqueeze(0), index, float(scores[index]), ui=notify(cls, note))

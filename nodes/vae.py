@@ -32,14 +32,14 @@ def cropped(image: torch.Tensor, multiple: int) -> tuple[torch.Tensor, str | Non
     height, width = image.shape[1:3]
     rows, columns = height // multiple * multiple, width // multiple * multiple
     if not rows or not columns:
-        raise Refusal("image_small", "The picture is {width} x {height}: it needs at least {multiple} x {multiple} "
-                      "pixels.", width=width, height=height, multiple=multiple)
+        raise Refusal("image_small", "The image is {width} x {height}; the minimum is {multiple} x {multiple} pixels.",
+                      width=width, height=height, multiple=multiple)
     if (rows, columns) == (height, width):
         return image, None
     top, left = (height - rows) // 2, (width - columns) // 2
     return image[:, top:top + rows, left:left + columns], Message(
-        "image_cropped", "Cropped from {before} to {after} around the centre: the model works in blocks of {multiple} "
-        "pixels.", before=f"{width} x {height}", after=f"{columns} x {rows}", multiple=multiple)
+        "image_cropped", "Center-cropped from {before} to {after}: the model works in blocks of {multiple} pixels.",
+        before=f"{width} x {height}", after=f"{columns} x {rows}", multiple=multiple)
 
 
 class QwenImage2VAEEncode(io.ComfyNode):
@@ -49,14 +49,14 @@ class QwenImage2VAEEncode(io.ComfyNode):
             node_id="QwenImage2VAEEncode",
             display_name="VAE Encode (Qwen-Image 2)",
             category=categories.LATENT,
-            description="Encodes a picture, transparency included, for image-to-image.",
+            description="Encodes an image, transparency included, for image-to-image.",
             search_aliases=["vae encode", "image to latent", "rgba encode", "img2img"],
             inputs=[
                 io.Image.Input("image", tooltip="RGB or RGBA, any size; cropped to multiples of 32 pixels."),
                 io.Vae.Input("vae", tooltip="From Load Qwen-Image 2 or Load VAE (Qwen-Image 2)."),
                 io.Mask.Input("alpha", optional=True,
-                              tooltip="Transparency as Load Image gives it: 1 is transparent. Without it an RGB "
-                                      "picture is opaque and an RGBA picture keeps its own."),
+                              tooltip="Transparency as Load Image outputs it: 1 is transparent. Without it an RGB "
+                                      "image is opaque and an RGBA image keeps its own."),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
         )
@@ -76,17 +76,17 @@ class QwenImage2VAEDecode(io.ComfyNode):
             node_id="QwenImage2VAEDecode",
             display_name="VAE Decode (Qwen-Image 2)",
             category=categories.LATENT,
-            description="Decodes to a plain RGB picture, the RGBA picture and its transparency.",
+            description="Decodes to an RGB image, the RGBA image and its transparency.",
             search_aliases=["vae decode", "latent to image", "rgba decode", "alpha", "transparent"],
             inputs=[
                 io.Latent.Input("samples", tooltip="From the sampler."),
                 io.Vae.Input("vae", tooltip="From Load Qwen-Image 2 or Load VAE (Qwen-Image 2)."),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="RGB, the colours alone: fits every node."),
-                io.Image.Output(display_name="rgba", tooltip="With the model's transparency: save it as PNG."),
-                io.Mask.Output(display_name="alpha", tooltip="Transparency in ComfyUI's convention: 1 is transparent. "
-                                                             "Fits Join Image with Alpha."),
+                io.Image.Output(display_name="image", tooltip="RGB without transparency: works with every node."),
+                io.Image.Output(display_name="rgba", tooltip="With the model's transparency. Save it as PNG."),
+                io.Mask.Output(display_name="alpha", tooltip="Transparency as ComfyUI counts it: 1 is transparent. For "
+                                                             "Join Image with Alpha."),
             ],
         )
 
@@ -95,8 +95,8 @@ class QwenImage2VAEDecode(io.ComfyNode):
         check_vae(vae)
         latent = samples["samples"]
         if not is_latent(latent.shape, vae.latent_channels) or 0 in latent.shape:
-            raise Refusal("vae_latent_shape", "The latent has the shape {shape}, this VAE decodes [batch, 64, "
-                          "height/16, width/16].", shape=str(list(latent.shape)))
+            raise Refusal("vae_latent_shape", "The latent has shape {shape}; this VAE decodes [batch, 64, height/16, "
+                          "width/16].", shape=str(list(latent.shape)))
         show(cls, note := not_finite_note(latent))  # before the work
         rgba = vae.decode(latent)
         return io.NodeOutput(rgba[..., :3], rgba, 1 - rgba[..., 3], ui=notify(cls, note))

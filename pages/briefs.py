@@ -104,12 +104,12 @@ def split_palette(palette: str) -> list[str]:
 
 def check_colours(colours: list[str]) -> None:
     if len(colours) > MOST_COLOURS:
-        raise Refusal("palette_size", "The palette has {colours} colours: name at most {max}.",
+        raise Refusal("palette_size", "The palette has {colours} colors; the maximum is {max}.",
                       colours=len(colours), max=MOST_COLOURS)
     for colour in colours:
         if len(colour) > LONGEST_COLOUR or OPENING.search(colour) or not colour.isprintable():
-            raise Refusal("palette_colour", "The palette names colours, separated by commas, each without quotation "
-                          "marks and of at most {max} characters, not {colour}.", max=LONGEST_COLOUR,
+            raise Refusal("palette_colour", "{colour} is not a color for the palette. Separate color names by commas, "
+                          "without quotation marks, at most {max} characters each.", max=LONGEST_COLOUR,
                           colour=repr(colour[:LONGEST_COLOUR]))
 
 
@@ -142,13 +142,13 @@ def visible(text: str) -> bool:
 def lines(name: Message, text: str) -> list[str]:
     """The lines of a field that hold something, verbatim; refuses what no picture can show."""
     if len(text) > LONGEST_FIELD:
-        raise Refusal("field_long", "The {field} has {count} characters: it may have at most {max}, because a prompt "
-                      "of this model holds a few thousand.", field=name, count=f"{len(text):,}",
+        raise Refusal("field_long", "The {field} has {count} characters; the maximum is {max}. A prompt of this model "
+                      "holds a few thousand.", field=name, count=f"{len(text):,}",
                       max=f"{LONGEST_FIELD:,}")
     broken = LINE_BREAKS.sub("\n", text)
     if control := CONTROL.search(broken):
-        raise Refusal("control_character", "The {field} contains the control character U+{code}, which no picture "
-                      "can show: remove it.", field=name, code=f"{ord(control[0]):04X}")
+        raise Refusal("control_character", "The {field} contains the control character U+{code}, which cannot be "
+                      "drawn. Remove it.", field=name, code=f"{ord(control[0]):04X}")
     return [line.strip() for line in broken.split("\n") if visible(line)]
 
 
@@ -156,8 +156,8 @@ def description(name: Message, text: str) -> str:
     """A description as one line. What it quotes is drawn, so its quotations must end."""
     described = " ".join(lines(name, text))
     if not closed(described):
-        raise Refusal("quotation_open", 'The {field} opens a quotation mark that is never closed: words in double '
-                      'quotes are drawn, so close it (and write inch, not ").', field=name)
+        raise Refusal("quotation_open", "The {field} opens a quotation mark that is never closed. Words in double "
+                      'quotes are drawn: close it (and write inch, not ").', field=name)
     return described
 
 
@@ -174,11 +174,11 @@ def picture_element(page: Page, place: str) -> list[Element]:
 
 def _brief(kind: str, page: Page, elements: list[Element], layout: str = "", columns: int = 1) -> Brief:
     if not elements:
-        raise Refusal("brief_empty", "The {kind} brief is empty: fill in at least one text or describe the picture.",
+        raise Refusal("brief_empty", "The {kind} brief is empty. Fill in at least one text or describe the picture.",
                       kind=kind)
     page.check()
     hidden = sorted({f"U+{ord(mark):04X}" for element in elements for mark in INVISIBLE.findall(element.text)})
-    note = Message("invisible_characters", "The texts contain invisible characters ({characters}): kept as they are.",
+    note = Message("invisible_characters", "The texts contain invisible characters ({characters}). They are kept.",
                    characters=hidden)
     return Brief(kind, page, tuple(elements), layout, columns, (note,) if hidden else ())
 
@@ -251,7 +251,7 @@ def comic(page: Page, title: str = "", panels: str = "", columns: int = 2) -> Br
     `Sound: words` are those, every other line describes the panel."""
     blocks = [block for block in re.split(r"\n\s*\n", LINE_BREAKS.sub("\n", panels)) if visible(block)]
     if len(blocks) > MOST_PANELS:
-        raise Refusal("comic_panels", "The comic has {panels} panels: a page takes at most {max}.", panels=len(blocks),
+        raise Refusal("comic_panels", "The comic has {panels} panels; a page takes at most {max}.", panels=len(blocks),
                       max=MOST_PANELS)
     return _brief("comic", page, [
         *text_element("title", title, place="top", size="huge", colour=page.lettering),

@@ -85,17 +85,17 @@ def expected_lines(text: str) -> list[str]:
     """The lines of an expected text, without empty and invisible ones. Raises ValueError when none is left, or for more
     than a picture can show."""
     if len(text) > MOST_CHARACTERS:
-        raise Refusal("expected_long", "The expected text has {count} characters: a picture shows at most {max}, so "
-                      "check that expected_text holds the words of one picture.", count=f"{len(text):,}",
+        raise Refusal("expected_long", "The expected text has {count} characters; at most {max} fit into one image. "
+                      "Check that Expected text holds the words of one image.", count=f"{len(text):,}",
                       max=f"{MOST_CHARACTERS:,}")
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if units(line, Rules(match_punctuation=True))]
     if not lines:
-        raise Refusal("no_text_expected", "No text is expected: write the lines that the picture should show into "
-                      "expected_text, one per line.")
+        raise Refusal("no_text_expected", "Expected text is empty. Write the lines that the image should show, one per "
+                      "line.")
     if len(lines) > MOST_LINES or max(map(len, lines)) > LONGEST_LINE:
-        raise Refusal("expected_lines", "The expected text has {lines} lines, the longest of {characters} characters: "
-                      "at most {most} lines of {longest} can be compared.", lines=f"{len(lines):,}",
+        raise Refusal("expected_lines", "The expected text has {lines} lines, the longest of {characters} characters; "
+                      "at most {most} lines of {longest} characters can be compared.", lines=f"{len(lines):,}",
                       characters=f"{max(map(len, lines)):,}", most=f"{MOST_LINES:,}", longest=f"{LONGEST_LINE:,}")
     return lines
 
@@ -223,9 +223,9 @@ def _judged(lines: Sequence[str], rules: Rules) -> list[int]:
     judged = [number for number, line in enumerate(lines) if not unreadable(line, rules) and comparable(line, rules)]
     if not judged:
         unknown = (" ".join(sorted({letter for line in lines for letter in unreadable(line, rules)})[:10])
-                   or Message("only_signs", "only signs"))
-        raise Refusal("script_unknown", "The reader knows none of the expected lines' script ({scripts}): it reads "
-                      "Latin, Greek, Chinese and Japanese.", scripts=unknown)
+                   or Message("only_signs", "only punctuation"))
+        raise Refusal("script_unknown", "The OCR model reads Latin, Greek, Chinese and Japanese, and none of the "
+                      "expected lines is in these scripts ({scripts}).", scripts=unknown)
     return judged
 
 

@@ -47,7 +47,7 @@ class Sheet:
 def require() -> None:
     """Raises ValueError with the install command where python-pptx is not there."""
     if find_spec("pptx") is None:
-        raise Refusal("pptx_missing", "PowerPoint files need python-pptx, which is not installed: run {command} with "
+        raise Refusal("pptx_missing", "PowerPoint files need python-pptx, which is not installed. Run {command} with "
                       "ComfyUI's Python and restart ComfyUI, or choose PDF.", command=INSTALL)
 
 
@@ -60,10 +60,10 @@ def notes_for(pictures: int, found: int) -> Message:
 
 
 def _for_pictures(words: Message, pictures: int, found: int) -> Message:
-    what = (Message("deck_without", "the last pictures have none") if found < pictures else
+    what = (Message("deck_without", "the last images have none") if found < pictures else
             Message("deck_unused", "the last ones were not used"))
-    return Message("deck_mismatch", "There are {words} for {pictures}: {what}.", words=words,
-                   pictures=plural("pictures", pictures, "{count} picture", "{count} pictures"), what=what)
+    return Message("deck_mismatch", "Got {words} for {pictures}: {what}.", words=words,
+                   pictures=plural("pictures", pictures, "{count} image", "{count} images"), what=what)
 
 
 def shared_out(words: Sequence[str | None], batches: list[int], unlike: Callable[[int, int], Message]) -> tuple:

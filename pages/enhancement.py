@@ -88,13 +88,13 @@ def read_instruction(path: Path, label: str) -> str:
                       reason=str(error.strerror)) from error
     except UnicodeDecodeError as error:
         if len(content) <= MOST_INSTRUCTION_BYTES:  # else a character may only have been cut in two
-            raise Refusal("system_prompt_encoding", "The system prompt {name} is not a text file in UTF-8: choose the "
+            raise Refusal("system_prompt_encoding", "The system prompt {name} is not a UTF-8 text file. Choose the "
                           "system_prompt.txt that comes with the enhancer.", name=label) from error
     if len(content) > MOST_INSTRUCTION_BYTES:
-        raise Refusal("system_prompt_large", "The system prompt {name} is larger than {max} KiB: choose the "
+        raise Refusal("system_prompt_large", "The system prompt {name} is larger than {max} KiB. Choose the "
                       "system_prompt.txt that comes with the enhancer.", name=label, max=MOST_INSTRUCTION_BYTES // 1024)
     if not text:
-        raise Refusal("system_prompt_empty", "The system prompt {name} is empty: choose the system_prompt.txt that "
+        raise Refusal("system_prompt_empty", "The system prompt {name} is empty. Choose the system_prompt.txt that "
                       "comes with the enhancer.", name=label)
     return text
 
@@ -102,10 +102,10 @@ def read_instruction(path: Path, label: str) -> str:
 def check_text(text: str, what: str) -> None:
     """Refuse what would end the user's turn of the conversation, or claim a picture's place in it."""
     if not text.strip():
-        raise Refusal("text_empty", "{field} is empty: write what the picture should show.", field=what)
+        raise Refusal("text_empty", "{field} is empty. Describe what the image should show.", field=what)
     token = re.search(r"<\|\w+\|>", text)
     if token:
-        raise Refusal("text_token", "{field} contains {token}, which has a meaning for the language model: remove it.",
+        raise Refusal("text_token", "{field} contains {token}, which is reserved by the language model. Remove it.",
                       field=what, token=token[0])
 
 
@@ -133,15 +133,15 @@ def enhanced(prompt: str, generated: Generated, canvas: tuple[int, int], size_cl
     answer = parse(generated)
     if answer is None:
         return Enhanced(prompt, canvas, (_why_not(generated), Message(
-            "enhancer_answer", "Its answer: {text}", text=_shortened(generated.text))))
+            "enhancer_answer", "Answer: {text}", text=_shortened(generated.text))))
     if len(missing := lost(prompt, answer.prompt)) > MOST_PUT_BACK:
         return Enhanced(prompt, canvas, (Message(
-            "enhancer_lost_texts", "The prompt is used as it was written: the language model has lost {count} of its "
-            "quoted texts, so try another seed.", count=len(missing)),))
+            "enhancer_lost_texts", "The original prompt is used: the language model dropped {count} of its quoted "
+            "texts. Try another seed.", count=len(missing)),))
     text, *notes = restored(prompt, answer.prompt)
     if answer.mended:
-        notes.insert(0, Message("enhancer_mended", "The language model's answer was no JSON and was mended: {faults}. "
-                                "Read the prompt before you use it.", faults=list(answer.mended)))
+        notes.insert(0, Message("enhancer_mended", "The language model's answer was not valid JSON and was repaired: "
+                                "{faults}. Check the prompt before you use it.", faults=list(answer.mended)))
     if size_class is None:
         return Enhanced(text, canvas, tuple(notes))
     proposed, note = proposed_canvas(answer, size_class, references)
@@ -150,11 +150,10 @@ def enhanced(prompt: str, generated: Generated, canvas: tuple[int, int], size_cl
 
 def _why_not(generated: Generated) -> str:
     if generated.truncated:
-        return Message("enhancer_stopped", "The prompt is used as it was written: the language model was stopped after "
-                       "{tokens} tokens without an answer, so raise max_tokens.", tokens=generated.tokens)
-    return Message("enhancer_no_json", "The prompt is used as it was written: the language model's answer holds no "
-                   "JSON object with a rewritten_prompt, so try another seed, or check that model and system prompt "
-                   "belong together.")
+        return Message("enhancer_stopped", "The original prompt is used: the language model was stopped after {tokens} "
+                       "tokens without an answer. Raise Max tokens.", tokens=generated.tokens)
+    return Message("enhancer_no_json", "The original prompt is used: the language model's answer holds no JSON object "
+                   "with a rewritten_prompt. Try another seed, or check that model and system prompt belong together.")
 
 
 def _shortened(text: str) -> str:

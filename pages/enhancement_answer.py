@@ -153,10 +153,10 @@ def proposed_canvas(answer: Answer, size_class: int,
                              width=size[0], height=size[1], ratio=answer.ratio.strip())
     proposed = answer.follow.strip() or answer.ratio.strip()
     if not proposed:
-        return None, Message("canvas_unproposed", "Canvas: as chosen on the node, because the language model proposes "
+        return None, Message("canvas_unproposed", "Canvas: as set on the node, because the language model proposed "
                              "none.")
-    return None, Message("canvas_no_proposal", "Canvas: as chosen on the node, because the language model proposes "
-                         "{proposed}, which is no canvas.", proposed=repr(proposed[:40]))
+    return None, Message("canvas_no_proposal", "Canvas: as set on the node, because the language model proposed "
+                         "{proposed}, which is not a canvas.", proposed=repr(proposed[:40]))
 
 
 def _ratio(text: str) -> float | None:

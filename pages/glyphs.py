@@ -90,7 +90,7 @@ def _readable(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Refusal("font_unreadable", "The font {font} cannot be read ({error}): choose another one.", font=name,
+        raise Refusal("font_unreadable", "The font {font} cannot be read ({error}). Choose another one.", font=name,
                       error=str(error.strerror or error)) from error  # without the file's path
 
 
@@ -98,13 +98,13 @@ def clean_lines(text: str) -> list[str]:
     """The lines to set, composed (NFC), without characters that print nothing. Raises ValueError for none, or for more
     than any page takes."""
     if len(text) > MOST_CHARACTERS:
-        raise Refusal("glyph_text_long", "The text has {count} characters: a reference takes at most {max}, so set "
-                      "fewer words.", count=f"{len(text):,}", max=f"{MOST_CHARACTERS:,}")
+        raise Refusal("glyph_text_long", "The text has {count} characters; the maximum is {max}.",
+                      count=f"{len(text):,}", max=f"{MOST_CHARACTERS:,}")
     lines = ["".join(" " if c.isspace() else c for c in line if c.isspace() or c in JOINERS or not is_invisible(c))
              .strip(" " + JOINERS) for line in unicodedata.normalize("NFC", text).splitlines()]
     lines = [line for line in lines if line]
     if not lines:
-        raise Refusal("glyph_text_empty", "There is no text to set: write the words into text, one line per line.")
+        raise Refusal("glyph_text_empty", "Text is empty. Write the words to draw, one line per line.")
     return lines
 
 
@@ -128,11 +128,11 @@ def check_glyphs(font: ImageFont.FreeTypeFont, lines: list[str], name: str) -> N
         listed = ", ".join(f"{character} (U+{ord(character):04X})" for character in lacking[:8])
         if len(lacking) > 8:
             listed = Message("some_more", "{some} and {count} more", some=listed, count=len(lacking) - 8)
-        raise Refusal("font_glyphs", "The font {font} has no glyphs for {characters}: choose a font that has them.",
+        raise Refusal("font_glyphs", "The font {font} has no glyphs for {characters}. Choose a font that has them.",
                       font=name, characters=listed)
     if any(unicodedata.bidirectional(c) in ("R", "AL") for line in lines for c in line) and not features.check("raqm"):
-        raise Refusal("pillow_raqm", "This Pillow was built without Raqm, so it cannot set text that runs from right "
-                      "to left: install the one from PyPI.")
+        raise Refusal("pillow_raqm", "This Pillow was built without Raqm, which right-to-left text needs. Install "
+                      "Pillow from PyPI.")
 
 
 def render(lines: list[str], face: tuple[Path, int] | None, name: str, size: int, vertical: bool) -> ndarray:
@@ -151,7 +151,7 @@ def _page(lines: list[str], face: tuple[Path, int] | None, name: str, size: int,
             break
         size = min(size - 1, int(size * LARGEST_SIDE / max(width, height)))
         if size < SMALLEST_LETTERS:
-            raise Refusal("glyph_page", "{lines} lines with up to {characters} characters do not fit on one page: set "
+            raise Refusal("glyph_page", "{lines} lines with up to {characters} characters do not fit on one page. Use "
                           "fewer lines, or break the long ones.", lines=len(lines), characters=max(map(len, lines)))
     page = Image.new("RGB", (max(width, -(-height // LARGEST_RATIO)), max(height, -(-width // LARGEST_RATIO))), PAPER)
     left, top = (page.width - width) // 2, (page.height - height) // 2

@@ -25,8 +25,8 @@ GROUNDS = ((255, 255, 255), (0, 0, 0))  # what transparent pictures are looked a
 def require() -> None:
     """Raises ValueError with the install command where RapidOCR is not there."""
     if find_spec("rapidocr") is None or find_spec("onnxruntime") is None:
-        raise Refusal("ocr_missing", "Reading text needs RapidOCR, which is not installed: run {command} with "
-                      "ComfyUI's Python and restart ComfyUI.", command=INSTALL)
+        raise Refusal("ocr_missing", "Text Check needs RapidOCR, which is not installed. Run {command} with ComfyUI's "
+                      "Python and restart ComfyUI.", command=INSTALL)
 
 
 def _model(kind: str) -> Path:
@@ -34,8 +34,8 @@ def _model(kind: str) -> Path:
     folder = Path(find_spec("rapidocr").origin).parent / "models"
     found = sorted(path for path in folder.glob("*.onnx") if f"_{kind}_" in path.name and "PP-OCR" in path.name)
     if not found:
-        raise Refusal("ocr_models", "The installed RapidOCR has no models in its package: run {command} "
-                      "--force-reinstall with ComfyUI's Python.", command=INSTALL)
+        raise Refusal("ocr_models", "The installed RapidOCR contains no models. Run {command} --force-reinstall with "
+                      "ComfyUI's Python.", command=INSTALL)
     return found[-1]
 
 

@@ -110,15 +110,15 @@ def read(text: str) -> list[Slide]:
         if heading:
             slides.append(_slide(len(slides) + 1, *heading.groups()))
         elif line and not slides:
-            raise Refusal("outline_beginning", "The outline begins with {line}, which is on no slide: begin each slide "
-                          "with a line such as ## Title.", line=repr(line[:LONGEST_NAME]))
+            raise Refusal("outline_beginning", "The outline starts with {line}, which belongs to no slide. Start each "
+                          "slide with a line such as ## Title.", line=repr(line[:LONGEST_NAME]))
         elif slides:
             slides[-1].unfinished = _add(slides[-1], line)
     if not slides:
-        raise Refusal("outline_empty", "The outline has no slides: begin each with a line such as ## Title.")
+        raise Refusal("outline_empty", "The outline has no slides. Start each slide with a line such as ## Title.")
     if len(slides) > MOST_SLIDES:
-        raise Refusal("outline_slides", "The outline has {count} slides: a deck takes at most {max}, because all of "
-                      "them are in memory together; make several decks.", count=len(slides), max=MOST_SLIDES)
+        raise Refusal("outline_slides", "The outline has {count} slides; the maximum is {max}, because all images of a "
+                      "deck are in memory at once. Split it into several decks.", count=len(slides), max=MOST_SLIDES)
     return slides
 
 
@@ -133,20 +133,20 @@ def _check_understood(number: int, line: str, above: str, slides: list[Slide]) -
         found.append(Message("outline_underline_dashes", "the underline of a heading; for a rule leave an empty line "
                              "above it"))
     if found:
-        raise Refusal("outline_not_understood", "Line {number} of the outline, {line}, has no meaning here: it is "
-                      "{what}. Begin slides with ## and points with a dash, or take the line out.", number=number,
+        raise Refusal("outline_not_understood", "Line {number} of the outline is not supported: {line} is {what}. "
+                      "Start slides with ## and bullet points with a dash, or remove the line.", number=number,
                       line=repr(line[:LONGEST_NAME]), what=found[0])
 
 
 def _lines(text: str) -> Iterator[str]:
     """Without white space around them; empty ones stay, because they end a bullet point."""
     if len(text) > LONGEST_OUTLINE:
-        raise Refusal("outline_long", "The outline has {count} characters: it may have at most {max}; make several "
+        raise Refusal("outline_long", "The outline has {count} characters; the maximum is {max}. Split it into several "
                       "decks.", count=f"{len(text):,}", max=f"{LONGEST_OUTLINE:,}")
     for number, line in enumerate(briefs.LINE_BREAKS.sub("\n", text).split("\n"), start=1):
         if len(line) > LONGEST_LINE:
-            raise Refusal("outline_line_long", "Line {number} of the outline has {count} characters ({line}...): a "
-                          "line may have at most {max}; break it.", number=number, count=f"{len(line):,}",
+            raise Refusal("outline_line_long", "Line {number} of the outline has {count} characters ({line}...); the "
+                          "maximum is {max}. Break the line.", number=number, count=f"{len(line):,}",
                           line=repr(line[:LONGEST_NAME]), max=f"{LONGEST_LINE:,}")
         yield line.strip().lstrip("\ufeff") if briefs.visible(line) else ""
 
@@ -154,8 +154,8 @@ def _lines(text: str) -> Iterator[str]:
 def _slide(number: int, marks: str, title: str) -> Slide:
     slide = Slide(number, _without_closing_marks(title), opening=marks == "#")
     if len(marks) > 2:
-        raise Refusal("slide_heading", "{slide} has a heading with {marks}: slides begin with # or ##, what is on them "
-                      "with a dash.", slide=slide.name, marks=marks[:LONGEST_NAME])
+        raise Refusal("slide_heading", "{slide} contains a heading with {marks}. Slides start with # or ##, their "
+                      "contents with a dash.", slide=slide.name, marks=marks[:LONGEST_NAME])
     return slide
 
 
@@ -180,7 +180,7 @@ def _add(slide: Slide, line: str) -> bool:
         slide.points[-1].append(line)
         return True
     elif slide.points:
-        raise Refusal("slide_line", "{slide} has the line {line} after its bullet points: begin it with a dash, or "
+        raise Refusal("slide_line", "{slide} has the line {line} after its bullet points. Start it with a dash, or "
                       "with > if it is a note.", slide=slide.name, line=repr(line[:LONGEST_NAME]))
     else:
         slide.subtitle.append(line)
@@ -190,8 +190,8 @@ def _add(slide: Slide, line: str) -> bool:
 def _hint(slide: Slide, name: str, value: str) -> None:
     kind = HINTS.get(name.lower())
     if kind is None:
-        raise Refusal("slide_hint", "{slide} has the unknown hint {hint}: there are Picture, Layout, Footer, Notes and "
-                      "Seed; a text that is to be drawn begins with a dash.", slide=slide.name,
+        raise Refusal("slide_hint", "{slide} contains the unknown hint {hint}; known are Picture, Layout, Footer, "
+                      "Notes and Seed. Start a text to draw with a dash.", slide=slide.name,
                       hint=repr(name[:LONGEST_NAME]))
     if kind == "layout":
         slide.layout |= dict(_layout(slide, part) for part in briefs.SEPARATOR.split(value) if part.strip())
@@ -204,14 +204,14 @@ def _hint(slide: Slide, name: str, value: str) -> None:
 def _layout(slide: Slide, part: str) -> tuple[str, str | int]:
     wanted = " ".join(part.lower().split())
     if wanted not in LAYOUTS:
-        raise Refusal("slide_layout", "{slide} has the unknown layout {layout}: there are {layouts}.", slide=slide.name,
+        raise Refusal("slide_layout", "{slide} has the unknown layout {layout}; choose {layouts}.", slide=slide.name,
                       layout=repr(part.strip()[:LONGEST_NAME]), layouts=", ".join(LAYOUTS))
     return LAYOUTS[wanted]
 
 
 def _seed(slide: Slide, value: str) -> int:
     if not SEED.fullmatch(value) or int(value) >= SEEDS:
-        raise Refusal("slide_seed", "{slide} has the seed {seed}: a seed is a whole number from 0 to {max}.",
+        raise Refusal("slide_seed", "{slide} has the seed {seed}; a seed is an integer from 0 to {max}.",
                       slide=slide.name, seed=repr(value[:LONGEST_NAME]), max=SEEDS - 1)
     return int(value)
 
@@ -241,6 +241,6 @@ def of_each(slides: list[Slide], work: Callable[[Slide], Result]) -> list[Result
         try:
             found.append(work(slide))
         except ValueError as error:
-            raise Refusal("slide_refused", "{slide} cannot be written: {error}", slide=slide.name,
+            raise Refusal("slide_refused", "{slide}: {error}", slide=slide.name,
                           error=reason(error)) from error
     return found

@@ -22,8 +22,8 @@ def quote(text: str, pairs: tuple[str, ...]) -> str:
     for opening, closing in pairs:
         if opening not in text and closing not in text:
             return opening + text + closing
-    raise Refusal("quotation_marks", "No quotation marks are left to enclose the text {text}: it contains {marks} "
-                  "itself, so use one kind less.", text=repr(text[:80]), marks=", ".join(pairs))
+    raise Refusal("quotation_marks", "The text {text} contains every kind of quotation mark ({marks}), so none is left "
+                  "to enclose it. Use one kind less.", text=repr(text[:80]), marks=", ".join(pairs))
 
 
 def literals(prompt: str) -> list[str]:

@@ -35,14 +35,14 @@ def _put_back(text: str, rewritten: str, wanted: Container[str]) -> tuple[str, s
         found = match.group(match.lastindex)
         if found not in wanted and _letters(found) and _letters(found) == _letters(text):
             changed = rewritten[:match.start()] + quoted + rewritten[match.end():]
-            return changed, Message("quoted_changed", "had been changed to {found} and was put back",
+            return changed, Message("quoted_changed", "had been changed to {found} and was restored",
                                     found=match.group())
     changed = rewritten.replace(f"'{text}'", quoted, 1)
     if set(quotation.literals(changed)) == {text, *quotation.literals(rewritten)}:
-        return changed, Message("quoted_unmarked", "had lost its double quotation marks and got them back")
+        return changed, Message("quoted_unmarked", "had lost its double quotation marks and was quoted again")
     # At the beginning, where no mark that is never closed can swallow it.
     return (f"{language.shown.format(text=quoted)}{language.end}{rewritten}",
-            Message("quoted_missing", "was missing and was put in at the beginning"))
+            Message("quoted_missing", "was missing and was inserted at the start"))
 
 
 def _letters(text: str) -> str:

@@ -47,7 +47,7 @@ def sentence(number: int, comparison: Comparison) -> str:
                             Message("lines_additional", "{count} additional",
                                     count=len(comparison.extra))) if one.values["count"]]
     verdict = Message("check_passed", "passed") if comparison.passed else Message("check_failed", "failed")
-    return Message("check_result", "Picture {number}: {verdict}, score {score}, {lines}.", number=number,
+    return Message("check_result", "Image {number}: {verdict}, score {score}, {lines}.", number=number,
                    verdict=verdict, score=f"{comparison.score:.2f}",
                    lines=Message("lines_with_rest", "{lines} ({rest})", lines=lines, rest=rest) if rest else lines)
 

@@ -144,8 +144,8 @@ def fitted(brief: Brief, count: Callable[[str], int], limit: int) -> Written:
         return _written(write(cut.brief, finish=False), count,
                         (*brief.notes, cut.note, _left_out(brief, gone[:-1], limit)))
     if gone and gone == order:
-        raise Refusal("brief_too_long", "The brief does not fit into {limit} tokens even with nothing but {part}: "
-                      "shorten that text.", limit=f"{limit:,}", part=_name(_first(brief, order[-1])))
+        raise Refusal("brief_too_long", "The brief exceeds {limit} tokens even with nothing but {part}. Shorten that "
+                      "text.", limit=f"{limit:,}", part=_name(_first(brief, order[-1])))
     return _written(write(_without(brief, gone), finish=False), count, (*brief.notes, _left_out(brief, gone, limit)))
 
 

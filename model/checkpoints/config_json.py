@@ -22,9 +22,9 @@ def _is_whole(value: object) -> bool:
 
 FLAG = Kind(Message("kind_flag", "true or false"), lambda value: isinstance(value, bool))
 NUMBER = Kind(Message("kind_number", "a number"), _is_number)
-POSITIVE = Kind(Message("kind_positive", "a number above 0"), lambda value: _is_number(value) and value > 0)
-COUNT = Kind(Message("kind_count", "a whole number above 0"), lambda value: _is_whole(value) and value > 0)
-INDEX = Kind(Message("kind_index", "a whole number from 0 on"), lambda value: _is_whole(value) and value >= 0)
+POSITIVE = Kind(Message("kind_positive", "a positive number"), lambda value: _is_number(value) and value > 0)
+COUNT = Kind(Message("kind_count", "a positive integer"), lambda value: _is_whole(value) and value > 0)
+INDEX = Kind(Message("kind_index", "a non-negative integer"), lambda value: _is_whole(value) and value >= 0)
 
 
 class Configuration:
@@ -62,6 +62,7 @@ class Configuration:
         return Configuration(value or {}, self.label)
 
     def _refusal(self, name: str, value, expected: str) -> CheckpointError:
-        return CheckpointError("config_entry", "In the configuration of {file} the entry {entry} is {value}, expected "
-                               "{expected}: download it again.", file=self.label, entry=name, value=repr(value)[:60],
+        return CheckpointError("config_entry", "Invalid configuration in {file}: {entry} is {value}, expected "
+                               "{expected}. Download the file again.",
+                               file=self.label, entry=name, value=repr(value)[:60],
                                expected=expected)

@@ -7,10 +7,10 @@ class CheckpointError(Refusal):
 
 
 def missing_tensor(file: str, tensor: str) -> CheckpointError:
-    return CheckpointError("tensor_missing", "{file} is incomplete: the tensor {tensor} is missing.", file=file,
+    return CheckpointError("tensor_missing", "{file} is incomplete: tensor {tensor} is missing.", file=file,
                            tensor=tensor)
 
 
 def invalid_shape(file: str, tensor: str, shape: tuple[int, ...]) -> CheckpointError:
-    return CheckpointError("tensor_shape_invalid", "In {file} the tensor {tensor} has the impossible shape {shape}.",
+    return CheckpointError("tensor_shape_invalid", "{file}: tensor {tensor} has invalid shape {shape}.",
                            file=file, tensor=tensor, shape=str(list(shape)))

@@ -51,8 +51,9 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         name = Path(error.filename or path).name
-        raise CheckpointError("file_unreadable", "{file} cannot be read ({reason}): see that you may read it, that no "
-                              "other program keeps it, and that its disk or network share is there.", file=name,
+        raise CheckpointError("file_unreadable", "{file} cannot be read ({reason}). Check its permissions, whether "
+                              "another program locks it, and whether its disk or network share is available.",
+                              file=name,
                               reason=str(error.strerror or error)) from error
 
 
@@ -65,8 +66,8 @@ def _open(path: Path, label: str) -> StoredCheckpoint:
     if path.suffix.lower() == ".gguf":
         return _open_gguf(path, label)
     if path.suffix.lower() != ".safetensors":
-        raise CheckpointError("file_format", "{file} is neither a .safetensors nor a .gguf file: the pack reads no "
-                              "other format.", file=label)
+        raise CheckpointError("file_format", "{file} is neither a .safetensors nor a .gguf file. No other format is "
+                              "supported.", file=label)
     alone = len(list(regular_files(path.parent, "*.safetensors"))) == 1
     return _open_files([path], label, _read_config(path.parent / "config.json", label) if alone else {})
 
@@ -74,18 +75,18 @@ def _open(path: Path, label: str) -> StoredCheckpoint:
 def _files_of_folder(folder: Path, label: str) -> list[Path]:
     indexes = sorted(regular_files(folder, "*" + INDEX))
     if len(indexes) > 1:
-        raise CheckpointError("folder_several", "The folder {folder} holds several checkpoints ({first}, {second}): "
-                              "keep one of them.", folder=label, first=indexes[0].name, second=indexes[1].name)
+        raise CheckpointError("folder_several", "The folder {folder} contains several checkpoints ({first}, {second}). "
+                              "Keep one of them.", folder=label, first=indexes[0].name, second=indexes[1].name)
     if indexes:
         return _present(folder, _indexed_files(indexes[0], label), label)
     files = sorted(regular_files(folder, "*.safetensors"))
     if not files:
-        raise CheckpointError("folder_empty", "The folder {folder} holds no .safetensors file.", folder=label)
+        raise CheckpointError("folder_empty", "The folder {folder} contains no .safetensors file.", folder=label)
     if shard := SHARD.match(files[0].name):
         return _numbered_shards(folder, shard["stem"], int(shard["count"]), label)
     if len(files) > 1:
-        raise CheckpointError("folder_no_index", "The folder {folder} holds {count} .safetensors files ({first}, "
-                              "{second}, ...) and no index: choose one of them.", folder=label, count=len(files),
+        raise CheckpointError("folder_no_index", "The folder {folder} contains {count} .safetensors files ({first}, "
+                              "{second}, ...) but no index. Choose one of the files.", folder=label, count=len(files),
                               first=files[0].name, second=files[1].name)
     return files
 
@@ -94,7 +95,7 @@ def _indexed_files(index: Path, label: str) -> list[str]:
     """File names in an index, without any folder: it may only name its neighbours."""
     weight_map = _read_json(index, label).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError("index_invalid", "{index} in {folder} is not an index of tensors: download it again.",
+        raise CheckpointError("index_invalid", "{index} in {folder} is not a valid tensor index. Download it again.",
                               index=index.name, folder=label)
     return sorted({Path(str(name)).name for name in weight_map.values()})
 
@@ -131,8 +132,8 @@ def tensor_infos(file, label: str, most: int) -> dict[str, TensorInfo]:
     """Of an opened safetensors file. Raises CheckpointError for more than `most` tensors, or more axes than any has."""
     names = list(file.keys())
     if len(names) > most:
-        raise CheckpointError("tensors_many", "{file} has {count} tensors: such a file has at most {max}, so it is no "
-                              "model of this kind, or damaged.", file=label, count=f"{len(names):,}", max=f"{most:,}")
+        raise CheckpointError("tensors_many", "{file} has {count} tensors; the maximum is {max}. It is another kind of "
+                              "file, or damaged.", file=label, count=f"{len(names):,}", max=f"{most:,}")
     found = {}
     for name in names:
         if name.endswith((ATTENTION_PREFERENCE, SAVED_CONFIG)):
@@ -140,8 +141,8 @@ def tensor_infos(file, label: str, most: int) -> dict[str, TensorInfo]:
         part = file.get_slice(name)
         found[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
         if len(found[name].shape) > MOST_AXES:
-            raise CheckpointError("tensor_axes", "In {file} the tensor {tensor} has {count} axes: no model's has more "
-                                  "than {max}, so the file is damaged.", file=label, tensor=name[:LONGEST_NAME],
+            raise CheckpointError("tensor_axes", "{file} is damaged: tensor {tensor} has {count} axes; the maximum is "
+                                  "{max}.", file=label, tensor=name[:LONGEST_NAME],
                                   count=f"{len(found[name].shape):,}", max=MOST_AXES)
     return found
 
@@ -158,8 +159,8 @@ def regular_files(folder: Path, pattern: str) -> Iterator[Path]:
 def check_is_regular(path: Path) -> None:
     """Raises CheckpointError for what is there, and regular_files would leave out."""
     if not path.is_file() and path.exists():
-        raise CheckpointError("not_regular", "{file} is no file but a folder, a pipe, a socket or a device: put the "
-                              "file itself there.", file=path.name)
+        raise CheckpointError("not_regular", "{file} is not a regular file but a folder, pipe, socket or device.",
+                              file=path.name)
 
 
 def check_header(path: Path) -> None:
@@ -169,8 +170,8 @@ def check_header(path: Path) -> None:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
     if MOST_HEADER_BYTES < size < path.stat().st_size:  # of a larger one safetensors itself says that it is damaged
-        raise CheckpointError("safetensors_header", "{file} has a header of {size} bytes: no model's has more than "
-                              "{max}, so the file is damaged.", file=path.name, size=f"{size:,}",
+        raise CheckpointError("safetensors_header", "{file} is damaged: its header of {size} bytes exceeds {max}.",
+                              file=path.name, size=f"{size:,}",
                               max=f"{MOST_HEADER_BYTES:,}")
 
 
@@ -183,8 +184,8 @@ def _safe_open(path: Path):
     except SafetensorError as error:
         check_is_no_text(path)
         size = path.stat().st_size
-        raise CheckpointError("safetensors_damaged", "{file} ({size} bytes) is truncated or damaged, download it again "
-                              "({error}).", file=path.name, size=f"{size:,}", error=str(error)) from error
+        raise CheckpointError("safetensors_damaged", "{file} ({size} bytes) is truncated or damaged ({error}). "
+                              "Download it again.", file=path.name, size=f"{size:,}", error=str(error)) from error
 
 
 def check_is_no_text(path: Path) -> None:
@@ -192,11 +193,11 @@ def check_is_no_text(path: Path) -> None:
     with path.open("rb") as file:
         begin = file.read(80)
     if begin.startswith(b"version https://git-lfs"):
-        raise CheckpointError("lfs_pointer", "{file} is a Git LFS pointer, not the file itself: run  git lfs pull  in "
+        raise CheckpointError("lfs_pointer", "{file} is a Git LFS pointer, not the file itself. Run  git lfs pull  in "
                               "its folder, or download the file from its web page.", file=path.name)
     if TEXT.match(begin):
-        raise CheckpointError("web_page", "{file} is a web page or an error message, saved under the file's name: it "
-                              "begins with {beginning}. Download it again, logged in if its web page asks for that.",
+        raise CheckpointError("web_page", "{file} is a web page or an error message saved under the file's name; it "
+                              "starts with {beginning}. Download it again, logged in if its web page asks for that.",
                               file=path.name, beginning=repr(begin[:40].decode("utf-8", "replace").strip()))
 
 
@@ -208,8 +209,8 @@ def _open_gguf(path: Path, label: str) -> GGUFCheckpoint:
         raise _missing_file(path) from None
     except ValueError as error:
         check_is_no_text(path)
-        raise CheckpointError("gguf_damaged", "{file} ({size} bytes) is truncated, damaged or no GGUF file, download "
-                              "it again ({error}).", file=path.name, size=f"{path.stat().st_size:,}",
+        raise CheckpointError("gguf_damaged", "{file} ({size} bytes) is truncated, damaged or not a GGUF file "
+                              "({error}). Download it again.", file=path.name, size=f"{path.stat().st_size:,}",
                               error=reason(error)) from error
     return GGUFCheckpoint.of(label, stored, header, homes=dict.fromkeys(stored, path))
 
@@ -224,8 +225,8 @@ def _saved_config(file, label: str) -> dict:
     for name in (name for name in names if name.endswith(SAVED_CONFIG)):
         part = file.get_slice(name)
         if part.get_dtype() != "U8" or math.prod(part.get_shape()) > MOST_JSON_BYTES:
-            raise CheckpointError("config_tensor", "In {file} the tensor {tensor} is no configuration, which has at "
-                                  "most {max} bytes: save the file again.", file=label, tensor=name[-LONGEST_NAME:],
+            raise CheckpointError("config_tensor", "{file}: tensor {tensor} is not a valid configuration (at most "
+                                  "{max} bytes). Save the file again.", file=label, tensor=name[-LONGEST_NAME:],
                                   max=f"{MOST_JSON_BYTES:,}")
         config |= _as_dict(file.get_tensor(name).numpy().tobytes(), _inside(label))
     return config
@@ -242,8 +243,8 @@ def _read_config(path: Path, label: str) -> dict:
 def _read_json(path: Path, label: str) -> dict:
     size = path.stat().st_size
     if size > MOST_JSON_BYTES:
-        raise CheckpointError("json_large", "The file {file} of {folder} has {size} bytes: a configuration or an index "
-                              "has at most {max}, download it again.", file=path.name, folder=label,
+        raise CheckpointError("json_large", "{file} in {folder} has {size} bytes; a configuration or an index has at "
+                              "most {max}. Download it again.", file=path.name, folder=label,
                               size=f"{size:,}", max=f"{MOST_JSON_BYTES:,}")
     return _as_dict(path.read_bytes(), Message("config_file", "The file {file} of {folder}", file=path.name,
                                                folder=label))
@@ -256,6 +257,6 @@ def _as_dict(text: str | bytes, what: str) -> dict:
         raise CheckpointError("json_invalid", "{source} is not valid JSON ({error}).", source=what,
                               error=str(error)) from error
     if not isinstance(content, dict):
-        raise CheckpointError("json_no_entries", "{source} holds no named entries ({example}): download it again.",
+        raise CheckpointError("json_no_entries", "{source} contains no named entries ({example}). Download it again.",
                               source=what, example="{...}")
     return content

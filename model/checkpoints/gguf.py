@@ -216,7 +216,7 @@ def _stored(file: numpy.memmap, shape: tuple[int, ...], number: int, start: int)
     else:
         return Stored(shape, kind, torch.empty(0))
     if 0 in shape or (shape or (1,))[-1] % values:
-        raise Refusal("gguf_tensor_shape", "a tensor of the type {type} has the impossible shape {shape}",
+        raise Refusal("gguf_tensor_shape", "a tensor of type {type} has the invalid shape {shape}",
                       type=kind, shape=str(list(shape)))
     end = start + math.prod(shape) // values * size
     if end > len(file):
@@ -232,7 +232,7 @@ def _reshaped(stored: Stored, shape: object) -> Stored:
     fits = (isinstance(shape, list) and len(shape) <= _Header.MOST_ORIGINAL_AXES
             and all(isinstance(length, int) and length > 0 for length in shape))
     if not fits or math.prod(shape) != math.prod(stored.shape):
-        raise Refusal("gguf_original_shape", "a tensor of the shape {shape} claims to have had the shape {original}",
+        raise Refusal("gguf_original_shape", "a tensor of shape {shape} declares the original shape {original}",
                       shape=str(list(stored.shape)),
                       original=str(shape[:_Header.MOST_ORIGINAL_AXES + 1] if isinstance(shape, list) else shape))
     shape, kind = tuple(shape), stored.kind
@@ -266,7 +266,7 @@ class _Header:
     def read(self) -> tuple[dict[str, object], dict[str, tuple]]:
         """Metadata, and for each tensor its shape, type and offset."""
         if self.take(4) != b"GGUF":
-            raise Refusal("gguf_magic", "it does not begin with GGUF")
+            raise Refusal("gguf_magic", "it does not start with GGUF")
         version = self.number("I")
         if version not in self.VERSIONS:
             raise Refusal("gguf_version", "its version is {version}", version=version)
@@ -278,7 +278,7 @@ class _Header:
     def check_entries(self, size: int, most: int) -> None:
         """size: bytes that all entries take at least; most: how many there are of one kind."""
         if most > self.MOST_ENTRIES or size > len(self.buffer) - self.place:
-            raise Refusal("gguf_entries", "its header claims to have {count} entries", count=f"{most:,}")
+            raise Refusal("gguf_entries", "its header declares {count} entries", count=f"{most:,}")
 
     def entry(self) -> tuple[tuple[int, ...], int, int]:
         axes = self.number("I")
@@ -294,7 +294,7 @@ class _Header:
             kind, count = self.number("I"), self.number("Q")
             self.items += count
             if self.items > self.MOST_ITEMS:
-                raise Refusal("gguf_items", "its header claims to have lists of {count} values",
+                raise Refusal("gguf_items", "its header declares arrays of {count} values",
                               count=f"{self.items:,}")
             if kind == self.TEXT:
                 return [self.text() for _ in range(count)]
@@ -320,7 +320,7 @@ class _Header:
         if end > len(self.buffer):
             raise Refusal("gguf_header_end", "its header ends early")
         if end > self.MOST_BYTES:
-            raise Refusal("gguf_header_long", "its header has more than {max} MiB", max=self.MOST_BYTES // 1024**2)
+            raise Refusal("gguf_header_long", "its header is longer than {max} MiB", max=self.MOST_BYTES // 1024**2)
         value = bytes(self.buffer[self.place:end])
         self.place = end
         return value

@@ -103,7 +103,7 @@ class _Entries:
         stored = self.checkpoint.tensors[name].dtype
         packed = stored in gguf.BLOCKS and value.dtype == torch.uint8
         if not (finite.has_finite_scales(value, stored) if packed else finite.is_finite(value)):
-            raise self.checkpoint.fail("tensor_not_finite", "{file} is damaged: the tensor {tensor} holds NaN or "
+            raise self.checkpoint.fail("tensor_not_finite", "{file} is damaged: tensor {tensor} contains NaN or "
                                        "infinite values.", tensor=name)
 
 

@@ -64,7 +64,7 @@ def sized(checkpoint: Checkpoint, build: Callable[..., Result], *arguments) -> R
     except CheckpointError:
         raise
     except (ValueError, ZeroDivisionError) as error:
-        raise checkpoint.fail("sizes_inconsistent", "{file} has sizes that do not fit together: {error}",
+        raise checkpoint.fail("sizes_inconsistent", "{file} has inconsistent layer sizes: {error}",
                               error=reason(error)) from error
 
 
@@ -90,8 +90,8 @@ def match(checkpoint: Checkpoint, expected: Shapes, sources: Sources) -> dict[st
             raise missing_tensor(checkpoint.label, source.name)
         found = _shape_of_rows(checkpoint.tensors[source.name].shape, source.rows)
         if _without_unit_axes(found) != _without_unit_axes(shape):
-            raise checkpoint.fail("tensor_shape", "In {file} the tensor {tensor} has the shape {shape}, expected "
-                                  "{expected}.", tensor=source.name, shape=str(list(found)),
+            raise checkpoint.fail("tensor_shape", "{file}: tensor {tensor} has shape {shape}, expected {expected}.",
+                                  tensor=source.name, shape=str(list(found)),
                                   expected=str(list(shape)))
     unknown = sorted(set(checkpoint.tensors) - {source.name for source in sources.values()})
     if unknown:
@@ -132,8 +132,8 @@ def companion_sources(stored: Checkpoint, companions: Mapping[str, Mapping[str, 
             # One byte is the scale of a block. Those lie in tiles of rows, which cannot be cut.
             in_tiles = scales.dtype[:2] in ("F8", "U8")
             if source.rows != slice(None) and rows[0] // 2 % quantization.TILE_ROWS and in_tiles:
-                raise stored.fail("fused_scales", "{file} has scales for blocks of {tensor}, whose halves of {rows} "
-                                  "rows share one: quantise gate and projection apart.", tensor=source.name,
+                raise stored.fail("fused_scales", "{file}: the block scales of {tensor} span both halves ({rows} rows "
+                                  "each). Quantize gate and projection separately.", tensor=source.name,
                                   rows=rows[0] // 2)
             one_for_each_row = scales.shape[:1] == rows and len(rows) and companion != "pre_quant_scale"
             found[f"{layer_of(name)}.{companion}"] = Source(theirs, source.rows if one_for_each_row else slice(None))
@@ -142,8 +142,8 @@ def companion_sources(stored: Checkpoint, companions: Mapping[str, Mapping[str, 
 
 def refuse_other_tools(checkpoint: Checkpoint) -> None:
     if tool := quantization.other_tool(checkpoint.tensors, checkpoint.config):
-        raise checkpoint.fail("other_tool", "{file} was quantised by {tool}, a layout that only its own software "
-                              "reads: choose the bf16 file, one that ComfyUI's tools have quantised, or a GGUF file.",
+        raise checkpoint.fail("other_tool", "{file} was quantized by {tool}, in a layout that only its own software "
+                              "reads. Choose the bf16 file, one quantized by ComfyUI's tools, or a GGUF file.",
                               tool=tool)
 
 
@@ -160,6 +160,6 @@ def refuse_quantized(checkpoint: Checkpoint) -> None:
     dtypes = {info.dtype for name, info in tensors.items() if name.endswith(".weight")}
     odd = sorted(dtypes - set(quantization.PLAIN_DTYPES))
     if signs or odd:
-        raise checkpoint.fail("quantization_unknown", "{file} is quantised in a way that this version of the pack does "
-                              "not read ({found}): choose the bf16 file, or one that ComfyUI's tools have quantised.",
+        raise checkpoint.fail("quantization_unknown", "{file} is quantized in an unsupported format ({found}). Choose "
+                              "the bf16 file, or one quantized by ComfyUI's tools.",
                               found=signs[0] if signs else f"dtype {odd[0]}")

@@ -150,8 +150,8 @@ def _layers(metadata: Mapping, checkpoint: StoredCheckpoint) -> Settings:
 
 
 def _unreadable(checkpoint: StoredCheckpoint, error: str) -> CheckpointError:
-    return checkpoint.fail("quantization_unreadable", "{file} says that it is quantised, but not how ({error}): "
-                           "download it again.", error=error)
+    return checkpoint.fail("quantization_unreadable", "{file} is marked as quantized, but its settings cannot be read "
+                           "({error}). Download it again.", error=error)
 
 
 def _old_settings(checkpoint: StoredCheckpoint) -> Settings:
@@ -231,21 +231,21 @@ def _checked_format(checkpoint: Checkpoint, layer: str) -> Format:
     settings = checkpoint.quantization[layer]
     name = settings.get("format") if isinstance(settings, Mapping) else None
     if not isinstance(name, str) or name not in FORMATS:
-        raise checkpoint.fail("layer_format", "In {file} the layer {layer} is quantised as {format}, which this "
-                              "version of the pack does not know ({known}).", layer=layer,
+        raise checkpoint.fail("layer_format", "{file}: layer {layer} is quantized as {format}, which is not supported "
+                              "({known}).", layer=layer,
                               format=repr(name), known=", ".join(FORMATS))
     if name == "gguf" and (found := str(settings.get("type"))) not in gguf.BLOCKS:
-        raise checkpoint.fail("gguf_type", "In {file} the tensor {layer}.weight is of GGUF's type {type}, which this "
-                              "version of the pack does not read ({known}): choose another file.", layer=layer,
+        raise checkpoint.fail("gguf_type", "{file}: tensor {layer}.weight has the GGUF type {type}, which is not "
+                              "supported ({known}). Choose another file.", layer=layer,
                               type=found, known=", ".join(gguf.BLOCKS))
     group = _setting(settings, "convrot_groupsize", ROTATIONS[0])
     if not isinstance(group, int):
-        raise checkpoint.fail("rotation_group", "In {file} the layer {layer} is rotated in groups of {group} inputs: "
-                              "download it again.", layer=layer, group=str(group)[:60])
+        raise checkpoint.fail("rotation_group", "{file}: layer {layer} is rotated in groups of {group} inputs, which "
+                              "is invalid. Download it again.", layer=layer, group=str(group)[:60])
     linear = _setting(settings, "linear_dtype", LINEAR_DTYPES[0])
     if name == "convrot_w4a4" and linear not in LINEAR_DTYPES:
-        raise checkpoint.fail("linear_dtype", "In {file} the layer {layer} asks for products in {dtype}, which "
-                              "{format} does not have ({known}): download it again.", layer=layer,
+        raise checkpoint.fail("linear_dtype", "{file}: layer {layer} asks for products in {dtype}, which {format} does "
+                              "not support ({known}). Download it again.", layer=layer,
                               dtype=repr(linear)[:60], format=FORMATS[name].words, known=", ".join(LINEAR_DTYPES))
     return FORMATS[name]
 
@@ -262,8 +262,8 @@ def _checked_weight(checkpoint: Checkpoint, layer: str, kind: Format) -> TensorI
     if weight is None:
         raise missing_tensor(checkpoint.label, f"{layer}.weight")
     if weight.dtype not in kind.dtypes or len(weight.shape) != 2:
-        raise checkpoint.fail("layer_matrix", "In {file} the tensor {layer}.weight should be a matrix of {expected} "
-                              "({format}), but is {shape} of {dtype}.", layer=layer,
+        raise checkpoint.fail("layer_matrix", "{file}: tensor {layer}.weight must be a matrix of {expected} "
+                              "({format}), but has shape {shape} and dtype {dtype}.", layer=layer,
                               expected=kind.dtypes[0], format=kind.words, shape=str(list(weight.shape)),
                               dtype=weight.dtype)
     return weight
@@ -274,15 +274,15 @@ def _check_scales(checkpoint: Checkpoint, layer: str, kind: Format, matrix: Tens
     scales = beside(layer, checkpoint.tensors)
     for scale in kind.scales:
         if scale not in scales:
-            raise checkpoint.fail("scale_missing", "{file} is incomplete: the layer {layer} is quantised, but its "
-                                  "{scale} is missing.", layer=layer, scale=scale)
+            raise checkpoint.fail("scale_missing", "{file} is incomplete: layer {layer} is quantized, but its {scale} "
+                                  "is missing.", layer=layer, scale=scale)
     if foreign := sorted(set(scales) - {*kind.scales, *kind.others, "input_scale"}):
-        raise checkpoint.fail("scale_foreign", "In {file} the layer {layer} is quantised as {format}, which has no "
-                              "{scale}: download it again.", layer=layer, format=kind.words, scale=foreign[0])
+        raise checkpoint.fail("scale_foreign", "{file}: layer {layer} is quantized as {format}, which does not use "
+                              "{scale}. Download it again.", layer=layer, format=kind.words, scale=foreign[0])
     (rows, columns), shape = matrix.shape, checkpoint.tensors[scales["weight_scale"]].shape
     if not _scales_fit(kind, shape, rows, columns):
-        raise checkpoint.fail("scale_shape", "In {file} the tensor {tensor} has the shape {shape}, but the matrix has "
-                              "{rows} rows and {columns} columns ({format}).", tensor=scales["weight_scale"],
+        raise checkpoint.fail("scale_shape", "{file}: tensor {tensor} has shape {shape}, but the matrix has {rows} "
+                              "rows and {columns} columns ({format}).", tensor=scales["weight_scale"],
                               shape=str(list(shape)), rows=rows, columns=columns, format=kind.words)
 
 

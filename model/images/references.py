@@ -26,21 +26,21 @@ def check_reference(number: int, image: Tensor) -> None:
     """Refuse a picture (H, W, C) that cannot be a reference, by its number."""
     height, width, channels = image.shape
     if channels not in (3, 4):
-        raise Refusal("reference_channels", "Reference {number} has {channels} channels: references are RGB or RGBA.",
+        raise Refusal("reference_channels", "Reference {number} has {channels} channels; references are RGB or RGBA.",
                       number=number, channels=channels)
     if not height or not width:
         raise Refusal("reference_empty", "Reference {number} is empty ({width} x {height} pixels).", number=number,
                       width=width, height=height)
     if max(height, width) > LARGEST_RATIO * min(height, width):
         raise Refusal("reference_ratio", "Reference {number} is {width} x {height}: its longer side is more than {max} "
-                      "times the shorter one, crop it first.", number=number, width=width, height=height,
+                      "times the shorter one. Crop it first.", number=number, width=width, height=height,
                       max=LARGEST_RATIO)
     if not image.is_floating_point():
-        raise Refusal("reference_dtype", "Reference {number} holds numbers of the type {dtype}: references hold "
-                      "fractions from 0 to 1, as core's Load Image gives them.", number=number,
+        raise Refusal("reference_dtype", "Reference {number} has dtype {dtype}; references are floating-point values "
+                      "from 0 to 1, as core's Load Image outputs them.", number=number,
                       dtype=str(image.dtype).removeprefix("torch."))
     if not torch.isfinite(image).all():
-        raise Refusal("reference_not_finite", "Reference {number} holds NaN or infinite values.", number=number)
+        raise Refusal("reference_not_finite", "Reference {number} contains NaN or infinite values.", number=number)
 
 
 def resize(image: Tensor, width: int, height: int) -> Tensor:

@@ -34,13 +34,12 @@ def as_masks(mask: Tensor) -> Tensor:
     if mask.ndim == 4 and mask.shape[1] == 1:
         mask = mask.squeeze(1)
     if mask.ndim not in (2, 3) or not mask.numel():
-        raise Refusal("mask_shape", "The mask has the shape {shape}: a mask is [height, width] or [batch, height, "
-                      "width], and not empty. Core's Convert Image to Mask makes one of a picture.",
+        raise Refusal("mask_shape", "The mask has shape {shape}; expected [height, width] or [batch, height, width], "
+                      "not empty. Core's Convert Image to Mask converts an image.",
                       shape=str(list(mask.shape)))
     mask = mask.reshape(-1, *mask.shape[-2:]).float()
     if not torch.isfinite(mask).all() or mask.min() < -OVERSHOOT or mask.max() > 1 + OVERSHOOT:
-        raise Refusal("mask_range", "The mask holds values outside 0 to 1: divide it by its largest value, or make it "
-                      "anew.")
+        raise Refusal("mask_range", "The mask contains values outside 0 to 1. Normalize it, or make a new one.")
     return mask.clamp(0, 1)
 
 
@@ -56,7 +55,7 @@ def fit_mask(mask: Tensor, images: int, height: int, width: int) -> Tensor:
         mask = F.interpolate(mask.unsqueeze(1), (height, width), mode="bilinear").squeeze(1)
     mask = torch.where(mask < FAINTEST, 0, mask)
     if not mask.any():
-        raise Refusal("mask_empty", "The mask is empty (values below {faintest} do not count): paint what the edit may "
+        raise Refusal("mask_empty", "The mask is empty (values below {faintest} do not count). Paint what the edit may "
                       "change, or load a PNG that is transparent there.", faintest=f"{FAINTEST:.2f}")
     return mask.expand(max(images, len(mask)), -1, -1)
 
@@ -64,9 +63,9 @@ def fit_mask(mask: Tensor, images: int, height: int, width: int) -> Tensor:
 def check_mask_count(masks: int, images: int) -> None:
     """Raises Refusal where it cannot be said which mask is whose."""
     if masks != images and 1 not in (masks, images):
-        raise Refusal("mask_count", "There are {masks} masks for {images} pictures: give one mask for all, one for "
-                      "each picture, or several for one picture. Get Image from Batch takes single pictures of a "
-                      "batch, Repeat Image Batch repeats them.", masks=masks, images=images)
+        raise Refusal("mask_count", "Got {masks} masks for {images} images: connect one mask for all, one per image, "
+                      "or several for one image. Get Image from Batch takes single images out of a batch, Repeat Image "
+                      "Batch repeats them.", masks=masks, images=images)
 
 
 def feathered(mask: Tensor, pixels: int) -> Tensor:
@@ -124,12 +123,12 @@ def check_parts(parts: int, images: int, masks: int) -> None:
     """Raises Refusal where it cannot be said which part is whose. One part for several pictures is refused: it is what
     an edit makes that has taken the pictures of a batch for its references, and belongs to one of them."""
     if parts != images and images != 1:
-        raise Refusal("edited_parts", "The edited parts ({parts}) are not as many as the pictures ({images}), nor is "
-                      "there one picture for all. To edit each picture of a batch by itself, put core's Rebatch "
-                      "Images with batch size 1 before Crop for Edit (Qwen-Image 2).", parts=parts, images=images)
+        raise Refusal("edited_parts", "Got {parts} edited crops for {images} images; the counts must match, or there "
+                      "must be one image for all. To edit the images of a batch one by one, put core's Rebatch Images "
+                      "with batch size 1 before Crop for Edit (Qwen-Image 2).", parts=parts, images=images)
     if parts != masks and 1 not in (parts, masks):
-        raise Refusal("edited_masks", "The edited parts ({parts}) are not as many as the masks of the picture "
-                      "({masks}), nor is there one for all. Set batch_size of Encode Edit to {masks}.", parts=parts,
+        raise Refusal("edited_masks", "Got {parts} edited crops for {masks} masks of one image; the counts must match, "
+                      "or there must be one crop for all. Set Batch size of Encode Edit to {masks}.", parts=parts,
                       masks=masks)
 
 

@@ -72,7 +72,7 @@ def check_size(width: int, height: int) -> None:
     """Refuse a size the model cannot make, and name the nearest that it can."""
     nearest = tuple(min(LARGEST, max(SMALLEST, round(side / MULTIPLE) * MULTIPLE)) for side in (width, height))
     if nearest != (width, height):
-        raise Refusal("size_invalid", "Width and height must be multiples of {multiple} from {min} to {max}, got "
-                      "{width} x {height}: the nearest is {nearest_width} x {nearest_height}.", multiple=MULTIPLE,
+        raise Refusal("size_invalid", "Width and height must be multiples of {multiple} between {min} and {max}, got "
+                      "{width} x {height}. The nearest size is {nearest_width} x {nearest_height}.", multiple=MULTIPLE,
                       min=SMALLEST, max=LARGEST, width=width, height=height, nearest_width=nearest[0],
                       nearest_height=nearest[1])

@@ -56,17 +56,17 @@ def check_language(checkpoint: GGUFCheckpoint) -> None:
     found = checkpoint.header.get("general.architecture")
     if found == "clip":
         raise checkpoint.fail("projector_as_text_encoder", "{file} is the vision projector of a language model, not a "
-                              "text encoder for Qwen-Image 2: it goes into vision_projector; {advice}.",
+                              "text encoder for Qwen-Image 2. It belongs into Vision projector; {advice}.",
                               advice=GET_LANGUAGE)
     if found != ARCHITECTURE:
-        what = _of_architecture(found) if found else Message("of_no_architecture", "that does not say its architecture")
+        what = _of_architecture(found) if found else Message("of_no_architecture", "of unknown architecture")
         raise checkpoint.fail("other_language_model", "{file} is a language model {what}, not a text encoder for "
                               "Qwen-Image 2 ({architecture}): {advice}.", what=what,
                               architecture=ARCHITECTURE, advice=GET_LANGUAGE)
     words = checkpoint.header.get("tokenizer.ggml.tokens")
     if isinstance(words, list) and words[IMAGE_PAD_TOKEN:IMAGE_PAD_TOKEN + 1] != ["<|image_pad|>"]:
-        raise checkpoint.fail("other_vocabulary", "{file} has another vocabulary than Qwen3-VL ({words} words, and "
-                              "<|image_pad|> is not number {token}): {advice}.", words=f"{len(words):,}",
+        raise checkpoint.fail("other_vocabulary", "{file} has another vocabulary than Qwen3-VL ({words} words; "
+                              "<|image_pad|> is not token {token}): {advice}.", words=f"{len(words):,}",
                               token=IMAGE_PAD_TOKEN, advice=GET_LANGUAGE)
 
 
@@ -86,8 +86,8 @@ def unfit(projector: GGUFCheckpoint, language: GGUFCheckpoint) -> CheckpointErro
                                advice=GET_PROJECTOR)
     theirs, ours = width(projector, "mm.2.weight", 0), width(language, "token_embd.weight", 1)
     if theirs != ours:
-        return projector.fail("projector_width", "{file} belongs to a language model of width {theirs}, {language} "
-                               "has width {ours}: {advice}.", theirs=theirs,
+        return projector.fail("projector_width", "{file} belongs to a language model of width {theirs}, but {language} "
+                              "has width {ours}: {advice}.", theirs=theirs,
                                language=language.label, ours=ours, advice=GET_PROJECTOR)
     return None
 
@@ -116,7 +116,7 @@ def _vision(checkpoint: GGUFCheckpoint) -> tuple[dict[str, gguf.Stored], dict]:
     if all(name in stored and _is_convolution(stored[name]) for name in FRAMES):  # others are refused by their shapes
         frames = [stored.pop(name) for name in FRAMES]
         if frames[0].shape != frames[1].shape:
-            raise checkpoint.fail("frame_shapes", "In {file} the patch embeddings of the two frames differ in shape: "
+            raise checkpoint.fail("frame_shapes", "{file}: the patch embeddings of the two frames differ in shape: "
                                   "{advice}.", advice=GET_PROJECTOR)
         joined = torch.stack([frame.read() for frame in frames], 2)  # (width, 3, 2, patch, patch)
         stored[FRAMES[0]] = gguf.Stored(tuple(joined.shape), frames[0].kind, joined)

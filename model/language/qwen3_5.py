@@ -15,7 +15,7 @@ from .qwen3_vl import VisionSpec, detect_language_model, vision_spec
 
 ENHANCER = Part(
     Message("part_enhancer", "prompt enhancer"),
-    Message("choose_enhancer", "choose one of the official models (Qwen3.5), for example "
+    Message("choose_enhancer", "choose one of the official enhancers (Qwen3.5), for example "
             "qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors"))
 
 NO_DEEPSTACK = VisionSpec(deepstack_layers=())
@@ -71,7 +71,8 @@ def enhancer_spec(checkpoint: Checkpoint) -> EnhancerSpec:
     attention = tuple(layers.format(number) + "self_attn.q_norm.weight" in checkpoint.tensors
                       for number in range(checkpoint.count(layers + "input_layernorm.weight")))
     if True not in attention:
-        raise checkpoint.fail("attention_missing", "{file} is incomplete: none of its {layers} layers has attention.",
+        raise checkpoint.fail("attention_missing", "{file} is incomplete: none of its {layers} layers has attention "
+                              "weights.",
                               layers=len(attention))
     full, linear = layers.format(attention.index(True)) + "self_attn.", layers.format(0) + "linear_attn."
     head_dim, = shape(full + "q_norm.weight")

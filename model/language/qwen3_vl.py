@@ -55,7 +55,7 @@ class VisionSpec:
 
     def __post_init__(self):
         if self.dim % self.heads:
-            raise Refusal("vision_heads", "the vision tower's width {width} is no multiple of its {heads} heads.",
+            raise Refusal("vision_heads", "the vision tower's width {width} is not a multiple of its {heads} heads.",
                           width=self.dim, heads=self.heads)
 
 
@@ -80,7 +80,7 @@ class TextEncoderSpec:
                           "{head_dim}.", sections=str(self.mrope_section), channels=2 * sum(self.mrope_section),
                           head_dim=self.head_dim)
         if self.vision and max(self.vision.deepstack_layers, default=0) >= self.vision.depth:
-            raise Refusal("deepstack_layers", "deepstack_layers {layers} are taken from a vision tower of {depth} "
+            raise Refusal("deepstack_layers", "deepstack_layers {layers} exceed the vision tower's depth of {depth} "
                           "blocks.", layers=str(self.vision.deepstack_layers), depth=self.vision.depth)
 
 
@@ -138,8 +138,8 @@ def _refuse_packed_vocabulary(checkpoint: Checkpoint, table: dict[str, Source]) 
     name = table[EMBEDDINGS].name
     found = checkpoint.quantization.get(layer_of(name), {}).get("format")
     if found is not None and found not in quantization.ROWS:
-        raise checkpoint.fail("vocabulary_quantised", "In {file} the vocabulary ({tensor}) is quantised as {format}, "
-                              "of which no row can be looked up ({formats}): {advice}.", tensor=name, format=found,
+        raise checkpoint.fail("vocabulary_quantised", "{file}: the vocabulary ({tensor}) is quantized as {format}, "
+                              "which does not allow row lookups ({formats}): {advice}.", tensor=name, format=found,
                               formats=", ".join(quantization.ROWS), advice=TEXT_ENCODER.advice)
 
 
@@ -151,12 +151,12 @@ def text_encoder_spec(checkpoint: Checkpoint) -> TextEncoderSpec:
     head_dim, = shape(layer + "self_attn.q_norm.weight")
     vocabulary, dim = shape("model.language_model.embed_tokens.weight")
     if dim in OTHER_WIDTHS:
-        raise checkpoint.fail("text_encoder_size", "{file} is {model} (width {width}), Qwen-Image 2 reads "
-                              "Qwen3-VL-8B's width {expected}: {advice}.", model=OTHER_WIDTHS[dim],
+        raise checkpoint.fail("text_encoder_size", "{file} is {model} (width {width}); Qwen-Image 2 needs Qwen3-VL-8B "
+                              "(width {expected}): {advice}.", model=OTHER_WIDTHS[dim],
                               width=dim, expected=TextEncoderSpec.dim, advice=TEXT_ENCODER.advice)
     if vocabulary <= IMAGE_PAD_TOKEN:
-        raise checkpoint.fail("vocabulary_size", "{file} has a vocabulary of {tokens} tokens, Qwen3-VL one of "
-                              "{expected}: {advice}.", tokens=f"{vocabulary:,}",
+        raise checkpoint.fail("vocabulary_size", "{file} has a vocabulary of {tokens} tokens; Qwen3-VL has {expected}: "
+                              "{advice}.", tokens=f"{vocabulary:,}",
                               expected=f"{TextEncoderSpec.vocabulary:,}", advice=TEXT_ENCODER.advice)
     return TextEncoderSpec(
         layers=checkpoint.count("model.language_model.layers.{}.self_attn.q_norm.weight"),
@@ -175,8 +175,8 @@ def text_encoder_spec(checkpoint: Checkpoint) -> TextEncoderSpec:
 
 def _mrope_section(checkpoint: Checkpoint, head_dim: int) -> tuple[int, int, int]:
     if head_dim != TextEncoderSpec.head_dim:
-        raise checkpoint.fail("rope_unknown", "{file} has heads of {head_dim} channels, and no configuration that says "
-                              "how its rotary positions are laid out: keep config.json beside it.",
+        raise checkpoint.fail("rope_unknown", "{file} has attention heads of {head_dim} channels and no configuration "
+                              "of its rotary embedding. Keep config.json beside it.",
                               head_dim=head_dim)
     return TextEncoderSpec.mrope_section
 
@@ -187,8 +187,8 @@ def vision_spec(checkpoint: Checkpoint, part: Part) -> VisionSpec:
     depth = checkpoint.count("model.visual.blocks.{}.attn.qkv.weight")
     dim = shape("model.visual.blocks.0.norm1.weight")[0]
     if not config and (depth, dim) != (VisionSpec.depth, VisionSpec.dim):
-        raise checkpoint.fail("vision_tower_size", "{file} has a vision tower of depth {depth} and width {width}, not "
-                              "the published {expected_depth} and {expected_width}: {advice}.", depth=depth,
+        raise checkpoint.fail("vision_tower_size", "{file} has a vision tower of depth {depth} and width {width}; the "
+                              "published model has {expected_depth} and {expected_width}: {advice}.", depth=depth,
                               width=dim, expected_depth=VisionSpec.depth, expected_width=VisionSpec.dim,
                               advice=part.advice)
     temporal_patch, patch = shape("model.visual.patch_embed.proj.weight", 5)[2:4]

@@ -66,7 +66,7 @@ def transformer_spec(checkpoint: Checkpoint) -> TransformerSpec:
     dim, channels = shape("img_in.weight")
     head_dim, = shape("transformer_blocks.0.attn.norm_q.weight")
     if channels != TransformerSpec.channels:
-        raise checkpoint.fail("latent_channels", "{file} works on {channels} latent channels, Qwen-Image 2 on 64.",
+        raise checkpoint.fail("latent_channels", "{file} expects {channels} latent channels; Qwen-Image 2 has 64.",
                               channels=channels)
     return TransformerSpec(
         layers=checkpoint.count("transformer_blocks.{}.attn.norm_q.weight"),
@@ -129,13 +129,13 @@ def vae_spec(checkpoint: Checkpoint) -> VAESpec:
     base, pixels = shape("encoder.conv_in.weight", 2)[:2]
     latent = shape("decoder.conv_in.weight", 2)[1]
     if (pixels, latent) != (VAESpec.pixel_channels, VAESpec.latent_channels):
-        raise checkpoint.fail("vae_channels", "{file} is a VAE from {pixels} pixel channels to {latent} latent "
-                              "channels, Qwen-Image 2 needs {expected_pixels} to {expected_latent}: {advice}.",
+        raise checkpoint.fail("vae_channels", "{file} is a VAE with {pixels} pixel channels and {latent} latent "
+                              "channels; Qwen-Image 2 needs {expected_pixels} and {expected_latent}: {advice}.",
                               pixels=pixels, latent=latent, expected_pixels=VAESpec.pixel_channels,
                               expected_latent=VAESpec.latent_channels, advice=AUTOENCODER.advice)
     taps = shape("decoder.conv_out.weight")[2:-2]
     if taps not in ((), (1,)):
-        raise checkpoint.fail("video_vae", "{file} is a video VAE ({taps} temporal taps), not the VAE of Qwen-Image 2: "
+        raise checkpoint.fail("video_vae", "{file} is a video VAE ({taps} temporal taps), not the Qwen-Image 2 VAE: "
                               "{advice}.", taps=taps[0], advice=AUTOENCODER.advice)
     levels = checkpoint.count("encoder.down_blocks.{}.resnets.0.norm1.gamma")
     return VAESpec(

@@ -52,17 +52,17 @@ def normalised(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: 
 
 
 def twice(label: str, one: str, other: str) -> LoraError:
-    return LoraError("lora_twice", "{file} changes the same matrix twice ({one}, {other}), of which only one would "
-                     "be used: save each LoRA as a file of its own.", file=label, one=one, other=other)
+    return LoraError("lora_twice", "{file} patches the same weight twice ({one}, {other}), and only one of them would "
+                     "be used. Save each LoRA as a file of its own.", file=label, one=one, other=other)
 
 
 def _check_family(state: Mapping[str, Tensor], origins: Mapping[str, str], label: str) -> None:
     """Fun-Acc PDD replaces the output layer by one for each step; without it the rest draws something else."""
     for name, tensor in state.items():
         if name.startswith(f"{adapters.ROOT}proj_out.") and tensor.ndim == 3:
-            raise LoraError("lora_pdd", "{file} is a Fun-Acc PDD file: it has an output layer for each step ({tensor}, "
-                            "{shape}), which this version of the pack does not support. Use another LoRA for few "
-                            "steps, such as Lightning.", file=label, tensor=origins[name],
+            raise LoraError("lora_pdd", "{file} is a Fun-Acc PDD file: it has one output layer per step ({tensor}, "
+                            "{shape}), which is not supported. Use another few-step LoRA, such as Lightning.",
+                            file=label, tensor=origins[name],
                             shape=str(list(tensor.shape)))
 
 
@@ -93,7 +93,7 @@ def _for_halves(name: str, tensor: Tensor, origin: str, label: str) -> dict[str,
 
 
 def whole_transformer(label: str, tensor: str) -> LoraError:
-    return LoraError("lora_is_transformer", "{file} is no LoRA but a whole transformer ({tensor}): put it into "
+    return LoraError("lora_is_transformer", "{file} is not a LoRA but a whole transformer ({tensor}). Put it into "
                      "models/diffusion_models and choose it in the loader.", file=label, tensor=tensor)
 
 
@@ -103,8 +103,8 @@ def _halves(part: str, tensor: Tensor, name: str, label: str) -> tuple[Tensor, T
     if part == "weight":
         raise whole_transformer(label, name)
     if part not in _ROWS or not tensor.ndim or len(tensor) % 2:
-        raise LoraError("lora_fused", "{file} adapts {matrix} as one matrix, in a way that cannot be split ({tensor}): "
-                        "this model has it in two. Train the LoRA on the diffusers form of the weights instead.",
+        raise LoraError("lora_fused", "{file} adapts {matrix} as one matrix in a way that cannot be split ({tensor}); "
+                        "this model has two. Train the LoRA on the diffusers form of the weights instead.",
                         file=label, matrix=FUSED_MLP, tensor=name)
     upper, lower = (half.contiguous() for half in tensor.chunk(2))
     return upper, lower
@@ -116,8 +116,8 @@ def _all_scales(state: Mapping[str, Tensor], metadata: Mapping[str, str], label:
     try:
         scales = _scales(bare, metadata, label)
     except (OverflowError, RecursionError) as error:
-        raise LoraError("lora_metadata_unbounded", "The metadata of {file} ({entry}) cannot be read: it holds a number "
-                        "of hundreds of digits or brackets without end. Download it again.", file=label,
+        raise LoraError("lora_metadata_unbounded", "The metadata of {file} ({entry}) cannot be read: its numbers or "
+                        "its nesting exceed all limits. Download it again.", file=label,
                         entry=METADATA) from error
     return {name if name.startswith(adapters.FLAT) else adapters.ROOT + name: scale for name, scale in scales.items()}
 
@@ -155,14 +155,14 @@ def _own_alphas(patterns: Mapping[str, object], label: str) -> dict[str, tuple[i
     anchors and escapes that PEFT and diffusers write around them. Source: peft/utils/other.py, get_pattern_key.
     """
     if len(patterns) > MOST_PATTERNS:
-        raise LoraError("lora_patterns", "The metadata of {file} names the scale of {count} modules: a LoRA of this "
+        raise LoraError("lora_patterns", "The metadata of {file} sets the scale of {count} modules; a LoRA of this "
                         "model has at most {max}.", file=label, count=f"{len(patterns):,}", max=f"{MOST_PATTERNS:,}")
     own: dict[str, tuple[int, object]] = {}
     for place, (pattern, alpha) in enumerate(patterns.items()):
         name = pattern.removesuffix("$").removeprefix(r".*\.").replace(r"\.", ".")
         if not _NAME.fullmatch(name):
-            raise LoraError("lora_pattern", "The metadata of {file} holds the pattern {pattern}: names of modules are "
-                            "understood, and no other expression. Save the LoRA with names in alpha_pattern.",
+            raise LoraError("lora_pattern", "The metadata of {file} contains the pattern {pattern}; only module names "
+                            "are supported. Save the LoRA with plain names in alpha_pattern.",
                             file=label, pattern=repr(pattern[:LONGEST_SHOWN]))
         own.setdefault(name, (place, alpha))
     return own

@@ -45,8 +45,8 @@ class Condition:
 
     def __post_init__(self):
         if len(self.slots) != len(self.references):
-            raise Refusal("slots_without_references", "The prompt has {slots} image slots, but {references} reference "
-                          "latents came with it: each reference needs both.", slots=len(self.slots),
+            raise Refusal("slots_without_references", "The prompt has {slots} image placeholders, but {references} "
+                          "reference latents came with it. Each reference needs both.", slots=len(self.slots),
                           references=len(self.references))
         free = 0
         for number, ((first, states), latent) in enumerate(zip(self.slots, self.references, strict=True), start=1):
@@ -58,20 +58,23 @@ class Condition:
         """free: the first state that no slot before has taken."""
         length = self.text.shape[1]
         if not free <= first < first + states <= length:
-            raise Refusal("image_slot", "Image slot {number} takes the states {first} to {last} of the prompt, but "
-                          "only {free} to {end} are there for it: slots lie inside the prompt, in order and apart. "
-                          "Encode the prompt anew with Encode Edit (Qwen-Image 2).", number=number, first=first,
+            raise Refusal("image_slot", "Image placeholder {number} covers positions {first} to {last} of the prompt; "
+                          "{free} to {end} are available. Placeholders must lie within the prompt, in order and "
+                          "without overlap. Encode the prompt again with Encode Edit (Qwen-Image 2).",
+                          number=number, first=first,
                           last=first + states - 1, free=free, end=length - 1)
 
     def _check_latent(self, number: int, states: int, latent: Tensor) -> None:
         if len(latent) not in (1, len(self.text)):
             raise Refusal("reference_batch", "Reference {number} is a batch of {latents} latents for {prompts} "
-                          "prompts: it must be one for all, or one for each.", number=number, latents=len(latent),
+                          "prompts. It must hold one for all prompts or one per prompt.",
+                          number=number, latents=len(latent),
                           prompts=len(self.text))
         tokens = latent.shape[-2] * latent.shape[-1]
         if states * TOKENS_PER_SLOT != tokens:
-            raise Refusal("reference_tokens", "Reference {number} has {width} x {height} latent tokens, but its slot "
-                          "in the prompt stands for {tokens}: text encoder and VAE saw different sizes.", number=number,
+            raise Refusal("reference_tokens", "Reference {number} has {width} x {height} latent tokens, but its "
+                          "placeholder in the prompt has {tokens}: text encoder and VAE got different sizes.",
+                          number=number,
                           width=latent.shape[-1], height=latent.shape[-2], tokens=states * TOKENS_PER_SLOT)
 
     def to(self, device: torch.device) -> "Condition":

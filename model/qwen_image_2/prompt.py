@@ -19,8 +19,8 @@ def render(prompt: str, images: int = 0) -> str:
     Raises ValueError where the prompt holds an image token of its own, which would claim a slot.
     """
     if "<|image_pad|>" in prompt:
-        raise Refusal("image_pad_token", "The prompt contains the token <|image_pad|>, which stands for a reference "
-                      "image: remove it.")
+        raise Refusal("image_pad_token", "The prompt contains the token <|image_pad|>, which is reserved for reference "
+                      "images. Remove it.")
     references = " ".join(f"<image{number}>{IMAGE_SLOT}" for number in range(1, images + 1))
     # Qwen has no start token: an empty prompt would leave nothing to read.
     return (f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n"

@@ -44,7 +44,7 @@ def with_zero(sigmas) -> Tensor:
 
 def linear_times(steps: int) -> Tensor:
     if steps < 1:
-        raise Refusal("steps_min", "At least 1 step is needed, got {steps}.", steps=steps)
+        raise Refusal("steps_min", "Steps must be at least 1, got {steps}.", steps=steps)
     return torch.linspace(1, 1 / steps, steps, dtype=torch.float64)
 
 

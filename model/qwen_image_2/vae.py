@@ -35,8 +35,8 @@ class VAE(nn.Module):
         """The mode of the posterior: its mean, the first half of the moments."""
         height, width = pixels.shape[-2:]
         if height % self.spec.scale or width % self.spec.scale:
-            raise Refusal("vae_multiple", "The VAE encodes multiples of {multiple} pixels, but the picture is {width} "
-                          "x {height}.", multiple=self.spec.scale, width=width, height=height)
+            raise Refusal("vae_multiple", "The VAE encodes multiples of {multiple} pixels, got {width} x {height}.",
+                          multiple=self.spec.scale, width=width, height=height)
         encoder = self.encoder
         # The picture itself is narrow: its chunks are counted in the width of the level that they enter.
         narrow = chunk_bytes * self.spec.pixel_channels // encoder.conv_in.out_channels

@@ -137,7 +137,7 @@ def doubling(ops) -> type[nn.Module]:
             taps = super().forward(x)
             if not isinstance(taps, Taps):  # or the decoder would give pictures of half the size
                 raise Refusal("convolution_unknown", "This version of ComfyUI or PyTorch computes convolutions in a "
-                              "way that the VAE of Qwen-Image 2 does not know: update this pack.")
+                              "way that the Qwen-Image 2 VAE does not support. Update this pack.")
             return taps
 
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Taps:
@@ -214,7 +214,7 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [spec.base_dim * m for m in (1, *spec.dim_mult)]
         if widths[-1] != widths[-2]:
-            raise Refusal("encoder_width", "The encoder's last level must keep its width, got {before} and {last}.",
+            raise Refusal("encoder_width", "The encoder's last level must keep its width; got {before} and {last}.",
                           before=widths[-2], last=widths[-1])
         self.conv_in = ops.Conv2d(spec.pixel_channels, widths[0], 3, padding=1, **factory)
         self.down_blocks = nn.ModuleList(

@@ -40,8 +40,8 @@ def chunk_for(peak: int, height: int, width: int, element: int, summed: int) -> 
     """Bytes of a chunk of rows with which a picture takes at most `peak` bytes. Raises ValueError where none does."""
     needed = least(height, width, element, summed)
     if peak < needed:
-        raise Refusal("vae_peak_low", "A picture of {width} x {height} pixels takes the VAE at least {needed} GiB, but "
-                      "vae_peak of Memory Budget is {peak} GiB: raise it, or set it to 0.", width=width, height=height,
+        raise Refusal("vae_peak_low", "The VAE needs at least {needed} GiB for {width} x {height} pixels, but VRAM for "
+                      "VAE on Memory Budget is {peak} GiB. Raise it, or set it to 0.", width=width, height=height,
                       needed=f"{needed / 2**30:.2f}", peak=f"{peak / 2**30:.2f}")
     return (peak - needed) // CHUNKS
 

@@ -72,7 +72,7 @@ def diffusion_network(patcher) -> Network:
     """The transformer of a MODEL, to be written. Raises ValueError for another kind of model, and for a LoRA that would
     spoil the file or be missing in it."""
     if not is_ours(patcher):
-        raise Refusal("not_our_model", "This MODEL is not a Qwen-Image 2 transformer of this pack: load it with Load "
+        raise Refusal("not_our_model", "This MODEL is not a Qwen-Image 2 transformer of this pack. Load it with Load "
                       "Diffusion Model (Qwen-Image 2).")
     check_lora_shapes(patcher)
     check_lora_values(patcher)

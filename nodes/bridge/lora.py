@@ -52,7 +52,7 @@ def _read(path: Path, label: str) -> tuple[dict, dict]:
             return state, file.metadata() or {}
     except SafetensorError as error:
         check_is_no_text(path)
-        raise LoraError("lora_damaged", "{file} is no intact .safetensors file ({error}): download it again.",
+        raise LoraError("lora_damaged", "{file} is not a valid .safetensors file ({error}). Download it again.",
                         file=label, error=str(error)) from error
 
 
@@ -76,13 +76,13 @@ def _nothing_fits(file: Normalised, keys: Mapping[str, str], label: str) -> Lora
     for module, parts in adapters.of_modules(file.state):
         if module in keys:
             return LoraError("lora_incomplete", "{file} is incomplete: {tensor} belongs to an adapter whose other "
-                             "tensors are missing, and nothing else in it fits this model. Download it again.",
+                             "tensors are missing, and no other key fits this model. Download it again.",
                              file=label, tensor=file.origins[f"{module}.{next(iter(parts))}"])
     whole = next((name for name in file.state if name.removesuffix(".weight") in keys), None)
     if whole is not None:
         return lora.whole_transformer(label, file.origins[whole])
-    return LoraError("lora_no_match", "{file} changes no matrix of this model: it was made for another one, or is "
-                     "no LoRA (its first tensor is {tensor}).", file=label,
+    return LoraError("lora_no_match", "{file} does not match this model: none of its keys fit. It was made for another "
+                     "model, or is not a LoRA (first tensor: {tensor}).", file=label,
                      tensor=next(iter(file.origins.values()), "missing"))
 
 
@@ -91,25 +91,25 @@ def _check(adapter: Adapter, file: Normalised, shape: tuple[int, ...], label: st
     for part, tensor in adapter.parts.items():
         _check_part(part, tensor, shape, _name(adapter, file, part), label)
     if (part := adapters.damaged(adapter)) is not None:
-        raise LoraError("lora_not_finite", "{file} is damaged: {tensor} holds NaN or infinity, and would turn the "
-                        "picture black. Download it again, or take an earlier state of the training.", file=label,
+        raise LoraError("lora_not_finite", "{file} is damaged: {tensor} contains NaN or infinity, which would turn the "
+                        "image black. Download it again, or use an earlier training checkpoint.", file=label,
                         tensor=_name(adapter, file, part))
 
 
 def _check_part(part: str, tensor: Tensor, shape: tuple[int, ...], name: str, label: str) -> None:
     if part in adapters.TUCKER:
-        raise LoraError("lora_convolution", "{file} was made for another model: {tensor} is for a convolution, and "
-                        "this model has none.", file=label, tensor=name)
+        raise LoraError("lora_convolution", "{file} was made for another model: {tensor} is for a convolution, which "
+                        "this model does not have.", file=label, tensor=name)
     if tensor.is_complex() or not (tensor.is_floating_point() or part in (adapters.ALPHA, adapters.RESHAPE)):
-        raise LoraError("lora_dtype", "{file} cannot be used: {tensor} holds numbers of the type {dtype}. Save it "
-                        "again in fp32, bf16 or fp16.", file=label, tensor=name,
+        raise LoraError("lora_dtype", "{file} cannot be used: {tensor} has dtype {dtype}. Save it again in fp32, bf16 "
+                        "or fp16.", file=label, tensor=name,
                         dtype=str(tensor.dtype).removeprefix("torch."))
     if part == adapters.ALPHA and tensor.numel() != 1:
-        raise LoraError("lora_alpha", "{file} is damaged: {tensor} must be one number and has the shape {shape}. "
-                        "Download it again.", file=label, tensor=name, shape=str(list(tensor.shape)))
+        raise LoraError("lora_alpha", "{file} is damaged: {tensor} must be one number, but has shape {shape}. Download "
+                        "it again.", file=label, tensor=name, shape=str(list(tensor.shape)))
     if part == adapters.RESHAPE and (tensor.numel() != len(shape) or tuple(tensor.flatten().tolist()) != shape):
-        raise LoraError("lora_reshape", "{file} was made for a model of another size: {tensor} asks for another shape "
-                        "than {shape}, the matrix's here.", file=label, tensor=name, shape=str(list(shape)))
+        raise LoraError("lora_reshape", "{file} was made for a model of another size: {tensor} reshapes a matrix that "
+                        "is {shape} in this model.", file=label, tensor=name, shape=str(list(shape)))
 
 
 def _patches(used: Iterable[Adapter], keys: Mapping[str, str]) -> dict:

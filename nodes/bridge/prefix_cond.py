@@ -81,13 +81,13 @@ def condition_from(cond: dict, spec: TransformerSpec, normalise) -> Condition:
     if text is None or text.shape[-1] != spec.context_dim:
         found = (Message("prompt_absent", "no prompt") if text is None else
                  Message("prompt_width", "a prompt of width {width}", width=text.shape[-1]))
-        raise Refusal("conditioning_width", "The conditioning holds {found}, but this transformer reads width {width}: "
-                      "encode the prompt with Encode Prompt (Qwen-Image 2) and its text encoder.", found=found,
+        raise Refusal("conditioning_width", "The conditioning holds {found}, but this transformer expects width "
+                      "{width}. Encode the prompt with Encode Prompt (Qwen-Image 2) and its text encoder.", found=found,
                       width=spec.context_dim)
     slots = tuple(cond.get(SLOTS_KEY, ()))
     references = tuple(normalise(latent) for latent in cond.get("reference_latents") or ())
     if len(references) != len(slots):
-        raise Refusal("conditioning_slots", "The conditioning has {references} reference latents and {slots} image "
-                      "slots in its prompt: references need both, from Encode Edit (Qwen-Image 2).",
+        raise Refusal("conditioning_slots", "The conditioning has {references} reference latents but {slots} image "
+                      "placeholders in its prompt. Each reference needs both: use Encode Edit (Qwen-Image 2).",
                       references=len(references), slots=len(slots))
     return Condition(text, slots, references)

@@ -60,8 +60,8 @@ class NoUNet(dict):
     """A configuration. What other nodes ask of it and is not there belongs to a UNet, as FreeU's model_channels."""
 
     def __missing__(self, name: str):
-        raise Refusal("node_for_unets", "This node is made for the UNet of Stable Diffusion ({name}): Qwen-Image 2 is "
-                      "a transformer and has none. Remove the node.", name=name)
+        raise Refusal("node_for_unets", "A node in this workflow needs the UNet of Stable Diffusion ({name}); "
+                      "Qwen-Image 2 is a transformer. Remove the node.", name=name)
 
 
 class Sampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
@@ -71,9 +71,8 @@ class Sampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONS
     def multiplier(self):
         """Of core's ModelSamplingDiscreteFlow, whose nodes take every model for one: ModelNoiseScale, and HiDream O1's.
         """
-        raise Refusal("node_for_discrete_flow", "This node is made for models that are sampled in another way, with "
-                      "a multiplier (ModelNoiseScale is, and those for HiDream O1 are): Qwen-Image 2 has none. Remove "
-                      "the node.")
+        raise Refusal("node_for_discrete_flow", "A node in this workflow (such as ModelNoiseScale, or one for HiDream "
+                      "O1) needs a sampling multiplier, which Qwen-Image 2 does not have. Remove the node.")
 
 
 class ModelConfig(comfy.supported_models_base.BASE):
@@ -201,7 +200,7 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
                      **kwargs):
         """One step of one conditioning: ComfyUI's own, which calls DiffusionModel.forward."""
         if prefix is None:
-            raise Refusal("prompt_missing", "Qwen-Image 2 needs a prompt: connect Encode Prompt (Qwen-Image 2) to the "
+            raise Refusal("prompt_missing", "Qwen-Image 2 needs a prompt. Connect Encode Prompt (Qwen-Image 2) to the "
                           "sampler.")
         options = transformer_options or {}
         run, report = self.run_state, options.get(REPORT_KEY, log.info)
@@ -223,8 +222,8 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
         found |= {"rope_options"} & options.keys()
         if new := sorted(found - self.run_state.reported_patches):
             self.run_state.reported_patches.update(new)
-            report(Message("patches_ignored", "Another node patches the model's layers ({layers}), but this model has "
-                           "no places for such patches: they have no effect.", layers=new))
+            report(Message("patches_ignored", "Model patches from another node ({layers}) are not supported by this "
+                           "model and are ignored.", layers=new))
 
     def begin_run(self, cached_tokens: int, pictures: int | None = None) -> None:
         """As RunState has them."""

@@ -28,8 +28,8 @@ def is_latent(shape: tuple[int, ...], channels: int) -> bool:
 def check_latent_shape(shape: tuple[int, ...], channels: int) -> None:
     """Raises Refusal for a latent that this model, with so many latent channels, cannot sample."""
     if not is_latent(shape, channels):
-        raise Refusal("latent_shape", "The latent has the shape {shape}, Qwen-Image 2 works on [batch, {channels}, "
-                      "height/16, width/16]: make it with Empty Latent (Qwen-Image 2) or VAE Encode (Qwen-Image 2).",
+        raise Refusal("latent_shape", "The latent has shape {shape}; Qwen-Image 2 expects [batch, {channels}, "
+                      "height/16, width/16]. Create it with Empty Latent (Qwen-Image 2) or VAE Encode (Qwen-Image 2).",
                       shape=str(list(shape)), channels=channels)
 
 
@@ -56,24 +56,25 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
 def not_finite_note(samples: Tensor) -> Message | None:
     """Which pictures of latents (B, ...) hold NaN or infinite values; they are saved as black ones."""
     wrong = [str(number) for number, one in enumerate(samples, start=1) if not torch.isfinite(one).all()]
-    return Message("pictures_not_finite", "The latent of picture {pictures} (of {count}) holds NaN or infinite values: "
-                   "it comes out black. Sample without LoRAs, and start ComfyUI without --fast and --fp16-unet, to "
-                   "find the cause.", pictures=wrong, count=len(samples)) if wrong else None
+    return Message("pictures_not_finite", "The latent of image {pictures} (of {count}) contains NaN or infinite "
+                   "values; the image will be black. To find the cause, sample without LoRAs and start ComfyUI without "
+                   "--fast and --fp16-unet.", pictures=wrong, count=len(samples)) if wrong else None
 
 
 def _check_noise(noise: Tensor, channels: int) -> None:
     check_latent_shape(noise.shape, channels)
     if noise.shape[0] == 0:
-        raise Refusal("latent_batch_empty", "The latent batch is empty: it holds no picture to sample.")
+        raise Refusal("latent_batch_empty", "The latent batch is empty. There is nothing to sample.")
 
 
 def _check_conditioning(cond: dict, model, images: int) -> None:
     if "control" in cond:
-        raise Refusal("controlnet", "ControlNets do not work on Qwen-Image 2: give the picture as a reference instead.")
+        raise Refusal("controlnet", "ControlNets are not supported by Qwen-Image 2. Connect the control image as a "
+                      "reference instead.")
     text = condition_from(cond, model.spec, model.process_latent_in).text
     if len(text) not in (1, images):
-        raise Refusal("conditioning_count", "The conditioning holds {prompts} prompts for {images} pictures: it must "
-                      "be one for all, or one for each.", prompts=len(text), images=images)
+        raise Refusal("conditioning_count", "The conditioning holds {prompts} prompts for {images} images. It must "
+                      "hold one for all images or one per image.", prompts=len(text), images=images)
 
 
 def _cached_tokens(guider, pictures: int) -> int:
@@ -95,8 +96,8 @@ def check_lora_values(patcher) -> None:
         if isinstance(patch, WeightAdapterBase) and patch in checked:
             continue
         if not all(map(is_finite, tensors_of(patch))):
-            raise CheckpointError("lora_values", "A LoRA is damaged: for {tensor} it holds NaN or infinity, and would "
-                                  "turn the picture black. Download it again, or take an earlier state of the "
-                                  "training.", tensor=key)
+            raise CheckpointError("lora_values", "The LoRA is damaged: {tensor} contains NaN or infinity, which would "
+                                  "turn the image black. Download it again, or use an earlier training checkpoint.",
+                                  tensor=key)
         if isinstance(patch, WeightAdapterBase):
             checked.add(patch)

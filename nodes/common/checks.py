@@ -48,7 +48,7 @@ def _signature(names: tuple[str, ...]) -> inspect.Signature:
 def check_canvas(aspect_ratio: str | None, width: int | None, height: int | None) -> None:
     """None is what is linked."""
     if aspect_ratio not in (None, sizes.CUSTOM, *sizes.RATIOS):
-        raise Refusal("ratio_unknown", "There is no aspect ratio {ratio}: choose {ratios} or {custom}.",
+        raise Refusal("ratio_unknown", "Unknown aspect ratio {ratio}; choose {ratios} or {custom}.",
                       ratio=str(aspect_ratio), ratios=list(sizes.RATIOS), custom=sizes.CUSTOM)
     if aspect_ratio == sizes.CUSTOM and None not in (width, height):
         sizes.check_size(width, height)
@@ -59,13 +59,13 @@ def check_canvas(aspect_ratio: str | None, width: int | None, height: int | None
 def check_no_others(links: dict) -> None:
     """links: what ComfyUI hands over beside a node's inputs, which only a program can connect."""
     if links:
-        raise Refusal("input_unknown", "{inputs} is no input of this node: it takes at most {max} pictures, image_1 to "
+        raise Refusal("input_unknown", "This node has no input {inputs}: it takes at most {max} images, image_1 to "
                       "image_{max}.", inputs=list(links), max=MOST_REFERENCES)
 
 
 def check_model(model) -> None:
     if not is_ours(model):
-        raise Refusal("sampler_model", "This MODEL is not a Qwen-Image 2 transformer: load it with Load Qwen-Image 2.")
+        raise Refusal("sampler_model", "This MODEL is not a Qwen-Image 2 transformer. Load it with Load Qwen-Image 2.")
 
 
 def check_latent(model, latent: dict) -> torch.Tensor:
@@ -85,10 +85,10 @@ def check_latent(model, latent: dict) -> torch.Tensor:
 def check_finite(samples: torch.Tensor) -> None:
     """For what starts from the latent's values; who only looks at its size does not ask."""
     if not torch.isfinite(samples).all():
-        raise Refusal("latent_not_finite", "The latent holds NaN or infinite values: the picture would be black. Look "
-                      "for the node that made them, such as a VAE in fp16.")
+        raise Refusal("latent_not_finite", "The latent contains NaN or infinite values; the image would be black. Look "
+                      "for the node that produced them, such as a VAE in fp16.")
 
 
 def check_vae(vae) -> None:
     if not isinstance(vae, QwenImage2VAE):
-        raise Refusal("not_our_vae", "This VAE is not the one of Qwen-Image 2: load it with Load VAE (Qwen-Image 2).")
+        raise Refusal("not_our_vae", "This VAE is not the Qwen-Image 2 VAE. Load it with Load VAE (Qwen-Image 2).")

@@ -19,18 +19,18 @@ def check_pictures(image: torch.Tensor) -> None:
     asked of references alone."""
     check_channels(image)
     if 0 in image.shape:
-        raise Refusal("image_empty", "The picture is empty: its shape is {shape}.", shape=str(list(image.shape)))
+        raise Refusal("image_empty", "The image is empty: its shape is {shape}.", shape=str(list(image.shape)))
     if not image.is_floating_point():
-        raise Refusal("image_dtype", "The picture holds numbers of the type {dtype}: this node reads fractions from 0 "
-                      "to 1, as core's Load Image gives them.", dtype=str(image.dtype).removeprefix("torch."))
+        raise Refusal("image_dtype", "The image has dtype {dtype}; this node expects floating-point values from 0 to "
+                      "1, as core's Load Image outputs them.", dtype=str(image.dtype).removeprefix("torch."))
     if not torch.isfinite(image).all():
-        raise Refusal("image_not_finite", "The picture holds NaN or infinite values.")
+        raise Refusal("image_not_finite", "The image contains NaN or infinite values.")
 
 
 def check_channels(image: torch.Tensor) -> None:
     """Raises Refusal for what is no batch of pictures; it may be empty."""
     if image.ndim != 4 or image.shape[-1] not in (3, 4):
-        raise Refusal("image_channels", "The picture has the shape {shape}: this node reads RGB and RGBA pictures.",
+        raise Refusal("image_channels", "The image has shape {shape}; this node accepts RGB and RGBA images.",
                       shape=str(list(image.shape)))
 
 
@@ -45,15 +45,15 @@ def connected_references(images: dict | None) -> list[torch.Tensor]:
     connected = [image for image in (images or {}).values() if image is not None]
     for image in connected:
         if image.ndim != 4:
-            raise Refusal("reference_shape", "A reference has the shape {shape}: pictures are [batch, height, width, "
-                          "channels], as core's Load Image gives them.", shape=str(list(image.shape)))
+            raise Refusal("reference_shape", "A reference has shape {shape}; expected [batch, height, width, "
+                          "channels], as core's Load Image outputs.", shape=str(list(image.shape)))
     references = [picture for batch in connected for picture in batch]
     if not references:
-        raise Refusal("edit_no_reference", "No reference is connected: connect the picture to edit as image_1.")
+        raise Refusal("edit_no_reference", "No reference is connected. Connect the image to edit as Image 1.")
     if len(references) > MOST_REFERENCES:
-        raise Refusal("edit_references", "There are {count} references, batches counted picture by picture: Qwen-Image "
-                      "2 takes at most {max}. To edit each picture of a batch by itself, put core's Rebatch Images "
-                      "with batch size 1 before this node.", count=len(references), max=MOST_REFERENCES)
+        raise Refusal("edit_references", "Got {count} references (each image of a batch counts); Qwen-Image 2 takes at "
+                      "most {max}. To edit the images of a batch one by one, put core's Rebatch Images with batch size "
+                      "1 before this node.", count=len(references), max=MOST_REFERENCES)
     for number, reference in enumerate(references, start=1):
         check_reference(number, reference)
     return references

@@ -13,7 +13,7 @@ def canvas_inputs(aspect_ratio: str, size: str) -> list[io.Input]:
     return [
         io.Combo.Input("aspect_ratio", [*sizes.RATIOS, sizes.CUSTOM], default=aspect_ratio,
                        extra_dict=marks(sizes=size_table()),
-                       tooltip="Width to height. custom: the two numbers below."),
+                       tooltip="Width to height. custom: uses width and height below."),
         io.Combo.Input("size", [str(side) for side in sizes.CLASSES], default=size,
                        tooltip="Side of the square with the same area, in pixels. 2048 is the model's native "
                                "2K table: 2048x2048, 2400x1792, 2528x1696, 2752x1536 and upright."),

@@ -28,17 +28,17 @@ def page_inputs(style: str, type_character: str, aspect_ratio: str, picture: str
     return [
         text_input("picture", picture),
         io.Combo.Input("language", list(LANGUAGES), default="English",
-                       tooltip="Language of the prompt's own sentences. The texts may be in any."),
+                       tooltip="Language of the prompt's own sentences. The texts may be in any language."),
         io.Combo.Input("style", list(ENGLISH.styles), default=style,
-                       tooltip="Look of the whole page. as described: only what the picture field says."),
+                       tooltip="Look of the whole page. as described: only what the picture description says."),
         io.Combo.Input("type_character", list(ENGLISH.types), default=type_character,
-                       tooltip="Character of the lettering."),
+                       tooltip="Typeface style of the lettering."),
         io.String.Input("palette", default="deep blue, cream white, warm orange",
-                        tooltip="Colours, separated by commas: background, lettering, accent, others. Empty: left to "
-                                "the model."),
+                        tooltip="Colors, separated by commas: background, lettering, accent, others. Empty: the model "
+                                "chooses."),
         io.Boolean.Input("transparent", default=False,
-                         tooltip="Nothing behind the page; the palette's first colour is not used. The decoder's rgba "
-                                 "output carries it."),
+                         tooltip="No background; the palette's first color is not used. The transparency is in the "
+                                 "RGBA output of VAE Decode."),
         *canvas_inputs(aspect_ratio, "2048"),
     ]
 

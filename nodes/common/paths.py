@@ -33,10 +33,10 @@ def check_name(prefix: str | None) -> None:
         return
     path = PureWindowsPath(prefix)  # knows both kinds of slashes
     if path.anchor or ".." in path.parts:
-        raise Refusal("name_outside", "The name {name} leaves ComfyUI's output folder: choose a name, or folders below "
-                      "it and a name.", name=repr(prefix[:80]))
+        raise Refusal("name_outside", "{name} points outside ComfyUI's output folder. Choose a name, or subfolders and "
+                      "a name.", name=repr(prefix[:80]))
     if not path.name.strip(". ") or prefix.endswith(("/", "\\")) or not prefix.isprintable():
-        raise Refusal("name_invalid", "{name} is not a name for files: choose one such as talk, or talks/harbour.",
+        raise Refusal("name_invalid", "{name} is not a valid file name. Choose one such as talk, or talks/harbour.",
                       name=repr(prefix[:80]))
 
 

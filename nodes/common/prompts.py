@@ -22,8 +22,8 @@ class Measure:
 def advice_on(prompt: str) -> Message | None:
     """Slips that draw something, but hardly what was meant."""
     if not prompt.strip():
-        return Message("prompt_empty", "The prompt is empty: the model draws whatever it likes.")
+        return Message("prompt_empty", "The prompt is empty: the content of the image is left to chance.")
     if not closed(prompt):
-        return Message("quotation_unclosed", "A double quotation mark is never closed, so nothing from there on is "
-                       "taken as words to draw.")
+        return Message("quotation_unclosed", "A double quotation mark is never closed: nothing after it counts as "
+                       "words to draw.")
     return None

@@ -34,11 +34,11 @@ def _check_patch(key: str, patch, expected: tuple[int, ...]) -> None:
     older = any(3072 in shape for shape in (*shapes, found or ()))
     family = Message("lora_family", "; it was made for Qwen-Image 1.x (width 3072)") if older else ""
     if found is None:
-        raise CheckpointError("lora_parts", "A LoRA does not fit this model: for {tensor} its parts make no matrix of "
-                              "{expected}, their shapes are {shapes}{family}.", tensor=key,
+        raise CheckpointError("lora_parts", "LoRA shape mismatch at {tensor}: its parts, of shapes {shapes}, do not "
+                              "make a matrix of {expected}{family}.", tensor=key,
                               expected=str(list(expected)), shapes=[str(list(shape)) for shape in shapes],
                               family=family)
     if found != expected:
-        raise CheckpointError("lora_shape", "A LoRA does not fit this model: for {tensor} it makes a matrix of "
-                              "{shape}, the model has {expected}{family}.", tensor=key, shape=str(list(found)),
+        raise CheckpointError("lora_shape", "LoRA shape mismatch at {tensor}: the LoRA gives {shape}, the model "
+                              "expects {expected}{family}.", tensor=key, shape=str(list(found)),
                               expected=str(list(expected)), family=family)

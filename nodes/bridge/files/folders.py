@@ -98,7 +98,7 @@ def resolve(part: Part, name: str) -> Path:
         return Path(folder_paths.get_full_path_or_raise(part.folder, name))
     folders = checkpoint_folders(part)
     if name not in folders:
-        raise FolderGone("folder_gone", "The model folder {folder} is no longer there.", folder=name)
+        raise FolderGone("folder_gone", "The model folder {folder} no longer exists.", folder=name)
     return folders[name]
 
 

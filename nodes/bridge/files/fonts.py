@@ -41,5 +41,5 @@ def resolve(name: str) -> tuple[Path, int] | None:
     """The face behind a name from `choices`. Raises ValueError for one that is no longer there."""
     there = choices()
     if name not in there:
-        raise Refusal("font_gone", "The font {font} is no longer there: choose another one.", font=name)
+        raise Refusal("font_gone", "The font {font} no longer exists. Choose another one.", font=name)
     return there[name]

@@ -29,8 +29,8 @@ FOLDER = Path(__file__).resolve().parents[3] / "assets" / "miniature"
 FILES = {"diffusion_models": "diffusion_models/qwen_image_2_miniature_bf16.safetensors",
          "vae": "vae/qwen_image_2_miniature_vae_bf16.safetensors"}
 SIZES = {name: f"{width} x {height}" for name, (width, height) in zip(("square", "wide", "tall"), sizes.MINIATURE)}
-ABOUT = Message("miniature_about", "This is the miniature that comes with the pack, not Qwen-Image: it draws only "
-                "simple posters of {square}, {wide} or {tall} pixels, to try workflows with.", square=SIZES["square"],
+ABOUT = Message("miniature_about", "This is the miniature that ships with the pack, not Qwen-Image. It draws only "
+                "simple posters of {square}, {wide} or {tall} pixels, for trying workflows.", square=SIZES["square"],
                 wide=SIZES["wide"], tall=SIZES["tall"])
 
 SEED = 2
@@ -52,8 +52,8 @@ def size_note(label: str, width: int, height: int) -> str | None:
     """What to tell about a picture size, where the model is the miniature."""
     if label != NAME or (width, height) in sizes.MINIATURE:
         return None
-    return Message("miniature_size", "The miniature was trained on {square}, {wide} and {tall} pixels only: at {width} "
-                   "x {height} expect nothing. Set the size to custom, or choose real model files in the loader.",
+    return Message("miniature_size", "The miniature was trained only at {square}, {wide} and {tall} pixels; {width} x "
+                   "{height} will not work. Set Aspect ratio to custom, or choose real model files in the loader.",
                    width=width, height=height, square=SIZES["square"], wide=SIZES["wide"], tall=SIZES["tall"])
 
 

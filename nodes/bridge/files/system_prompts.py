@@ -35,9 +35,9 @@ def resolve(name: str) -> Path:
     listed = {PurePath(each).as_posix(): each for each in _names()}
     path = folder_paths.get_full_path(KEY, listed[name]) if name in listed else None
     if path is None:
-        raise Refusal("system_prompt_gone", "There is no system prompt {name} below models/text_encoders: put the "
-                      "system_prompt.txt that comes with your enhancer (Qwen/Qwen-Image-2.1-PE-T2I, or -PE-I2I for "
-                      "edits) there and press R, or choose {built_in}.", name=str(name), built_in=BUILT_IN)
+        raise Refusal("system_prompt_gone", "The system prompt {name} is not below models/text_encoders. Put the "
+                      "system_prompt.txt of your enhancer (Qwen/Qwen-Image-2.1-PE-T2I, or -PE-I2I for edits) there and "
+                      "press R, or choose {built_in}.", name=str(name), built_in=BUILT_IN)
     return Path(path)
 
 

@@ -39,9 +39,9 @@ def check_device(checkpoint: Checkpoint, layers: Settings, device: torch.device)
     """Raises CheckpointError for weights that cannot be brought to the device: Apple's and DirectML know no fp8."""
     formats = {one["format"] for one in layers.values()} & FP8_INSIDE
     if formats and not comfy.model_management.supports_cast(device, torch.float8_e4m3fn):
-        raise checkpoint.fail("fp8_device", "{file} cannot be used as {format} here: this device ({device}) has no fp8 "
-                              "numbers. Choose a bf16, an int8 or a GGUF file, or with a bf16 file another "
-                              "weight_format.", device=device.type,
+        raise checkpoint.fail("fp8_device", "{file} cannot be used as {format}: this device ({device}) does not "
+                              "support fp8. Choose a bf16, int8 or GGUF file, or another Weight format for a bf16 "
+                              "file.", device=device.type,
                               format=", ".join(sorted(quantization.FORMATS[name].words for name in formats)))
 
 
@@ -67,8 +67,8 @@ def in_full_precision(layers: Settings, unscaled: set[str]) -> Settings:
 
 
 def _not_in_layers(layer):
-    raise Refusal("merge_quantised", "A node that merges or subtracts models wants each weight as plain numbers, but "
-                  "this model's are quantised: load the bf16 file, with the weight_format 'as stored' or bf16.")
+    raise Refusal("merge_quantised", "Nodes that merge or subtract models need unquantized weights, but this model is "
+                  "quantized. Load the bf16 file, with Weight format 'as stored' or bf16.")
 
 
 # What the state dict of a quantised layer of core's has, and the layer itself has not. Core's nodes that merge or
@@ -106,18 +106,19 @@ def in_words(settings: Settings, unscaled: set[str], dtype: torch.dtype, device:
         return str(dtype).removeprefix("torch.")
     formats, words = {one["format"] for one in settings.values()}, quantization.in_words(settings)
     if formats & NEVER_NATIVE:
-        return Message("weights_no_device", "{weights}, dequantised layer by layer as no device has such arithmetic",
+        return Message("weights_no_device", "{weights}, dequantized layer by layer (no hardware support for this "
+                       "format)",
                        weights=words)
     if formats & without_arithmetic(device):
-        return Message("weights_this_device", "{weights}, dequantised layer by layer because this device has no such "
-                       "arithmetic", weights=words)
+        return Message("weights_this_device", "{weights}, dequantized layer by layer (not supported on this device)",
+                       weights=words)
     if any(one.get(FULL_PRECISION) for one in settings.values()):
-        return Message("weights_by_file", "{weights}, dequantised layer by layer because the file asks for it",
+        return Message("weights_by_file", "{weights}, dequantized layer by layer (the file asks for it)",
                        weights=words)
     if unscaled:
-        return Message("weights_unscaled", "{weights}, dequantised layer by layer where nothing tells the scale of "
-                       "activations ({count} of {total} layers)", weights=words, count=len(unscaled),
+        return Message("weights_unscaled", "{weights}, dequantized layer by layer where activation scales are missing "
+                       "({count} of {total} layers)", weights=words, count=len(unscaled),
                        total=len(settings))
     if formats <= INTEGERS:
         return Message("weights_integers", "{weights}, computed in integers", weights=words)
-    return Message("weights_native", "{weights}, computed in that format", weights=words)
+    return Message("weights_native", "{weights}, computed natively", weights=words)

@@ -87,8 +87,8 @@ def check(network: Network, name: str) -> None:
 def refuse_packed(module: nn.Module, name: str) -> None:
     """Raises Refusal where matrices are GGUF's. name: what messages call the network."""
     if any(getattr(layer, "quant_format", None) == "gguf" for layer in module.modules()):
-        raise Refusal("save_gguf", "{model} cannot be written in the official layout while its matrices are GGUF's: "
-                      "choose another weight_format than 'as stored' in the loader.", model=name)
+        raise Refusal("save_gguf", "{model} cannot be saved: its weights are still GGUF. Choose another Weight format "
+                      "than 'as stored' in the loader.", model=name)
 
 
 def save(path: Path, network: Network, progress: Callable[[int, int], None]) -> None:

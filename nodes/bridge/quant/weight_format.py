@@ -31,13 +31,13 @@ def conversion(checkpoint: Checkpoint, detected: Detected, weight_format: str,
     if weight_format == AS_STORED:
         return detected, NOT_QUANTIZING
     if {one["format"] for one in detected.quantization.values()} - {"gguf"}:
-        raise checkpoint.fail("already_quantised", "{file} is quantised ({format}): its weight_format can only be 'as "
+        raise checkpoint.fail("already_quantised", "{file} is already quantized ({format}). Set Weight format to 'as "
                               "stored'.", format=quantization.in_words(detected.quantization))
     plain = replace(detected, quantization={})
     if weight_format in DTYPES:
         return plain, NOT_QUANTIZING
     layers = quantization.targets(detected.shapes, weight_format)
     if not layers:
-        raise checkpoint.fail("no_large_matrix", "No matrix of {file} is large enough for {format}: choose another "
-                              "weight_format.", format=weight_format)
+        raise checkpoint.fail("no_large_matrix", "{file} has no matrix large enough for {format}. Choose another "
+                              "Weight format.", format=weight_format)
     return plain, Quantizing(layers, quantise, sharing)

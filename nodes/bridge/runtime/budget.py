@@ -249,19 +249,19 @@ def costs(model: BudgetedModel) -> Iterator[Message]:
     merged = [module for module in model.diffusion_model.modules()
               if any(isinstance(function, LowVramPatch) for function in getattr(module, "weight_function", ()))]
     if packed := sum(map(is_packed, merged)):
-        yield Message("lora_gguf", "LoRAs on GGUF weights are computed each time that these are used (matrices: "
-                      "{count}).", count=packed)
+        yield Message("lora_gguf", "{count} LoRA-patched GGUF weights are re-patched every time they are used.",
+                      count=packed)
     if others := len(merged) - packed:
-        yield Message("lora_repatched", "LoRAs are merged anew in every pass where weights stream (matrices: {count}), "
-                      "and only once where they stay on the device.", count=others)
+        yield Message("lora_repatched", "{count} LoRA-patched weights are streamed and re-patched every step; resident "
+                      "weights are patched once.", count=others)
 
 
 def in_words(plan: Plan) -> str:
     blocks, moving = len(plan.sizes), len(plan.streamed)
     if not moving:
-        return Message("blocks_resident", "All {blocks} blocks stay on the device ({size}).", blocks=blocks,
+        return Message("blocks_resident", "All {blocks} blocks stay in VRAM ({size}).", blocks=blocks,
                        size=gib(plan.on_device))
-    return Message("blocks_streamed", "{staying} of {blocks} blocks stay on the device, with what is in no block "
-                   "({resident}); {moving} stream through {buffers} buffers ({room}): each pass brings {moved}.",
+    return Message("blocks_streamed", "{staying} of {blocks} blocks and all other weights stay in VRAM ({resident}). "
+                   "{moving} blocks are streamed through {buffers} buffers ({room}), {moved} per step.",
                    staying=blocks - moving, blocks=blocks, resident=gib(plan.resident), moving=moving,
                    buffers=offload.BUFFERS, room=gib(plan.buffers), moved=gib(plan.moved))

@@ -47,25 +47,23 @@ def _give_up(run: RunState, patcher: ModelPatcher | None) -> Message:
     after = patcher.halve() if before else 0
     comfy.model_management.soft_empty_cache()
     if not before:
-        return Message("oom_retry_cache", "Out of memory in a step, which is repeated with less: keys and values of "
-                       "prompt and references leave video memory.")
+        return Message("oom_retry_cache", "Out of memory. Retrying this step with the KV cache moved out of VRAM.")
     if not beside:
-        return Message("oom_retry_blocks", "Out of memory in a step, which is repeated with less: {after} blocks "
-                       "instead of {before} stay on the device.", before=before, after=after)
-    return Message("oom_retry_both", "Out of memory in a step, which is repeated with less: keys and values of prompt "
-                   "and references leave video memory, and {after} blocks instead of {before} stay on the device.",
+        return Message("oom_retry_blocks", "Out of memory. Retrying this step with {after} instead of {before} blocks "
+                       "in VRAM.", before=before, after=after)
+    return Message("oom_retry_both", "Out of memory. Retrying this step with the KV cache moved out of VRAM and "
+                   "{after} instead of {before} blocks in VRAM.",
                    before=before, after=after)
 
 
 def _out_of_memory(patcher: ModelPatcher | None) -> Exception:
-    advice = Message("choose_smaller", "choose a smaller picture, a smaller batch or fewer references")
+    advice = Message("choose_smaller", "use a smaller image, a smaller batch or fewer references")
     if not isinstance(patcher, BudgetPatcher):
-        advice = Message("choose_budget", "put Memory Budget between loader and sampler and give vram_for_weights a "
-                         "number, or {other}", other=advice)
+        advice = Message("choose_budget", "add a Memory Budget node between loader and sampler and set its VRAM for "
+                         "weights, or {other}", other=advice)
     elif patcher.resident_blocks:
-        advice = Message("choose_lower_budget", "lower vram_for_weights on Memory Budget (the weights took {taken} at "
-                         "last, {least} is the least), or {other}", taken=gib(patcher.plan.on_device),
+        advice = Message("choose_lower_budget", "lower VRAM for weights on Memory Budget (the weights last used "
+                         "{taken}, the minimum is {least}), or {other}", taken=gib(patcher.plan.on_device),
                          least=gib(patcher.plan_for(0).on_device), other=advice)
     return comfy.model_management.OOM_EXCEPTION(str(Message(
-        "out_of_memory", "Out of memory, even with keys and values of prompt and references out of video memory: "
-        "{advice}.", advice=advice)))
+        "out_of_memory", "Out of memory, even with the KV cache out of VRAM: {advice}.", advice=advice)))

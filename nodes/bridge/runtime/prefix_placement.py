@@ -29,23 +29,24 @@ StartPass = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 class Place(Enum):
     """The value is what the user reads."""
 
-    DEVICE = Message("cache_in_vram", "kept beside the model")
-    RAM = Message("cache_in_ram", "kept in RAM")
-    NOWHERE = Message("cache_recomputed", "computed anew in every step")
+    DEVICE = Message("cache_in_vram", "in VRAM")
+    RAM = Message("cache_in_ram", "in system RAM")
+    NOWHERE = Message("cache_recomputed", "recomputed every step")
 
 
-INSTEAD = {Place.RAM: Message("cache_in_ram_instead", "kept in RAM, because video memory has no room for them"),
-           Place.NOWHERE: Message("cache_recomputed_instead", "computed anew in every step, because neither video "
-                                  "memory nor RAM has room for them")}
+INSTEAD = {Place.RAM: Message("cache_in_ram_instead", "in system RAM, because VRAM has no room for it"),
+           Place.NOWHERE: Message("cache_recomputed_instead", "recomputed every step, because neither VRAM nor system "
+                                  "RAM has room for it")}
 
 
 def in_words(cache: PrefixCache, place: Place, first: Place, tokens: int, size: int) -> Iterator[Message]:
     """Where so many tokens' keys and values of `size` bytes are kept; first: the place that was asked for."""
     where = place.value if place is first else INSTEAD.get(place, place.value)
-    yield Message("cache_size", "{tokens} tokens of prompt and references: their keys and values ({size} MiB) are "
-                  "{place}.", tokens=f"{tokens:,}", size=f"{size / 2**20:,.1f}", place=where)
+    yield Message("cache_size", "KV cache of prompt and references: {tokens} tokens, {size} MiB, {place}.",
+                  tokens=f"{tokens:,}", size=f"{size / 2**20:,.1f}", place=where)
     if _waits(cache, place):
-        yield Message("cache_unpinned", "RAM could not be pinned for keys and values: each block waits for its copy.")
+        yield Message("cache_unpinned", "The KV cache in system RAM could not be pinned: each block waits for "
+                      "its copy.")
 
 
 def allocate_prefix_cache(start_pass: StartPass, position: int, needed: int, working: int, device: torch.device,

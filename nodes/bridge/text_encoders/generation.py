@@ -20,20 +20,20 @@ from .qwen3_vl import Qwen3VL, over_white
 # Their tokenizers take a whole conversation as it is.
 CHAT_TOKENIZERS = (comfy.text_encoders.qwen35.Qwen35ImageTokenizer, comfy.text_encoders.qwen3vl.Qwen3VLTokenizer)
 ADVICE = Message("choose_language_model", "connect a prompt enhancer from Load Prompt Enhancer, or another language "
-                 "model that ComfyUI's Generate Text node takes")
+                 "model that ComfyUI's Generate Text node accepts")
 
 
 def check_writes(clip, sees: bool) -> None:
     """Refuse a CLIP that cannot write text, and where there are pictures, one that cannot see them."""
     model = _language_model(clip)
     if model is None:
-        raise Refusal("clip_cannot_write", "This CLIP cannot write text: {advice}.", advice=ADVICE)
+        raise Refusal("clip_cannot_write", "This CLIP cannot generate text: {advice}.", advice=ADVICE)
     if isinstance(model, Qwen3VL) and not model.spec.lm_head:
-        raise Refusal("lm_head_missing", "This text encoder's file has no output layer (lm_head), so it cannot write "
-                      "text: {advice}.", advice=ADVICE)
+        raise Refusal("lm_head_missing", "This text encoder's file has no output layer (lm_head), so it cannot "
+                      "generate text: {advice}.", advice=ADVICE)
     if sees and not hasattr(model, "preprocess_embed"):
-        raise Refusal("clip_cannot_see", "This language model cannot see pictures: disconnect the images, or connect "
-                      "one that can, such as the official enhancer for edits.")
+        raise Refusal("clip_cannot_see", "This language model has no vision. Disconnect the images, or connect a model "
+                      "with vision, such as the official enhancer for edits.")
 
 
 def is_enhancer(clip) -> bool:
@@ -76,8 +76,8 @@ def _tokens(clip, instruction: str, prompt: str, images: list[Tensor]) -> dict:
         text = enhancement.chat(instruction, prompt, len(images), IMAGE_SLOT, "<think>\n" if thinks else "")
         return clip.tokenize(text, images=images, skip_template=True)
     if len(images) > 1:
-        raise Refusal("one_image_only", "This language model is shown one picture at most, not {images}: use the "
-                      "official enhancer for edits.", images=len(images))
+        raise Refusal("one_image_only", "This language model accepts one image at most, got {images}. Use the official "
+                      "enhancer for edits.", images=len(images))
     # Its own template has one turn of the user, and knows where a picture goes.
     return clip.tokenize(f"{instruction}\n\n{prompt}", image=images[0] if images else None, skip_template=False,
                          min_length=1, thinking=True)

@@ -40,8 +40,8 @@ AUTO = "auto"  # the vision projector: whichever lies beside the language model 
 
 def no_vision() -> Refusal:
     return Refusal("vision_missing", "This text encoder was loaded without its vision projector, so it cannot read "
-                   "references: put the mmproj file of Qwen3-VL-8B-Instruct (for example "
-                   "mmproj-Qwen3VL-8B-Instruct-F16.gguf) beside the GGUF file, or choose it as vision_projector in "
+                   "references. Put the mmproj file of Qwen3-VL-8B-Instruct (for example "
+                   "mmproj-Qwen3VL-8B-Instruct-F16.gguf) beside the GGUF file, or choose it as Vision projector in "
                    "Load Text Encoder (Qwen-Image 2).")
 
 
@@ -149,9 +149,9 @@ class Tokenizer(saving.TokenizerBesideWeights, comfy.text_encoders.qwen3vl.Qwen3
         """text: the bare prompt, or without the template a whole conversation.
         images: references (1, H, W, 3 or 4), sides multiples of 32. Raises Refusal for what cannot be encoded."""
         if images and kwargs.get("llama_template") is not None:  # core's TextEncodeQwenImageEditPlus
-            raise Refusal("other_template", "The node brings its own template for references, that of Qwen-Image 1.x "
-                          "(TextEncodeQwenImageEditPlus does): this text encoder belongs to Qwen-Image 2. Use Encode "
-                          "Edit (Qwen-Image 2) instead.")
+            raise Refusal("other_template", "Another node sets its own prompt template for references, that of "
+                          "Qwen-Image 1.x (as TextEncodeQwenImageEditPlus does), but this text encoder is Qwen-Image "
+                          "2's. Use Encode Edit (Qwen-Image 2) instead.")
         ids = self.hugging_face(text if skip_template else prompt.render(text, len(images)))["input_ids"]
         waiting = iter(over_white(image) for image in images)
         tokens = [{"type": "image", "data": next(waiting), "original_type": "image"}
@@ -167,8 +167,8 @@ class Tokenizer(saving.TokenizerBesideWeights, comfy.text_encoders.qwen3vl.Qwen3
 def over_white(image: Tensor) -> Tensor:
     """The text encoder sees RGB; transparency is composited over white, as in training."""
     if image.shape[1] % 32 or image.shape[2] % 32:
-        raise Refusal("reference_multiple", "The text encoder reads references whose sides are multiples of 32 pixels, "
-                      "not {width} x {height}: use Encode Edit (Qwen-Image 2), which resizes them.",
+        raise Refusal("reference_multiple", "Reference sides must be multiples of 32 pixels, got {width} x {height}. "
+                      "Use Encode Edit (Qwen-Image 2), which resizes references.",
                       width=image.shape[2], height=image.shape[1])
     if image.shape[-1] == 3:
         return image
@@ -190,8 +190,8 @@ def encode_together(clip, prompts: Sequence[str], pictures: Sequence[Tensor]) ->
 
 def check_clip(clip, reads_pictures: bool = False) -> None:
     if not isinstance(getattr(clip, "tokenizer", None), Tokenizer):
-        raise Refusal("not_our_clip", "This CLIP is not the text encoder of Qwen-Image 2: load it with Load Text "
-                      "Encoder (Qwen-Image 2).")
+        raise Refusal("not_our_clip", "This CLIP is not the Qwen-Image 2 text encoder. Load it with Load Text Encoder "
+                      "(Qwen-Image 2).")
     if reads_pictures and language_model(clip).spec.vision is None:
         raise no_vision()
 
@@ -240,7 +240,7 @@ def text_encoder_summary(clip: comfy.sd.CLIP) -> list[Message]:
     told = Message("text_encoder_loaded", "{file}: {layers} layers of width {width}, {size} GiB, {weights}.",
                    file=model.label, layers=model.spec.layers, width=model.spec.dim, weights=model.weights,
                    size=f"{clip.patcher.model_size() / 2**30:.2f}")
-    blind = Message("projector_absent", "It has no vision projector: prompts work, references need one.")
+    blind = Message("projector_absent", "No vision projector loaded: text prompts work, reference images do not.")
     return [told] if model.spec.vision else [told, blind]
 
 
@@ -248,7 +248,7 @@ def weights_in_words(settings: quantization.Settings, dtype: torch.dtype) -> str
     """How the weights are stored, and what is made of them: ComfyUI computes text encoders in fp32."""
     if not settings:
         return str(dtype).removeprefix("torch.")
-    return Message("weights_dequantised", "{weights}, dequantised layer by layer",
+    return Message("weights_dequantised", "{weights}, dequantized layer by layer",
                    weights=quantization.in_words(settings))
 
 
@@ -262,7 +262,7 @@ def open_text_encoder(path: Path, label: str,
     if isinstance(checkpoint, GGUFCheckpoint) and llama_cpp.is_llama_cpp(checkpoint):
         checkpoint = llama_cpp.text_encoder(checkpoint, _projector(path, checkpoint, projector))
     elif isinstance(projector, Path):
-        raise checkpoint.fail("vision_inside", "{file} has its vision tower inside: set vision_projector to {auto}.",
+        raise checkpoint.fail("vision_inside", "{file} contains its vision tower. Set Vision projector to {auto}.",
                               auto=AUTO)
     detected = detect_text_encoder(checkpoint)
     # Built from torch's own layers: core's may have no weights, and so no shapes, before they are loaded.
