@@ -35,7 +35,7 @@ SLOWEST_CANCEL = 5  # seconds
 COLUMNS = ("part", "rounds", "failures", "worst wait", "growth", "remark")
 FORMATS = ("as stored", "fp8", "int8 (ConvRot)", "4-bit (nvfp4)")
 SENTENCES = {"Save Deck": "could not be written: the disk is full. Nothing is left of it.",
-             "Save Quantized": "The disk of ComfyUI's output folder has",
+             "Save Quantized": "Not enough disk space in ComfyUI's output folder: ",
              "miniature": "The miniature's text encoder (40 MB) could not be written to"}
 
 

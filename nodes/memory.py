@@ -89,7 +89,7 @@ def report(model: BudgetPatcher) -> list[str]:
         management = comfy.model_management
         room = management.get_free_memory(device) + model.loaded_size() - management.minimum_inference_memory()
     plan = model.plan_for(room)
-    told = budget.in_words(plan)
+    told = budget.in_words(plan, device)
     lines.append(told if model.budget < math.inf else Message(
         "budget_now", "With the memory that is free now: {plan}", plan=told))
     if plan.streamed:

@@ -168,7 +168,7 @@ def text_element(role: str, text: str, **how) -> list[Element]:
 
 
 def picture_element(page: Page, place: str) -> list[Element]:
-    described = description(Message("field_picture", "picture"), page.picture)
+    described = description(Message("field_picture", "picture description"), page.picture)
     return [Element("picture", described, place)] if described else []
 
 
@@ -210,7 +210,7 @@ def slide(page: Page, title: str = "", subtitle: str = "", bullets: str = "", fo
     picture = picture_element(page, {"right": "right half", "left": "left half"}.get(picture_position, "behind"))
     points_place = {"right": "left half", "left": "right half"}.get(picture_position, "") if picture else ""
     points = [LIST_MARKER.sub("", line, count=1) if LIST_MARKER.match(line) else line
-              for line in lines(Message("field_bullets", "bullets"), bullets)]
+              for line in lines(Message("field_bullets", "bullet list"), bullets)]
     return _brief("slide", page, [
         *_heading(page, title, subtitle, title_position), *picture,
         *(Element("bullet", point, points_place if number == 1 else "", "medium", page.lettering, number)
@@ -223,7 +223,8 @@ def infographic(page: Page, title: str = "", subtitle: str = "", data_points: st
                 source: str = "", kind: str = "infographic", arrangement: str = "grid", columns: int = 2) -> Brief:
     """data_points: one per line, value | label | icon; a line without a bar is a label."""
     points = [_data_point(page, line, number, "cell" if arrangement == "grid" else arrangement)
-              for number, line in enumerate(lines(Message("field_data_points", "data points"), data_points), start=1)]
+              for number, line in enumerate(lines(Message("field_data_points", "list of data points"), data_points),
+                                            start=1)]
     return _brief(kind, page, [
         *_heading(page, title, subtitle, "top"), *picture_element(page, "around"),
         *(element for point in points for element in point),

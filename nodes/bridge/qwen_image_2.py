@@ -134,7 +134,7 @@ class DiffusionModel(Transformer):
         if place not in prefix.reported:  # hooks that change the weights make it anew, again and again
             prefix.reported.add(place)
             report = transformer_options.get(REPORT_KEY, log.info)
-            for sentence in prefix_placement.in_words(cache, place, first_place, tokens, needed):
+            for sentence in prefix_placement.in_words(cache, place, first_place, tokens, needed, x.device):
                 report(sentence)
 
 

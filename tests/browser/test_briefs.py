@@ -55,7 +55,7 @@ def test_the_meter_is_what_the_run_says(page, meter):
 def test_it_follows_every_widget(page, meter):
     """Typed, chosen, set by the size picker, and as a sentence where the node would refuse."""
     page.set(POSTER, **EMPTY)
-    expect(meter.locator(".count")).to_have_text(re.compile("The poster brief is empty: fill in at least one text"))
+    expect(meter.locator(".count")).to_have_text(re.compile("The poster brief is empty. Fill in at least one text"))
     box = page.prompt_box()
     box.fill("OPEN\nDAILY")
     expect(meter.locator(".words li")).to_have_text(["OPEN", "DAILY"])
@@ -66,7 +66,7 @@ def test_it_follows_every_widget(page, meter):
     page.set(POSTER, picture='a 12" record')
     expect(meter.locator(".count")).to_have_text(re.compile("never closed"))
     page.set(POSTER, picture="", palette=",".join("abcdefghijk"))
-    expect(meter.locator(".count")).to_have_text(re.compile("The palette has 11 colours"))
+    expect(meter.locator(".count")).to_have_text(re.compile("The palette has 11 colors; the maximum is"))
 
 
 def test_it_says_what_will_be_left_out(page, meter):
@@ -109,7 +109,8 @@ def test_a_deck_counts_its_slides(page):
     slides = answer["slides"]["values"]["count"]
     expect(panel.locator(".count")).to_have_text(f"{slides} slides, the longest: {answer['tokens']} of 1,000 tokens")
     page.set(DECK, outline="## A\n## B\nPaper: A4")
-    expect(panel.locator(".count")).to_have_text(re.compile(r"^Slide 2 \(B\) has the unknown hint 'Paper'"))
+    expect(panel.locator(".count")).to_have_text(
+        re.compile(r"^Slide 2 \(B\) contains the unknown hint 'Paper'; known are"))
 
 
 def test_markup_stays_text(page, meter):

@@ -35,14 +35,14 @@ def test_a_check_before_the_run_and_an_error_in_it(page):
     page.show(SAMPLER)
     queue(page)
     refusal = page.page.locator(REFUSAL)
-    expect(refusal).to_have_text("cfg is 3.0, but no negative prompt is connected: connect one, or set cfg to 1.")
+    expect(refusal).to_have_text("CFG is 3.0, but no negative prompt is connected. Connect one, or set CFG to 1.")
     page.set(SAMPLER, cfg=1)
     page.set(LATENT, aspect_ratio="custom", width=64, height=64)
     page.set(TEXT, prompt="A <|image_pad|> fox.")
     page.show(TEXT)
     queue(page)
-    expect(refusal).to_contain_text("The prompt contains the token <|image_pad|>, which stands for a reference image",
-                                    timeout=60_000)
+    expect(refusal).to_contain_text("The prompt contains the token <|image_pad|>, which is reserved for reference "
+                                    "images. Remove it.", timeout=60_000)
     page.set(TEXT, prompt="A fox.")
     queue(page)
     expect(refusal).to_have_count(0)
@@ -85,10 +85,10 @@ def test_every_refusal_is_found_again_and_said_in_chinese(chinese):
     for keys, part in ((whole, False), (parts, True)):
         said = chinese.page.evaluate(TRANSLATED, [[fill(english[key]) for key in keys], part])
         assert said == [fill(own[key]) for key in keys]
-    nested = ("x.gguf is a LoRA (load it with a LoRA loader, after this one), not a text encoder for Qwen-Image 2: "
+    nested = ("x.gguf is a LoRA (load it with a LoRA loader, after this node), not a text encoder for Qwen-Image 2: "
               "choose Qwen3-VL-8B-Instruct, for example qwen3vl_8b_bf16.safetensors.",
-              "Slide 2 (Growth and risk) cannot be written: The title opens a quotation mark that is never closed: "
-              'words in double quotes are drawn, so close it (and write inch, not ").')
+              "Slide 2 (Growth and risk) cannot be drawn: The title opens a quotation mark that is never closed. "
+              'Words in double quotes are drawn: close it (and write inch, not ").')
     one, other = chinese.page.evaluate(TRANSLATED, [nested, False])
     assert one == ("x.gguf 是LoRA（请在本加载器之后用 LoRA 加载器加载），不是 Qwen-Image 2 的文本编码器：请选择 "
                    "Qwen3-VL-8B-Instruct，例如 qwen3vl_8b_bf16.safetensors。")
@@ -105,7 +105,7 @@ def test_every_refusal_is_found_again_and_said_in_chinese(chinese):
 
 def test_a_text_that_fits_a_template_almost_takes_no_time(chinese):
     """It may be a stranger's: a regular expression tries every way to share it out between the holes."""
-    almost = "Width and height must be multiples of " + " from x to x, got x x x: the nearest is x x " * 40
+    almost = "Width and height must be multiples of " + " between x and x, got x x x. The nearest size is x x " * 40
     assert chinese.page.evaluate(f"async values => {{ const since = performance.now(); await ({TRANSLATED})(values);"
                                  " return performance.now() - since; }", [[almost], False]) < 1000
 
@@ -114,8 +114,8 @@ def test_what_comfyui_adds_to_an_error_is_left_out(chinese):
     chinese.open("text_to_image")
     chinese.page.evaluate("""() => app.api.dispatchCustomEvent("execution_error", {
         node_id: String(app.graph.nodes.find(node => node.type === "SaveImage").id), traceback: [],
-        exception_message: "Out of memory, even with keys and values of prompt and references out of video memory: "
-            + "choose a smaller picture, a smaller batch or fewer references.\\nThis error means you ran out of memory "
+        exception_message: "Out of memory, even with the KV cache out of VRAM: "
+            + "use a smaller image, a smaller batch or fewer references.\\nThis error means you ran out of memory "
             + "on your GPU.\\n\\nTIPS: If the workflow worked before you might have accidentally set the batch_size "
             + "to a large number.", exception_type: "torch.OutOfMemoryError" })""")
     chinese.show("SaveImage")

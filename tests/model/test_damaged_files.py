@@ -50,9 +50,9 @@ def test_configurations_are_refused_in_words(tmp_path, content, words):
 
 @pytest.mark.parametrize("kind, config, words", [
     ("vae", {"latents_mean": 3}, "latents_mean is 3, expected a list, each a number"),
-    ("vae", {"latents_std": [0] * 64}, "each a number above 0"),
+    ("vae", {"latents_std": [0] * 64}, "each a positive number"),
     ("text encoder", {"text_config": [1]}, r"text_config is \[1\], expected a section"),
-    ("text encoder", {"text_config": None}, "no configuration that says how its rotary positions are laid out"),
+    ("text encoder", {"text_config": None}, "no configuration of its rotary embedding"),
     ("text encoder", {"text_config": {"rope_scaling": {"mrope_section": 3}}}, "mrope_section is 3, expected a list"),
     ("text encoder", {**{"text_config": tiny.TEXT_CONFIG}, "vision_config": {"num_heads": 7}}, "of its 7 heads"),
 ])
@@ -85,6 +85,6 @@ def test_blocks_that_do_not_fill_a_row(shape, tmp_path):
     place = content.index(b"a" + struct.pack("<I", 2)) + 1
     axes = struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])
     path.write_bytes(content[:place] + axes + content[place + 20:])
-    with pytest.raises(CheckpointError, match=r"damaged or no GGUF file, download it again \(a tensor of the type Q8_0 "
-                                              r"has the impossible shape"):
+    with pytest.raises(CheckpointError, match=r"damaged or not a GGUF file \(a tensor of type Q8_0 "
+                                              r"has the invalid shape"):
         open_checkpoint(path)

@@ -96,7 +96,7 @@ def test_faults_are_refused_before_anything_runs(nodes, name):
     assert validate(node) is True
     assert "brief is empty" in validate(node, **blank)
     assert "control character U+0007" in validate(node, title="a\x07")
-    assert "No quotation marks are left" in validate(node, title='a"b“c「d『')
+    assert "contains every kind of quotation mark" in validate(node, title='a"b“c「d『')
     assert "never closed" in validate(node, picture='12" record')
     assert "multiples of 32" in validate(node, aspect_ratio="custom", width=1000)
     assert "no aspect ratio 5:4" in validate(node, aspect_ratio="5:4")

@@ -74,7 +74,7 @@ def test_ten_slides_are_ten_briefs(decks, said):
     assert texts[0] == "Talk" and texts[9] == "Slide 10\nPoint 10\n第10点"
     assert seeds == list(range(7, 17))
     assert notes == ["Hello", *(f"Say {number}" for number in range(2, 11))]
-    assert re.fullmatch(r"10 slides, the longest prompt has \d+ tokens\.", said[0]) and len(said) == 1
+    assert re.fullmatch(r"10 slides; the longest prompt has \d+ tokens\.", said[0]) and len(said) == 1
 
 
 def test_what_is_shortened_names_its_slide(decks, said):
@@ -100,7 +100,7 @@ def test_texts_of_any_kind_come_through_unchanged(decks, folder, said):
 
 def test_control_characters_are_refused_with_their_slide(decks):
     sentence = validate(decks.QwenImage2DeckOutline, **PAGE | {"outline": "## A\n## B\n- one\x07", "footer": ""})
-    assert sentence.startswith("Slide 2 (B) cannot be written: ") and "control character U+0007" in sentence
+    assert sentence.startswith("Slide 2 (B) cannot be drawn: ") and "control character U+0007" in sentence
 
 
 def test_5000_characters_on_a_slide_are_shortened_and_said(decks, said):
@@ -117,7 +117,7 @@ def test_outlines_are_refused_before_anything_runs(decks):
     assert "no slides" in validate(node, **values | {"outline": ""})
     assert "300 slides" in validate(node, **values | {"outline": "## A\n" * 300})
     unquotable = values | {"outline": "## A\n## B\n- a\"b“c「d『"}
-    assert "Slide 2 (B) cannot be written: No quotation marks" in validate(node, **unquotable)
+    assert "Slide 2 (B) cannot be drawn: The text" in validate(node, **unquotable)
     assert "multiples of 32" in validate(node, **values | {"aspect_ratio": "custom", "width": 1000})
 
 
@@ -242,9 +242,9 @@ def alternative_texts(path):
     (2 * [torch.zeros(2, 36, 64, 3)], ["a", "b"], ["a", "a", "b", "b"], None),  # two batches, a text for each
     ([torch.zeros(2, 36, 64, 3)], ["a"], ["a", "a"], None),
     (3 * [torch.zeros(1, 36, 64, 3)], ["a", None], ["a", "", ""],
-     "There are 2 texts for 3 pictures: the last pictures have none."),
+     "Got 2 texts for 3 images: the last images have none."),
     (2 * [torch.zeros(1, 36, 64, 3)], ["a", "b", "c"], ["a", "b"],
-     "There are 3 texts for 2 pictures: the last ones were not used."),
+     "Got 3 texts for 2 images: the last ones were not used."),
     ([torch.zeros(2, 36, 64, 3)], [], ["", ""], None),
     ([torch.zeros(1, 36, 64, 3)], ["a\x07b\ud800\n<&\""], ["a\ufffdb\ufffd\n<&\""], None),
 ])
@@ -273,7 +273,7 @@ def test_control_characters_never_show_as_escapes(decks, folder):
                                   "\\\\host\\share\\deck", "..", "", " ", ".", "talks/", "a\nb", "a\x00b"])
 def test_hostile_names_are_refused_and_write_nothing(decks, folder, name):
     sentence = validate(decks.QwenImage2SaveDeck, filename_prefix=[name], files=["PDF"])
-    assert "leaves ComfyUI's output folder" in sentence or "is not a name for files" in sentence
+    assert "points outside ComfyUI's output folder" in sentence or "is not a valid file name" in sentence
     with pytest.raises(ValueError, match=re.escape(sentence)):
         save(decks, pictures(1), name)
     assert list(folder.parent.rglob("*")) == []
@@ -281,7 +281,7 @@ def test_hostile_names_are_refused_and_write_nothing(decks, folder, name):
 
 def test_an_unknown_kind_of_file_is_refused(decks):
     sentence = validate(decks.QwenImage2SaveDeck, filename_prefix=["deck"], files=["DOCX"])
-    assert sentence == "There are no files 'DOCX': choose PPTX and PDF, PPTX, PDF."
+    assert sentence == "Unknown file type 'DOCX'; choose PPTX and PDF, PPTX, PDF."
 
 
 def test_names_in_any_script_and_below_folders(decks, folder):
@@ -304,7 +304,7 @@ def test_an_error_leaves_nothing(decks, folder, monkeypatch, files):
 
 
 def test_no_pictures_or_broken_ones(decks, folder):
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="^No images to save"):
         save(decks, [torch.zeros(0, 36, 64, 3)])
     with pytest.raises(ValueError, match="NaN"):
         save(decks, [torch.full((1, 36, 64, 3), torch.nan)])

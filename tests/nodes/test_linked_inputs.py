@@ -39,4 +39,4 @@ def test_a_system_prompt_that_is_not_there_is_always_the_same(comfyui):
     """Or an enhancer that is off would have all that follows computed again in every run."""
     from qwen_image_2.nodes.enhance import QwenImage2PromptEnhance
     one, again = (QwenImage2PromptEnhance.fingerprint_inputs(None, "gone.txt") for _ in range(2))
-    assert one == again and "There is no system prompt gone.txt" in one
+    assert one == again and "The system prompt gone.txt is not below" in one

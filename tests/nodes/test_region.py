@@ -42,7 +42,7 @@ def test_batches_go_through_crop_and_stitch(region, pictures, count, edited):
 
 def test_the_region_is_said(region):
     said, = crop(region, image(), masks(1), feather=0).ui["qwen_image_2_messages"]
-    assert said.startswith("Region of 21 x 16 pixels, from the left 17, from the top 17, of a picture of 96 x 64, ")
+    assert said.startswith("Region: 21 x 16 pixels at left 17, top 17 of an image of 96 x 64, edited at ")
 
 
 def test_a_panorama_is_no_reference_and_may_be_cut(region):
@@ -53,8 +53,8 @@ def test_a_panorama_is_no_reference_and_may_be_cut(region):
     assert max(part.shape[1:3]) <= 4 * min(part.shape[1:3])
 
 
-NO_PICTURES = [(torch.full((1, 8, 8, 3), float("nan")), "The picture holds NaN"), (torch.rand(1, 8, 8, 1), "RGB and"),
-               (torch.rand(0, 8, 8, 3), "The picture is empty"), (torch.rand(1, 0, 8, 3), "The picture is empty")]
+NO_PICTURES = [(torch.full((1, 8, 8, 3), float("nan")), "The image contains NaN"), (torch.rand(1, 8, 8, 1), "RGB and"),
+               (torch.rand(0, 8, 8, 3), "The image is empty"), (torch.rand(1, 0, 8, 3), "The image is empty")]
 
 
 @pytest.mark.parametrize(("wrong", "words"), NO_PICTURES)

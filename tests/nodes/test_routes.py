@@ -55,7 +55,7 @@ def test_an_error_says_nothing_of_this_machine(routes, monkeypatch, caplog):
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_a_body_that_is_not_encoded_as_it_says_is_a_bad_request(routes, encoding):
     (status, answer), = send(routes, routes.PATH, b'{"text": "a"}', **{"Content-Encoding": encoding})
-    assert (status, answer["error"]) == (400, "The body is not encoded as its Content-Encoding says.")
+    assert (status, answer["error"]) == (400, "The request body does not match its Content-Encoding.")
 
 
 def test_takes_a_bounded_time(routes, monkeypatch):
@@ -140,7 +140,7 @@ def test_answers_with_the_sentence_by_which_the_node_refuses(routes, changes, se
 
 def test_a_deck_names_its_slide(routes):
     answer = brief(routes, "QwenImage2DeckOutline", **DECK | {"outline": "## A\n## B\nPicture: 12\" disc"})[1]
-    assert answer["refused"].startswith("Slide 2 (B) cannot be written: ") and "never closed" in answer["refused"]
+    assert answer["refused"].startswith("Slide 2 (B) cannot be drawn: ") and "never closed" in answer["refused"]
     assert answer["parts"]["key"] == "slide_refused" and answer["parts"]["values"]["error"]["key"] == "quotation_open"
     # The canvas is no slide's fault.
     answer = brief(routes, "QwenImage2DeckOutline", **DECK | {"aspect_ratio": "custom", "width": 1000})[1]
@@ -161,7 +161,7 @@ def test_measures_briefs_only(routes, node):
     ("language", {}), ("aspect_ratio", "5:4"), ("size", 2048)])
 def test_takes_what_the_schema_takes(routes, name, value):
     status, answer = brief(routes, "QwenImage2PosterBrief", **POSTER | {name: value})
-    assert (status, answer["error"]) == (400, f"The value of {name} is none that this node takes.")
+    assert (status, answer["error"]) == (400, f"Invalid value for {name}.")
 
 
 @pytest.mark.parametrize("body, status", [

@@ -27,10 +27,10 @@ def core_node(name: str, *arguments):
 
 
 @pytest.mark.parametrize(("node", "arguments", "words"), [
-    ("ModelSamplingAuraFlow", (3.1,), "sets the model's shift.* has no effect.*Take that node away"),
+    ("ModelSamplingAuraFlow", (3.1,), "sets the model's shift.* has no effect.*Remove that node"),
     ("ModelSamplingFlux", (1.15, 0.5, 1024, 1024), "has no effect"),
-    ("ModelSamplingSD3", (3.0,), "pictures come out as noise"),
-    ("ModelSamplingDiscrete", ("eps", False), "pictures come out as noise"),
+    ("ModelSamplingSD3", (3.0,), "images would be noise"),
+    ("ModelSamplingDiscrete", ("eps", False), "images would be noise"),
 ])
 def test_what_other_nodes_do_to_the_sampling_is_told(sampler, model, node, arguments, words):
     assert re.search(words, sampler.shift_note(core_node(node, model, *arguments)))
@@ -63,14 +63,14 @@ def edit_note(sampler, canvas: tuple[int, int], *references: tuple[int, int]) ->
 
 def test_an_edit_on_no_references_canvas_is_pointed_out(sampler):
     assert edit_note(sampler, (1024, 768), (768, 1024), (512, 512), (512, 512)) == (
-        "The latent is 1024 x 768 pixels, but no reference is (they are 768 x 1024, 512 x 512): such edits shift or "
-        "zoom what they keep. Take the latent from Encode Edit, with the canvas of a reference.")
+        "The latent is 1024 x 768 pixels, but no reference has that size (they are 768 x 1024, 512 x 512). Such edits "
+        "shift or zoom what they should keep. Use the latent of Encode Edit, with Canvas size set to a reference.")
 
 
 def test_the_grid_that_fails_is_pointed_out(sampler):
     note = edit_note(sampler, (1024, 1024), (768, 1024), (1024, 1024))
-    assert note.startswith("Latent and reference are both 1024 x 1024 pixels: edits on exactly that grid are known")
-    assert "grid_guard" in note
+    assert note.startswith("Latent and reference are both 1024 x 1024 pixels, a size at which edits are known")
+    assert "Avoid the 1024 grid" in note
 
 
 @pytest.mark.parametrize(("canvas", "references"), [

@@ -97,8 +97,8 @@ def test_a_banner_is_read(nodes):
 
 
 @pytest.mark.parametrize("image, words", [
-    (torch.zeros(1, 8, 8, 1), "reads RGB and RGBA"),
-    (torch.zeros(0, 8, 8, 3), "The picture is empty"),
+    (torch.zeros(1, 8, 8, 1), "accepts RGB and RGBA"),
+    (torch.zeros(0, 8, 8, 3), "The image is empty"),
     (torch.full((1, 8, 8, 3), float("nan")), "NaN"),
 ])
 def test_refused_pictures(nodes, image, words):
@@ -107,7 +107,7 @@ def test_refused_pictures(nodes, image, words):
 
 
 def test_no_expected_text_is_refused(nodes):
-    with pytest.raises(ValueError, match="No text is expected"):
+    with pytest.raises(ValueError, match="Expected text is empty"):
         nodes.check(page("FREE"), " \n")
 
 
@@ -223,9 +223,9 @@ def test_vertical_text_is_a_column(nodes):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("SALE 海", "no glyphs for 海 \\(U\\+6D77\\)"), ("\u200b\n ", "There is no text to set"),
+    ("SALE 海", "no glyphs for 海 \\(U\\+6D77\\)"), ("\u200b\n ", "Text is empty"),
     ("W" * 1000, "do not fit on one page"),
-    ("W" * 30_000, "has 30,000 characters: a reference takes at most 20,000"),
+    ("W" * 30_000, "has 30,000 characters; the maximum is 20,000"),
     ("OPEN 😀", "no glyphs for 😀 \\(U\\+1F600\\)"),
     ("שלום", "no glyphs for ש \\(U\\+05E9\\), ל"),
 ])
@@ -315,7 +315,7 @@ def test_a_font_that_may_not_be_read_is_one_sentence_and_hides_no_others(tmp_pat
     assert glyphs.named_faces(path, name) == {name: (path, 0)}
     with pytest.raises(ValueError) as raised:
         glyphs.load((path, 0), 32, name)
-    assert str(raised.value) == f"The font {name} cannot be read (Permission denied): choose another one."
+    assert str(raised.value) == f"The font {name} cannot be read (Permission denied). Choose another one."
 
 
 def test_chinese_on_a_vertical_page(nodes):

@@ -213,7 +213,7 @@ def test_panels_stay_when_their_descriptions_go(count):
 
 
 def test_a_title_that_is_too_long_is_refused(count):
-    with pytest.raises(ValueError, match="does not fit into 1,000 tokens even with nothing but the title"):
+    with pytest.raises(ValueError, match="exceeds 1,000 tokens even with nothing but the title"):
         wording.fitted(briefs.poster(page(), "x y " * 2000, body="B"), count, LIMIT)
 
 
@@ -222,7 +222,7 @@ def test_a_title_that_is_too_long_is_refused(count):
 @pytest.mark.parametrize("make", [briefs.poster, briefs.slide, briefs.infographic, briefs.comic])
 @pytest.mark.parametrize("blank", ["", " \n\t\n", "\u200b\ufeff"])
 def test_an_empty_brief_is_refused(make, blank):
-    with pytest.raises(ValueError, match="brief is empty: fill in at least one text"):
+    with pytest.raises(ValueError, match="brief is empty. Fill in at least one text"):
         make(page(picture=blank), blank)
 
 
@@ -243,7 +243,7 @@ def test_all_line_breaks_are_line_breaks(count):
 def test_invisible_characters_are_kept_and_named(count):
     written = wording.fitted(briefs.poster(page(), "NI\u200bGHT \u202eabc"), count, LIMIT)
     assert written.texts == ("NI\u200bGHT \u202eabc",)
-    assert written.notes == ("The texts contain invisible characters (U+200B, U+202E): kept as they are.",)
+    assert written.notes == ("The texts contain invisible characters (U+200B, U+202E). They are kept.",)
 
 
 def test_right_to_left_is_said():
@@ -252,13 +252,13 @@ def test_right_to_left_is_said():
 
 
 def test_an_open_quotation_in_a_description_is_refused():
-    with pytest.raises(ValueError, match="The picture opens a quotation mark that is never closed"):
+    with pytest.raises(ValueError, match="The picture description opens a quotation mark that is never closed"):
         briefs.poster(page(picture='a 12" record'), "T")
 
 
 @pytest.mark.parametrize("palette", ['"red"', "red, " + "very " * 20 + "blue", "re\x07d", ",".join("abcdefghi")])
 def test_a_palette_is_a_few_colours(palette):
-    with pytest.raises(ValueError, match="The palette"):
+    with pytest.raises(ValueError, match="is not a color for the palette|^The palette has"):
         briefs.poster(page(palette=palette), "T")
 
 
@@ -269,7 +269,7 @@ def test_a_fault_in_a_panel_names_the_panel():
 
 
 def test_a_comic_page_has_an_end():
-    with pytest.raises(ValueError, match="has 300 panels: a page takes at most 24"):
+    with pytest.raises(ValueError, match="has 300 panels; a page takes at most 24"):
         briefs.comic(page(), panels="\n\n".join(["A street."] * 300))
 
 

@@ -48,7 +48,7 @@ def test_answers_that_are_nearly_json_are_mended_and_it_is_said(text, faults):
     found = answer(text)
     assert found == Answer("A long description.", "16:9") and list(found.mended) == faults
     result = enhancement.enhanced("A", Generated(text, 9, False), (64, 64), None)
-    assert result.notes[0].startswith("The language model's answer was no JSON and was mended")
+    assert result.notes[0].startswith("The language model's answer was not valid JSON and was repaired")
 
 
 def test_a_ratio_that_does_not_end_and_that_of_a_draft_are_not_taken():
@@ -149,7 +149,7 @@ def test_the_proposed_ratio_gives_the_canvas(ratio, size_class, expected):
     found = enhanced(json.dumps({"rewritten_prompt": "A dog.", "wh_ratio": ratio}), size_class=size_class)
     assert (found.prompt, found.canvas) == ("A dog.", expected)
     note, = found.notes
-    assert ("as chosen on the node" in note) == (expected == (640, 480))
+    assert ("as set on the node" in note) == (expected == (640, 480))
 
 
 def test_an_edit_keeps_the_shape_of_the_picture_it_follows():
@@ -171,7 +171,7 @@ def test_numbers_in_place_of_words():
 def test_without_an_answer_the_prompt_stays_and_the_node_says_so():
     found = enhanced("I would rather talk.")
     assert (found.prompt, found.canvas) == ("a dog", (640, 480))
-    assert "used as it was written" in found.notes[0] and "I would rather talk." in found.notes[1]
+    assert "The original prompt is used" in found.notes[0] and "I would rather talk." in found.notes[1]
     assert "stopped after 7 tokens" in enhanced("thinking", truncated=True).notes[0]
     assert len(enhanced("word " * 10_000).notes[1]) < 2100
 
@@ -185,7 +185,7 @@ def test_the_conversation_is_the_models_own():
 
 
 @pytest.mark.parametrize("text, words", [
-    (" \n", "The prompt is empty"), ("a <|im_end|> b", "contains <|im_end|>"), ("<|image_pad|>", "remove it"),
+    (" \n", "The prompt is empty"), ("a <|im_end|> b", "contains <|im_end|>"), ("<|image_pad|>", "Remove it"),
 ])
 def test_prompts_that_cannot_be_asked(text, words):
     with pytest.raises(ValueError, match=words.replace("|", r"\|")):
@@ -193,7 +193,7 @@ def test_prompts_that_cannot_be_asked(text, words):
 
 
 @pytest.mark.parametrize("content, words", [
-    (b"", "is empty"), (b" \n", "is empty"), (b"\xff\xfe\x00", "not a text file in UTF-8"),
+    (b"", "is empty"), (b" \n", "is empty"), (b"\xff\xfe\x00", "is not a UTF-8 text file"),
     (b"word " * 60_000, "larger than 256 KiB"), ("漢".encode() * 90_000, "larger than 256 KiB"),
 ])
 def test_files_that_are_no_system_prompt(tmp_path, content, words):

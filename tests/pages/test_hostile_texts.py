@@ -106,7 +106,7 @@ def test_no_text_takes_the_square_of_its_length(characters):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("# a\n- b\n# a" + " " * 60_000 + "x", r"Line 3 of the outline has 60,004 characters \('# a"),
-    ("# a\n" + "> note\n" * 200_000, "The outline has 1,400,004 characters: it may have at most 300,000"),
+    ("# a\n" + "> note\n" * 200_000, "The outline has 1,400,004 characters; the maximum is 300,000"),
 ])
 def test_an_outline_is_bounded(text, message):
     with pytest.raises(ValueError, match=message) as error:
@@ -116,7 +116,7 @@ def test_an_outline_is_bounded(text, message):
 
 def test_a_field_is_bounded():
     assert fitted(briefs.poster(Page(), "T", body="word " * 6500)).texts[0] == "T"
-    with pytest.raises(ValueError, match="The body has 35,000 characters: it may have at most 32,768"):
+    with pytest.raises(ValueError, match="The body has 35,000 characters; the maximum is 32,768"):
         briefs.poster(Page(), "T", body="word " * 7000)
 
 

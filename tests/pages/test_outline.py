@@ -80,18 +80,18 @@ def test_a_layout_of_the_slide_goes_before_that_of_the_deck():
     ("", "has no slides"),
     (" \n\u200b\n", "has no slides"),
     ("Hello\n## A", "begins with 'Hello', which is on no slide"),
-    ("#Title", "which is on no slide"),
+    ("#Title", "which belongs to no slide"),
     ("## A\n### B", "heading with ###"),
-    ("#" * 5000 + " A", "heading with #{40}: slides begin"),
-    ("## A\nColour: red", r"Slide 1 \(A\) has the unknown hint 'Colour': there are Picture, Layout"),
-    ("## A\nSeed: lucky", r"Slide 1 \(A\) has the seed 'lucky': a seed is a whole number from 0 to 184467"),
+    ("#" * 5000 + " A", "heading with #{40}. Slides start"),
+    ("## A\nColour: red", r"Slide 1 \(A\) contains the unknown hint 'Colour'; known are Picture, Layout"),
+    ("## A\nSeed: lucky", r"Slide 1 \(A\) has the seed 'lucky'; a seed is an integer from 0 to 184467"),
     ("## A\nSeed: -1", "has the seed '-1'"),
     ("## A\nSeed:", "has the seed ''"),
     ("## A\nSeed: 18446744073709551616", "has the seed '18446744073709551616'"),
     ("## A\nSeed: " + "9" * 5000, "has the seed '99999"),
     ("## A\nLayout: title sideways", "unknown layout 'title sideways': there are title top left, title top"),
     ("## A\n- one\n\nmore", "'more' after its bullet points"),
-    ("## A\n" * 101, "101 slides: a deck takes at most 100"),
+    ("## A\n" * 101, "101 slides; the maximum is 100"),
     ("## A\n" * 300, "300 slides"),
 ])
 def test_refused_in_one_sentence(text, message):
@@ -114,12 +114,12 @@ def test_markdown_without_meaning_is_refused_with_its_line(line, what):
     number, last = 2 + line.count("\n"), line.split("\n")[-1]
     with pytest.raises(ValueError) as raised:
         read(f"## A\n{line}\n- more")
-    assert str(raised.value).startswith(f"Line {number} of the outline, {last!r}, has no meaning here: it is {what}")
+    assert str(raised.value).startswith(f"Line {number} of the outline is not supported: {last!r} is {what}")
 
 
 @pytest.mark.parametrize("title", ["## A title<br>in two lines", "## ![logo](a.png)"])
 def test_titles_are_looked_at_too(title):
-    with pytest.raises(ValueError, match="^Line 1 of the outline, "):
+    with pytest.raises(ValueError, match="^Line 1 of the outline is not supported: "):
         read(title)
 
 
@@ -145,9 +145,9 @@ def test_an_em_dash_begins_a_point_like_an_en_dash():
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("## A\n##\n> only notes", "Slide 2 cannot be written: The slide brief is empty"),
-    ("## A\n## B\n- a\x07b", r"Slide 2 \(B\) cannot be written: The bullets contains the control character U\+0007"),
-    ("## A\nPicture: a 12\" record", r"Slide 1 \(A\) cannot be written: The picture opens a quotation mark"),
+    ("## A\n##\n> only notes", "Slide 2 cannot be drawn: The slide brief is empty"),
+    ("## A\n## B\n- a\x07b", r"Slide 2 \(B\) cannot be drawn: The bullet list contains the control character U\+0007"),
+    ("## A\nPicture: a 12\" record", r"Slide 1 \(A\) cannot be drawn: The picture description opens a quotation"),
     ("## a\"b“c「d『", "No quotation marks are left"),
 ])
 def test_what_a_brief_refuses_names_the_slide(text, message):

@@ -37,7 +37,7 @@ def test_messages_are_found_in_the_code():
     found = translations.messages()
     assert {"lines.one", "lines.more", "cache_in_ram", "role_bullet", "tensor_missing", "write_failed", "and_list",
             "send_json", "wrong_file"} < set(found) and len(found) > 350
-    assert found["tensor_missing"] == "{file} is incomplete: the tensor {tensor} is missing."
+    assert found["tensor_missing"] == "{file} is incomplete: tensor {tensor} is missing."
 
 
 @pytest.mark.parametrize("code", [

@@ -54,16 +54,16 @@ def message(client, nodes) -> str:
 
 
 @pytest.mark.parametrize("part, file, words", [
-    ("diffusion_model", "truncated.safetensors", "is truncated or damaged, download it again"),
+    ("diffusion_model", "truncated.safetensors", "is truncated or damaged ("),
     ("diffusion_model", "incomplete/", "is incomplete: diffusion_pytorch_model-00002-of-0000"),
     ("diffusion_model", "qwen_image_1.safetensors", "is the transformer of Qwen-Image 1.x"),
     ("diffusion_model", "sdxl.safetensors", "is a Stable Diffusion or SDXL checkpoint"),
-    ("diffusion_model", "vae_in_the_wrong_place.safetensors", "is a VAE in Wan naming, not a transformer"),
+    ("diffusion_model", "vae_in_the_wrong_place.safetensors", "is a VAE with Wan key names, not a transformer"),
     ("diffusion_model", "nan.safetensors", "the tensor transformer_blocks.1.attn.to_v.weight holds NaN"),
     ("text_encoder", "enhancer.safetensors", "is a prompt-enhancer language model"),
     ("text_encoder", "qwen3_text.safetensors", "is a text-only language model without a vision tower"),
     ("vae", "transformer_in_the_wrong_place.safetensors", "is the transformer of Qwen-Image 2.x, not a vae"),
-    ("vae", "vae_16.safetensors", "to 16 latent channels, Qwen-Image 2 needs 4 to 64"),
+    ("vae", "vae_16.safetensors", "and 16 latent channels; Qwen-Image 2 needs 4 and 64"),
 ])
 def test_wrong_files(client, part, file, words):
     found = message(client, Graph(**{part: file}).nodes())
@@ -86,13 +86,13 @@ def test_lora_of_qwen_image_1(client, models):
                          strength_model=1.0)
     nodes["sampler"]["inputs"]["model"] = ["lora", 0]
     found = message(client, nodes)
-    assert "A LoRA does not fit this model" in found and "Qwen-Image 1.x (width 3072)" in found
+    assert "LoRA shape mismatch at" in found and "Qwen-Image 1.x (width 3072)" in found
 
 
 @pytest.mark.parametrize("change, words", [
-    (dict(width=1000), "multiples of 32 from 64 to 8192, got 1000 x 64: the nearest is 992 x 64"),
-    (dict(width=32), "got 32 x 64: the nearest is 64 x 64"),
-    (dict(width=32000), "got 32000 x 64: the nearest is 8192 x 64"),
+    (dict(width=1000), "multiples of 32 between 64 and 8192, got 1000 x 64. The nearest size is 992 x 64"),
+    (dict(width=32), "got 32 x 64. The nearest size is 64 x 64"),
+    (dict(width=32000), "got 32000 x 64. The nearest size is 8192 x 64"),
     (dict(batch_size=0), "batch_size"),
     (dict(steps=0), "steps"),
     (dict(denoise=0.0), "denoise"),
@@ -119,7 +119,7 @@ def test_latent_of_another_model(client, sampler):
     nodes["picture"] = node("EmptyImage", width=96, height=64, batch_size=1, color=0xFF8800)
     nodes["canvas"] = node("VAEEncode", pixels=["picture", 0], vae=["pixels", 0])
     found = message(client, nodes)
-    assert "3" in found and "make it with Empty Latent (Qwen-Image 2)" in found
+    assert "3" in found and "Create it with Empty Latent (Qwen-Image 2)" in found
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -128,26 +128,26 @@ def test_references_without_image_slots(client, sampler):
     nodes["reference"] = node("ReferenceLatent", conditioning=["prompt", 0], latent=["canvas", 0])
     nodes["sampler"]["inputs"]["positive"] = ["reference", 0]
     found = message(client, nodes)
-    assert "1 reference latents and 0 image slots" in found and "from Encode Edit" in found
+    assert "1 reference latents but 0 image placeholders" in found and "use Encode Edit" in found
 
 
 def test_guidance_without_a_negative_prompt(client):
     """Refused before anything runs; a linked cfg is known only when the sampler's turn comes."""
     nodes = Graph(cfg=3.0).nodes()
     del nodes["sampler"]["inputs"]["negative"]
-    with pytest.raises(WorkflowError, match="connect one, or set cfg to 1") as raised:
+    with pytest.raises(WorkflowError, match="Connect one, or set CFG to 1") as raised:
         client.run(nodes)
     assert "custom_validation_failed" in raised.value.details
     nodes["guidance"] = node("PrimitiveFloat", value=3.0)
     nodes["sampler"]["inputs"]["cfg"] = ["guidance", 0]
-    with pytest.raises(WorkflowError, match="connect one, or set cfg to 1") as raised:
+    with pytest.raises(WorkflowError, match="Connect one, or set CFG to 1") as raised:
         client.run(nodes)
     assert "in execute" in raised.value.details
 
 
 @pytest.mark.parametrize("cfg", [0.5, 31.0])
 def test_guidance_out_of_range(client, cfg):
-    assert f"cfg is {cfg}, it must be 1 to 30" in message(client, Graph(cfg=cfg).nodes())
+    assert f"CFG must be between 1 and 30, got {cfg}" in message(client, Graph(cfg=cfg).nodes())
 
 
 def test_no_negative_prompt_is_fine_without_guidance(client):
@@ -157,7 +157,7 @@ def test_no_negative_prompt_is_fine_without_guidance(client):
 
 
 def test_image_token_in_the_prompt(client):
-    assert "stands for a reference image" in message(client, Graph(prompt="a <|image_pad|> b").nodes())
+    assert "is reserved for reference images" in message(client, Graph(prompt="a <|image_pad|> b").nodes())
 
 
 def test_picture_smaller_than_one_latent(client):
@@ -188,4 +188,4 @@ def test_another_models_vae(client):
     nodes = Graph().nodes()
     nodes["other"] = node("VAELoader", vae_name="pixel_space")
     nodes["decode"]["inputs"]["vae"] = ["other", 0]
-    assert "not the one of Qwen-Image 2" in message(client, nodes)
+    assert "This VAE is not the Qwen-Image 2 VAE" in message(client, nodes)

@@ -24,14 +24,14 @@ def test_texts_reach_the_text_encoder_and_the_check_unchanged(client):
     assert result.outputs["width"]["text"] == ["1792"]
     tokens = int(result.outputs["tokens"]["text"][0])
     assert result.messages["brief"] == [f"{tokens} tokens, 3 lines of text.",
-                                        "The texts contain invisible characters (U+200B): kept as they are."]
+                                        "The texts contain invisible characters (U+200B). They are kept."]
 
 
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("fields, words", [
     ({"title": "a\x07"}, "The title contains the control character U+0007"),
-    ({"picture": '12" record'}, "The picture opens a quotation mark that is never closed"),
-    ({"palette": '"red"'}, "The palette names colours"),
+    ({"picture": '12" record'}, "The picture description opens a quotation mark that is never closed"),
+    ({"palette": '"red"'}, "is not a color for the palette"),
     ({"aspect_ratio": "custom", "width": 1000}, "Width and height must be multiples of 32"),
 ])
 def test_faults_are_refused_before_anything_runs(client, name, fields, words):

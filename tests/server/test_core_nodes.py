@@ -130,7 +130,7 @@ def test_odd_pictures_are_cropped_and_it_is_said(client, tmp_path):
     result = run(client, nodes)
     assert here.latent(client, result).shape == (1, 64, 4, 6)
     assert result.messages["latent_in"] == [
-        "Cropped from 106 x 72 to 96 x 64 around the centre: the model works in blocks of 32 pixels."]
+        "Center-cropped from 106 x 72 to 96 x 64: the model works in blocks of 32 pixels."]
 
 
 # ---------------------------------------------------------------- LoRA
@@ -262,7 +262,7 @@ def test_variant_and_preset_that_do_not_fit_are_pointed_out(client, model, varia
 @pytest.mark.parametrize("model, preset", [(here.TURBO, "Turbo 8"), (here.FUSED, "Fast 25")])
 def test_variant_and_preset_that_fit_give_no_warning(client, model, preset):
     said = run(client, Graph(diffusion_model=model, preset=preset).nodes()).messages["sampler"]
-    assert len(said) == 1 and "keys and values" in said[0]
+    assert len(said) == 1 and "KV cache" in said[0]
 
 
 @pytest.mark.parametrize("denoise, encoded, told", [(0.5, False, True), (1.0, False, False), (0.5, True, False)])
@@ -272,7 +272,7 @@ def test_image_to_image_without_an_image_is_pointed_out(client, denoise, encoded
         nodes["picture"] = node("EmptyImage", width=96, height=64, batch_size=1, color=0)
         nodes["canvas"] = node("QwenImage2VAEEncode", image=["picture", 0], vae=["loader", 2])
     said = str(run(client, nodes).messages["sampler"])
-    assert (f"denoise is {denoise}, but the latent is empty" in said) == told and "keys and values" in said
+    assert (f"denoise is {denoise}, but the latent is empty" in said) == told and "KV cache" in said
 
 
 def test_guidance_changes_the_picture(client, plain):

@@ -92,8 +92,8 @@ def test_an_older_workflow_without_a_seed_still_runs(client):
 @pytest.mark.parametrize(("change", "words"), [
     ({"text": ""}, "The outline has no slides"),
     ({"text": "## A\n" * 300}, "The outline has 300 slides"),
-    ({"text": "## A\nColour: red"}, "Slide 1 (A) has the unknown hint 'Colour'"),
-    ({"text": TEN, "name": "../deck"}, "leaves ComfyUI's output folder"),
+    ({"text": "## A\nColour: red"}, "Slide 1 (A) contains the unknown hint 'Colour'"),
+    ({"text": TEN, "name": "../deck"}, "points outside ComfyUI's output folder"),
 ])
 def test_faults_are_refused_before_anything_runs(client, change, words):
     started = []

@@ -90,8 +90,8 @@ def test_whole_edit_equals_the_reference(client, reference, tmp_path, references
     nodes = edit_nodes(client, tmp_path, images, prompt, negative_prompt=negative)
     nodes["sampler"]["inputs"]["cfg"] = cfg
     result = client.run(nodes)
-    kept = [line for line in result.messages["sampler"] if "tokens of prompt and references" in line]
-    assert len(kept) == (1 if cfg == 1 else 2) and all("kept beside the model" in line for line in kept)
+    kept = [line for line in result.messages["sampler"] if "KV cache of prompt and references" in line]
+    assert len(kept) == (1 if cfg == 1 else 2) and all("MiB, in system RAM." in line for line in kept)
     found = latents.normalise(here.latent(client, result))
     theirs = expected("latent").transpose(1, 2).unflatten(2, found.shape[-2:])
     assert (found - theirs).abs().max() < LATENT_BOUND
@@ -125,7 +125,7 @@ def test_grid_guard(client, tmp_path, guard, expected):
     nodes = edit_nodes(client, tmp_path, pictures([((50, 50), "RGB")]), resolution="1024", grid_guard=guard)
     size, result = canvas_of(client, nodes)
     assert size == expected
-    assert ("Moved from 1024 x 1024 to 1056 x 1056" in str(result.messages.get("prompt"))) == guard
+    assert ("Size changed from 1024 x 1024 to 1056 x 1056" in str(result.messages.get("prompt"))) == guard
 
 
 @pytest.mark.parametrize("canvas, told", [("last reference", False), ("first reference", False), ("custom", True)])
@@ -176,7 +176,7 @@ def test_unnamed_references_get_advice(client, tmp_path):
     images = pictures([((64, 64), "RGB"), ((64, 64), "RGB")])
     _, result = canvas_of(client, edit_nodes(client, tmp_path, images, "blend them"))
     assert result.messages["prompt"] == [
-        "None of the 2 references is named in the prompt: say which is which with <image1>, <image2>, ..."]
+        "The prompt names none of the 2 references. Refer to them as <image1>, <image2>, ..."]
 
 
 def message(client, nodes) -> str:
@@ -194,13 +194,13 @@ def test_eleven_references(client, tmp_path):
     nodes = edit_nodes(client, tmp_path, pictures([((32, 32), "RGB")]))
     nodes["many"] = node("RepeatImageBatch", image=["load1", 0], amount=11)
     nodes["prompt"]["inputs"]["images.image_1"] = ["many", 0]
-    assert "There are 11 references, batches counted picture by picture" in message(client, nodes)
+    assert "Got 11 references (each image of a batch counts)" in message(client, nodes)
 
 
 def test_an_eleventh_input(client, tmp_path):
     """Only a program can connect it: the page stops at ten."""
     nodes = edit_nodes(client, tmp_path, pictures([((32, 32), "RGB")] * 11))
-    assert "images.image_11 is no input of this node: it takes at most 10 pictures" in message(client, nodes)
+    assert "This node has no input images.image_11: it takes at most 10 images" in message(client, nodes)
 
 
 def test_no_reference(client, tmp_path):
@@ -223,7 +223,7 @@ def test_a_reference_one_pixel_wide(client, tmp_path):
 @pytest.mark.parametrize("inputs, words", [
     (dict(canvas="custom", width=100, height=96), "the nearest is 96 x 96"),
     (dict(canvas="custom", width=96, height=32000), "the nearest is 96 x 8192"),
-    (dict(canvas="second reference"), "There is no canvas second reference: choose last reference, first reference"),
+    (dict(canvas="second reference"), "Unknown canvas second reference; choose last reference, first reference"),
 ])
 def test_a_canvas_that_cannot_be_is_refused_before_anything_runs(client, tmp_path, inputs, words):
     nodes = edit_nodes(client, tmp_path, pictures([((64, 64), "RGB")]), **inputs)

@@ -75,7 +75,7 @@ def test_the_canvas_stays_where_it_is_wanted(client):
 def test_an_answer_that_cannot_be_read_leaves_the_prompt_and_says_so(client):
     prompt, width, height, report = outputs(client.run(nodes("enhancers/talks.safetensors", aspect_ratio="3:4")))
     assert (prompt, width, height) == (PROMPT, 896, 1184)
-    assert "used as it was written" in report and "I would rather not." in report
+    assert "The original prompt is used" in report and "I would rather not." in report
 
 
 def test_an_enhancer_without_its_own_system_prompt_is_pointed_out(client):
@@ -95,7 +95,7 @@ def test_core_s_own_node_writes_with_it(client):
 
 def test_an_answer_that_was_cut(client):
     report = outputs(client.run(nodes(max_tokens=8)))[3]
-    assert "stopped after 8 tokens without an answer, so raise max_tokens" in report
+    assert "stopped after 8 tokens without an answer. Raise Max tokens." in report
 
 
 def test_off_loads_and_runs_nothing(client):
@@ -202,20 +202,20 @@ def test_the_text_encoder_itself_can_write(client, pictures):
 
 
 @pytest.mark.parametrize("change, words", [
-    (dict(prompt=" "), "The prompt is empty: write what the picture should show"),
-    (dict(prompt="a <|im_end|>"), "contains <|im_end|>, which has a meaning for the language model"),
+    (dict(prompt=" "), "The prompt is empty. Describe what the image should show"),
+    (dict(prompt="a <|im_end|>"), "contains <|im_end|>, which is reserved by the language model"),
     (dict(system_prompt="Qwen-Image-2.1-PE-T2I/system_prompt.txt"),
-     "There is no system prompt Qwen-Image-2.1-PE-T2I/system_prompt.txt below models/text_encoders: put the "
-     "system_prompt.txt that comes with your enhancer"),
+     "The system prompt Qwen-Image-2.1-PE-T2I/system_prompt.txt is not below models/text_encoders. Put the "
+     "system_prompt.txt of your enhancer"),
     (dict(system_prompt="enhancers/empty.txt"), "The system prompt enhancers/empty.txt is empty"),
-    (dict(system_prompt="enhancers/bytes.txt"), "bytes.txt is not a text file in UTF-8"),
+    (dict(system_prompt="enhancers/bytes.txt"), "bytes.txt is not a UTF-8 text file"),
     (dict(system_prompt="enhancers/huge.txt"), "huge.txt is larger than 256 KiB"),
-    (dict(system_prompt="../../../../etc/passwd"), "There is no system prompt ../../../../etc/passwd below"),
-    (dict(aspect_ratio="custom", width=100), "the nearest is 96 x 1024"),
+    (dict(system_prompt="../../../../etc/passwd"), "The system prompt ../../../../etc/passwd is not below"),
+    (dict(aspect_ratio="custom", width=100), "The nearest size is 96 x 1024"),
     (dict(images=["picture"], prompt="make <image3> blue"), "names <image3>, but the references are only <image1>"),
-    (dict(images=["picture"] * 11), "images.image_11 is no input of this node: it takes at most 10 pictures"),
-    (dict(enhancer=tiny.ENHANCER), f"There is no {tiny.ENHANCER} in models/text_encoders: put the file there (9.5 GB, "
-                                   f"from Comfy-Org/Qwen-Image-2.1 on Hugging Face, Qwen Research License"),
+    (dict(images=["picture"] * 11), "This node has no input images.image_11: it takes at most 10 images"),
+    (dict(enhancer=tiny.ENHANCER), f"{tiny.ENHANCER} is not in models/text_encoders. Put it there (9.5 GB, "
+                                   "from Comfy-Org/Qwen-Image-2.1 on Hugging Face, Qwen Research License"),
     (dict(enhancer=here.TEXT_ENCODER), "is a Qwen3-VL text encoder, not a prompt enhancer for Qwen-Image 2"),
 ])
 def test_what_is_refused(client, models, change, words):
@@ -238,12 +238,12 @@ def test_no_language_model(client):
     """Refused before anything runs; a linked switch is known only when the enhancer's turn comes."""
     graph = nodes()
     del graph["enhance"]["inputs"]["clip"]
-    with pytest.raises(WorkflowError, match="No language model is connected: connect a prompt enhancer") as raised:
+    with pytest.raises(WorkflowError, match="No language model is connected. Connect a prompt enhancer") as raised:
         client.run(graph)
     assert "custom_validation_failed" in raised.value.details
     graph["switch"] = node("PrimitiveBoolean", value=True)
     graph["enhance"]["inputs"]["enabled"] = ["switch", 0]
-    with pytest.raises(WorkflowError, match="No language model is connected: connect a prompt enhancer") as raised:
+    with pytest.raises(WorkflowError, match="No language model is connected. Connect a prompt enhancer") as raised:
         client.run(graph)
     assert "in execute" in raised.value.details
 
@@ -271,4 +271,4 @@ def test_the_shipped_workflow_switched_on(client):
     save, = (key for key, entry in graph.items() if entry["class_type"] == "SaveImage")
     assert here.images(client, result, save).shape[1:3] == (416, 640)
     told, = (lines for lines in result.messages.values() if any("as for text-to-image" in line for line in lines))
-    assert sum("was missing and was put in" in line for line in told) == 3
+    assert sum("was missing and was inserted at the start" in line for line in told) == 3

@@ -55,7 +55,7 @@ def test_packed_files_draw_and_the_loader_says_how(client, tmp_path):
     assert 1e-5 < error(here.latent(client, result), plain) < 0.1
     said = " ".join(line for lines in result.messages.values() for line in lines)
     assert f"{PACKED} with mmproj-Qwen3VL-8B-Instruct-F32.gguf: 3 layers of width 64" in said
-    assert "GGUF Q8_0, dequantised layer by layer." in said
+    assert "GGUF Q8_0, dequantized layer by layer." in said
     assert f"{here.FUSED}: turbo model" in said
 
 
@@ -64,8 +64,8 @@ def test_without_a_projector_prompts_work_and_edits_are_refused(client, tmp_path
     nodes["loader"]["inputs"]["vision_projector"] = "none"
     result = client.run(nodes)
     said = " ".join(line for lines in result.messages.values() for line in lines)
-    assert "It has no vision projector: prompts work, references need one." in said
-    with pytest.raises(WorkflowError, match="without its vision projector, so it cannot read references: put the mm"):
+    assert "No vision projector loaded: text prompts work, reference images do not." in said
+    with pytest.raises(WorkflowError, match="without its vision projector, so it cannot read references. Put the mm"):
         edit(client, tmp_path, text_encoder=EXACT, vision_projector="none")
 
 
@@ -82,5 +82,5 @@ def test_a_projector_that_is_put_beside_the_file_is_found(client, models, tmp_pa
 
 
 def test_a_projector_for_a_safetensors_file_is_refused(client, tmp_path):
-    with pytest.raises(WorkflowError, match=f"{here.TEXT_ENCODER} has its vision tower inside: set vision_projec"):
+    with pytest.raises(WorkflowError, match=f"{here.TEXT_ENCODER} contains its vision tower. Set Vision projec"):
         edit(client, tmp_path, vision_projector=PROJECTOR)

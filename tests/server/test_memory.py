@@ -36,11 +36,11 @@ def test_a_budget_changes_no_picture(client, expected, inputs):
     report, told = "\n".join(result.messages["memory"]), "\n".join(result.messages["sampler"])
     assert result.outputs["report"]["text"] == [report]
     if "vram_for_weights" in inputs:
-        assert "2 of 8 blocks stay on the device" in report and "GB/s" in report
-        assert "2 of 8 blocks stay on the device" in told
+        assert "2 of 8 blocks and all other weights stay in system RAM" in report and "GB/s" in report
+        assert "2 of 8 blocks and all other weights stay in system RAM" in told
     else:
-        assert "All 8 blocks stay on the device" in report and "blocks" not in told
-    assert ("computed anew in every step" in told) is (inputs.get("prefix") == "recompute")
+        assert "All 8 blocks stay in system RAM" in report and "blocks" not in told
+    assert ("recomputed every step" in told) is (inputs.get("prefix") == "recompute")
 
 
 def test_a_peak_for_the_vae_changes_no_picture(client, expected):
@@ -59,9 +59,9 @@ def test_a_guided_run_streams_twice_a_step(client):
 
 
 @pytest.mark.parametrize(("inputs", "words"), [
-    ({"vram_for_weights": 0.001}, "vram_for_weights is 0.00 GiB, but this model needs at least .* two blocks"),
+    ({"vram_for_weights": 0.001}, "VRAM for weights is 0.00 GiB, but this model needs at least .* two streaming"),
     ({"vae_peak": 1.0}, "no VAE is connected"),
-    ({"vae": True, "vae_peak": 0.01}, "A picture of 96 x 64 pixels takes the VAE at least .* GiB, but vae_peak"),
+    ({"vae": True, "vae_peak": 0.01}, "The VAE needs at least .* GiB for 96 x 64 pixels, but VRAM for VAE"),
 ])
 def test_what_cannot_be_held_is_refused(client, inputs, words):
     with pytest.raises(WorkflowError, match=words):

@@ -36,11 +36,11 @@ def test_a_saved_model_and_text_encoder_draw_what_they_drew(client):
 
 
 @pytest.mark.parametrize("inputs, words", [
-    ({}, "Nothing to save: connect a model, a text encoder, or both"),
+    ({}, "Nothing to save. Connect a model, a text encoder, or both"),
     *(({"model": ["loader", 0], "filename_prefix": name}, words) for name, words in (
-        ("../../outside", "The name '../../outside' leaves ComfyUI's output folder: choose a name, or folders below"),
-        ("../beside", "The name '../beside' leaves"), ("C:\\x", "leaves ComfyUI's output folder"),
-        ("below/", "'below/' is not a name for files"))),
+        ("../../outside", "'../../outside' points outside ComfyUI's output folder. Choose a name, or subfolders"),
+        ("../beside", "'../beside' points outside"), ("C:\\x", "points outside ComfyUI's output folder"),
+        ("below/", "'below/' is not a valid file name"))),
 ])
 def test_what_cannot_be_saved_is_refused(client, inputs, words):
     nodes = {"loader": Graph().nodes()["loader"], "save": save(**{"filename_prefix": "x", **inputs})}
@@ -52,5 +52,5 @@ def test_what_cannot_be_saved_is_refused(client, inputs, words):
 def test_a_linked_name_is_checked_as_well(client):
     nodes = {"loader": Graph().nodes()["loader"], "name": node("PrimitiveString", value="../beside"),
              "save": save(model=["loader", 0], filename_prefix=["name", 0])}
-    with pytest.raises(WorkflowError, match="The name '../beside' leaves"):
+    with pytest.raises(WorkflowError, match="'../beside' points outside"):
         client.run(nodes)

@@ -75,4 +75,4 @@ def test_extending_by_nothing_is_refused(client, tmp_path):
     nodes["extend"] = node("QwenImage2ExtendCanvas", image=nodes["crop"]["inputs"]["image"], left=0, top=0, right=0,
                            bottom=0)
     nodes["crop"]["inputs"]["image"] = ["extend", 0]
-    assert "Nothing is added" in message(client, nodes)
+    assert "No border to add" in message(client, nodes)

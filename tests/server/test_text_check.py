@@ -71,4 +71,4 @@ def test_one_score_too_few_is_refused(client, sign):
     }
     assert "1 scores for 2 pictures" in message(client, nodes)
     nodes["check"]["inputs"]["expected_text"] = "\u200b"
-    assert "No text is expected" in message(client, nodes)
+    assert "Expected text is empty" in message(client, nodes)

@@ -39,9 +39,12 @@ INSTEAD = {Place.RAM: Message("cache_in_ram_instead", "in system RAM, because VR
                                   "RAM has room for it")}
 
 
-def in_words(cache: PrefixCache, place: Place, first: Place, tokens: int, size: int) -> Iterator[Message]:
+def in_words(cache: PrefixCache, place: Place, first: Place, tokens: int, size: int,
+             device: torch.device) -> Iterator[Message]:
     """Where so many tokens' keys and values of `size` bytes are kept; first: the place that was asked for."""
     where = place.value if place is first else INSTEAD.get(place, place.value)
+    if place is Place.DEVICE and device.type == "cpu":  # whose memory is system RAM
+        where = Place.RAM.value
     yield Message("cache_size", "KV cache of prompt and references: {tokens} tokens, {size} MiB, {place}.",
                   tokens=f"{tokens:,}", size=f"{size / 2**20:,.1f}", place=where)
     if _waits(cache, place):

@@ -109,7 +109,7 @@ def test_a_plain_tensor_has_its_original_shape(tmp_path, kind, dtype):
 @pytest.mark.parametrize("original", [[6, 641], [-6, -640], [6, 0, 640], [1] * 9 + [3840], [6.0, 640.0], "6, 640"])
 def test_an_original_shape_of_other_values_is_refused(tmp_path, original):
     path = reshaped(tmp_path / "a.gguf", "Q8_0", packed("Q8_0", rows=15, blocks=8), original)
-    told = f"a tensor of the shape [15, 256] claims to have had the shape {original[:9]}"
+    told = f"a tensor of shape [15, 256] declares the original shape {original[:9]}"
     with pytest.raises(CheckpointError, match=re.escape(told)):
         open_checkpoint(path)
 
@@ -124,7 +124,7 @@ def test_a_type_that_is_not_read_is_named_in_its_original_shape_too(tmp_path):
 def test_what_is_no_gguf_file_is_said(tmp_path, content):
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"model.gguf \(\d+ bytes\) is truncated, damaged or no GGUF file"):
+    with pytest.raises(CheckpointError, match=r"model.gguf \(\d+ bytes\) is truncated, damaged or not a GGUF file"):
         open_checkpoint(path)
 
 

@@ -91,11 +91,11 @@ def test_batches():
     (torch.full((1, 40, 40), -0.5), "outside 0 to 1"),
     (torch.full((1, 40, 40), 255, dtype=torch.uint8), "outside 0 to 1"),
     (torch.zeros(1, 3, 40, 40), r"shape \[1, 3, 40, 40\].*Convert Image to Mask"),
-    (torch.zeros(0, 40, 40), "and not empty"),
+    (torch.zeros(0, 40, 40), "not empty"),
     (torch.zeros(40), r"shape \[40\]"),
     (torch.full((1, 40, 40), 1.5), "outside 0 to 1"),
     (torch.full((1, 40, 40), float("nan")), "outside 0 to 1"),
-    (torch.ones(2, 40, 40), "There are 2 masks for 3 pictures.*Repeat Image Batch"),
+    (torch.ones(2, 40, 40), "Got 2 masks for 3 images.*Repeat Image Batch"),
 ])
 def test_unusable_masks(mask, words):
     with pytest.raises(ValueError, match=words):
@@ -166,9 +166,9 @@ def test_batches_are_what_one_after_the_other_gives(parts, pictures, masks, chan
 
 
 @pytest.mark.parametrize(("parts", "pictures", "masks", "words"), [
-    (2, 3, 3, r"edited parts \(2\) are not as many as the pictures \(3\).*Rebatch Images"),
-    (1, 3, 3, r"edited parts \(1\) are not as many as the pictures \(3\)"),
-    (2, 1, 3, r"edited parts \(2\) are not as many as the masks of the picture \(3\).*batch_size of Encode Edit to 3")])
+    (2, 3, 3, r"Got 2 edited crops for 3 images; the counts must match.*Rebatch Images"),
+    (1, 3, 3, r"Got 1 edited crops for 3 images; the counts must match"),
+    (2, 1, 3, r"Got 2 edited crops for 3 masks of one image; the counts must match.*Batch size of Encode Edit to 3")])
 def test_parts_that_could_be_anyones_are_refused(parts, pictures, masks, words):
     with pytest.raises(ValueError, match=words):
         regions.put_back(picture(8, 8, batch=pictures), torch.rand(parts, 8, 8, 3), torch.ones(masks, 8, 8),

@@ -48,7 +48,7 @@ def test_a_ratio_of_the_table_has_the_tables_size(ratio, size_class, expected):
                                                     (32, 64, "64 x 64"),
                                                     (9000, 64, "8192 x 64")])
 def test_impossible_sizes_name_the_nearest(width, height, nearest):
-    with pytest.raises(ValueError, match=f"got {width} x {height}: the nearest is {nearest}"):
+    with pytest.raises(ValueError, match=f"got {width} x {height}. The nearest size is {nearest}"):
         sizes.check_size(width, height)
 
 

@@ -140,7 +140,7 @@ WRONG_FILES = {
     "LoRA": (named("transformer_blocks.0.attn.to_q.lora_A.weight"), "a LoRA"),
     "SD VAE": (named("decoder.mid.block_1.norm1.weight"), "Stable Diffusion VAE"),
     "llama.cpp's language model": (named("token_embd.weight", "blk.0.attn_norm.weight", "blk.0.attn_q.weight"),
-                                   "a language model in llama.cpp's form"),
+                                   "a language model in llama.cpp format"),
     "llama.cpp's projector": (named("v.patch_embd.weight", "mm.0.weight"), "the vision projector of a language model"),
     "nothing": ({}, "empty"),
     "something else": (named("a.weight", "b.weight", "c.weight"), "of an unknown kind \\(3 tensors: a.weight"),
@@ -159,8 +159,8 @@ def test_other_files_are_refused_by_name(kind, file):
 
 @pytest.mark.parametrize("kind, tensors, words", [
     ("vae", infos(tiny.shapes(Transformer(TRANSFORMER))), "the transformer of Qwen-Image 2.x, not a vae"),
-    ("transformer", infos(tiny.shapes(VAE(SMALL_VAE))), "a VAE in diffusers naming, not a transformer"),
-    ("transformer", infos(tiny.to_wan_vae(vae_state())), "a VAE in Wan naming, not a transformer"),
+    ("transformer", infos(tiny.shapes(VAE(SMALL_VAE))), "a VAE with diffusers key names, not a transformer"),
+    ("transformer", infos(tiny.to_wan_vae(vae_state())), "a VAE with Wan key names, not a transformer"),
     ("vae", infos(tiny.text_encoder_state()), "a Qwen3-VL text encoder, not a vae"),
 ])
 def test_swapped_files_are_refused(kind, tensors, words):
@@ -171,7 +171,7 @@ def test_swapped_files_are_refused(kind, tensors, words):
 def test_vae_of_16_channels_is_refused():
     tensors = infos(tiny.to_wan_vae(vae_state()))
     tensors["decoder.conv1.weight"] = TensorInfo((96, 16, 1, 3, 3), "F32")
-    with pytest.raises(CheckpointError, match="4 pixel channels to 16 latent channels, Qwen-Image 2 needs 4 to 64"):
+    with pytest.raises(CheckpointError, match="4 pixel channels and 16 latent channels; Qwen-Image 2 needs 4 and 64"):
         detect.detect_vae(Checkpoint("wan.safetensors", tensors))
 
 
@@ -185,11 +185,11 @@ def test_video_vae_is_refused():
 def test_missing_unknown_and_misshapen_tensors_are_named():
     tensors = infos(transformer_state())
     gone = "transformer_blocks.1.attn.to_k.weight"
-    with pytest.raises(CheckpointError, match=f"incomplete: the tensor {gone} is missing"):
+    with pytest.raises(CheckpointError, match=f"incomplete: tensor {gone} is missing"):
         detect.detect_transformer(Checkpoint("file", {n: t for n, t in tensors.items() if n != gone}))
     with pytest.raises(CheckpointError, match="1 tensors that do not belong to this architecture.*extra.bias"):
         detect.detect_transformer(Checkpoint("file", {**tensors, "extra.bias": TensorInfo((3,), "F32")}))
-    with pytest.raises(CheckpointError, match=rf"{gone} has the shape \[64, 32\], expected \[64, 64\]"):
+    with pytest.raises(CheckpointError, match=rf"{gone} has shape \[64, 32\], expected \[64, 64\]"):
         detect.detect_transformer(Checkpoint("file", {**tensors, gone: TensorInfo((64, 32), "F32")}))
 
 
@@ -199,7 +199,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named():
     {"transformer_blocks.0.attn.to_q.weight": TensorInfo((64, 64), "I8")},
 ])
 def test_quantised_layers_without_a_mark_are_refused(extra):
-    with pytest.raises(CheckpointError, match="is quantised .* choose the bf16 file"):
+    with pytest.raises(CheckpointError, match="is quantized .* Choose the bf16 file"):
         detect.detect_transformer(Checkpoint("int8.safetensors", {**infos(transformer_state()), **extra}))
 
 
@@ -229,14 +229,14 @@ def test_layouts_of_other_tools_are_refused_by_name(tool, kind):
         tiny.text_encoder_state(), "model.language_model.layers.0.self_attn.q_proj")
     tensors = {key: info for key, info in infos(state, "BF16").items() if key != f"{layer}.weight"}
     tensors |= {key.replace(LAYER, layer): TensorInfo(*info) for key, info in written.items()}
-    with pytest.raises(CheckpointError, match=rf"^it was quantised by {re.escape(name)}.*{re.escape(layer)}.* only its "
-                                              r"own software reads: choose the bf16 file, .*or a GGUF file\.$"):
+    with pytest.raises(CheckpointError, match=rf"^it was quantized by {re.escape(name)}.*{re.escape(layer)}.* only its "
+                                              r"own software reads\. Choose the bf16 file, .*or a GGUF file\.$"):
         DETECTORS[kind](Checkpoint("it", tensors))
 
 
 def test_a_folder_that_names_another_tool_is_refused_by_it():
     config = {"quantization_config": {"quant_method": "fbgemm_fp8"}}
-    with pytest.raises(CheckpointError, match="it was quantised by fbgemm_fp8 \\(quantization_config\\), a layout"):
+    with pytest.raises(CheckpointError, match="it was quantized by fbgemm_fp8 \\(quantization_config\\), in a layout"):
         detect.detect_transformer(Checkpoint("it", infos(transformer_state()), config))
 
 
@@ -307,7 +307,7 @@ def test_nan_weights_are_named(tmp_path):
     tiny.save(state, tmp_path / "nan.safetensors", {}, torch.float32)
     checkpoint = open_checkpoint(tmp_path / "nan.safetensors")
     detected = detect.detect_transformer(checkpoint)
-    with pytest.raises(CheckpointError, match="nan.safetensors is damaged: the tensor "
+    with pytest.raises(CheckpointError, match="nan.safetensors is damaged: tensor "
                                               "transformer_blocks.2.img_mlp.out.weight holds NaN"):
         loading.load(Transformer(detected.spec, device="meta"), detected, checkpoint, torch.float32)
 
@@ -317,10 +317,10 @@ def test_configuration_adds_what_shapes_cannot_tell():
     config = {"causal_condition": False, "axes_dims_rope": [8, 12, 12]}
     spec = detect.detect_transformer(Checkpoint("file", tensors, config)).spec
     assert not spec.causal_condition and spec.rope_axes == (8, 12, 12)
-    with pytest.raises(CheckpointError, match="file has sizes that do not fit together: .* add up to 36"):
+    with pytest.raises(CheckpointError, match="file has inconsistent layer sizes: .* add up to 36"):
         detect.detect_transformer(Checkpoint("file", tensors, {"axes_dims_rope": [8, 14, 14]}))
 
 
 def test_a_tiny_text_encoder_without_configuration_is_refused():
-    with pytest.raises(CheckpointError, match="keep config.json beside it"):
+    with pytest.raises(CheckpointError, match="Keep config.json beside it"):
         detect_text_encoder(Checkpoint("tiny", infos(tiny.text_encoder_state())))

@@ -230,17 +230,17 @@ def test_gradients_flow_through_prefix_and_target():
 
 def test_slots_and_references_must_agree():
     text, latent = torch.zeros(1, 30, 64), torch.zeros(1, 64, 4, 4)
-    with pytest.raises(ValueError, match="1 image slots, but 0 reference"):
+    with pytest.raises(ValueError, match="1 image placeholders, but 0 reference"):
         Condition(text, ((0, 4),))
-    with pytest.raises(ValueError, match="4 x 4 latent tokens, but its slot in the prompt stands for 12"):
+    with pytest.raises(ValueError, match="4 x 4 latent tokens, but its placeholder in the prompt has 12"):
         Condition(text, ((0, 3),), (latent,))
 
 
 @pytest.mark.parametrize(("slots", "words"), [
-    (((-1, 4),), "slot 1 takes the states -1 to 2 of the prompt, but only 0 to 11"),
-    (((10, 4),), "slot 1 takes the states 10 to 13 of the prompt, but only 0 to 11"),
-    (((2, 4), (1, 4)), "slot 2 takes the states 1 to 4 of the prompt, but only 6 to 11"),
-    (((2, 4), (4, 4)), "slot 2 takes the states 4 to 7 of the prompt, but only 6 to 11")])
+    (((-1, 4),), "placeholder 1 covers positions -1 to 2 of the prompt; 0 to 11 are available"),
+    (((10, 4),), "placeholder 1 covers positions 10 to 13 of the prompt; 0 to 11 are available"),
+    (((2, 4), (1, 4)), "placeholder 2 covers positions 1 to 4 of the prompt; 6 to 11 are available"),
+    (((2, 4), (4, 4)), "placeholder 2 covers positions 4 to 7 of the prompt; 6 to 11 are available")])
 def test_slots_lie_inside_the_prompt_in_order_and_apart(slots, words):
     text, latents = torch.zeros(1, 12, 64), (torch.zeros(1, 64, 4, 4),) * len(slots)
     with pytest.raises(ValueError, match=words):

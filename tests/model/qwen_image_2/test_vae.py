@@ -64,7 +64,7 @@ def test_bands_equal_the_whole(pair, height, width, chunk_bytes):
 
 
 def test_sizes_that_are_no_multiple_of_16_are_refused(pair):
-    with pytest.raises(ValueError, match="multiples of 16 pixels, but the picture is 40 x 32"):
+    with pytest.raises(ValueError, match="multiples of 16 pixels, got 40 x 32"):
         pair[1].encode(torch.zeros(1, 4, 32, 40))
 
 
@@ -122,7 +122,7 @@ def test_a_host_that_computes_otherwise_is_refused():
             def forward(self, x):
                 return F.conv2d(x, self.weight, self.bias, padding=1)
 
-    with pytest.raises(Refusal, match="does not know: update this pack"):
+    with pytest.raises(Refusal, match="does not support. Update this pack"):
         vae_layers.doubling(Host)(6, 10, 3, padding=1)(torch.randn(1, 6, 4, 4))
 
 

@@ -100,7 +100,7 @@ def test_a_run_tells_its_own_guider_and_leaves_the_model_as_it_is(guiders, model
     guider = guiders.guider_for(model, prompt(0), None, 1.0, told.append)
     assert guider.model_patcher is model
     run(guider)
-    assert any("tokens of prompt" in sentence for sentence in told) and REPORT_KEY not in options
+    assert any("KV cache of prompt and references" in sentence for sentence in told) and REPORT_KEY not in options
 
 
 # ---------------------------------------------------------------- guidance of core's other nodes

@@ -124,19 +124,20 @@ def patterns(alphas: dict) -> dict:
 
 
 @pytest.mark.parametrize(("tensors", "metadata", "words"), [
-    ({"lora_unet_down_blocks_0.lora_down.weight": DOWN}, None, "changes no matrix of this model"),
+    ({"lora_unet_down_blocks_0.lora_down.weight": DOWN}, None, "does not match this model: none of its keys fit"),
     ({f"diffusion_model.{BLOCK}.attn.to_q.lora_A.weight": torch.zeros(4, 3072),
       f"diffusion_model.{BLOCK}.attn.to_q.lora_B.weight": torch.zeros(3072, 4)}, None, r"Qwen-Image 1\.x"),
     ({f"{DOTS}.oft_blocks": torch.zeros(2, 4, 4)}, None, "cannot be split"),
     ({f"{DOTS}.lokr_w1": torch.zeros(3, 8), f"{DOTS}.lokr_w2": W2}, None, "cannot be split"),
-    ({f"diffusion_model.{BLOCK}.img_mlp.gate_up.weight": torch.zeros(4, 4)}, None, "no LoRA but a whole transformer"),
+    ({f"diffusion_model.{BLOCK}.img_mlp.gate_up.weight": torch.zeros(4, 4)}, None,
+     "not a LoRA but a whole transformer"),
     (FORMS["ai-toolkit"][0], {"lora_adapter_metadata": "{not json"}, "metadata of style.safetensors .* cannot be read"),
     (FORMS["ai-toolkit"][0], {"lora_adapter_metadata": "[]"}, "metadata of style.safetensors .* cannot be read"),
-    (FORMS["PEFT with a name"][0], patterns({"(([a-z])+.)+!": 1}), r"holds the pattern '\(\(\[a-z\]\)\+\.\)\+!':"),
-    (FORMS["PEFT with a name"][0], patterns({"a|" * 5000: 1}), "holds the pattern 'a|a|"),
+    (FORMS["PEFT with a name"][0], patterns({"(([a-z])+.)+!": 1}), r"contains the pattern '\(\(\[a-z\]\)\+\.\)\+!':"),
+    (FORMS["PEFT with a name"][0], patterns({"a|" * 5000: 1}), "contains the pattern 'a|a|"),
     (FORMS["PEFT with a name"][0], patterns({f"a.{n}": 1 for n in range(100_000)}),
-     "names the scale of 100,000 modules: a LoRA of this model has at most 10,000"),
-    ({f"a{n}": torch.zeros(1) for n in range(20_001)}, None, "has 20,001 tensors: such a file has at most 20,000"),
+     "sets the scale of 100,000 modules; a LoRA of this model has at most 10,000"),
+    ({f"a{n}": torch.zeros(1) for n in range(20_001)}, None, "has 20,001 tensors; the maximum is 20,000"),
     ({"a": torch.zeros([1] * 60)}, None, "the tensor a has 60 axes"),
 ], ids=["another model", "Qwen-Image 1.x", "OFT", "odd LoKr", "a model", "broken metadata", "metadata of another kind",
         "an expression that never ends", "a long expression", "many names", "many tensors", "many axes"])

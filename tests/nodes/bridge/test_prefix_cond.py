@@ -46,9 +46,9 @@ def test_conditionings_that_do_not_fit_are_refused(prefix_cond, model):
     def check(**cond):
         return prefix_cond.condition_from(cond, model.model.spec, model.model.process_latent_in)
 
-    with pytest.raises(ValueError, match="a prompt of width 2048, but this transformer reads width 64"):
+    with pytest.raises(ValueError, match="a prompt of width 2048, but this transformer expects width 64"):
         check(cross_attn=torch.zeros(1, 77, 2048))
     with pytest.raises(ValueError, match="holds no prompt"):
         check()
-    with pytest.raises(ValueError, match="0 reference latents and 1 image slots"):
+    with pytest.raises(ValueError, match="0 reference latents but 1 image placeholders"):
         check(cross_attn=torch.zeros(1, 20, 64), qwen_image_2_slots=((3, 4),))

@@ -71,7 +71,7 @@ def test_a_place_is_reported_once_however_often_the_weights_change(qwen_image_2,
     assert len(calls) == 4 and len(told) == 1
     velocity(model, prefix, weights_key="out of memory", transformer_options=options,
              first_place=qwen_image_2.Place.NOWHERE)
-    assert len(told) == 2 and "computed anew in every step" in told[1]
+    assert len(told) == 2 and "recomputed every step" in told[1]
 
 
 def test_ram_that_cannot_be_pinned_is_said(qwen_image_2, model, prefix, monkeypatch):
@@ -79,7 +79,7 @@ def test_ram_that_cannot_be_pinned_is_said(qwen_image_2, model, prefix, monkeypa
     monkeypatch.setattr(qwen_image_2.prefix_placement, "allocate_prefix_cache",
                         lambda *args: (allocate(*args)[0], qwen_image_2.Place.RAM))
     velocity(model, prefix, transformer_options={qwen_image_2.REPORT_KEY: told.append})
-    assert told[1:] == ["RAM could not be pinned for keys and values: each block waits for its copy."]
+    assert told[1:] == ["The KV cache in system RAM could not be pinned: each block waits for its copy."]
 
 
 def test_weights_key_follows_loras_and_hooks(model):
@@ -153,7 +153,7 @@ def test_patches_that_have_no_effect_are_told_once_a_run(qwen_image_2, model, pr
                 with torch.no_grad():
                     inner.apply_model(x, sigma, prefix=prefix, transformer_options=options)
         inner.end_run()
-    patched = [sentence for sentence in told if sentence.startswith("Another node")]
+    patched = [sentence for sentence in told if sentence.startswith("Model patches from another node")]
     assert [sentence[sentence.index("("):sentence.index(")")] for sentence in patched] == [
         "(attn1_patch", "(dit", "(rope_options"] * 2
 

@@ -16,7 +16,7 @@ def run_checks():
 def test_controlnets_are_refused(run_checks, model):
     guider = SimpleNamespace(model_patcher=model, conds={"positive": [{"control": object()}]})
     executor = type("Executor", (), {"class_obj": guider})()
-    with pytest.raises(ValueError, match="ControlNets do not work"):
+    with pytest.raises(ValueError, match="ControlNets are not supported"):
         run_checks.check_run(executor, torch.zeros(1, 64, 4, 4), torch.zeros(1, 64, 4, 4))
 
 
@@ -147,4 +147,5 @@ def test_a_picture_of_nan_is_told_before_it_is_saved(model):
     noise[1, 0, 0, 0] = float("nan")
     sampled(noise)
     sentence, = [sentence for sentence in said if "NaN" in sentence]
-    assert sentence.startswith("The latent of picture 2 (of 3) holds NaN or infinite values: it comes out black. ")
+    assert sentence.startswith("The latent of image 2 (of 3) contains NaN or infinite values; the image will be "
+                               "black. ")

@@ -53,7 +53,7 @@ def test_a_peak_is_asked_for_and_kept_to(vae, monkeypatch):
     summed = vae_memory.summed(vae.first_stage_model.decoder)
     chunk = vae_memory.chunk_for(2**28, 64, 96, 4, summed)
     assert chunks == [chunk, chunk, 0]  # each picture alone, then both with the standard
-    with pytest.raises(ValueError, match="96 x 64 pixels takes the VAE at least 0.0. GiB, but vae_peak .* is 0.01 GiB"):
+    with pytest.raises(ValueError, match="at least 0.0. GiB for 96 x 64 pixels, but VRAM for VAE .* is 0.01 GiB"):
         vae.with_peak(2**23).decode(latent)
     side = limited.largest_side
     vae_memory.chunk_for(2**28, side, side, 4, summed)

@@ -70,7 +70,8 @@ def test_comfyui_reads_which_inputs_are_asked_for(node, checks):
 
 @pytest.mark.parametrize(("canvas", "words"), [
     (("1:1", 1000, 1000), None), ((None, 1000, 1000), None), (("custom", None, 1000), None),
-    (("custom", 640, 320), None), (("custom", 640, 1000), "multiples of 32"), (("5:4", None, None), "no aspect ratio")])
+    (("custom", 640, 320), None), (("custom", 640, 1000), "multiples of 32"),
+    (("5:4", None, None), "Unknown aspect ratio")])
 def test_a_canvas_is_checked_as_far_as_it_is_known(checks, canvas, words):
     if words is None:
         assert checks.check_canvas(*canvas) is None
@@ -84,7 +85,7 @@ def test_a_latent_must_be_one_of_the_model(checks, model):
     samples = torch.zeros(1, 64, 4, 6)
     assert checks.check_latent(model, {"samples": samples}) is samples
     for wrong, words in ((samples[:, :16], r"shape \[1, 16, 4, 6\], Qwen-Image 2 works on \[batch, 64"),
-                         (samples[0], "Qwen-Image 2 works on"), (samples[:0], "The latent is empty")):
+                         (samples[0], "Qwen-Image 2 expects"), (samples[:0], "The latent is empty")):
         with pytest.raises(Refusal, match=words):
             checks.check_latent(model, {"samples": wrong})
 
@@ -109,7 +110,7 @@ def test_the_empty_latent_of_flux_2_says_no_scale(checks, model):
 def test_pictures_of_other_models_stay_refused(checks, model):
     """Only an empty latent says nothing in a language that this model does not know."""
     import torch
-    with pytest.raises(Refusal, match="Qwen-Image 2 works on"):
+    with pytest.raises(Refusal, match="Qwen-Image 2 expects"):
         checks.check_latent(model, {"samples": torch.ones(1, 16, 8, 12), "downscale_ratio_spacial": 8})
 
 
@@ -120,7 +121,7 @@ def test_nan_is_refused_by_the_sampler_and_not_by_who_needs_the_size(checks, mod
     samples = torch.zeros(2, 64, 4, 6)
     samples[1, 5, 0, 0] = float("nan")
     assert checks.check_latent(model, {"samples": samples}) is samples
-    with pytest.raises(Refusal, match="The latent holds NaN"):
+    with pytest.raises(Refusal, match="The latent contains NaN"):
         QwenImage2Sampler.execute(model, [], {"samples": samples}, 0, "Quality 40", 40, 1.0, 1.0)
 
 
@@ -130,5 +131,5 @@ def test_objects_of_other_models_are_refused(checks, clip):
     other = ModelPatcher(nn.Linear(1, 1), "cpu", "cpu")
     with pytest.raises(Refusal, match="This MODEL is not a Qwen-Image 2 transformer"):
         checks.check_model(other)
-    with pytest.raises(Refusal, match="This VAE is not the one of Qwen-Image 2"):
+    with pytest.raises(Refusal, match="This VAE is not the Qwen-Image 2 VAE"):
         checks.check_vae(clip)

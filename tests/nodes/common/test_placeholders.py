@@ -56,6 +56,6 @@ def test_a_value_cannot_leave_the_output_folder(comfyui):
     from qwen_image_2.nodes.common import paths
     graph = {"1": {"class_type": "Text", "inputs": {"up": "..", "long": "a" * 90, "tab": "a\tb"}}}
     node = SimpleNamespace(hidden=SimpleNamespace(prompt=graph, extra_pnginfo=None))
-    with pytest.raises(Refusal, match="leaves ComfyUI's output folder"):
+    with pytest.raises(Refusal, match="points outside ComfyUI's output folder"):
         paths.name_of(node, "%Text.up%/deck")
     assert paths.name_of(node, "%Text.tab%/%Text.long%") == "a_b/" + "a" * 90

@@ -201,7 +201,7 @@ def test_only_regular_files_are_offered(folders, tmp_path, monkeypatch):
     assert "a.ttf" in fonts.choices() and "pipe.ttf" not in fonts.choices()
     with pytest.raises(FileNotFoundError):
         folders.resolve(folders.VAE, "pipe.safetensors")
-    with pytest.raises(ValueError, match="There is no system prompt pipe.txt"):
+    with pytest.raises(ValueError, match="The system prompt pipe.txt is not below"):
         system_prompts.resolve("pipe.txt")
 
 

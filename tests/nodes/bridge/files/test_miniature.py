@@ -69,9 +69,9 @@ def test_a_full_disk_is_said_with_the_folder_and_leaves_nothing(miniature, tmp_p
 
 
 def test_what_is_said_of_its_sizes(miniature):
-    assert miniature.ABOUT.endswith("only simple posters of 128 x 128, 160 x 96 or 96 x 160 pixels, to try workflows "
-                                    "with.")
+    assert miniature.ABOUT.endswith("only simple posters of 128 x 128, 160 x 96 or 96 x 160 pixels, for trying "
+                                    "workflows.")
     assert miniature.size_note("miniature", 64, 32).startswith(
-        "The miniature was trained on 128 x 128, 160 x 96 and 96 x 160 pixels only: at 64 x 32 expect nothing.")
+        "The miniature was trained only at 128 x 128, 160 x 96 and 96 x 160 pixels; 64 x 32 will not work.")
     assert miniature.size_note("miniature", 96, 160) is None
     assert miniature.size_note("other.safetensors", 64, 32) is None

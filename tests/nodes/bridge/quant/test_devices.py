@@ -67,7 +67,7 @@ def test_fp8_cuts_no_activation_off(fp8_card, plain, tmp_path, way, outlier):
     layer = model.diffusion_model.get_submodule(WIDEST)
     assert layer.quant_format == "float8_e4m3fn" and product_error(layer, outlier) < 1e-5
     total = 7 * SPEC.layers
-    assert model.weights == ("fp8 (e4m3), dequantised layer by layer where nothing tells the scale of activations "
+    assert model.weights == ("fp8 (e4m3), dequantized layer by layer where activation scales are missing "
                              f"({total} of {total} layers)")
 
 
@@ -78,7 +78,7 @@ def test_fp8_with_input_scales_is_multiplied_as_fp8(fp8_card, plain, tmp_path):
     model = load(write(stored | scales, tmp_path / "fp8.safetensors"))
     layer = model.diffusion_model.get_submodule(WIDEST)
     assert not layer._full_precision_mm and 1e-4 < product_error(layer, 5000) < 0.05
-    assert model.weights == "fp8 (e4m3), computed in that format"
+    assert model.weights == "fp8 (e4m3), computed natively"
 
 
 @pytest.mark.parametrize("name", ["int8 ConvRot", "int8 per row"])
@@ -124,7 +124,7 @@ def on_apple(management, monkeypatch):
 def test_integers_are_dequantised_where_nothing_multiplies_them(on_apple, plain, tmp_path, name):
     model = load(write(quantise(plain, name)[0], tmp_path / "q.safetensors"))
     assert product_error(model.diffusion_model.get_submodule(WIDEST), 5000) < 1e-5
-    assert model.weights.endswith("dequantised layer by layer because this device has no such arithmetic")
+    assert model.weights.endswith("dequantized layer by layer (not supported on this device)")
 
 
 @pytest.mark.parametrize("name", ["int8 ConvRot", "4-bit ConvRot"])
@@ -136,7 +136,7 @@ def test_integers_are_dequantised_where_the_file_asks_for_it(management, plain, 
                if key.endswith("comfy_quant")}
     model = load(write(stored, tmp_path / "q.safetensors"))
     assert product_error(model.diffusion_model.get_submodule(WIDEST), 5000) < 1e-5
-    assert model.weights.endswith("dequantised layer by layer because the file asks for it")
+    assert model.weights.endswith("dequantized layer by layer (the file asks for it)")
 
 
 @pytest.mark.parametrize("device, core, expected", [
@@ -156,7 +156,7 @@ def test_fp8_is_refused_where_it_cannot_be_moved_to(management, plain, monkeypat
     """Core knows of Apple's and DirectML's devices that they take no fp8."""
     monkeypatch.setattr(management, "get_torch_device", lambda: APPLE)
     path = write(quantise(plain, name)[0], tmp_path / "q.safetensors")
-    with pytest.raises(CheckpointError, match=r"^q.safetensors cannot be used as .* here: this device \(mps\) has no"):
+    with pytest.raises(CheckpointError, match=r"^q.safetensors cannot be used as .*: this device \(mps\) does not sup"):
         load(path)
 
 
@@ -173,5 +173,5 @@ def test_other_formats_are_taken_there(management, record):
 @pytest.mark.parametrize("weight_format", ["fp8", "4-bit (nvfp4)"])
 def test_nothing_is_made_fp8_for_such_a_device(management, plain, monkeypatch, tmp_path, weight_format):
     monkeypatch.setattr(management, "get_torch_device", lambda: APPLE)
-    with pytest.raises(CheckpointError, match=r"this device \(mps\) has no fp8 numbers. Choose .* another weight_form"):
+    with pytest.raises(CheckpointError, match=r"this device \(mps\) does not support fp8\. Choose .* another Weight"):
         load(write(plain, tmp_path / "plain.safetensors"), weight_format=weight_format)

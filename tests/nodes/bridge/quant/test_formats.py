@@ -125,13 +125,15 @@ LAYER = "transformer_blocks.1.attn.to_v"
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"comfy_quant": tiny.mark(format="int3_magic")}, rf"the layer {LAYER} is quantised as 'int3_magic', which"),
-    ({"comfy_quant": torch.tensor([123, 44], dtype=torch.uint8)}, "says that it is quantised, but not how"),
-    ({"weight_scale": None}, f"the layer {LAYER} is quantised, but its weight_scale is missing"),
-    ({"weight_scale": torch.ones(7, 1)}, r"weight_scale has the shape \[7, 1\], but the matrix has 256 rows"),
-    ({"comfy_quant": tiny.mark(format="nvfp4")}, r"should be a matrix of U8 \(nvfp4\), but is \[256, 256\] of I8"),
-    ({"comfy_quant": None}, "is quantised .* choose the bf16 file"),
-    ({"weight": None}, f"incomplete: the tensor {LAYER}.weight is missing"),
+    ({"comfy_quant": tiny.mark(format="int3_magic")}, rf"layer {LAYER} is quantized as 'int3_magic', which"),
+    ({"comfy_quant": torch.tensor([123, 44], dtype=torch.uint8)},
+     "is marked as quantized, but its settings cannot be read"),
+    ({"weight_scale": None}, f"layer {LAYER} is quantized, but its weight_scale is missing"),
+    ({"weight_scale": torch.ones(7, 1)}, r"weight_scale has shape \[7, 1\], but the matrix has 256 rows"),
+    ({"comfy_quant": tiny.mark(format="nvfp4")},
+     r"must be a matrix of U8 \(nvfp4\), but has shape \[256, 256\] and dtype I8"),
+    ({"comfy_quant": None}, "is quantized .* Choose the bf16 file"),
+    ({"weight": None}, f"incomplete: tensor {LAYER}.weight is missing"),
 ])
 def test_broken_quantisation_is_refused(comfyui, plain, tmp_path, change, words):
     stored, _ = quantise(plain, "int8 ConvRot")
@@ -146,7 +148,7 @@ def test_broken_quantisation_is_refused(comfyui, plain, tmp_path, change, words)
 
 def test_quantised_files_keep_their_format(comfyui, plain, tmp_path):
     path = write(quantise(plain, "int8 ConvRot")[0], tmp_path / "q.safetensors")
-    with pytest.raises(CheckpointError, match=r"quantised \(int8 with rotation\): its weight_format can only be"):
+    with pytest.raises(CheckpointError, match=r"is already quantized \(int8 with rotation\)\. Set Weight for"):
         load(path, weight_format="bf16")
 
 
@@ -190,7 +192,7 @@ def test_an_older_files_measured_input_scales_are_kept(comfyui, plain, tmp_path)
 def test_an_older_file_without_a_scale_is_refused(comfyui, plain, tmp_path):
     old = old_names(quantise(plain, "fp8 e4m3")[0], torch.zeros(1))
     del old[f"{LAYER}.scale_weight"]
-    with pytest.raises(CheckpointError, match=f"the layer {LAYER} is quantised, but its weight_scale is missing"):
+    with pytest.raises(CheckpointError, match=f"layer {LAYER} is quantized, but its weight_scale is missing"):
         load(write(old, tmp_path / "old.safetensors"))
 
 
@@ -202,7 +204,7 @@ def test_scales_of_another_shape_are_refused(comfyui, plain, tmp_path, name, sha
     scale = f"{LAYER}.weight_scale"
     stored[scale] = torch.zeros(shape).to(stored[scale].dtype)
     found = ", ".join(map(str, shape))
-    with pytest.raises(CheckpointError, match=rf"{scale} has the shape \[{found}\], but the matrix has 256 rows and"):
+    with pytest.raises(CheckpointError, match=rf"{scale} has shape \[{found}\], but the matrix has 256 rows and"):
         load(write(stored, tmp_path / "broken.safetensors"))
 
 
@@ -216,7 +218,7 @@ def test_damage_in_quantised_matrices_is_named(comfyui, plain, tmp_path, name, l
     tensor = stored[f"{LAYER}.{last}"] = stored[f"{LAYER}.{last}"].clone()
     tensor.view(torch.uint8)[5, 1] = pattern
     stored[f"{LAYER}.{last}"] = tensor.view(torch.uint8) if bare else tensor
-    with pytest.raises(CheckpointError, match=f"^nan.safetensors is damaged: the tensor {LAYER}.{last} holds NaN or"):
+    with pytest.raises(CheckpointError, match=f"^nan.safetensors is damaged: tensor {LAYER}.{last} contains NaN"):
         load(write(stored, tmp_path / "nan.safetensors"))
 
 
@@ -237,11 +239,11 @@ PATHS = {
     "int8 ConvRot": ("int8 with rotation", "computed in integers"),
     "int8 per row": ("int8", "computed in integers"),
     "4-bit ConvRot": ("4-bit ConvRot", "computed in integers"),
-    "fp8 e4m3": ("fp8 (e4m3)", "dequantised layer by layer where nothing tells the scale of activations (14 of 14 "
+    "fp8 e4m3": ("fp8 (e4m3)", "dequantized layer by layer where activation scales are missing (14 of 14 "
                                "layers)"),
-    "mxfp8": ("mxfp8", "computed in that format"),
-    "nvfp4": ("nvfp4", "computed in that format"),
-    "fp8 e5m2": ("fp8 (e5m2)", "dequantised layer by layer as no device has such arithmetic"),
+    "mxfp8": ("mxfp8", "computed natively"),
+    "nvfp4": ("nvfp4", "computed natively"),
+    "fp8 e5m2": ("fp8 (e5m2)", "dequantized layer by layer (no hardware support for this format)"),
 }
 
 
@@ -258,10 +260,10 @@ def test_the_loader_says_how_the_weights_are_stored_and_which_way_they_take(comf
     path = write(quantise(plain, name)[0], tmp_path / "q.safetensors")
     model = load_model(path, path.name, "base").model
     stored, way = PATHS[name]
-    if not native and (way == "computed in that format" or name == "fp8 e4m3"):
-        way = "dequantised layer by layer because this device has no such arithmetic"
+    if not native and (way == "computed natively" or name == "fp8 e4m3"):
+        way = "dequantized layer by layer (not supported on this device)"
     assert model.weights == f"{stored}, {way}"
-    assert model.diffusion_model.get_submodule(LAYER)._full_precision_mm == way.startswith("dequantised")
+    assert model.diffusion_model.get_submodule(LAYER)._full_precision_mm == way.startswith("dequantized")
 
 
 def test_a_file_that_asks_for_full_precision_is_said_to(comfyui, plain, tmp_path, monkeypatch):
@@ -272,7 +274,7 @@ def test_a_file_that_asks_for_full_precision_is_said_to(comfyui, plain, tmp_path
     stored, _ = quantise(plain, "fp8 e4m3")
     path = write(old_names(stored, torch.zeros(2)), tmp_path / "old.safetensors")
     assert load_model(path, path.name, "base").model.weights == (
-        "fp8 (e4m3), dequantised layer by layer because the file asks for it")
+        "fp8 (e4m3), dequantized layer by layer (the file asks for it)")
 
 
 @pytest.mark.parametrize("name", ["int8 ConvRot", "nvfp4"])

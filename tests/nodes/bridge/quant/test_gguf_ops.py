@@ -205,7 +205,7 @@ def test_damage_in_blocks_is_named(comfyui, plain, tmp_path, weight_format):
     blocks = pack(state[name], "Q8_0").tobytes()
     assert content.count(blocks) == 1
     path.write_bytes(content.replace(blocks, blocks[:34] + b"\0\x7e" + blocks[36:]))
-    with pytest.raises(CheckpointError, match=f"^nan.gguf is damaged: the tensor {name} holds NaN or infinite values"):
+    with pytest.raises(CheckpointError, match=f"^nan.gguf is damaged: tensor {name} contains NaN or infinite values"):
         load_model(path, "nan.gguf", "base", weight_format)
 
 
@@ -285,7 +285,7 @@ def test_a_lora_makes_no_packed_matrix_larger_than_the_budget_knows(comfyui, pla
     budgeted.partially_load(budgeted.load_device, 1e32)
     assert model.model.diffusion_model.get_parameter(name)._qdata.nbytes == 256 * 144
     assert list(costs(model.model)) == [
-        "LoRAs on GGUF weights are computed each time that these are used (matrices: 1)."]
+        "LoRA-patched GGUF weights are re-patched every time they are used (weights: 1)."]
     patched = rounded(state, "Q4_K")
     assert error(files.velocity(model.model.diffusion_model), files.expected(patched | {name: patched[name] + change}
                                                                              )) < 1e-4
@@ -299,7 +299,7 @@ def test_a_file_of_another_architecture_is_refused(comfyui, tmp_path):
 
 
 @pytest.mark.parametrize("name, words", [
-    ("blk.0.attn_norm.weight", "a language model in llama.cpp's form"),
+    ("blk.0.attn_norm.weight", "a language model in llama.cpp format"),
     ("v.patch_embd.weight", "the vision projector of a language model")])
 def test_llama_cpps_files_are_no_transformers(comfyui, tmp_path, name, words):
     path = write(tmp_path / "llm.gguf", {"token_embd.weight": torch.zeros(4, 32), name: torch.zeros(32)}, "Q8_0")
@@ -318,7 +318,7 @@ def test_types_that_are_not_read_are_named(comfyui, plain, tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(CheckpointError, match=r"to_q.weight is of GGUF's type IQ3_S, which .* does not read \(Q8_0"):
+    with pytest.raises(CheckpointError, match=r"to_q.weight has the GGUF type IQ3_S, which is not supported \(Q8_0"):
         files.load(tmp_path / "iq.gguf")
 
 
@@ -331,7 +331,7 @@ def test_sizes_are_those_of_the_packed_file(comfyui, plain, tmp_path):
     rest = sum(value.numel() for value in plain.values()) - inner
     size = comfy.model_management.module_size(model.model.diffusion_model)
     assert size == pytest.approx(inner * 144 / 256 + rest * 4, rel=0.01)
-    assert model.model.weights == "GGUF Q4_K, dequantised layer by layer as no device has such arithmetic"
+    assert model.model.weights == "GGUF Q4_K, dequantized layer by layer (no hardware support for this format)"
 
 
 def test_the_loaders_offer_gguf_files(comfyui, plain, tmp_path, monkeypatch):

@@ -198,8 +198,8 @@ def test_a_disk_without_room_is_said_before_anything_is_written(comfyui, path, t
     from qwen_image_2.nodes import save as node
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100_000))
-    with pytest.raises(Refusal, match=r"^The disk of ComfyUI's output folder has 0.1 MB free, too little for the "
-                                      r"\d+\.\d MB of diffusion_models/x_00001_.safetensors.$"):
+    with pytest.raises(Refusal, match=r"^Not enough disk space in ComfyUI's output folder: 0.1 MB free, "
+                                      r"\d+\.\d MB needed for diffusion_models/x_00001_.safetensors.$"):
         node.QwenImage2SaveQuantized.execute("x", model=load(path, "fp8"))
     assert not [each for each in tmp_path.rglob("*") if each.is_file()]
 
@@ -295,7 +295,7 @@ def test_what_does_not_fit_a_block_stays_as_it_is():
 def test_a_network_too_small_for_a_format_is_refused(comfyui, tmp_path):
     spec = TransformerSpec(layers=1, dim=32, heads=1, head_dim=32, mlp_dim=96, context_dim=16, rope_axes=(4, 14, 14))
     state = tiny.to_comfy_transformer(tiny.randomise(tiny.shapes(Transformer(spec)), 5))
-    with pytest.raises(CheckpointError, match="No matrix of small.safetensors is large enough for 4-bit"):
+    with pytest.raises(CheckpointError, match="small.safetensors has no matrix large enough for 4-bit"):
         load(files.write(state, tmp_path / "small.safetensors"), "4-bit (nvfp4)")
 
 
@@ -303,7 +303,7 @@ def test_damaged_values_are_found_before_they_are_rounded(comfyui, plain, tmp_pa
     name = "transformer_blocks.1.attn.to_v.weight"
     broken = {**plain, name: plain[name].clone()}
     broken[name][3, 4] = float("nan")
-    with pytest.raises(CheckpointError, match=f"the tensor {name} holds NaN"):
+    with pytest.raises(CheckpointError, match=f"tensor {name} contains NaN"):
         load(files.write(broken, tmp_path / "nan.safetensors"), "int8 (ConvRot)")
 
 
@@ -343,6 +343,6 @@ def test_the_command_line_knows_the_size_beforehand(comfyui, path, reference, tm
 def test_the_command_line_refuses_in_one_sentence(comfyui, vae_file, tmp_path):
     from qwen_image_2.tools.cli.errors import UserError
     from qwen_image_2.tools.cli.quantize import quantize
-    with pytest.raises(UserError, match="is a VAE in Wan naming, not a transformer"):
+    with pytest.raises(UserError, match="is a VAE with Wan key names, not a transformer"):
         quantize(comfyui, vae_file, "int8", tmp_path / "int8.safetensors")
     assert not (tmp_path / "int8.safetensors").exists()

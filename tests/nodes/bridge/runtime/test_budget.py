@@ -70,12 +70,12 @@ def test_loras_that_are_merged_in_every_pass_are_reported(budget, load, kept, ad
     """img_in is in no block and stays; of four kept blocks two are among the LoRA's three."""
     model, told = load("fp32"), []
     sample(reporting_to(told.append, with_lora(budget.BudgetPatcher.of(model, budget_for(model, kept)), *adapted)))
-    expected = [f"LoRAs are merged anew in every pass where weights stream (matrices: {count}), and only once where "
-                f"they stay on the device."]
-    assert [line for line in told if "LoRAs" in line] == (expected if count else [])
+    expected = [f"Streamed weights with a LoRA are re-patched every step (weights: {count}); resident weights are "
+                "patched once."]
+    assert [line for line in told if "LoRA" in line] == (expected if count else [])
     told.clear()
     sample(reporting_to(told.append, with_lora(model, *adapted)))
-    assert not any("LoRAs" in line for line in told)
+    assert not any("LoRA" in line for line in told)
     unload()
 
 

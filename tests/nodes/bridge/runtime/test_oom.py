@@ -43,8 +43,9 @@ def test_a_step_that_runs_out_of_memory_is_repeated_with_less(budget, load, shor
     assert torch.equal(sample(budgeted), expected)
     assert len(model.model.plan.streamed) == 6
     relief = next(sentence for sentence in told if sentence.startswith("Out of memory"))
-    assert "2 blocks instead of 4" in relief and "keys and values" in relief
-    assert sum("tokens of prompt" in sentence for sentence in told) == 1  # on a CPU, RAM is the place that it was in
+    assert "2 instead of 4 blocks" in relief and "KV cache" in relief
+    # once: on a CPU, RAM is the place that it was in
+    assert sum("KV cache of prompt and references" in sentence for sentence in told) == 1
     unload()
 
 
@@ -78,17 +79,17 @@ def short(budget, load, kept: int | None, place: str):
 
 
 @pytest.mark.parametrize(("kept", "place", "words"), [
-    (None, "DEVICE", "less: keys and values of prompt and references leave video memory."),
-    (0, "DEVICE", "less: keys and values of prompt and references leave video memory."),
-    (5, "NOWHERE", "less: 2 blocks instead of 5 stay on the device."),
-    (1, "NOWHERE", "less: 0 blocks instead of 1 stay on the device.")])
+    (None, "DEVICE", "the KV cache moved out of VRAM."),
+    (0, "DEVICE", "the KV cache moved out of VRAM."),
+    (5, "NOWHERE", "2 instead of 5 blocks in VRAM."),
+    (1, "NOWHERE", "0 instead of 1 blocks in VRAM.")])
 def test_what_the_sentence_says_is_what_has_been_given_up(budget, load, short_of_memory, kept, place, words):
     model, told = short(budget, load, kept, place)
     expected = sample(load())
     short_of_memory(model, 1)
     assert torch.equal(sample(model), expected)
     assert [sentence for sentence in told if sentence.startswith("Out of memory")] == [
-        f"Out of memory in a step, which is repeated with {words}"]
+        f"Out of memory. Retrying this step with {words}"]
     unload()
 
 
@@ -96,11 +97,11 @@ def test_what_the_sentence_says_is_what_has_been_given_up(budget, load, short_of
 def test_a_step_with_nothing_to_give_up_is_not_repeated(budget, load, short_of_memory, tries, kept):
     model, told = short(budget, load, kept, "NOWHERE")
     short_of_memory(model, 1)
-    with pytest.raises(torch.cuda.OutOfMemoryError, match="a smaller picture, a smaller batch") as raised:
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="use a smaller image, a smaller batch") as raised:
         sample(model)
-    assert len(tries) == 1 and not any("repeated" in sentence for sentence in told)
+    assert len(tries) == 1 and not any("Retrying" in sentence for sentence in told)
     assert "lower" not in str(raised.value)
-    assert ("put Memory Budget" in str(raised.value)) is (kept is None)
+    assert ("add a Memory Budget node" in str(raised.value)) is (kept is None)
     unload()
 
 

@@ -142,7 +142,7 @@ def in_ram(prefix_placement, memory, monkeypatch):
 
 def waits(prefix_placement, cache, place) -> bool:
     """Whether it is said that every block waits for its copy."""
-    _, *more = prefix_placement.in_words(cache, place, prefix_placement.Place.DEVICE, 5, GIB)
+    _, *more = prefix_placement.in_words(cache, place, prefix_placement.Place.DEVICE, 5, GIB, CARD)
     return any("could not be pinned" in sentence for sentence in more)
 
 
@@ -176,8 +176,8 @@ def test_without_room_for_all_nothing_stays_pinned(prefix_placement, pins, in_ra
 # ---------------------------------------------------------------- the user's choice
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("choice", "words"), [("automatic", "kept beside the model."), ("RAM", "kept beside"),
-                                               ("recompute", "computed anew in every step.")])
+@pytest.mark.parametrize(("choice", "words"), [("automatic", "MiB, in system RAM."), ("RAM", "MiB, in system RAM."),
+                                               ("recompute", "recomputed every step.")])
 def test_the_place_of_keys_and_values_is_the_users_choice(load, choice, words):
     from qwen_image_2.nodes.bridge.keys import PLACE_KEY
     from qwen_image_2.nodes.memory import PLACES

@@ -294,7 +294,7 @@ def test_a_mixed_file_stays_packed_and_its_token_rows_are_looked_up(comfyui, tmp
     matrices = [name for name, value in state.items() if value.ndim == 2]
     assert len(packed) == len(matrices) and "model.embed_tokens.weight" in packed
     assert comfy.model_management.module_size(network) < sum(value.numel() for value in state.values())  # a byte each
-    assert network.weights == "GGUF Q6_K, GGUF Q4_K and GGUF Q5_K, dequantised layer by layer"
+    assert network.weights == "GGUF Q6_K, GGUF Q4_K and GGUF Q5_K, dequantized layer by layer"
     found = states(clip, picture=False)
     wide = tmp_path / "fp32"
     wide.mkdir()
@@ -309,7 +309,7 @@ def test_a_gguf_file_can_become_another_format(comfyui, state, tmp_path):
     assert error(states(load(path, "fp32")), expected) < 1e-5
     int8 = load(path, "int8 (ConvRot)")
     assert 1e-4 < error(states(int8), expected) < 0.03
-    assert int8.cond_stage_model.qwen3vl_8b.transformer.weights == "int8 with rotation, dequantised layer by layer"
+    assert int8.cond_stage_model.qwen3vl_8b.transformer.weights == "int8 with rotation, dequantized layer by layer"
 
 
 def test_loras_reach_packed_matrices_and_the_table(comfyui, state, tmp_path):
@@ -352,7 +352,7 @@ def test_a_text_encoder_without_eyes_can_be_saved_and_is_known_again(comfyui, st
     from qwen_image_2.nodes.bridge.quant import quantize
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import text_network
     path = write_language(tmp_path / "lm.gguf", state, lambda name: "Q8_0")
-    with pytest.raises(ValueError, match="^x.safetensors cannot be written .* its matrices are GGUF's: choose another"):
+    with pytest.raises(ValueError, match="^x.safetensors cannot be saved: its weights are still GGUF. Choose another"):
         quantize.save(tmp_path / "x.safetensors", text_network(load(path)), lambda done, total: None)
     clip = load(path, "int8 (ConvRot)")
     quantize.save(tmp_path / "saved.safetensors", text_network(clip), lambda done, total: None)
@@ -395,12 +395,12 @@ def test_a_projector_of_another_model_is_refused(comfyui, state, tmp_path):
     with pytest.raises(CheckpointError, match=r"^old.gguf is of the type qwen2.5vl_merger, not the vision projector of "
                                               r"Qwen3-VL \(qwen3vl_merger\): choose the mmproj file of Qwen3-VL-8B"):
         load(path, projector=write_projector(tmp_path / "old.gguf", state, projector="qwen2.5vl_merger"))
-    with pytest.raises(CheckpointError, match="^4b.gguf belongs to a language model of width 32, lm.gguf has width 64"):
+    with pytest.raises(CheckpointError, match="^4b.gguf belongs to a language model of width 32, but lm.gguf has"):
         load(path, projector=write_projector(tmp_path / "4b.gguf", state, out=32))
     with pytest.raises(CheckpointError, match="^lm.gguf is of the architecture qwen3vl, not the vision projector"):
         load(path, projector=path)
     other = text_files.write(state, tmp_path / "whole.safetensors")
-    with pytest.raises(CheckpointError, match="whole.safetensors has its vision tower inside: set vision_projector to"):
+    with pytest.raises(CheckpointError, match="whole.safetensors contains its vision tower. Set Vision projector to"):
         load(other, projector=path)
 
 
@@ -436,7 +436,7 @@ def test_another_vocabulary_is_refused(comfyui, state, tmp_path):
         load(path)
     name = "model.language_model.embed_tokens.weight"
     path = write_language(tmp_path / "cut.gguf", {**state, name: state[name][:150_000]}, lambda name: "F32")
-    with pytest.raises(CheckpointError, match=r"^cut.gguf has a vocabulary of 150,000 tokens, Qwen3-VL one of 151,936"):
+    with pytest.raises(CheckpointError, match=r"^cut.gguf has a vocabulary of 150,000 tokens; Qwen3-VL has 151,936"):
         load(path)
 
 
@@ -444,13 +444,13 @@ def test_another_vocabulary_is_refused(comfyui, state, tmp_path):
 def test_a_truncated_file_is_said(comfyui, state, tmp_path, part):
     path = write_language(tmp_path / "lm.gguf", state, lambda name: "F16")
     path.write_bytes(path.read_bytes()[:int(path.stat().st_size * part)])
-    with pytest.raises(CheckpointError, match=r"^lm.gguf \([\d,]+ bytes\) is truncated, damaged or no GGUF file"):
+    with pytest.raises(CheckpointError, match=r"^lm.gguf \([\d,]+ bytes\) is truncated, damaged or not a GGUF file"):
         load(path)
 
 
 def test_a_tensor_too_few_is_named(comfyui, state, tmp_path):
     less = {name: value for name, value in state.items() if name != "model.language_model.layers.1.mlp.up_proj.weight"}
-    with pytest.raises(CheckpointError, match="lm.gguf is incomplete: the tensor model.language_model.layers.1.mlp.up"):
+    with pytest.raises(CheckpointError, match="lm.gguf is incomplete: tensor model.language_model.layers.1.mlp.up"):
         load(write_language(tmp_path / "lm.gguf", less, lambda name: "F32"))
     vision = {name: value for name, value in state.items() if name != "model.visual.patch_embed.proj.weight"}
     path = write_language(tmp_path / "lm.gguf", state, lambda name: "F32")

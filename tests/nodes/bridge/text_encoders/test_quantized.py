@@ -57,7 +57,7 @@ def test_formats_of_blocks_in_the_layers(comfyui, reference, tmp_path, name):
 def test_a_vocabulary_in_blocks_is_refused(comfyui, reference, tmp_path):
     stored, _ = tiny.quantised(lambda key: "embed_tokens" in key, reference.text_encoder.state_dict(),
                                *INNER["mxfp8"][:3])
-    with pytest.raises(CheckpointError, match=r"the vocabulary \(.*embed_tokens.weight\) is quantised as mxfp8, of"):
+    with pytest.raises(CheckpointError, match=r"the vocabulary \(.*embed_tokens.weight\) is quantized as mxfp8, which"):
         states(write(stored, tmp_path / "blocks.safetensors"))
 
 
@@ -97,5 +97,5 @@ def test_fp8_is_refused_on_devices_that_have_none(comfyui, reference, monkeypatc
     monkeypatch.setattr(qwen3_5, "open_enhancer", lambda *_: (opened, SimpleNamespace(
         spec=None, quantization=opened.quantization)))
     load = qwen3_vl.load_text_encoder if kind == "text encoder" else qwen3_5.load_enhancer
-    with pytest.raises(CheckpointError, match=r"^te.safetensors cannot be used as fp8 \(e4m3\) here: .*\(mps\) has no"):
+    with pytest.raises(CheckpointError, match=r"^te.safetensors cannot be used as fp8 \(e4m3\): .*\(mps\) does not"):
         load(path, path.name)

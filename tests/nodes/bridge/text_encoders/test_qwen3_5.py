@@ -160,7 +160,7 @@ def other_clip(model, tokenizer):
 
 def test_a_clip_that_cannot_write_is_refused(comfyui):
     from comfy import sd1_clip
-    with pytest.raises(ValueError, match="^This CLIP cannot write text: connect a prompt enhancer"):
+    with pytest.raises(ValueError, match="^This CLIP cannot generate text: connect a prompt enhancer"):
         ask(other_clip(sd1_clip.SD1ClipModel, sd1_clip.SD1Tokenizer))
 
 
@@ -169,7 +169,7 @@ def test_a_language_model_without_eyes_is_not_shown_pictures(comfyui, enhancer, 
 
     from qwen_image_2.nodes.bridge.text_encoders import generation
     monkeypatch.setattr(generation, "_language_model", lambda clip: SimpleNamespace())
-    with pytest.raises(ValueError, match="cannot see pictures: disconnect the images"):
+    with pytest.raises(ValueError, match="has no vision. Disconnect the images"):
         ask(enhancer, pictures((64, 64)))
 
 

@@ -125,12 +125,12 @@ def test_another_clip_is_refused(comfyui):
     from comfy.text_encoders.qwen3vl import tokenizer
 
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import check_clip
-    with pytest.raises(ValueError, match="not the text encoder of Qwen-Image 2"):
+    with pytest.raises(ValueError, match="not the Qwen-Image 2 text encoder"):
         check_clip(SimpleNamespace(tokenizer=tokenizer()()))
 
 
 def test_an_image_token_in_the_prompt_is_refused(clip):
-    with pytest.raises(ValueError, match="stands for a reference image"):
+    with pytest.raises(ValueError, match="is reserved for reference images"):
         clip.tokenize("draw <|image_pad|>")
 
 
