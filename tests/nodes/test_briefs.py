@@ -99,7 +99,7 @@ def test_faults_are_refused_before_anything_runs(nodes, name):
     assert "contains every kind of quotation mark" in validate(node, title='a"b“c「d『')
     assert "never closed" in validate(node, picture='12" record')
     assert "multiples of 32" in validate(node, aspect_ratio="custom", width=1000)
-    assert "no aspect ratio 5:4" in validate(node, aspect_ratio="5:4")
+    assert "Unknown aspect ratio 5:4" in validate(node, aspect_ratio="5:4")
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -131,7 +131,7 @@ def test_the_definition_names_the_inputs_that_are_measured(routes, name):
 @pytest.mark.parametrize("changes, sentence", [
     (dict.fromkeys(("title", "subtitle", "call_to_action"), ""), "brief is empty"),
     ({"picture": '12" record'}, "never closed"), ({"aspect_ratio": "custom", "width": 1000}, "multiples of 32"),
-    ({"palette": ",".join("abcdefghijk")}, "11 colours"), ({"title": "a" * 30_000}, "does not fit into 1,000 tokens")])
+    ({"palette": ",".join("abcdefghijk")}, "11 colors"), ({"title": "a" * 30_000}, "exceeds 1,000 tokens")])
 def test_answers_with_the_sentence_by_which_the_node_refuses(routes, changes, sentence):
     status, answer = brief(routes, "QwenImage2PosterBrief", **POSTER | changes)
     assert status == 200 and list(answer) == ["refused", "parts"] and sentence in answer["refused"]

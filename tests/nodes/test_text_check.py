@@ -268,7 +268,7 @@ def test_fonts_of_the_user_are_offered_first(comfyui, monkeypatch, tmp_path):
     assert offered[:2] == ["mine.ttf", glyphs.BUILT_IN] and "readme.txt" not in offered
     with pytest.raises(ValueError, match=r"The font mine\.ttf cannot be read"):
         glyphs.render(["A"], fonts.resolve("mine.ttf"), "mine.ttf", 96, False)
-    with pytest.raises(ValueError, match=r"gone\.ttf is no longer there"):
+    with pytest.raises(ValueError, match=r"gone\.ttf no longer exists"):
         fonts.resolve("gone.ttf")
 
 

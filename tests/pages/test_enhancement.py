@@ -161,7 +161,7 @@ def test_an_edit_keeps_the_shape_of_the_picture_it_follows():
 @pytest.mark.parametrize("references", [[], [(100, 100)]])
 def test_a_picture_that_is_not_there_gives_no_canvas(references):
     found = enhanced('{"rewritten_prompt": "Blue.", "ratio_follow": "<image2>"}', references)
-    assert found.canvas == (640, 480) and "'<image2>', which is no canvas" in found.notes[0]
+    assert found.canvas == (640, 480) and "'<image2>', which is not a canvas" in found.notes[0]
 
 
 def test_numbers_in_place_of_words():

@@ -161,4 +161,4 @@ def test_a_reference_of_many_digits_is_refused_in_a_sentence():
 def test_an_answer_that_has_lost_too_many_quoted_texts_is_not_used():
     prompt = "".join(f'"{number}" ' for number in range(200))
     found = enhanced(prompt, Generated('{"rewritten_prompt": "A poster."}', 5, False), (1024, 1024), None)
-    assert found.prompt == prompt and "has lost 200 of its quoted texts" in found.notes[0]
+    assert found.prompt == prompt and "dropped 200 of its quoted texts" in found.notes[0]

@@ -79,7 +79,7 @@ def test_a_layout_of_the_slide_goes_before_that_of_the_deck():
 @pytest.mark.parametrize(("text", "message"), [
     ("", "has no slides"),
     (" \n\u200b\n", "has no slides"),
-    ("Hello\n## A", "begins with 'Hello', which is on no slide"),
+    ("Hello\n## A", "starts with 'Hello', which belongs to no slide"),
     ("#Title", "which belongs to no slide"),
     ("## A\n### B", "heading with ###"),
     ("#" * 5000 + " A", "heading with #{40}. Slides start"),
@@ -89,7 +89,7 @@ def test_a_layout_of_the_slide_goes_before_that_of_the_deck():
     ("## A\nSeed:", "has the seed ''"),
     ("## A\nSeed: 18446744073709551616", "has the seed '18446744073709551616'"),
     ("## A\nSeed: " + "9" * 5000, "has the seed '99999"),
-    ("## A\nLayout: title sideways", "unknown layout 'title sideways': there are title top left, title top"),
+    ("## A\nLayout: title sideways", "unknown layout 'title sideways'; choose title top left, title top"),
     ("## A\n- one\n\nmore", "'more' after its bullet points"),
     ("## A\n" * 101, "101 slides; the maximum is 100"),
     ("## A\n" * 300, "300 slides"),
@@ -148,7 +148,7 @@ def test_an_em_dash_begins_a_point_like_an_en_dash():
     ("## A\n##\n> only notes", "Slide 2 cannot be drawn: The slide brief is empty"),
     ("## A\n## B\n- a\x07b", r"Slide 2 \(B\) cannot be drawn: The bullet list contains the control character U\+0007"),
     ("## A\nPicture: a 12\" record", r"Slide 1 \(A\) cannot be drawn: The picture description opens a quotation"),
-    ("## a\"b“c「d『", "No quotation marks are left"),
+    ("## a\"b“c「d『", "cannot be drawn: The text .* contains every kind of quotation mark"),
 ])
 def test_what_a_brief_refuses_names_the_slide(text, message):
     with pytest.raises(ValueError, match=message):

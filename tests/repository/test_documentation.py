@@ -42,7 +42,7 @@ def test_a_help_page_names_only_nodes_that_exist(comfyui, name):
     """Hand-written sentences call nodes by their short English or full Chinese names."""
     ours = {schema["display_name"].removesuffix(" (Qwen-Image 2)") for schema in schemas().values()}
     chinese = {entry["display_name"].removesuffix(" (Qwen-Image 2)") for entry in TRANSLATION.values()}
-    for language, pattern, known in (("en", r"\*((?:Load|Encode|Crop|Stitch|Extend|Save|Pick|Glyph|VAE) [^*]+)\*",
+    for language, pattern, known in (("en", r"\*((?:Load|Encode|Crop|Stitch|Extend|Save|Pick|Glyph|VAE) [^*`]+)\*",
                                       ours | {"Load Image", "Save Image"}),
                                      ("zh", r"“([^”]+)”", chinese | CORE_IN_CHINESE)):
         text = (help_pages.FOLDER / name / f"{language}.md").read_text(encoding="utf-8")

@@ -221,8 +221,8 @@ def test_a_reference_one_pixel_wide(client, tmp_path):
 
 
 @pytest.mark.parametrize("inputs, words", [
-    (dict(canvas="custom", width=100, height=96), "the nearest is 96 x 96"),
-    (dict(canvas="custom", width=96, height=32000), "the nearest is 96 x 8192"),
+    (dict(canvas="custom", width=100, height=96), "The nearest size is 96 x 96"),
+    (dict(canvas="custom", width=96, height=32000), "The nearest size is 96 x 8192"),
     (dict(canvas="second reference"), "Unknown canvas second reference; choose last reference, first reference"),
 ])
 def test_a_canvas_that_cannot_be_is_refused_before_anything_runs(client, tmp_path, inputs, words):
@@ -236,7 +236,7 @@ def test_a_linked_canvas_is_refused_at_its_turn(client, tmp_path):
     nodes = edit_nodes(client, tmp_path, pictures([((64, 64), "RGB")]), canvas="custom", height=96)
     nodes["width"] = node("PrimitiveInt", value=100)
     nodes["prompt"]["inputs"]["width"] = ["width", 0]
-    assert "the nearest is 96 x 96" in message(client, nodes)
+    assert "The nearest size is 96 x 96" in message(client, nodes)
 
 
 @pytest.mark.parametrize("make", [

@@ -231,7 +231,7 @@ def test_what_is_refused(client, models, change, words):
 def test_a_model_that_cannot_write(client):
     graph = nodes()
     graph["model"] = node("QwenImage2LoadTextEncoder", text_encoder="miniature", weight_format="as stored")
-    assert "has no output layer (lm_head), so it cannot write text: connect a prompt" in message(client, graph)
+    assert "has no output layer (lm_head), so it cannot generate text: connect a prompt" in message(client, graph)
 
 
 def test_no_language_model(client):

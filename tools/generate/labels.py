@@ -23,7 +23,6 @@ LABELS = {
     "lora": "LoRA",
     "max_tokens": "Max tokens (0 = official)",
     "notes": "Speaker notes",
-    "other_images": "Other images",
     "page": "Page ratio",
     "part": "Edited crop",
     "part_mask": "Mask of the crop",

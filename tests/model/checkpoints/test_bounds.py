@@ -71,13 +71,13 @@ def array(kind: int, count: int) -> bytes:
 
 
 @pytest.mark.parametrize(("header", "words"), [
-    (struct.pack("<QQ", 2**40, 0), "claims to have 1,099,511,627,776 entries"),
-    (struct.pack("<QQ", 0, 2**40), "claims to have 1,099,511,627,776 entries"),
-    (struct.pack("<QQ", 2**64 - 1, 2**64 - 1), "claims to have 18,446,744,073,709,551,615 entries"),
-    (struct.pack("<QQ", 100_000, 0), "claims to have 100,000 entries"),
-    (array(8, 10**8), "claims to have lists of 100,000,000 values"),
-    (array(0, 10**8), "claims to have lists of 100,000,000 values"),
-    (array(12, 10**8), "claims to have lists of 100,000,000 values"),
+    (struct.pack("<QQ", 2**40, 0), "declares 1,099,511,627,776 entries"),
+    (struct.pack("<QQ", 0, 2**40), "declares 1,099,511,627,776 entries"),
+    (struct.pack("<QQ", 2**64 - 1, 2**64 - 1), "declares 18,446,744,073,709,551,615 entries"),
+    (struct.pack("<QQ", 100_000, 0), "declares 100,000 entries"),
+    (array(8, 10**8), "declares arrays of 100,000,000 values"),
+    (array(0, 10**8), "declares arrays of 100,000,000 values"),
+    (array(12, 10**8), "declares arrays of 100,000,000 values"),
     (struct.pack("<QQ", 0, 1) + struct.pack("<Q", 10**9), "its header is longer than 64 MiB"),
     (struct.pack("<QQQ", 1, 0, 1) + b"a" + struct.pack("<I", 100_000), "a tensor has 100000 axes"),
 ], ids=["tensors", "values", "both", "sane size", "texts", "bytes", "doubles", "a name", "axes"])
@@ -86,13 +86,13 @@ def test_counts_in_a_large_gguf_file_are_not_trusted(tmp_path, header, words):
 
 
 def test_counts_in_a_small_gguf_file_follow_its_size(tmp_path):
-    assert "claims to have 1,000 entries" in refused(sparse(tmp_path, struct.pack("<QQ", 1000, 0), 500))
+    assert "declares 1,000 entries" in refused(sparse(tmp_path, struct.pack("<QQ", 1000, 0), 500))
 
 
 def test_lists_count_together(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf._Header, "MOST_ITEMS", 3)
     content = struct.pack("<QQ", 0, 2) + 2 * (struct.pack("<Q", 1) + b"a" + struct.pack("<IIQ", 9, 0, 2) + b"xy")
-    assert "lists of 4 values" in refused(sparse(tmp_path, content, 500))
+    assert "declares arrays of 4 values" in refused(sparse(tmp_path, content, 500))
 
 
 # ---------------------------------------------------------------- safetensors

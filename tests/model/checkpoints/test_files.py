@@ -42,9 +42,9 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize
 @pytest.mark.parametrize("name", ["model.safetensors", "model.gguf"])
 @pytest.mark.parametrize(("content", "words"), [
     (POINTER, " is a Git LFS pointer, not the file itself. Run  git lfs pull "),
-    ("<!DOCTYPE html><html>Access denied</html>" * 20, " is a web page or an error .* begins with '<!DOCTYPE html>"),
+    ("<!DOCTYPE html><html>Access denied</html>" * 20, " is a web page or an error .* starts with '<!DOCTYPE html>"),
     ("\ufeff\r\n<html lang=zh><body>找不到</body></html>", " is a web page or an error message"),
-    ("Entry not found", " is a web page or an error .* begins with 'Entry not found'. Download it again"),
+    ("Entry not found", " is a web page or an error .* starts with 'Entry not found'. Download it again"),
     ('{"error": "Repository not found"}', " is a web page or an error message"),
 ], ids=["Git LFS", "HTML", "HTML with a mark", "text", "JSON"])
 def test_text_instead_of_a_file(tmp_path, name, content, words):

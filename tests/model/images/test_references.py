@@ -6,10 +6,10 @@ from qwen_image_2.model.images import references
 
 
 @pytest.mark.parametrize("image, words", [
-    (torch.full((8, 8, 3), float("nan")), "Reference 2 holds NaN"),
-    (torch.full((8, 8, 4), float("inf")), "Reference 2 holds NaN or infinite"),
+    (torch.full((8, 8, 3), float("nan")), "Reference 2 contains NaN"),
+    (torch.full((8, 8, 4), float("inf")), "Reference 2 contains NaN or infinite"),
     (torch.zeros(0, 8, 3), r"Reference 2 is empty \(8 x 0 pixels\)"),
-    (torch.zeros(8, 8, 1), "Reference 2 has 1 channels: references are RGB or RGBA"),
+    (torch.zeros(8, 8, 1), "Reference 2 has 1 channels; references are RGB or RGBA"),
     (torch.zeros(8, 136, 3), "Reference 2 is 136 x 8: its longer side is more than 16 times the shorter one"),
 ])
 def test_pictures_that_cannot_be_references(image, words):

@@ -131,7 +131,7 @@ WRONG_FILES = {
     "Qwen-Image 1.x": (named("transformer_blocks.0.attn.add_q_proj.weight", "txt_norm.weight"), "Qwen-Image 1.x"),
     "SDXL": (named("model.diffusion_model.input_blocks.0.0.weight"), "Stable Diffusion or SDXL checkpoint"),
     "SDXL in diffusers form": (named("down_blocks.0.attentions.0.proj_in.weight", "time_embedding.linear_1.weight"),
-                               "SDXL model in diffusers form"),
+                               "SDXL model in diffusers format"),
     "Flux": (named("double_blocks.0.img_attn.qkv.weight"), "a Flux model"),
     "prompt enhancer": (named("model.language_model.layers.0.linear_attn.in_proj_qkv.weight",
                               "model.visual.blocks.0.attn.qkv.weight"), "prompt-enhancer language model"),
@@ -308,7 +308,7 @@ def test_nan_weights_are_named(tmp_path):
     checkpoint = open_checkpoint(tmp_path / "nan.safetensors")
     detected = detect.detect_transformer(checkpoint)
     with pytest.raises(CheckpointError, match="nan.safetensors is damaged: tensor "
-                                              "transformer_blocks.2.img_mlp.out.weight holds NaN"):
+                                              "transformer_blocks.2.img_mlp.out.weight contains NaN"):
         loading.load(Transformer(detected.spec, device="meta"), detected, checkpoint, torch.float32)
 
 

@@ -84,7 +84,7 @@ def test_a_latent_must_be_one_of_the_model(checks, model):
     import torch
     samples = torch.zeros(1, 64, 4, 6)
     assert checks.check_latent(model, {"samples": samples}) is samples
-    for wrong, words in ((samples[:, :16], r"shape \[1, 16, 4, 6\], Qwen-Image 2 works on \[batch, 64"),
+    for wrong, words in ((samples[:, :16], r"shape \[1, 16, 4, 6\]; Qwen-Image 2 expects \[batch, 64"),
                          (samples[0], "Qwen-Image 2 expects"), (samples[:0], "The latent is empty")):
         with pytest.raises(Refusal, match=words):
             checks.check_latent(model, {"samples": wrong})

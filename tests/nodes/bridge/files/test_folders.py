@@ -122,7 +122,7 @@ def test_shards_without_index_are_one_choice(folders, tmp_path):
 
 
 def test_a_vanished_folder_is_said(folders, tmp_path):
-    with pytest.raises(folders.FolderGone, match="gone/ is no longer there"):
+    with pytest.raises(folders.FolderGone, match="gone/ no longer exists"):
         folders.resolve(folders.VAE, "gone/")
 
 

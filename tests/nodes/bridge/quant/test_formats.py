@@ -307,5 +307,5 @@ def test_scales_in_tiles_are_not_cut(comfyui, tmp_path):
     spec = TransformerSpec(layers=1, dim=128, heads=2, head_dim=64, mlp_dim=96, context_dim=64, rope_axes=(8, 28, 28))
     state = tiny.to_comfy_transformer(tiny.randomise(tiny.shapes(Transformer(spec)), 5))
     stored, _ = tiny.quantised(lambda key: "gate_up" in key, state, *FORMATS["mxfp8"][:3])
-    with pytest.raises(CheckpointError, match="whose halves of 96 rows share one: quantise gate and projection apart"):
+    with pytest.raises(CheckpointError, match="span both halves \\(96 rows each\\). Quantize gate and projection sep"):
         load(write(stored, tmp_path / "tiles.safetensors"))

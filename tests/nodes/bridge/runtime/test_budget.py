@@ -64,6 +64,14 @@ def test_loras_work_on_what_stays_and_on_what_streams(budget, load, before):
     assert torch.equal(sample(model), plain)
 
 
+@pytest.mark.parametrize("kept", [4, 8])
+@pytest.mark.parametrize(("device", "memory"), [("cuda", "VRAM"), ("cpu", "system RAM")])
+def test_a_plan_names_the_memory_of_its_device(budget, load, kept, device, memory):
+    model = load()
+    plan = budget.BudgetPatcher.of(model, budget_for(model, kept)).plan_for(math.inf)
+    assert f"stay in {memory} (" in budget.in_words(plan, torch.device(device))
+
+
 @pytest.mark.parametrize(("kept", "adapted", "count"), [
     (4, LORA, 1), (0, LORA, 3), (0, ("img_in.weight",), 0), (0, (), 0)])
 def test_loras_that_are_merged_in_every_pass_are_reported(budget, load, kept, adapted, count):

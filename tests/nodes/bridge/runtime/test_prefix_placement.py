@@ -187,3 +187,10 @@ def test_the_place_of_keys_and_values_is_the_users_choice(load, choice, words):
     chosen.model_options["transformer_options"][PLACE_KEY] = PLACES[choice]
     assert torch.equal(sample(chosen), expected)
     assert words in told[0]
+
+
+@pytest.mark.parametrize(("device", "words"), [(CARD, "MiB, in VRAM."), (torch.device("cpu"), "MiB, in system RAM.")])
+def test_beside_the_model_is_in_the_memory_of_its_device(prefix_placement, device, words):
+    place = prefix_placement.Place.DEVICE
+    sentence, = prefix_placement.in_words(object(), place, place, 5, GIB, device)
+    assert sentence.endswith(words)

@@ -415,7 +415,7 @@ def test_other_architectures_are_refused_by_name(comfyui, state, tmp_path, archi
 
 
 def test_a_projector_is_no_text_encoder(comfyui, state, tmp_path):
-    with pytest.raises(CheckpointError, match="^x.gguf is the vision projector of a language model.* vision_projector"):
+    with pytest.raises(CheckpointError, match="^x.gguf is the vision projector of a language model.* Vision projector"):
         load(write_projector(tmp_path / "x.gguf", state))
 
 
@@ -425,8 +425,8 @@ def test_another_size_is_refused_by_name(comfyui, tmp_path):
         names = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=small, vision_config=VISION)).state_dict()
     state = {name: torch.zeros(value.shape) for name, value in names.items() if "visual" not in name}
     path = write_language(tmp_path / "Qwen3VL-4B-Instruct-F16.gguf", state, lambda name: "F16", text=small)
-    with pytest.raises(CheckpointError, match=r"^Qwen3VL-4B-Instruct-F16.gguf is Qwen3-VL-4B \(width 2560\), Qwen-"
-                                              r"Image 2 reads Qwen3-VL-8B's width 4096: choose Qwen3-VL-8B-Instruct"):
+    with pytest.raises(CheckpointError, match=r"^Qwen3VL-4B-Instruct-F16.gguf is Qwen3-VL-4B \(width 2560\); Qwen-"
+                                              r"Image 2 needs Qwen3-VL-8B \(width 4096\): choose Qwen3-VL-8B-Instruct"):
         load(path)
 
 

@@ -191,7 +191,7 @@ def test_another_language_model_is_asked_by_its_own_template(comfyui, enhancer, 
     assert ask(enhancer, pictures((64, 64))).tokens == 3
     (text, options), = asked
     assert text == "Be good.\n\na dog" and options["thinking"] and options["image"].shape == (1, 256, 256, 3)
-    with pytest.raises(ValueError, match="one picture at most, not 2"):
+    with pytest.raises(ValueError, match="one image at most, got 2"):
         ask(enhancer, pictures((64, 64), (64, 64)))
 
 

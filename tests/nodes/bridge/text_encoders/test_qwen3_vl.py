@@ -135,7 +135,7 @@ def test_an_image_token_in_the_prompt_is_refused(clip):
 
 
 def test_references_must_come_resized(clip):
-    with pytest.raises(ValueError, match="multiples of 32 pixels, not 40 x 64"):
+    with pytest.raises(ValueError, match="multiples of 32 pixels, got 40 x 64"):
         clip.tokenize("edit", images=[torch.zeros(1, 64, 40, 3)])
 
 
