@@ -71,6 +71,7 @@ def pages(*names: str) -> Callable[[Path], Kind]:
     def kind(folder: Path) -> Kind:
         from qwen_image_2.nodes import routes
         nodes = {name: prepared(routes.BRIEFS[name]) for name in names}
+        routes.count_tokens("a")  # loads the tokenizer, once for all
 
         def attack(rng: Random) -> PageAttack:
             name = rng.choice(names)
@@ -142,6 +143,7 @@ def answer(folder: Path) -> Kind:
         else:
             text = mutation.text(rng.choice(("", "<think>hm</think>", "```json\n")) + ANSWER, rng)
         prompt = mutation.text(PROMPT, rng, 5000) if rng.random() < 0.5 else PROMPT
+        prompt += "<|im_end|>" if rng.random() < 0.1 else ""
         sides = [rng.choice((1, 64, 1000, 8192)) for _ in range(4)]
         return AnswerAttack(prompt, Generated(text, rng.randrange(30_000), rng.random() < 0.3),
                             ((sides[0], sides[1]), (sides[2], sides[3]))[:rng.randrange(3)])
