@@ -168,12 +168,13 @@ def _page(picture: ndarray, ratio: float) -> Image.Image:
     white margins would take PAGE_PIXELS. Transparent parts are white, as in PowerPoint."""
     across, down = placed(picture, ratio)
     image = Image.fromarray(picture)
-    shrunk = math.sqrt(max(PAGE_PIXELS, image.width * image.height) * across * down / (image.width * image.height))
+    size = round(image.width / across), round(image.height / down)
+    shrunk = math.sqrt(max(PAGE_PIXELS, image.width * image.height) / (max(1, size[0]) * max(1, size[1])))
     if shrunk < 1:
         image = image.resize([max(1, int(side * shrunk)) for side in image.size], Image.Resampling.LANCZOS)
-    width, height = image.size
-    page = Image.new("RGB", (max(1, round(width / across)), max(1, round(height / down))), WHITE)
-    corner = (page.width - width) // 2, (page.height - height) // 2
+        size = [int(side * shrunk) for side in size]
+    page = Image.new("RGB", [max(1, side) for side in size], WHITE)
+    corner = (page.width - image.width) // 2, (page.height - image.height) // 2
     page.paste(image.convert("RGB"), corner, image if image.mode == "RGBA" else None)
     return page
 

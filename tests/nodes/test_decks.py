@@ -214,9 +214,9 @@ def test_a_page_that_is_mostly_margin_is_bounded(decks):
     from qwen_image_2.pages import deck
     page = deck._page(np.zeros((8192, 1, 3), np.uint8), 10.0)
     assert page.width * page.height <= deck.PAGE_PIXELS and page.width / page.height == pytest.approx(10, rel=0.01)
-    assert page.getpixel((page.width // 2, page.height // 2)) == (0, 0, 0)
+    assert page.getpixel(((page.width - 1) // 2, page.height // 2)) == (0, 0, 0)
     whole = deck._page(np.zeros((40, 70, 3), np.uint8), 16 / 9)
-    assert whole.size == (71, 40) and deck._page(np.zeros((90, 10, 3), np.uint8), 1.0).size == (90, 90)
+    assert whole.size == (70, 39) and deck._page(np.zeros((90, 10, 3), np.uint8), 1.0).size == (90, 90)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 4, 3)])
