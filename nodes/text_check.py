@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io, ui
 
 from ..messages import Message, Refusal, count_more
@@ -26,6 +27,15 @@ def compare_all(pictures: np.ndarray, lines: list[str], rules: compare.Rules) ->
         found.append(ocr.check(picture, lines, rules, between=lambda done=number: progress(done, len(pictures))))
     progress(len(pictures), len(pictures))
     return found
+
+
+def draw_all(pictures: np.ndarray, found: list[compare.Comparison], allow_extra: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Overlays (B, H, W, 3), 8 bits, and masks (B, H, W) of a batch; cancelling stops between pictures and lines."""
+    overlays, masks = [], []
+    for picture, one in zip(pictures, found, strict=True):
+        overlays.append(report.overlay(picture[..., :3], one, throw_exception_if_processing_interrupted))
+        masks.append(report.mask(one, *picture.shape[:2], allow_extra, throw_exception_if_processing_interrupted))
+    return np.stack(overlays), np.stack(masks)
 
 
 def for_the_page(image: torch.Tensor, found: list[compare.Comparison]) -> dict:
@@ -109,8 +119,7 @@ class QwenImage2TextCheck(io.ComfyNode):
         ocr.require()
         rules = compare.Rules(match_case, match_punctuation, tolerance, allow_extra, ocr.known_characters())
         found = compare_all(pictures, lines, rules)
-        drawn = np.stack([report.overlay(picture[..., :3], one) for picture, one in zip(pictures, found)])
-        failed = np.stack([report.mask(one, *image.shape[1:3], allow_extra) for one in found])
+        drawn, failed = draw_all(pictures, found, allow_extra)
         notes = [report.sentence(number, one) for number, one in enumerate(found, start=1)]
         return io.NodeOutput(
             torch.from_numpy(drawn.astype(np.float32) / 255), report.as_json(found),

@@ -1,6 +1,6 @@
 """What came out of a text check: in words, as JSON, drawn onto the picture, and as a mask of what to repair."""
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy import ndarray
@@ -72,11 +72,12 @@ def failed_lines(comparisons: Iterable[Comparison]) -> str:
     return "\n".join(dict.fromkeys(line.expected for one in comparisons for line in one.failed))
 
 
-def mask(comparison: Comparison, height: int, width: int, allow_extra: bool) -> ndarray:
+def mask(comparison: Comparison, height: int, width: int, allow_extra: bool,
+         between: Callable[[], None] = lambda: None) -> ndarray:
     """1 where the writing failed (H, W): wrong lines and, unless allowed, additional ones.
 
     A missing line has no place. What could hardly be read is likely to be it, and counts then; when nothing else
-    failed either, the whole picture does.
+    failed either, the whole picture does. `between` is called before each box, and may raise.
     """
     boxes = [box for line in comparison.lines if line.status == WRONG for box in line.boxes]
     missing = any(line.status == MISSING for line in comparison.lines)
@@ -86,6 +87,7 @@ def mask(comparison: Comparison, height: int, width: int, allow_extra: bool) -> 
         boxes += [piece.box for piece in comparison.doubtful]
     failed = np.zeros((height, width), np.float32)
     for box in boxes:
+        between()
         room = round(GROWN * min(box.width, box.height))
         failed[max(0, box.top - room):box.bottom + room, max(0, box.left - room):box.right + room] = 1
     if missing and not boxes:
@@ -93,17 +95,21 @@ def mask(comparison: Comparison, height: int, width: int, allow_extra: bool) -> 
     return failed
 
 
-def overlay(picture: ndarray, comparison: Comparison) -> ndarray:
+def overlay(picture: ndarray, comparison: Comparison, between: Callable[[], None] = lambda: None) -> ndarray:
     """The picture (H, W, 3), 8 bits, with a box around everything that was read: green right, red wrong, orange not
-    expected, grey hardly readable. Numbers are those of the expected lines."""
+    expected, grey hardly readable. Numbers are those of the expected lines. `between` is called before the picture and
+    each line, and may raise."""
+    between()
     image = Image.fromarray(picture)
     pen = ImageDraw.Draw(image)
     thick = max(1, round(min(image.size) / 300))
     font = ImageFont.load_default(max(10, 6 * thick))
     for kind in (DOUBTFUL, EXTRA):
         for piece in getattr(comparison, kind):
+            between()
             _frame(pen, piece.box, COLOURS[kind], thick)
     for number, line in enumerate(comparison.lines, start=1):
+        between()
         for box in line.boxes:
             _frame(pen, box, COLOURS[line.status], thick)
             _label(pen, box, str(number), COLOURS[line.status], font)

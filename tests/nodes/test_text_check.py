@@ -147,6 +147,45 @@ def test_cancelling_stops_between_lines(nodes, monkeypatch):
     management.interrupt_current_processing(False)
 
 
+@pytest.mark.parametrize("what", ["overlay", "mask"])
+def test_cancelling_stops_between_the_drawn_pictures(nodes, monkeypatch, what):
+    import comfy.model_management as management
+
+    from qwen_image_2.pages import report
+    drawn, plain = [], getattr(report, what)
+
+    def draw(*picture):
+        drawn.append(1)
+        management.interrupt_current_processing(len(drawn) == 2)
+        return plain(*picture)
+    monkeypatch.setattr(ocr, "read", lambda *_: [compare.Found("FREE ENTRY", Box(0, 0, 90, 9))])
+    monkeypatch.setattr(report, what, draw)
+    with pytest.raises(management.InterruptProcessingException):
+        nodes.check(page("FREE").expand(5, -1, -1, -1), "ENTRY FREE")
+    assert len(drawn) == 2
+    management.interrupt_current_processing(False)
+
+
+@pytest.mark.parametrize("method, drawn", [("rectangle", 2), ("text", 1)])
+def test_cancelling_stops_between_the_drawn_lines(nodes, monkeypatch, method, drawn):
+    """Of an overlay: the frame of the first line and the ground of its number, then no other line's."""
+    import comfy.model_management as management
+    calls, plain = [], getattr(ImageDraw.ImageDraw, method)
+
+    def draw(*what, **how):
+        calls.append(1)
+        management.interrupt_current_processing()
+        return plain(*what, **how)
+    picture = page("FREE")
+    monkeypatch.setattr(ocr, "read", lambda *_: [
+        compare.Found(f"LINE {word}", Box(0, 20 * row, 90, 20 * row + 9)) for row, word in enumerate(("ONE", "TWO"))])
+    monkeypatch.setattr(ImageDraw.ImageDraw, method, draw)
+    with pytest.raises(management.InterruptProcessingException):
+        nodes.check(picture, "LINE ONE\nLINE TWO")
+    assert len(calls) == drawn
+    management.interrupt_current_processing(False)
+
+
 def test_cancelling_stops_between_the_files_for_the_page(nodes, monkeypatch):
     import comfy.model_management as management
     from comfy_api.latest import ui
