@@ -3,6 +3,7 @@
  * reads that and adds the widgets.
  */
 import { app } from "../../scripts/app.js";
+import { rememberGraph } from "./changes.js";
 import { addOnlyWith } from "./inactive.js";
 import { showMessages } from "./messages.js";
 import { NODE_IDS } from "./node_ids.js";
@@ -35,6 +36,8 @@ app.registerExtension({
     showMessages(nodeType);
     showChecks(nodeType);
   },
+
+  afterConfigureGraph: rememberGraph,
 
   nodeCreated(node) {
     for (const [name, { sizes, meter, measured, references, only_with: only }] of marks.get(node.comfyClass) ?? []) {

@@ -5,6 +5,7 @@
  * node's own widgets and links, so that a workflow is the same with and without this extension.
  */
 import { api } from "../../scripts/api.js";
+import { listen } from "./changes.js";
 
 /** Pixels of a DOM widget that lie above and below its element on the classic canvas. */
 const MARGINS = 16;
@@ -119,8 +120,8 @@ export function chain(object, name, more) {
 }
 
 /**
- * Call `update` whenever what a panel shows may have changed: a value typed, a workflow opened, an edit undone, a
- * picture chosen upstream. It must be cheap when nothing has.
+ * Call `update` whenever what a panel shows may have changed: a value typed, a workflow opened, an edit undone. It must
+ * be cheap when nothing has. What it reads of other nodes, it names with `listen`, itself among them.
  *
  * @param {LGraphNode} node
  * @param {string[]} names of the widgets it reads
@@ -133,8 +134,7 @@ export function onChange(node, names, update) {
   }
   chain(node, "onConfigure", update);
   chain(node, "onConnectionsChange", () => queueMicrotask(update)); // the link is not yet there
-  api.addEventListener("graphChanged", update);
-  chain(node, "onRemoved", () => api.removeEventListener("graphChanged", update));
+  listen(update, [node]);
   queueMicrotask(update);
 }
 

@@ -5,6 +5,7 @@
  * After a run the node says which references there were (nodes/edit.py): any source, and each picture of a batch. That
  * stands as long as the same sources are connected; else one picture is assumed for each.
  */
+import { listen } from "./changes.js";
 import { addPanel, chain, element, onChange, setValue, viewAddress, widgetOf } from "./panel.js";
 import { socketName, word } from "./words.js";
 
@@ -31,7 +32,8 @@ export function addReferences(node, promptName, inputName) {
 
   function update() {
     nameSockets(node, inputName);
-    const slots = connected(node, inputName);
+    const read = new Set([node]), slots = connected(node, inputName, read);
+    listen(update, [...read]);
     const known = JSON.stringify(slots) === ran.state;
     const references = known ? ran.previews.map(({ slot, file }) => ({
       ...slots.find((one) => one.slot === slot), url: viewAddress(file) })) : slots;
@@ -75,11 +77,12 @@ function tile({ title, url }, name, onpick) {
 /**
  * The slots that the server will find a picture in, in order, with what can be shown of it before anything has run.
  *
+ * @param {Set<LGraphNode>} [read] gets the nodes that this depends on
  * @returns {Reference[]} also with what tells one source from another
  */
-function connected(node, inputName) {
+function connected(node, inputName, read = new Set()) {
   return (node.inputs ?? []).flatMap((input, slot) => {
-    const from = input.name.startsWith(`${inputName}.`) ? source(node, slot) : null;
+    const from = input.name.startsWith(`${inputName}.`) ? source(node, slot, read) : null;
     return from ? [{ slot: input.name.slice(inputName.length + 1), ...from }] : [];
   });
 }
@@ -89,15 +92,16 @@ function connected(node, inputName) {
  *
  * @returns {?{from: string, values: Array, title: string, url: ?string}} null: from nowhere
  */
-function source(node, slot, steps = 0) {
+function source(node, slot, read, steps = 0) {
   const link = slot < 0 ? null : node.getInputLink(slot);
   if (!link || steps > 100) return null; // 100: a circle
   const from = node.graph.getNodeById(link.origin_id);
   const key = `${link.origin_id}:${link.origin_slot}`;
   if (!from) return { from: key, values: [], title: "", url: null }; // of the subgraph around
+  read.add(from);
   if (from.mode === NEVER) return null;
   const passed = from.mode === BYPASS ? passing(from, link.origin_slot) : from.isVirtualNode ? link.origin_slot : null;
-  if (passed !== null) return source(from, passed, steps + 1);
+  if (passed !== null) return source(from, passed, read, steps + 1);
   return { from: key, values: valuesOf(from), title: from.title ?? from.type, url: fileOf(from) };
 }
 
