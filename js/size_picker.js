@@ -9,6 +9,9 @@ import { word } from "./words.js";
 /** Side in pixels of the square whose area all drawn ratios have. */
 const DRAWN = 22;
 
+/** Characters that are shown of a value that is no choice. */
+const LONGEST = 40;
+
 /**
  * @typedef {{width: number, height: number, native: boolean}} Size
  * @typedef {{custom: string, token_side: number, table: Object<string, Object<string, Size>>}} SizeTable
@@ -32,12 +35,19 @@ export function addSizePicker(node, ratioName, sizes) {
     summary);
   addPanel(node, "qwen_image_2_size_picker", content, 116);
 
-  onChange(node, [ratioName, "size", "width", "height"], () => {
-    const [ratio, size, width, height] = [ratioName, "size", "width", "height"].map((n) => widgetOf(node, n)?.value);
+  const names = [ratioName, "size", "width", "height"];
+  let shown;
+
+  onChange(node, names, () => {
+    const values = names.map((name) => widgetOf(node, name)?.value), linked = names.map((name) => isLinked(node, name));
+    const state = JSON.stringify([values, linked]);
+    if (state === shown) return;
+    shown = state;
+    const [ratio, size, width, height] = values;
     const custom = ratio === sizes.custom;
     const native = Object.values(sizes.table).flatMap(Object.values).filter((entry) => entry.native);
     const own = { width, height, native: native.some((it) => it.width === width && it.height === height) };
-    const chosen = custom ? own : sizes.table[ratio]?.[size];
+    const chosen = custom ? own : Object.hasOwn(sizes.table, ratio) ? sizes.table[ratio][size] : undefined;
     for (const tile of ratios) {
       const entry = tile.value === sizes.custom ? own : sizes.table[tile.value][size];
       show(tile, tile.value === ratio, isLinked(node, ratioName));
@@ -49,8 +59,18 @@ export function addSizePicker(node, ratioName, sizes) {
       tile.classList.toggle("native", Boolean(sizes.table[ratio]?.[tile.value]?.native));
     }
     const unknown = [ratioName, ...(custom ? ["width", "height"] : ["size"])].some((name) => isLinked(node, name));
-    summary.textContent = unknown || !chosen ? word("linked_size") : describe(chosen, sizes.token_side);
+    const choices = { [ratioName]: ratios, size: steps };
+    const wrong = custom || chosen ? null : Object.hasOwn(sizes.table, ratio) ? "size" : ratioName;
+    summary.classList.toggle("wrong", !unknown && wrong !== null);
+    if (unknown) summary.textContent = word("linked_size");
+    else if (wrong) summary.textContent = noChoice(widgetOf(node, wrong), choices[wrong].map((tile) => tile.value));
+    else summary.textContent = describe(chosen, sizes.token_side);
   });
+}
+
+/** Of a value that an old workflow or a program has brought: the server will refuse it. */
+function noChoice({ label, name, value }, choices) {
+  return word("no_choice", { name: label ?? name, value: `${value}`.slice(0, LONGEST), choices: choices.join(word("comma")) });
 }
 
 function show(tile, checked, disabled) {

@@ -56,7 +56,11 @@ def size_for_ratio(ratio: float, size_class: int) -> tuple[int, int]:
 
 
 def chosen_size(aspect_ratio: str, size_class: int, width: int, height: int) -> tuple[int, int]:
-    """(width, height) of a canvas: the table's, or with aspect ratio custom the user's own, if the model can."""
+    """(width, height) of a canvas: the table's, or with aspect ratio custom the user's own, if the model can.
+
+    A ratio that came through a link is seen here first.
+    """
+    check_ratio(aspect_ratio)
     if aspect_ratio != CUSTOM:
         return size_for(aspect_ratio, size_class)
     check_size(width, height)
@@ -66,6 +70,12 @@ def chosen_size(aspect_ratio: str, size_class: int, width: int, height: int) -> 
 def is_native(width: int, height: int) -> bool:
     """Whether the model was trained on this very size at 2K."""
     return {(width, height), (height, width)} & set(NATIVE_2K.values()) != set()
+
+
+def check_ratio(aspect_ratio: str) -> None:
+    if aspect_ratio not in (CUSTOM, *RATIOS):
+        raise Refusal("ratio_unknown", "Unknown aspect ratio {ratio}; choose {ratios} or {custom}.",
+                      ratio=str(aspect_ratio), ratios=list(RATIOS), custom=CUSTOM)
 
 
 def check_size(width: int, height: int) -> None:

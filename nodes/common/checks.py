@@ -47,9 +47,8 @@ def _signature(names: tuple[str, ...]) -> inspect.Signature:
 
 def check_canvas(aspect_ratio: str | None, width: int | None, height: int | None) -> None:
     """None is what is linked."""
-    if aspect_ratio not in (None, sizes.CUSTOM, *sizes.RATIOS):
-        raise Refusal("ratio_unknown", "Unknown aspect ratio {ratio}; choose {ratios} or {custom}.",
-                      ratio=str(aspect_ratio), ratios=list(sizes.RATIOS), custom=sizes.CUSTOM)
+    if aspect_ratio is not None:
+        sizes.check_ratio(aspect_ratio)
     if aspect_ratio == sizes.CUSTOM and None not in (width, height):
         sizes.check_size(width, height)
 

@@ -72,6 +72,21 @@ def test_picker_follows_the_node(page, picker):
     expect(picker.locator(".summary")).to_have_text("Set by another node")
 
 
+def test_a_value_that_is_no_choice_is_said(page, picker):
+    """From an old or hand-written workflow; the server refuses it."""
+    ratios = ", ".join([*sizes.RATIOS, sizes.CUSTOM])
+    page.set(LATENT, aspect_ratio="5:4")
+    expect(picker.locator(".summary")).to_have_text(
+        f"aspect_ratio has no choice 5:4, so this will not run: choose {ratios}")
+    expect(picker.get_by_role("radio", name="1:1")).not_to_be_checked()
+    page.set(LATENT, aspect_ratio="constructor")  # a name that every object of JavaScript has
+    expect(picker.locator(".summary")).to_contain_text("has no choice constructor")
+    page.set(LATENT, aspect_ratio="1:1", size="999")
+    expect(picker.locator(".summary")).to_contain_text("size has no choice 999, so this will not run: choose 512, 768")
+    page.set(LATENT, size="1024")
+    expect(picker.locator(".summary")).to_have_text(summary(1024, 1024))
+
+
 @pytest.fixture
 def meter(page):
     page.open("text_to_image")
