@@ -123,6 +123,21 @@ def test_what_comfyui_adds_to_an_error_is_left_out(chinese):
         "内存不足，即使提示词和参考图的键和值已移出显存：请选择更小的图像、更小的批次或更少的参考图。")
 
 
+def test_added_lines_are_found_in_time_in_proportion_to_the_text(page):
+    """Indented, behind many empty lines: one pattern over the whole text took the square of their number."""
+    page.open("text_to_image")
+    sentence = "There is no picture to pick from."
+    spent = page.page.evaluate("""message => {
+        const node_id = String(app.graph.nodes.find(node => node.type === "SaveImage").id), since = performance.now();
+        app.api.dispatchCustomEvent("execution_error", {
+            node_id, exception_message: message, exception_type: "ValueError", traceback: [] });
+        return performance.now() - since;
+    }""", sentence + "\n" * 200_000 + "   TIPS: choose a smaller batch.")
+    page.show("SaveImage")
+    expect(page.page.locator(REFUSAL)).to_have_text(sentence)
+    assert spent < 2000
+
+
 def test_a_brief_says_in_chinese_what_it_refuses(chinese):
     chinese.open("poster_brief")
     chinese.set("QwenImage2PosterBrief", picture='A fox that says "hello')
