@@ -46,13 +46,20 @@ api.addEventListener("graphChanged", ({ detail }) => {
   const known = now.id === before.id ? before.nodes : new Map();
   before = now;
   const called = new Set();
+  const call = (node) => (node && listeners.get(node))?.forEach((listener) => called.add(listener));
   for (const [key, { graph, saved }] of now.nodes) {
     if (isAlike(known.get(key)?.saved, saved)) continue;
-    const node = graph?.getNodeById(saved.id);
-    for (const listener of (node && listeners.get(node)) ?? []) called.add(listener);
+    call(graph?.getNodeById(saved.id));
+    if (!known.has(key)) innerNodes(saved).forEach(call);
   }
+  for (const [key, { saved }] of known) if (!now.nodes.has(key)) innerNodes(saved).forEach(call);
   for (const listener of called) listener();
 });
+
+/** The nodes inside a saved subgraph node: whose values they have depends on how many such nodes there are. */
+function innerNodes({ type }) {
+  return (app.rootGraph ?? app.graph).subgraphs?.get(type)?.nodes ?? [];
+}
 
 /** The nodes of a saved workflow and of its subgraphs, each with the graph on the page that it belongs to. */
 function remembered({ id: workflow, nodes, definitions }) {

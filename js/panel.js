@@ -157,6 +157,26 @@ export function isLinked(node, name) {
   return node.inputs?.some((input) => input.name === name && input.link != null) ?? false;
 }
 
+/** What a link inside a subgraph that begins at the subgraph's own input gives as its origin. */
+const SUBGRAPH_INPUT = -10;
+
+/**
+ * Where a widget's value is set: on the node itself or, where the input was promoted, on the subgraph's node outside.
+ *
+ * @returns {{node: ?LGraphNode, name: string, hosts: number}} node null: on another node, or on several subgraph nodes,
+ *   hosts of them, each with a value of its own
+ */
+export function setter(node, name) {
+  const input = node.inputs?.find((one) => one.name === name);
+  if (input?.link == null) return { node, name, hosts: 1 };
+  const graph = node.graph, link = graph?.getLink(input.link);
+  if (Number(link?.origin_id) !== SUBGRAPH_INPUT) return { node: null, name, hosts: 0 };
+  const root = graph.rootGraph, graphs = [root, ...root.subgraphs.values()];
+  const hosts = graphs.flatMap((one) => one.nodes).filter((one) => one.subgraph === graph);
+  if (hosts.length !== 1) return { node: null, name, hosts: hosts.length };
+  return setter(hosts[0], graph.inputs[link.origin_slot].name);
+}
+
 /** Set a widget's value as if a person had. */
 export function setValue(node, name, value) {
   const widget = widgetOf(node, name);

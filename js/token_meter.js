@@ -5,7 +5,8 @@
  * All of it is the server's answer (nodes/routes.py): tokenizer and wording are the model's own.
  */
 import { api } from "../../scripts/api.js";
-import { addPanel, element, isLinked, onChange, widgetOf } from "./panel.js";
+import { listen } from "./changes.js";
+import { addPanel, element, onChange, setter, widgetOf } from "./panel.js";
 import { message, word } from "./words.js";
 
 /** Milliseconds without a key before the server is asked. */
@@ -89,22 +90,33 @@ function addMeter(node, id, title, names, route, asking) {
     }
   }
 
-  onChange(node, names, () => {
-    const linked = names.find((name) => isLinked(node, name));
-    const body = linked ? linked : JSON.stringify(asking(names.map((name) => widgetOf(node, name)?.value)));
+  function update() {
+    const setters = names.map((name) => setter(node, name));
+    listen(update, [node, ...setters.flatMap((one) => (one.node && one.node !== node ? [one.node] : []))]);
+    const unknown = setters.findIndex((one) => !one.node);
+    const body = unknown < 0 ? JSON.stringify(asking(setters.map((one) => widgetOf(one.node, one.name)?.value)))
+      : whyUnknown(node, names[unknown], setters[unknown].hosts);
     if (body === asked) return;
     asked = body;
     clearTimeout(timer);
     request?.abort();
-    if (linked) say(word("linked_value", { name: widgetOf(node, linked)?.label ?? linked }));
-    else timer = setTimeout(ask, PAUSE, body);
-  });
+    if (unknown < 0) timer = setTimeout(ask, PAUSE, body);
+    else say(body);
+  }
+
+  onChange(node, names, update);
   const removed = widget.onRemove;
   widget.onRemove = function () {
     clearTimeout(timer);
     request?.abort();
     removed?.call(this);
   };
+}
+
+/** @param {number} hosts subgraph nodes that set the value, each its own */
+function whyUnknown(node, input, hosts) {
+  const name = widgetOf(node, input)?.label ?? input;
+  return hosts ? word("promoted_value", { name, hosts }) : word("linked_value", { name });
 }
 
 /**

@@ -134,6 +134,31 @@ def test_meter_says_when_it_cannot_count(page, meter):
     expect(meter.locator(".count")).to_have_text(re.compile("from another node"))
 
 
+PROMOTED = """() => {
+    const text = app.graph.nodes.find(node => node.type === "QwenImage2TextEncode");
+    const { subgraph, node } = app.graph.convertToSubgraph(new Set([text]));
+    const inner = subgraph.nodes.find(one => one.type === "QwenImage2TextEncode");
+    const slot = inner.inputs.find(input => input.name === "prompt");
+    subgraph.addInput("prompt", "STRING").connect(slot, inner);
+    node.widgets.find(widget => widget.name === "prompt").value = "A quick brown fox";
+    window.subject = { node, count: inner.widgets.find(widget => widget.name.startsWith("qwen_image_2_meter"))
+        .element.querySelector(".count") };
+    app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
+}"""
+SECOND = """() => {
+    app.graph.add(LiteGraph.createNode(window.subject.node.type));
+    app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
+}"""
+
+
+def test_meter_of_a_promoted_prompt_counts_what_the_subgraph_node_says(page, meter):
+    said = "text => window.subject.count.textContent === text"
+    page.page.evaluate(PROMOTED)
+    page.page.wait_for_function(said, arg="4 of 1,000 tokens")
+    page.page.evaluate(SECOND)
+    page.page.wait_for_function(said, arg="Counted when it runs: 2 subgraph nodes set prompt, each its own")
+
+
 def test_what_does_not_count_is_greyed_out(page, picker):
     disabled = """() => app.graph.nodes.flatMap(node => (node.widgets ?? []).filter(widget => widget.disabled)
         .map(widget => `${node.type} ${widget.name}`)).sort()"""
