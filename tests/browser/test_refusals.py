@@ -124,18 +124,18 @@ def test_what_comfyui_adds_to_an_error_is_left_out(chinese):
 
 
 def test_added_lines_are_found_in_time_in_proportion_to_the_text(page):
-    """Indented, behind many empty lines: one pattern over the whole text took the square of their number."""
+    """Of many empty lines without one, a pattern over the whole text took the square of their number."""
     page.open("text_to_image")
     sentence = "There is no picture to pick from."
-    spent = page.page.evaluate("""message => {
+    spent = [page.page.evaluate("""message => {
         const node_id = String(app.graph.nodes.find(node => node.type === "SaveImage").id), since = performance.now();
         app.api.dispatchCustomEvent("execution_error", {
             node_id, exception_message: message, exception_type: "ValueError", traceback: [] });
         return performance.now() - since;
-    }""", sentence + "\n" * 200_000 + "   TIPS: choose a smaller batch.")
+    }""", sentence + "\n" * 200_000 + end) for end in ("   TIPS: choose a smaller batch.", "no tip")]
     page.show("SaveImage")
     expect(page.page.locator(REFUSAL)).to_have_text(sentence)
-    assert spent < 2000
+    assert max(spent) < 2000
 
 
 def test_a_brief_says_in_chinese_what_it_refuses(chinese):
