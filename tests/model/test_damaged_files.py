@@ -31,7 +31,8 @@ KINDS = {"transformer": (detect.detect_transformer, lambda: tiny.shapes(Transfor
 
 
 @pytest.mark.parametrize("content, words", [
-    ("[1]", "The file config.json of model.safetensors contains no named entries"), ('"x"', "contains no named entries"),
+    ("[1]", "The file config.json of model.safetensors contains no named entries"),
+    ('"x"', "contains no named entries"),
     ("[" * 100_000, "The file config.json of model.safetensors is not valid JSON"),
     ('{"axes_dims_rope": 5}', "axes_dims_rope is 5, expected a list of 3, each a positive integer. Download"),
     ('{"axes_dims_rope": [-4, 18, 18]}', "expected a list of 3, each a positive integer"),
