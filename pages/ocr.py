@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -24,14 +25,24 @@ GROUNDS = ((255, 255, 255), (0, 0, 0))  # what transparent pictures are looked a
 
 def require() -> None:
     """Raises ValueError with the install command where RapidOCR is not there."""
-    if find_spec("rapidocr") is None or find_spec("onnxruntime") is None:
+    for name in ("rapidocr", "onnxruntime"):
+        _package(name)
+
+
+def _package(name: str) -> Path:
+    """The folder of an installed package, or the refusal of `require`."""
+    found = find_spec(name)
+    # A folder without a file of its own is none: RapidOCR's stays when it is uninstalled, with models that it has
+    # downloaded.
+    if found is None or found.origin is None:
         raise Refusal("ocr_missing", "Text Check needs RapidOCR, which is not installed. Run {command} with ComfyUI's "
                       "Python and restart ComfyUI.", command=INSTALL)
+    return Path(found.origin).parent
 
 
 def _model(kind: str) -> Path:
     """A model file in RapidOCR's package; by its path, or RapidOCR would download one that it does not find."""
-    folder = Path(find_spec("rapidocr").origin).parent / "models"
+    folder = _package("rapidocr") / "models"
     found = sorted(path for path in folder.glob("*.onnx") if f"_{kind}_" in path.name and "PP-OCR" in path.name)
     if not found:
         raise Refusal("ocr_models", "The installed RapidOCR contains no models. Run {command} --force-reinstall with "
@@ -40,7 +51,7 @@ def _model(kind: str) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _reader():
+def _reader() -> Callable[[ndarray], Any]:  # its own annotation is of all that any of its settings gives
     require()
     from rapidocr import RapidOCR
     return RapidOCR(params={
@@ -95,15 +106,13 @@ def check(picture: ndarray, lines: list[str], rules: Rules, between: Callable[[]
     right is the reader's error and not the picture's.
     `between` is called before each look and while its lines are compared, and may raise.
     """
-    best = None
+    found = []
     for look, factor in _looks(picture):
         between()
-        found = compare(lines, read(look, factor), rules, between)
-        if best is None or (found.passed, found.score) > (best.passed, best.score):
-            best = found
-        if best.passed:
+        found.append(compare(lines, read(look, factor), rules, between))
+        if found[-1].passed:
             break
-    return best
+    return max(found, key=lambda look: (look.passed, look.score))  # of equal ones the first
 
 
 def _looks(picture: ndarray) -> Iterator[tuple[ndarray, float]]:
@@ -120,4 +129,4 @@ def _looks(picture: ndarray) -> Iterator[tuple[ndarray, float]]:
 
 def _over(picture: ndarray, colour: tuple[int, int, int]) -> ndarray:
     alpha = picture[..., 3:].astype(np.float32) / 255
-    return (picture[..., :3] * alpha + np.float32(colour) * (1 - alpha)).round().astype(np.uint8)
+    return (picture[..., :3] * alpha + np.array(colour, np.float32) * (1 - alpha)).round().astype(np.uint8)

@@ -1,5 +1,6 @@
 """Text Check, Pick Best and Glyph Reference on really rendered words, with the real reader."""
 import json
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
@@ -111,8 +112,10 @@ def test_no_expected_text_is_refused(nodes):
         nodes.check(page("FREE"), " \n")
 
 
-def test_a_missing_reader_gives_the_install_command(nodes, monkeypatch):
-    monkeypatch.setattr(ocr, "find_spec", lambda name: None)
+@pytest.mark.parametrize("found", [None, ModuleSpec("rapidocr", None, is_package=True)],
+                         ids=["not there", "a folder that an uninstalled one has left"])
+def test_a_missing_reader_gives_the_install_command(nodes, monkeypatch, found):
+    monkeypatch.setattr(ocr, "find_spec", lambda name: found)
     with pytest.raises(ValueError, match="python -m pip install .*rapidocr.* onnxruntime"):
         nodes.check(page("FREE"), "FREE")
 
