@@ -241,6 +241,6 @@ def of_each(slides: list[Slide], work: Callable[[Slide], Result]) -> list[Result
         try:
             found.append(work(slide))
         except ValueError as error:
-            raise Refusal("slide_refused", "{slide} cannot be drawn: {error}", slide=slide.name,
+            raise Refusal("slide_refused", "{slide}: {error}", slide=slide.name,
                           error=reason(error)) from error
     return found

@@ -1,30 +1,47 @@
 """Reads what a checkpoint's configuration says, entry by entry: like every part of a file it may hold anything."""
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Generic, TypeGuard, TypeVar
 
 from ...messages import Message
 from .errors import CheckpointError
 
+Value = TypeVar("Value")
+Default = TypeVar("Default")
 
-class Kind(NamedTuple):
+
+@dataclass(frozen=True)
+class Kind(Generic[Value]):
     words: str  # that can follow 'expected'
-    fits: Callable[[object], bool]
+    fits: Callable[[object], TypeGuard[Value]]
 
 
-def _is_number(value: object) -> bool:
+def _is_flag(value: object) -> TypeGuard[bool]:
+    return isinstance(value, bool)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
     """Not NaN, not infinite, and not a whole number beyond every float."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e30 < value < 1e30
 
 
-def _is_whole(value: object) -> bool:
-    return _is_number(value) and isinstance(value, int)
+def _is_positive(value: object) -> TypeGuard[float]:
+    return _is_number(value) and value > 0
 
 
-FLAG = Kind(Message("kind_flag", "true or false"), lambda value: isinstance(value, bool))
+def _is_index(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and _is_number(value) and value >= 0
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return _is_index(value) and value > 0
+
+
+FLAG = Kind(Message("kind_flag", "true or false"), _is_flag)
 NUMBER = Kind(Message("kind_number", "a number"), _is_number)
-POSITIVE = Kind(Message("kind_positive", "a positive number"), lambda value: _is_number(value) and value > 0)
-COUNT = Kind(Message("kind_count", "a positive integer"), lambda value: _is_whole(value) and value > 0)
-INDEX = Kind(Message("kind_index", "a non-negative integer"), lambda value: _is_whole(value) and value >= 0)
+POSITIVE = Kind(Message("kind_positive", "a positive number"), _is_positive)
+COUNT = Kind(Message("kind_count", "a positive integer"), _is_count)
+INDEX = Kind(Message("kind_index", "a non-negative integer"), _is_index)
 
 
 class Configuration:
@@ -36,7 +53,7 @@ class Configuration:
     def __bool__(self) -> bool:
         return bool(self.entries)
 
-    def one(self, name: str, kind: Kind, default):
+    def one(self, name: str, kind: Kind[Value], default: Default) -> Value | Default:
         value = self.entries.get(name)
         if value is None:
             return default
@@ -44,7 +61,7 @@ class Configuration:
             raise self._refusal(name, value, kind.words)
         return value
 
-    def several(self, name: str, kind: Kind, default: tuple, length: int | None = None) -> tuple:
+    def several(self, name: str, kind: Kind[Value], default: Default, length: int | None = None) -> tuple | Default:
         """A list of one kind; length: how long it must be."""
         value = self.entries.get(name)
         if value is None:
@@ -61,7 +78,7 @@ class Configuration:
             raise self._refusal(name, value, Message("kind_section", "a section"))
         return Configuration(value or {}, self.label)
 
-    def _refusal(self, name: str, value, expected: str) -> CheckpointError:
+    def _refusal(self, name: str, value: object, expected: str) -> CheckpointError:
         return CheckpointError("config_entry", "Invalid configuration in {file}: {entry} is {value}, expected "
                                "{expected}. Download the file again.",
                                file=self.label, entry=name, value=repr(value)[:60],

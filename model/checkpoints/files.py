@@ -117,7 +117,10 @@ def _present(folder: Path, names: list[str], label: str) -> list[Path]:
 
 
 def _open_files(files: list[Path], label: str, config: dict) -> StoredCheckpoint:
-    tensors, homes, metadata, saved = {}, {}, {}, {}
+    tensors: dict[str, TensorInfo] = {}
+    homes: dict[str, Path] = {}
+    metadata: dict[str, str] = {}
+    saved: dict[str, object] = {}
     for path in files:
         with _safe_open(path) as file:
             metadata.update(file.metadata() or {})
@@ -128,7 +131,7 @@ def _open_files(files: list[Path], label: str, config: dict) -> StoredCheckpoint
     return StoredCheckpoint(label, tensors, config or _config_inside(metadata, label) | saved, {}, homes, metadata)
 
 
-def tensor_infos(file, label: str, most: int) -> dict[str, TensorInfo]:
+def tensor_infos(file: safe_open, label: str, most: int) -> dict[str, TensorInfo]:
     """Of an opened safetensors file. Raises CheckpointError for more than `most` tensors, or more axes than any has."""
     names = list(file.keys())
     if len(names) > most:
@@ -175,7 +178,7 @@ def check_header(path: Path) -> None:
                               max=f"{MOST_HEADER_BYTES:,}")
 
 
-def _safe_open(path: Path):
+def _safe_open(path: Path) -> safe_open:
     try:
         check_header(path)  # first, because safetensors says of every file that it cannot open that it does not exist
         return safe_open(path, "pt")

@@ -8,7 +8,7 @@ import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 import torch
@@ -193,7 +193,7 @@ def read(path: Path) -> tuple[dict[str, object], dict[str, Stored]]:
     """
     file = numpy.memmap(path, mode="c")  # copy on write: torch wants arrays that it could write to
     try:
-        header = _Header(memoryview(file))
+        header = _Header(file.data)
         metadata, entries = header.read()
     except struct.error as error:
         raise Refusal("gguf_header_error", "its header ends early: {error}", error=str(error)) from error
@@ -201,9 +201,9 @@ def read(path: Path) -> tuple[dict[str, object], dict[str, Stored]]:
     if not isinstance(alignment, int) or alignment < 1:
         raise Refusal("gguf_alignment", "its tensors are aligned to {alignment}", alignment=repr(alignment))
     start = -(-header.place // alignment) * alignment
-    stored = {name: _stored(file, *entry, start + offset) for name, (*entry, offset) in entries.items()}
+    stored = {name: _stored(file, shape, number, start + offset) for name, (shape, number, offset) in entries.items()}
     original = {name: metadata[ORIGINAL_SHAPE + name] for name in stored if ORIGINAL_SHAPE + name in metadata}
-    return metadata, stored | {name: _reshaped(stored[name], shape) for name, shape in original.items()}
+    return metadata, stored | {name: _reshaped(stored[name], claim) for name, claim in original.items()}
 
 
 def _stored(file: numpy.memmap, shape: tuple[int, ...], number: int, start: int) -> Stored:
@@ -227,15 +227,13 @@ def _stored(file: numpy.memmap, shape: tuple[int, ...], number: int, start: int)
     return Stored(shape, kind, data.view(math.prod(shape[:-1]), -1))
 
 
-def _reshaped(stored: Stored, shape: object) -> Stored:
+def _reshaped(stored: Stored, claim: object) -> Stored:
     """The tensor in its original shape. Rows of whole blocks stay packed, in all other shapes it counts as F32."""
-    fits = (isinstance(shape, list) and len(shape) <= _Header.MOST_ORIGINAL_AXES
-            and all(isinstance(length, int) and length > 0 for length in shape))
-    if not fits or math.prod(shape) != math.prod(stored.shape):
+    shape, kind = _as_shape(claim), stored.kind
+    if shape is None or math.prod(shape) != math.prod(stored.shape):
         raise Refusal("gguf_original_shape", "a tensor of shape {shape} declares the original shape {original}",
                       shape=str(list(stored.shape)),
-                      original=str(shape[:_Header.MOST_ORIGINAL_AXES + 1] if isinstance(shape, list) else shape))
-    shape, kind = tuple(shape), stored.kind
+                      original=str(claim[:_Header.MOST_ORIGINAL_AXES + 1] if isinstance(claim, list) else claim))
     if kind in PLAIN:
         return Stored(shape, kind, stored.data.view(shape))
     if kind not in BLOCKS:  # it is refused by its type
@@ -243,6 +241,13 @@ def _reshaped(stored: Stored, shape: object) -> Stored:
     if len(shape) == 2 and shape[1] % BLOCKS[kind].values == 0:
         return Stored(shape, kind, stored.data.view(shape[0], -1))
     return Stored(shape, "F32", stored.data, crossing=kind)
+
+
+def _as_shape(claim: object) -> tuple[int, ...] | None:
+    """A value of the metadata as a shape; None where it is none."""
+    if not isinstance(claim, list) or len(claim) > _Header.MOST_ORIGINAL_AXES:
+        return None
+    return tuple(claim) if all(isinstance(length, int) and length > 0 for length in claim) else None
 
 
 class _Header:
@@ -263,7 +268,7 @@ class _Header:
     def __init__(self, buffer: memoryview):
         self.buffer, self.place, self.items = buffer, 0, 0
 
-    def read(self) -> tuple[dict[str, object], dict[str, tuple]]:
+    def read(self) -> tuple[dict[str, object], dict[str, tuple[tuple[int, ...], int, int]]]:
         """Metadata, and for each tensor its shape, type and offset."""
         if self.take(4) != b"GGUF":
             raise Refusal("gguf_magic", "it does not start with GGUF")
@@ -287,7 +292,7 @@ class _Header:
         shape = tuple(self.number("Q") for _ in range(axes))[::-1]  # ggml counts axes from the last
         return shape, self.number("I"), self.number("Q")
 
-    def value(self, kind: int):
+    def value(self, kind: int) -> object:
         if kind == self.TEXT:
             return self.text()
         if kind == self.ARRAY:
@@ -307,7 +312,7 @@ class _Header:
             raise Refusal("gguf_value_type", "a value is of type {type}", type=kind)
         return self.NUMBERS[kind]
 
-    def number(self, code: str):
+    def number(self, code: str) -> Any:  # int, float or bool, as the code says
         value, = struct.unpack_from("<" + code, self.buffer, self.place)
         self.place += struct.calcsize("<" + code)
         return value

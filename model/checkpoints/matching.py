@@ -57,7 +57,7 @@ def wrong_file(checkpoint: Checkpoint, part: Part) -> CheckpointError:
                            found=describe(checkpoint.tensors), kind=part.name, advice=part.advice)
 
 
-def sized(checkpoint: Checkpoint, build: Callable[..., Result], *arguments) -> Result:
+def sized(checkpoint: Checkpoint, build: Callable[..., Result], *arguments: object) -> Result:
     """build(*arguments), a function that reads sizes; what it finds impossible is said with the file's name."""
     try:
         return build(*arguments)

@@ -76,7 +76,7 @@ OTHER_TOOLS = {
 Settings = dict[str, dict]  # layer -> the JSON of its mark
 
 # What a plain file can be made into.
-TARGETS = {
+TARGETS: Mapping[str, Mapping[str, object]] = {
     "fp8": {"format": "float8_e4m3fn"},
     "int8 (ConvRot)": {"format": "int8_tensorwise", "convrot": True},
     "4-bit (nvfp4)": {"format": "nvfp4"},
@@ -293,7 +293,7 @@ def _scales_fit(kind: Format, shape: tuple[int, ...], rows: int, columns: int) -
     return shape in ((rows, blocks), (rows + -rows % TILE_ROWS, blocks + -blocks % TILE_BLOCKS))
 
 
-def as_numbers(name: str, value: Tensor, settings: Settings) -> Tensor:
+def as_numbers(name: str, value: Tensor, settings: Mapping[str, dict]) -> Tensor:
     """A parameter of a quantised layer; bytes that are scales of blocks as the numbers that they mean."""
     layer, _, last = name.rpartition(".")
     meant = FORMATS[settings[layer]["format"]].block_scale if last == "weight_scale" else None

@@ -23,7 +23,11 @@ MINIATURE = ((128, 128), (160, 96), (96, 160))
 def size_for_area(resolution: int, ratio: float) -> tuple[int, int]:
     """(width, height) of about resolution^2 pixels at width / height = ratio, each rounded to 32."""
     width = math.sqrt(resolution * resolution * ratio)
-    return tuple(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE) for side in (width, width / ratio))
+    return _rounded(width), _rounded(width / ratio)
+
+
+def _rounded(side: float) -> int:
+    return max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)
 
 
 def reference_size(width: int, height: int, resolution: int | None) -> tuple[int, int]:
@@ -33,7 +37,7 @@ def reference_size(width: int, height: int, resolution: int | None) -> tuple[int
     """
     if resolution is not None:
         return size_for_area(resolution, width / height)
-    return tuple(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE) for side in (width, height))
+    return _rounded(width), _rounded(height)
 
 
 def size_for(aspect_ratio: str, size_class: int) -> tuple[int, int]:

@@ -45,7 +45,7 @@ class EnhancerSpec:
     lm_head: bool = True            # else the vocabulary's matrix is the output matrix too
     vision: VisionSpec = NO_DEEPSTACK
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if 2 * sum(self.mrope_section) != int(self.head_dim * self.rotary_share):
             raise Refusal("mrope_rotary", "mrope_section {sections} makes {channels} channels, but {share} of head_dim "
                           "{head_dim} are rotary.", sections=str(self.mrope_section),

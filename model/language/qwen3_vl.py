@@ -53,7 +53,7 @@ class VisionSpec:
     positions: int = 2304           # 48 x 48 learned positions, interpolated
     deepstack_layers: tuple[int, ...] = (8, 16, 24)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.dim % self.heads:
             raise Refusal("vision_heads", "the vision tower's width {width} is not a multiple of its {heads} heads.",
                           width=self.dim, heads=self.heads)
@@ -74,7 +74,7 @@ class TextEncoderSpec:
     lm_head: bool = True            # untied output matrix present in the file
     vision: VisionSpec | None = VisionSpec()  # None: it reads no pictures
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if 2 * sum(self.mrope_section) != self.head_dim:
             raise Refusal("mrope_sections", "mrope_section {sections} makes {channels} channels, but head_dim is "
                           "{head_dim}.", sections=str(self.mrope_section), channels=2 * sum(self.mrope_section),
@@ -91,7 +91,7 @@ def detect_text_encoder(checkpoint: Checkpoint) -> Detected[TextEncoderSpec]:
 
     Raises CheckpointError.
     """
-    markers = ("model.language_model.layers.0.self_attn.q_norm.weight", DEEPSTACK_MERGER)
+    markers: tuple[str, ...] = ("model.language_model.layers.0.self_attn.q_norm.weight", DEEPSTACK_MERGER)
     if checkpoint.config.get("model_type") == "qwen3_vl":
         markers = markers[:1]  # it may lack the vision tower, without which other language models have the same names
     found = detect_language_model(checkpoint, TEXT_ENCODER, markers, text_encoder_spec)
@@ -158,6 +158,7 @@ def text_encoder_spec(checkpoint: Checkpoint) -> TextEncoderSpec:
         raise checkpoint.fail("vocabulary_size", "{file} has a vocabulary of {tokens} tokens; Qwen3-VL has {expected}: "
                               "{advice}.", tokens=f"{vocabulary:,}",
                               expected=f"{TextEncoderSpec.vocabulary:,}", advice=TEXT_ENCODER.advice)
+    mrope_section = rope.several("mrope_section", COUNT, None, length=3)
     return TextEncoderSpec(
         layers=checkpoint.count("model.language_model.layers.{}.self_attn.q_norm.weight"),
         dim=dim,
@@ -167,7 +168,7 @@ def text_encoder_spec(checkpoint: Checkpoint) -> TextEncoderSpec:
         head_dim=head_dim,
         vocabulary=vocabulary,
         rope_theta=rope.one("rope_theta", POSITIVE, text.one("rope_theta", POSITIVE, TextEncoderSpec.rope_theta)),
-        mrope_section=rope.several("mrope_section", COUNT, None, length=3) or _mrope_section(checkpoint, head_dim),
+        mrope_section=mrope_section or _mrope_section(checkpoint, head_dim),
         lm_head="lm_head.weight" in checkpoint.tensors,
         vision=vision_spec(checkpoint, TEXT_ENCODER) if DEEPSTACK_MERGER in checkpoint.tensors else None,
     )

@@ -4,6 +4,8 @@ A latent as ComfyUI's LATENT carries it is what the VAE's encoder gives; the tra
 (latent - mean) / std, channel by channel. Both lists are defaults of diffusers 0.42.1,
 autoencoder_kl_qwenimage21.py.
 """
+from collections.abc import Sequence
+
 import torch
 
 # fmt: off
@@ -30,16 +32,18 @@ LATENT_STD = (
 # fmt: on
 
 
-def _per_channel(values: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
+def _per_channel(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
     return torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
 
 
-def normalise(latent: torch.Tensor, mean=LATENT_MEAN, std=LATENT_STD) -> torch.Tensor:
+def normalise(latent: torch.Tensor, mean: Sequence[float] = LATENT_MEAN,
+              std: Sequence[float] = LATENT_STD) -> torch.Tensor:
     """VAE latent (B, 64, h, w) -> the transformer's scale, about zero mean and unit deviation."""
     return (latent - _per_channel(mean, latent)) / _per_channel(std, latent)
 
 
-def denormalise(latent: torch.Tensor, mean=LATENT_MEAN, std=LATENT_STD) -> torch.Tensor:
+def denormalise(latent: torch.Tensor, mean: Sequence[float] = LATENT_MEAN,
+                std: Sequence[float] = LATENT_STD) -> torch.Tensor:
     """The transformer's latent (B, 64, h, w) -> the VAE's scale."""
     return latent * _per_channel(std, latent) + _per_channel(mean, latent)
 

@@ -6,7 +6,7 @@ img_mlp.gate_up; here they are two. Some files keep their scale in their metadat
 import json
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,7 +68,8 @@ def _check_family(state: Mapping[str, Tensor], origins: Mapping[str, str], label
 
 def split_mlp(found: Normalised, label: str) -> Normalised:
     """Adapters of the fused MLP matrix -> one for the gate and one for the projection, its rows' halves."""
-    state, origins = {}, {}
+    state: dict[str, Tensor] = {}
+    origins: dict[str, str] = {}
     for name, tensor in found.state.items():
         origin = found.origins[name]
         for place, value in _for_halves(name, tensor, origin, label).items():
@@ -147,7 +148,7 @@ def _scales(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str
                         entry=METADATA, error=str(error)) from error
 
 
-def _own_alphas(patterns: Mapping[str, object], label: str) -> dict[str, tuple[int, object]]:
+def _own_alphas(patterns: Mapping[str, Any], label: str) -> dict[str, tuple[int, Any]]:
     """PEFT's alpha_pattern as names: a whole one begins with ^, any other is the end of one, after a dot. Each with its
     place in the file, because the first one that fits counts.
 
@@ -157,7 +158,7 @@ def _own_alphas(patterns: Mapping[str, object], label: str) -> dict[str, tuple[i
     if len(patterns) > MOST_PATTERNS:
         raise LoraError("lora_patterns", "The metadata of {file} sets the scale of {count} modules; a LoRA of this "
                         "model has at most {max}.", file=label, count=f"{len(patterns):,}", max=f"{MOST_PATTERNS:,}")
-    own: dict[str, tuple[int, object]] = {}
+    own: dict[str, tuple[int, Any]] = {}
     for place, (pattern, alpha) in enumerate(patterns.items()):
         name = pattern.removesuffix("$").removeprefix(r".*\.").replace(r"\.", ".")
         if not _NAME.fullmatch(name):
@@ -168,8 +169,8 @@ def _own_alphas(patterns: Mapping[str, object], label: str) -> dict[str, tuple[i
     return own
 
 
-def _alpha_of(module: str, own: Mapping[str, tuple[int, object]], common: object) -> object:
-    """What the first fitting name says, else what counts for all."""
+def _alpha_of(module: str, own: Mapping[str, tuple[int, Any]], common: Any) -> Any:
+    """What the first fitting name says, else what counts for all: whatever stands in the JSON."""
     parts = module.split(".")
     ends = ["^" + module, *(".".join(parts[start:]) for start in range(len(parts)))]
     return min((own[end] for end in ends if end in own), key=lambda found: found[0], default=(0, common))[1]

@@ -43,7 +43,7 @@ class Condition:
     slots: tuple[tuple[int, int], ...] = ()
     references: tuple[Tensor, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.slots) != len(self.references):
             raise Refusal("slots_without_references", "The prompt has {slots} image placeholders, but {references} "
                           "reference latents came with it. Each reference needs both.", slots=len(self.slots),
@@ -107,7 +107,8 @@ class PrefixCache:
 
     def layer(self, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """One block's keys and values, on the device where they are needed."""
-        return tuple(t.to(device, non_blocking=True) for t in self.layers[number])
+        keys, values = self.layers[number]
+        return keys.to(device, non_blocking=True), values.to(device, non_blocking=True)
 
     def release(self) -> None:
         """Called when it is no longer needed; here the tensors' own end is enough."""
@@ -120,7 +121,9 @@ class PrefixCache:
         """
         prefix = self.layer(layer, k.device)
         if torch.is_grad_enabled():
-            return tuple(torch.cat([p.expand(len(t), -1, -1, -1), t], 1) for p, t in zip(prefix, (k, v), strict=True))
+            keys, values = (torch.cat([p.expand(len(t), -1, -1, -1), t], 1)
+                            for p, t in zip(prefix, (k, v), strict=True))
+            return keys, values
         joint = self._buffer(k, prefix[0].shape[1])
         for row, p, t in zip(joint, prefix, (k, v), strict=True):
             row[:, :p.shape[1]] = p
@@ -142,11 +145,12 @@ class RecomputedPrefix(PrefixCache):
     For prefixes whose keys and values fit nowhere. compute() starts a pass over the prefix.
     """
 
-    compute: Callable[[], Iterator[tuple[Tensor, Tensor]]] | None = None
+    compute: Callable[[], Iterator[tuple[Tensor, Tensor]]] = field(kw_only=True)
     _running: Iterator[tuple[Tensor, Tensor]] | None = None
 
     def layer(self, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Blocks must be asked for in their order."""
         if number == 0:
             self._running = self.compute()
+        assert self._running is not None, "a pass begins with block 0"
         return next(self._running)

@@ -30,7 +30,8 @@ class PrefetchedPrefix(PrefixCache):
         self._reading = self._bring(number)
         self.lane.before_use(self._reading)
         self._bring((number + 1) % len(self.layers))  # after the last block the first, of the next step
-        return tuple(views(self._reading.buffer, self.layers[number]))
+        keys, values = views(self._reading.buffer, self.layers[number])
+        return keys, values
 
     def release(self) -> None:
         """End the copies that are under way, and give the buffers back."""

@@ -4,7 +4,7 @@ Sources: scheduler_config.json of Qwen-Image-2.1 with diffusers 0.42.1, FlowMatc
 the Turbo checkpoint's sample_sigmas; model cards of the few-step LoRAs (lightx2v Lightning, Viggle, Pruna).
 """
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,10 +36,10 @@ def stretched(sigmas: Tensor) -> Tensor:
     return 1 - (1 - sigmas) * (1 - TERMINAL_SIGMA) / (1 - sigmas[-1])
 
 
-def with_zero(sigmas) -> Tensor:
+def with_zero(sigmas: Tensor | Sequence[float]) -> Tensor:
     """The last step goes to the picture itself; float32 (steps + 1,)."""
-    sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
-    return torch.cat([sigmas, sigmas.new_zeros(1)]).float()
+    falling = torch.as_tensor(sigmas, dtype=torch.float64)
+    return torch.cat([falling, falling.new_zeros(1)]).float()
 
 
 def linear_times(steps: int) -> Tensor:
@@ -60,7 +60,7 @@ def turbo_sigmas() -> Tensor:
     return with_zero(TURBO_SIGMAS)
 
 
-def shifted_sigmas(times, tokens: int) -> Tensor:
+def shifted_sigmas(times: Tensor | Sequence[float], tokens: int) -> Tensor:
     """Shift by size without the stretch, as Lightning (evenly spaced times) and Viggle (its own) were trained."""
     return with_zero(shifted(torch.as_tensor(times, dtype=torch.float64), shift_for(tokens)))
 

@@ -23,7 +23,7 @@ class TransformerSpec:
     eps: float = 1e-6
     causal_condition: bool = True   # text and references are modulated at t = 0, so their keys can be kept
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if sum(self.rope_axes) != self.head_dim:
             raise Refusal("rope_axes_sum", "rope_axes {axes} add up to {sum}, but head_dim is {head_dim}.",
                           axes=str(self.rope_axes), sum=sum(self.rope_axes), head_dim=self.head_dim)
@@ -45,7 +45,7 @@ class VAESpec:
     latent_mean: tuple[float, ...] = LATENT_MEAN
     latent_std: tuple[float, ...] = LATENT_STD
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.video_levels) != len(self.dim_mult) - 1:
             raise Refusal("vae_levels", "{levels} levels resize {steps} times, but video_levels has {entries} entries.",
                           levels=len(self.dim_mult), steps=len(self.dim_mult) - 1, entries=len(self.video_levels))

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ...messages import Refusal
 from ..runtime.kernels import TORCH, Kernels
 from ..runtime.offload import Streamer
+from ..runtime.operations import Factory, ModuleList, Operations
 from .prefix_cache import Condition, PrefixCache, Segment
 from .rope import image_positions, rotations, text_positions
 from .spec import TransformerSpec
@@ -53,9 +55,9 @@ def timestep_embedding(sigma: Tensor, dtype: torch.dtype) -> Tensor:
 class ZeroCentredRMSNorm(nn.Module):
     """RMSNorm whose stored weight is the scale minus one; computed and returned in fp32."""
 
-    def __init__(self, dim: int, eps: float, device=None, dtype=None):
+    def __init__(self, dim: int, eps: float, **factory: Unpack[Factory]):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(dim, **factory))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ class ZeroCentredRMSNorm(nn.Module):
 class TextProjection(nn.Module):
     """Text-encoder states to the transformer's width."""
 
-    def __init__(self, spec: TransformerSpec, ops, **factory):
+    def __init__(self, spec: TransformerSpec, ops: Operations, **factory: Unpack[Factory]):
         super().__init__()
         self.text_norm = ZeroCentredRMSNorm(spec.context_dim, spec.eps, **factory)
         self.in_layer = ops.Linear(spec.context_dim, spec.dim, bias=False, **factory)
@@ -81,7 +83,7 @@ class TextProjection(nn.Module):
 class TimeEmbedding(nn.Module):
     """Sigma (B,) -> embedding (B, D)."""
 
-    def __init__(self, spec: TransformerSpec, ops, **factory):
+    def __init__(self, spec: TransformerSpec, ops: Operations, **factory: Unpack[Factory]):
         super().__init__()
         self.timestep_embedder = nn.ModuleDict({
             "linear_1": ops.Linear(TIME_CHANNELS, spec.dim, bias=False, **factory),
@@ -94,7 +96,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, spec: TransformerSpec, ops, kernels: Kernels, **factory):
+    def __init__(self, spec: TransformerSpec, ops: Operations, kernels: Kernels, **factory: Unpack[Factory]):
         super().__init__()
         inner = spec.heads * spec.head_dim
         self.heads = spec.heads
@@ -102,7 +104,7 @@ class Attention(nn.Module):
         self.to_q = ops.Linear(spec.dim, inner, bias=False, **factory)
         self.to_k = ops.Linear(spec.dim, inner, bias=False, **factory)
         self.to_v = ops.Linear(spec.dim, inner, bias=False, **factory)
-        self.to_out = nn.ModuleList([ops.Linear(inner, spec.dim, bias=False, **factory)])
+        self.to_out = ModuleList([ops.Linear(inner, spec.dim, bias=False, **factory)])
         self.norm_q = ops.RMSNorm(spec.head_dim, eps=spec.eps, **factory)
         self.norm_k = ops.RMSNorm(spec.head_dim, eps=spec.eps, **factory)
 
@@ -119,7 +121,7 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     """Gate and projection stay two matrices, as in the reference: a fused file is split into views of its rows."""
 
-    def __init__(self, spec: TransformerSpec, ops, **factory):
+    def __init__(self, spec: TransformerSpec, ops: Operations, **factory: Unpack[Factory]):
         super().__init__()
         self.gate_layer = ops.Linear(spec.dim, spec.mlp_dim, bias=False, **factory)
         self.proj = ops.Linear(spec.dim, spec.mlp_dim, bias=False, **factory)
@@ -131,7 +133,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, spec: TransformerSpec, ops, kernels: Kernels, **factory):
+    def __init__(self, spec: TransformerSpec, ops: Operations, kernels: Kernels, **factory: Unpack[Factory]):
         super().__init__()
         self.eps = spec.eps
         self.kernels = kernels
@@ -157,7 +159,7 @@ class Block(nn.Module):
 
 
 class OutputNorm(nn.Module):
-    def __init__(self, spec: TransformerSpec, ops, kernels: Kernels, **factory):
+    def __init__(self, spec: TransformerSpec, ops: Operations, kernels: Kernels, **factory: Unpack[Factory]):
         super().__init__()
         self.eps = spec.eps
         self.kernels = kernels
@@ -178,17 +180,18 @@ class Transformer(nn.Module):
     `ops` is a namespace with Linear and RMSNorm (torch.nn, or a host's), `kernels` see runtime/kernels.py.
     """
 
-    def __init__(self, spec: TransformerSpec, ops=nn, kernels: Kernels = TORCH, device=None, dtype=None):
+    def __init__(self, spec: TransformerSpec, ops: Operations = nn, kernels: Kernels = TORCH,
+                 device: torch.device | str | None = None, dtype: torch.dtype | None = None):
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
+        factory = Factory(device=device, dtype=dtype)
         self.spec = spec
         self.kernels = kernels
         self.time_text_embed = TimeEmbedding(spec, ops, **factory)
         self.txt_in = TextProjection(spec, ops, **factory)
         self.img_in = ops.Linear(spec.channels, spec.dim, bias=False, **factory)
         self.modulation = nn.Sequential(nn.SiLU(), ops.Linear(spec.dim, 4 * spec.dim, bias=False, **factory))
-        self.transformer_blocks = nn.ModuleList(Block(spec, ops, kernels, **factory) for _ in range(spec.layers))
-        self.streamer: Streamer | None = None  # where not all blocks stay on the device
+        self.transformer_blocks = ModuleList(Block(spec, ops, kernels, **factory) for _ in range(spec.layers))
+        self.streamer: Streamer[Block] | None = None  # where not all blocks stay on the device
         self.norm_out = OutputNorm(spec, ops, kernels, **factory)
         self.proj_out = ops.Linear(spec.dim, spec.channels, bias=False, **factory)
 
@@ -259,14 +262,14 @@ class Transformer(nn.Module):
         prepare = self.kernels.prepare_scale
         return Modulation(prepare(scale_attn), gate_attn.tanh(), prepare(scale_mlp), gate_mlp.tanh())
 
-    def _target_rope(self, cache: PrefixCache, size: tuple[int, int], device) -> Tensor:
+    def _target_rope(self, cache: PrefixCache, size: tuple[int, int], device: torch.device) -> Tensor:
         """The target's rotations, kept in the cache: every step at one size has the same."""
-        if cache.target_size != size:
+        if cache.target_rope is None or cache.target_size != size:
             cache.target_rope = self._rope(image_positions(cache.position, *size), device)
             cache.target_size = size
         return cache.target_rope
 
-    def _rope(self, positions: Tensor, device) -> Tensor:
+    def _rope(self, positions: Tensor, device: torch.device) -> Tensor:
         table = rotations(positions, self.spec.rope_axes, self.spec.rope_theta)
         return self.kernels.prepare_rotations(table).to(device)
 

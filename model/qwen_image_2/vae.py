@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...messages import Refusal
+from ..runtime.operations import Factory, Operations
 from . import vae_rows
 from .spec import VAESpec
 from .vae_layers import Decoder, Encoder
@@ -22,9 +23,10 @@ class VAE(nn.Module):
     fp16 is not offered: the decoder overflows it and leaves white squares (stable-diffusion.cpp issue 2043).
     """
 
-    def __init__(self, spec: VAESpec, ops=nn, device=None, dtype=None):
+    def __init__(self, spec: VAESpec, ops: Operations = nn, device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None):
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
+        factory = Factory(device=device, dtype=dtype)
         self.spec = spec
         self.encoder = Encoder(spec, ops, **factory)
         self.quant_conv = ops.Conv2d(2 * spec.latent_channels, 2 * spec.latent_channels, 1, **factory)

@@ -8,13 +8,15 @@ output pixel depends only on its neighbourhood.
 Shapes: B batch, C channels of the level at hand, H x W pixels of the level at hand, h x w latents, Z 64.
 """
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ...messages import Refusal
+from ..runtime.operations import Factory, Layer, ModuleList, Operations
 from .spec import VAESpec
 
 
@@ -46,9 +48,9 @@ def duplicate_up(x: Tensor, channels: int, video: bool) -> Tensor:
 class ChannelNorm(nn.Module):
     """RMS norm over the channels of each pixel, in fp32."""
 
-    def __init__(self, channels: int, device=None, dtype=None):
+    def __init__(self, channels: int, **factory: Unpack[Factory]):
         super().__init__()
-        self.gamma = nn.Parameter(torch.empty(channels, 1, 1, device=device, dtype=dtype))
+        self.gamma = nn.Parameter(torch.empty(channels, 1, 1, **factory))
 
     def forward(self, x: Tensor) -> Tensor:
         normed = F.normalize(x.float(), dim=1) * x.shape[1] ** 0.5
@@ -56,7 +58,7 @@ class ChannelNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, c_in: int, c_out: int, ops, **factory):
+    def __init__(self, c_in: int, c_out: int, ops: Operations, **factory: Unpack[Factory]):
         super().__init__()
         self.norm1 = ChannelNorm(c_in, **factory)
         self.conv1 = ops.Conv2d(c_in, c_out, 3, padding=1, **factory)
@@ -77,7 +79,7 @@ MOST_SCORES = 2**25
 class AttentionBlock(nn.Module):
     """Single-head attention over all pixels."""
 
-    def __init__(self, channels: int, ops, **factory):
+    def __init__(self, channels: int, ops: Operations, **factory: Unpack[Factory]):
         super().__init__()
         self.norm = ChannelNorm(channels, **factory)
         self.to_qkv = ops.Conv2d(channels, 3 * channels, 1, **factory)
@@ -92,21 +94,26 @@ class AttentionBlock(nn.Module):
 
 
 class MidBlock(nn.Module):
-    def __init__(self, channels: int, ops, **factory):
+    def __init__(self, channels: int, ops: Operations, **factory: Unpack[Factory]):
         super().__init__()
-        self.resnets = nn.ModuleList(ResidualBlock(channels, channels, ops, **factory) for _ in range(2))
-        self.attentions = nn.ModuleList([AttentionBlock(channels, ops, **factory)])
+        self.resnets = ModuleList(ResidualBlock(channels, channels, ops, **factory) for _ in range(2))
+        self.attentions = ModuleList([AttentionBlock(channels, ops, **factory)])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
 
 
-class Resample(nn.Module):
-    """A fixed resampling, then a convolution."""
+class Resample(nn.Module, Generic[Layer]):
+    """A fixed resampling, then a convolution. video: see the shortcut around it."""
 
-    def __init__(self, before: nn.Module, conv: nn.Module):
+    def __init__(self, before: nn.Module, conv: Layer, video: bool):
         super().__init__()
         self.resample = nn.Sequential(before, conv)
+        self.video = video
+
+    @property
+    def conv(self) -> Layer:
+        return cast(Layer, self.resample[1])  # torch's Sequential does not say what it holds
 
     def forward(self, x: Tensor) -> Tensor:
         return self.resample(x)
@@ -119,8 +126,9 @@ class Taps(NamedTuple):
     bias: Tensor
 
 
-def doubling(ops) -> type[nn.Module]:
-    """A host's Conv2d that doubles its input first, each pixel to 2x2: (B, C, H, W) -> (B, C', 2H, 2W); kernel 3x3.
+class Doubling(nn.Module):
+    """A convolution that doubles its input first, each pixel to 2x2: (B, C, H, W) -> (B, C', 2H, 2W); kernel 3x3.
+    The base of a host's Conv2d, see `doubling`.
 
     The doubled picture is never made. Of the three rows that an output row sees, two are copies of one input row, and
     so with columns. Each of the four kinds of output pixel (even or odd row, even or odd column) is therefore a 2x2
@@ -128,21 +136,31 @@ def doubling(ops) -> type[nn.Module]:
 
     Summing takes longer than a small convolution: who calls often asks for the taps once and hands them in.
     """
-    class DoublingConv2d(ops.Conv2d):
-        def forward(self, x: Tensor, taps: Taps | None = None) -> Tensor:
-            return _double(x, taps or self.taps(x))
 
-        def taps(self, x: Tensor) -> Taps:
-            """For inputs of x's dtype and on its device: copies, which hold until the weights change."""
-            taps = super().forward(x)
-            if not isinstance(taps, Taps):  # or the decoder would give pictures of half the size
-                raise Refusal("convolution_unknown", "This version of ComfyUI or PyTorch computes convolutions in a "
-                              "way that the Qwen-Image 2 VAE does not support. Update this pack.")
-            return taps
+    weight: nn.Parameter
 
-        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Taps:
-            """Where torch's layer gets its weights, and where a host's gets them once they are on the device."""
-            return fold(weight, bias)
+    def forward(self, x: Tensor, taps: Taps | None = None) -> Tensor:
+        return _double(x, taps or self.taps(x))
+
+    def taps(self, x: Tensor) -> Taps:
+        """For inputs of x's dtype and on its device: copies, which hold until the weights change."""
+        taps = super().forward(x)
+        if not isinstance(taps, Taps):  # or the decoder would give pictures of half the size
+            raise Refusal("convolution_unknown", "This version of ComfyUI or PyTorch computes convolutions in a way "
+                          "that the Qwen-Image 2 VAE does not support. Update this pack.")
+        return taps
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Taps:
+        """Where torch's layer gets its weights, and where a host's gets them once they are on the device."""
+        return fold(weight, bias)
+
+
+def doubling(ops: Operations) -> type[Doubling]:
+    """A host's Conv2d that doubles its input first."""
+    conv2d: Any = ops.Conv2d  # known only when the network is built
+
+    class DoublingConv2d(Doubling, conv2d):
+        pass
 
     return DoublingConv2d
 
@@ -172,13 +190,14 @@ def _folded(weight: Tensor, axis: int, odd: int) -> Tensor:
 class DownBlock(nn.Module):
     """One encoder level. video: None for the last level, which does not resize."""
 
-    def __init__(self, c_in: int, c_out: int, res_blocks: int, video: bool | None, ops, **factory):
+    def __init__(self, c_in: int, c_out: int, res_blocks: int, video: bool | None, ops: Operations,
+                 **factory: Unpack[Factory]):
         super().__init__()
-        self.channels, self.video = c_out, video
+        self.channels = c_out
         widths = [c_in] + [c_out] * res_blocks
-        self.resnets = nn.ModuleList(ResidualBlock(a, b, ops, **factory) for a, b in pairwise(widths))
+        self.resnets = ModuleList(ResidualBlock(a, b, ops, **factory) for a, b in pairwise(widths))
         self.downsampler = None if video is None else Resample(
-            nn.ZeroPad2d((0, 1, 0, 1)), ops.Conv2d(c_out, c_out, 3, stride=2, **factory))
+            nn.ZeroPad2d((0, 1, 0, 1)), ops.Conv2d(c_out, c_out, 3, stride=2, **factory), video)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -186,19 +205,20 @@ class DownBlock(nn.Module):
             y = block(y)
         if self.downsampler is None:
             return y + x  # the last level keeps its width, see Encoder
-        return self.downsampler(y) + average_down(x, self.channels, self.video)
+        return self.downsampler(y) + average_down(x, self.channels, self.downsampler.video)
 
 
 class UpBlock(nn.Module):
     """One decoder level. video: None for the last level, which neither resizes nor has a shortcut."""
 
-    def __init__(self, c_in: int, c_out: int, res_blocks: int, video: bool | None, ops, **factory):
+    def __init__(self, c_in: int, c_out: int, res_blocks: int, video: bool | None, ops: Operations,
+                 **factory: Unpack[Factory]):
         super().__init__()
-        self.channels, self.video = c_out, video
+        self.channels = c_out
         widths = [c_in] + [c_out] * (res_blocks + 1)
-        self.resnets = nn.ModuleList(ResidualBlock(a, b, ops, **factory) for a, b in pairwise(widths))
+        self.resnets = ModuleList(ResidualBlock(a, b, ops, **factory) for a, b in pairwise(widths))
         self.upsampler = None if video is None else Resample(
-            nn.Identity(), doubling(ops)(c_out, c_out, 3, padding=1, **factory))
+            nn.Identity(), doubling(ops)(c_out, c_out, 3, padding=1, **factory), video)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -206,18 +226,18 @@ class UpBlock(nn.Module):
             y = block(y)
         if self.upsampler is None:
             return y
-        return self.upsampler(y) + duplicate_up(x, self.channels, self.video)
+        return self.upsampler(y) + duplicate_up(x, self.channels, self.upsampler.video)
 
 
 class Encoder(nn.Module):
-    def __init__(self, spec: VAESpec, ops, **factory):
+    def __init__(self, spec: VAESpec, ops: Operations, **factory: Unpack[Factory]):
         super().__init__()
         widths = [spec.base_dim * m for m in (1, *spec.dim_mult)]
         if widths[-1] != widths[-2]:
             raise Refusal("encoder_width", "The encoder's last level must keep its width; got {before} and {last}.",
                           before=widths[-2], last=widths[-1])
         self.conv_in = ops.Conv2d(spec.pixel_channels, widths[0], 3, padding=1, **factory)
-        self.down_blocks = nn.ModuleList(
+        self.down_blocks = ModuleList(
             DownBlock(a, b, spec.res_blocks, video, ops, **factory)
             for a, b, video in zip(widths, widths[1:], (*spec.video_levels, None)))
         self.mid_block = MidBlock(widths[-1], ops, **factory)
@@ -236,12 +256,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, spec: VAESpec, ops, **factory):
+    def __init__(self, spec: VAESpec, ops: Operations, **factory: Unpack[Factory]):
         super().__init__()
         widths = [spec.decoder_base_dim * m for m in (spec.dim_mult[-1], *reversed(spec.dim_mult))]
         self.conv_in = ops.Conv2d(spec.latent_channels, widths[0], 3, padding=1, **factory)
         self.mid_block = MidBlock(widths[0], ops, **factory)
-        self.up_blocks = nn.ModuleList(
+        self.up_blocks = ModuleList(
             UpBlock(a, b, spec.res_blocks, video, ops, **factory)
             for a, b, video in zip(widths, widths[1:], (*reversed(spec.video_levels), None)))
         self.norm_out = ChannelNorm(widths[-1], **factory)

@@ -5,10 +5,9 @@ picture.
 """
 import math
 
-from torch import nn
-
 from ...messages import Refusal
 from .vae import CHUNK_BYTES
+from .vae_layers import Decoder
 
 # A picture that fits into one chunk of rows takes up to 1730 values per pixel; a larger one takes about twenty chunks,
 # and per pixel what the mid-block and the picture itself need.
@@ -24,9 +23,9 @@ def expected(pixels: int, element: int) -> int:
                pixels * VALUES_PER_PIXEL * element + CHUNKS * CHUNK_BYTES)
 
 
-def summed(decoder: nn.Module) -> int:
+def summed(decoder: Decoder) -> int:
     """Bytes that a decoder's doublings take for the sums of their weights."""
-    weights = [block.upsampler.resample[1].weight for block in decoder.up_blocks if block.upsampler is not None]
+    weights = [block.upsampler.conv.weight for block in decoder.up_blocks if block.upsampler is not None]
     return math.ceil(BYTES_PER_SUMMED_WEIGHT * max(weight.numel() for weight in weights)
                      + SUMS_PER_WEIGHT * sum(weight.nbytes for weight in weights))
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .vae_layers import DownBlock, ResidualBlock, UpBlock, average_down, duplicate_up
+from .vae_layers import Doubling, DownBlock, ResidualBlock, Taps, UpBlock, average_down, duplicate_up
 
 Rows = Iterator[Tensor]
 
@@ -23,7 +23,7 @@ LEAST_ROWS = 16
 class Waiting:
     """Rows that have gone in and are not taken out yet."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.chunks: list[Tensor] = []
 
     def __len__(self) -> int:
@@ -71,16 +71,17 @@ def _remember(rows: Rows, waiting: Waiting) -> Rows:
     return each(put, rows)
 
 
-def convolution(layer: nn.Module, rows: Rows, height: int, factor: int = 1) -> Rows:
+def convolution(layer: Callable[[Tensor], Tensor], rows: Rows, height: int, factor: int = 1) -> Rows:
     """A 3x3 convolution with padding 1 over `height` rows, each of which becomes `factor` rows. What it makes of the
     rows beside a seam, which it has padded too, is dropped."""
-    above, done = None, 0
+    above: Tensor | None = None
+    done = 0
     for chunk in rows:
         done += chunk.shape[2]
-        first = 0 if above is None else 1
-        x = torch.cat([above, chunk], dim=2) if first else chunk
+        first = 0 if above is None else factor
+        x = chunk if above is None else torch.cat([above, chunk], dim=2)
         above = x[:, :, -2:].clone()  # a view would keep all of x
-        y = [layer(x)[:, :, factor * first:None if done == height else -factor]]
+        y = [layer(x)[:, :, first:None if done == height else -factor]]
         del chunk, x
         if y[0].shape[2]:
             yield y.pop()
@@ -88,7 +89,8 @@ def convolution(layer: nn.Module, rows: Rows, height: int, factor: int = 1) -> R
 
 def halving(pad: nn.Module, layer: nn.Module, rows: Rows, height: int) -> Rows:
     """A 3x3 convolution with stride 2, padded below and to the right: row i is made of rows 2i to 2i + 2."""
-    left, done = None, 0
+    left: Tensor | None = None
+    done = 0
     for chunk in rows:
         done += chunk.shape[2]
         x = chunk if left is None else torch.cat([left, chunk], dim=2)
@@ -114,40 +116,42 @@ def down_block(block: DownBlock, rows: Rows, height: int, size: int) -> Rows:
     rows = _remember(chunked(rows, size), waiting)
     for resnet in block.resnets:
         rows = residual(resnet, rows, height)
-    if block.downsampler is None:
+    downsampler = block.downsampler
+    if downsampler is None:
         return each(lambda chunk: chunk + waiting.take(chunk.shape[2]), rows)
 
     def shortcut(chunk: Tensor) -> Tensor:
-        return average_down(waiting.take(2 * chunk.shape[2]), block.channels, block.video)
+        return average_down(waiting.take(2 * chunk.shape[2]), block.channels, downsampler.video)
 
-    return each(lambda chunk: chunk + shortcut(chunk), halving(*block.downsampler.resample, rows, height))
+    pad, layer = downsampler.resample
+    return each(lambda chunk: chunk + shortcut(chunk), halving(pad, layer, rows, height))
 
 
 def up_block(block: UpBlock, rows: Rows, height: int, size: int) -> Rows:
     """One decoder level of `height` rows, in chunks of about `size` bytes."""
     waiting, doubled = Waiting(), Waiting()
     rows = chunked(rows, size)
-    if block.upsampler is not None:
+    upsampler = block.upsampler
+    if upsampler is not None:
         rows = _remember(rows, waiting)
     for resnet in block.resnets:
         rows = residual(resnet, rows, height)
-    if block.upsampler is None:
+    if upsampler is None:
         return rows
 
     def shortcut(count: int) -> Tensor:
         while len(doubled) < count:  # little by little: it is up to four times as large as its input
             few = waiting.take(min(LEAST_ROWS, len(waiting)))
-            doubled.put(duplicate_up(few, block.channels, block.video))
+            doubled.put(duplicate_up(few, block.channels, upsampler.video))
         return doubled.take(count)
 
-    upsampler = _folded_once(block.upsampler.resample[1])
     return each(lambda chunk: chunk + shortcut(chunk.shape[2]),
-                convolution(upsampler, chunked(rows, size // 4), height, factor=2))
+                convolution(_folded_once(upsampler.conv), chunked(rows, size // 4), height, factor=2))
 
 
-def _folded_once(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+def _folded_once(layer: Doubling) -> Callable[[Tensor], Tensor]:
     """A doubling that folds its weights for the first chunk, and keeps them as long as the rows flow."""
-    taps = []
+    taps: list[Taps] = []
 
     def double(chunk: Tensor) -> Tensor:
         if not taps:

@@ -8,10 +8,12 @@ import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from .operations import Layer
 
 BUFFERS = 2
 ALIGNMENT = 256  # bytes: what CUDA's own allocations keep
@@ -103,7 +105,8 @@ def _rebuilt(tensor: Tensor, parts: Iterator[Tensor]) -> Tensor:
         return next(parts)
     names, context = tensor.__tensor_flatten__()
     inner = {name: _rebuilt(getattr(tensor, name), parts) for name in names}
-    return type(tensor).__tensor_unflatten__(inner, context, tensor.shape, tensor.stride())
+    unflatten = type(tensor).__tensor_unflatten__  # type: ignore[attr-defined]  # only quantised tensors have it
+    return unflatten(inner, context, tensor.shape, tensor.stride())
 
 
 def views(buffer: Tensor, parts: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -122,7 +125,7 @@ class Lane:
     def __init__(self, device: torch.device):
         self.device = device
 
-    def event(self):
+    def event(self) -> Any:  # of the device's own type
         return None
 
     def staging(self, size: int) -> Tensor | None:
@@ -150,7 +153,7 @@ class StreamLane(Lane):
         self.backend = torch.get_device_module(device)
         self.stream = self.backend.Stream(device)
 
-    def event(self):
+    def event(self) -> Any:
         return self.backend.Event()
 
     def staging(self, size: int) -> Tensor:
@@ -197,7 +200,7 @@ class Slot:
         self.staging: Tensor | None = None  # pinned, where the weights are not
         self.filled, self.used = lane.event(), lane.event()
         self.block: int | None = None
-        self.arrival: Future | None = None
+        self.arrival: Future[None] | None = None
         self.holders = 0  # passes that compute with the block
         self.originals: list[Entry] = []
         lane.after_use(self)  # what had this memory before may still be computing
@@ -206,7 +209,7 @@ class Slot:
 # ---------------------------------------------------------------- a pass
 
 @dataclass
-class Streamer:
+class Streamer(Generic[Layer]):
     """Gives out the blocks in their order, with the weights of those that stream on the device.
 
         for block in streamer.in_turn(): ...
@@ -214,14 +217,14 @@ class Streamer:
     Two passes may take turns, as when a prefix is computed anew within every block of its target.
     """
 
-    blocks: Sequence[nn.Module]
+    blocks: Sequence[Layer]
     plan: Plan
     lane: Lane
     slots: list[Slot] = field(default_factory=list)
     _worker: ThreadPoolExecutor | None = None
     _weights: Hashable = None
 
-    def in_turn(self) -> Iterator[nn.Module]:
+    def in_turn(self) -> Iterator[Layer]:
         for number, block in enumerate(self.blocks):
             if number not in self.plan.streamed:
                 yield block
@@ -230,7 +233,7 @@ class Streamer:
             try:
                 yield block
             finally:
-                self._leave(slot)
+                self._leave(slot, number)
 
     def expect(self, weights: Hashable) -> None:
         """Before a pass: what is already under way is of no use if the weights have changed since."""
@@ -251,26 +254,28 @@ class Streamer:
         if not slot.holders:
             self._wait_for(slot)
             self.lane.before_use(slot)
-            self._bind(slot)
+            self._bind(slot, number)
         slot.holders += 1
         self._bring_next(number)
         return slot
 
     def _wait_for(self, slot: Slot) -> None:
+        assert slot.arrival is not None, "its block was asked for"
         try:
             slot.arrival.result()
         except BaseException:
             slot.block = None  # or the next pass would be told of this failure again
             raise
 
-    def _leave(self, slot: Slot) -> None:
+    def _leave(self, slot: Slot, number: int) -> None:
         if slot not in self.slots:
             return  # an abandoned pass, closed after the release
         slot.holders -= 1
         if not slot.holders:
             self._unbind(slot)
             self.lane.after_use(slot)
-            self._bring_next(max((each.block for each in self.slots if each.holders), default=slot.block))
+            held = (each.block for each in self.slots if each.holders and each.block is not None)
+            self._bring_next(max(held, default=number))
 
     def _bring_next(self, number: int) -> None:
         """Start the copy of the block that comes after this one, if a buffer is free."""
@@ -283,6 +288,7 @@ class Streamer:
         if not self.slots:
             size = self.plan.buffers // BUFFERS
             self.slots = [Slot(size, self.lane) for _ in range(BUFFERS)]
+        if self._worker is None:
             self._worker = ThreadPoolExecutor(1, "weights")
         slot = next(slot for slot in self.slots if not slot.holders)
         slot.block = number
@@ -294,8 +300,8 @@ class Streamer:
     def _copy(self, parts: list[Tensor], slot: Slot) -> None:
         self.lane.copy(parts, slot)
 
-    def _bind(self, slot: Slot) -> None:
-        slot.originals = entries(self.blocks[slot.block])
+    def _bind(self, slot: Slot, number: int) -> None:
+        slot.originals = entries(self.blocks[number])
         places = views(slot.buffer, [part for entry in slot.originals for part in _parts(entry.parameter)])
         for module, name, parameter in slot.originals:
             setattr(module, name, nn.Parameter(_rebuilt(parameter, places), requires_grad=False))
