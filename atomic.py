@@ -21,7 +21,7 @@ from .messages import Message, Refusal
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows, which lets nobody remove an open file
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # asked for with `is None` before each use
 
 log = logging.getLogger(__name__)
 

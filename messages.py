@@ -12,7 +12,7 @@ counted, where the message is made, so that every language says the same.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 Value = str | int | Sequence[str]  # the strings may be Messages themselves
 
@@ -45,13 +45,13 @@ class Message(Translatable, str):
     """A template, filled in; values that are too long for it are shortened. Raises KeyError for a name without a
     value."""
 
-    def __new__(cls, key: str, template: str, /, **values: Value):
+    def __new__(cls, key: str, template: str, /, **values: Value) -> Message:
         values = _shortened(template, values)
         message = super().__new__(cls, _filled(template, values))
         message._keep(key, template, values)
         return message
 
-    def __getnewargs_ex__(self):
+    def __getnewargs_ex__(self) -> tuple[tuple[str, str], dict[str, Value]]:
         """For copies: a string's own way would take the filled-in text for a key."""
         return (self.key, self.template), self.values
 
@@ -68,7 +68,7 @@ class Refusal(Translatable, ValueError):
     def message(self) -> Message:
         return Message(self.key, self.template, **self.values)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., Refusal], tuple]:
         """For copies: an exception's own way would take the filled-in text for a key."""
         return _again, (type(self), self.key, self.template, self.values)
 
@@ -94,7 +94,7 @@ def reason(error: Exception) -> str:
     return error.message if isinstance(error, Refusal) else str(error)
 
 
-def to_json(value: Value):
+def to_json(value: Value) -> str | int | list | dict:
     """A Message as its parts, a list, or what is the same in every language."""
     if isinstance(value, Translatable):
         return value.to_json()
@@ -123,12 +123,16 @@ def _shortened(template: str, values: Mapping[str, Value]) -> dict[str, Value]:
 
 def _at_most(value: Value, room: int) -> Value:
     """The value in so many characters: the middle of a text is left out, and the rest of a list counted."""
-    if isinstance(value, Translatable):
-        values = {name: _at_most(inner, room) for name, inner in value.values.items()}
-        return value if values == value.values else Message(value.key, value.template, **values)
     if isinstance(value, int):  # Python writes out no number of more than 4,300 digits
         return value if abs(value) < 10 ** room else without_middle(hex(value), room)
-    return without_middle(value, room) if isinstance(value, str) else _first_of(value, room)
+    return _text_at_most(value, room) if isinstance(value, str) else _first_of(value, room)
+
+
+def _text_at_most(text: str, room: int) -> str:
+    if not isinstance(text, Message):
+        return without_middle(text, room)
+    values = {name: _at_most(inner, room) for name, inner in text.values.items()}
+    return text if values == text.values else Message(text.key, text.template, **values)
 
 
 def without_middle(text: str, room: int) -> str:
@@ -138,9 +142,10 @@ def without_middle(text: str, room: int) -> str:
 
 
 def _first_of(items: Sequence[str], room: int) -> list[str]:
-    kept, used = [], 0
+    kept: list[str] = []
+    used = 0
     for item in items:
-        short = _at_most(item, room)
+        short = _text_at_most(item, room)
         used += len(short) + 2  # the comma and its space
         if kept and used > room:
             return [*kept, count_more(len(items) - len(kept))]

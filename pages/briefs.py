@@ -161,10 +161,10 @@ def description(name: Message, text: str) -> str:
     return described
 
 
-def text_element(role: str, text: str, **how) -> list[Element]:
+def text_element(role: str, text: str, place: str, size: str, colour: str, number: int = 0) -> list[Element]:
     """The element of a field, or none where the field is empty."""
     found = lines(FIELDS[role], text)
-    return [Element(role, "\n".join(found), **how)] if found else []
+    return [Element(role, "\n".join(found), place, size, colour, number)] if found else []
 
 
 def picture_element(page: Page, place: str) -> list[Element]:
@@ -277,7 +277,9 @@ def _panel(block: str, number: int) -> list[Element]:
 def _spoken(line: str) -> tuple[str, str]:
     """Who says what in a line such as `Name: words`; two empty texts for every other line."""
     colon = COLON.search(line)
-    name = line[:colon.start()].strip() if colon else ""
+    if colon is None:
+        return "", ""
+    name = line[:colon.start()].strip()
     if not 1 <= len(name) <= LONGEST_SPEAKER or QUOTATION_MARK.search(name):
         return "", ""
     return name, line[colon.end():].strip()

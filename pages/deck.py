@@ -8,13 +8,17 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from numpy import ndarray
 from PIL import Image
 
 from ..messages import Message, Refusal, plural
 from .briefs import LINE_BREAKS
+
+if TYPE_CHECKING:
+    from pptx.presentation import Presentation
+    from pptx.slide import SlideLayout
 
 INSTALL = "python -m pip install python-pptx"
 PAGES = {"16:9": 16 / 9, "4:3": 4 / 3}
@@ -113,9 +117,10 @@ def placed(picture: ndarray, ratio: float) -> tuple[float, float]:
 
 def write_pptx(file: BinaryIO, sheets: Iterable[Sheet], ratio: float, title: str) -> None:
     require()
-    from pptx import Presentation
-    deck = Presentation()
-    deck.slide_width, deck.slide_height = (round(side * EMU) for side in page_inches(ratio))
+    import pptx
+    from pptx.util import Emu
+    deck = pptx.Presentation()
+    deck.slide_width, deck.slide_height = (Emu(round(side * EMU)) for side in page_inches(ratio))
     # The template that comes with python-pptx names its own author.
     deck.core_properties.title, deck.core_properties.author = _for_xml(title), ""
     deck.core_properties.last_modified_by = ""
@@ -125,7 +130,7 @@ def write_pptx(file: BinaryIO, sheets: Iterable[Sheet], ratio: float, title: str
     deck.save(file)
 
 
-def _add_slide(deck, layout, sheet: Sheet, ratio: float) -> None:
+def _add_slide(deck: "Presentation", layout: "SlideLayout", sheet: Sheet, ratio: float) -> None:
     slide = deck.slides.add_slide(layout)
     across, down = placed(sheet.picture, ratio)
     width, height = (round(side * min(1.0, share))

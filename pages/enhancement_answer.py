@@ -129,7 +129,9 @@ def _faults(text: str, found: Sequence[_Text | None]) -> Iterator[str]:
         yield Message("answer_unended", "one of its texts had no end")
     if any(one.inner for one in known):
         yield Message("answer_marks", "quotation marks inside a text had no backslash")
-    comma, brace = END.match(text, max(one.end for one in known)).groups()
+    end = END.match(text, max(one.end for one in known))
+    assert end is not None  # it may be empty
+    comma, brace = end.groups()
     if comma and brace:
         yield Message("answer_comma", "there was a comma too many")
     if not comma and not brace:

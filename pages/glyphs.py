@@ -79,7 +79,9 @@ def named_faces(path: Path, name: str) -> dict[str, tuple[Path, int]]:
 def load(face: tuple[Path, int] | None, size: int, name: str) -> ImageFont.FreeTypeFont:
     """A font with letters of `size` pixels; None is the built-in one. Raises ValueError for a damaged file."""
     if face is None:
-        return ImageFont.load_default(size)
+        font = ImageFont.load_default(size)
+        assert isinstance(font, ImageFont.FreeTypeFont)  # the other kind is what it gives without a size
+        return font
     with _readable(name):
         return ImageFont.truetype(face[0], size, index=face[1])
 

@@ -105,7 +105,7 @@ def _gains(texts: Texts) -> np.ndarray:
     for number, line in enumerate(texts.lines):
         texts.between()
         overlap = np.minimum(texts.line_counts[number], texts.piece_counts).sum(1)
-        for piece in np.flatnonzero(overlap * 2 >= np.minimum(lengths, len(line))):
+        for piece in np.flatnonzero(overlap * 2 >= np.minimum(lengths, len(line))).tolist():
             gains[number, piece] = _gain(line, texts.pieces[piece])
     return gains
 
@@ -148,7 +148,7 @@ def _joinings(missing: Group, groups: Sequence[Group], surplus: np.ndarray, text
     for each group, counts of the characters that were read beyond its own lines."""
     lacking, length = texts.unmatched(missing), len(texts.wanted(missing))
     # Of the others too little was read beyond their own lines.
-    for number in np.flatnonzero(np.minimum(lacking, surplus).clip(0).sum(1) * 2 > length):
+    for number in np.flatnonzero(np.minimum(lacking, surplus).clip(0).sum(1) * 2 > length).tolist():
         group, before = groups[number], texts.shared(groups[number])
         for place in range(len(group.lines) + 1):
             grown = Group(group.lines[:place] + missing.lines + group.lines[place:], group.pieces)
@@ -198,7 +198,7 @@ def _likely(piece: int, groups: Sequence[Group], unmatched: np.ndarray, texts: T
     piece as it is, then those that lack most; only the first few, as to try one is dear."""
     text = texts.pieces[piece]
     helped = np.minimum(texts.piece_counts[piece], unmatched).clip(0).sum(1)
-    likely = list(np.flatnonzero(helped * 2 > len(text)))
+    likely: list[int] = np.flatnonzero(helped * 2 > len(text)).tolist()
     likely.sort(key=lambda number: (text in texts.wanted(groups[number]), helped[number]), reverse=True)
     return likely[:MOST_TRIED]
 
@@ -226,8 +226,10 @@ def reading_orders(pieces: Sequence[int], boxes: Sequence[Box]) -> list[list[int
 
 def _bands(middles: dict[int, float], sizes: dict[int, int]) -> dict[int, int]:
     """The number of the row (or column) that each piece stands in: the next one starts half a piece further on."""
-    bands, band, start = {}, 0, None
-    for piece in sorted(middles, key=middles.get):
+    bands: dict[int, int] = {}
+    band = 0
+    start: int | None = None
+    for piece in sorted(middles, key=middles.__getitem__):
         if start is not None and middles[piece] - middles[start] > min(sizes[piece], sizes[start]) / 2:
             band += 1
             start = None

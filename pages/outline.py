@@ -17,7 +17,9 @@ otherwise be drawn, or lost.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import TypedDict, TypeVar
+
+from typing_extensions import Unpack
 
 from ..messages import Message, Refusal, reason
 from . import briefs
@@ -58,13 +60,23 @@ DASHES = re.compile("-{2,}")  # the underline of a heading where a line of text 
 
 HINTS = {"picture": "picture", "layout": "layout", "footer": "footer", "notes": "notes", "seed": "seed",
          "画面": "picture", "布局": "layout", "页脚": "footer", "备注": "notes", "种子": "seed"}
-LAYOUTS = {
-    **{f"title {place}": ("title_position", place) for place in briefs.SLIDE_TITLES},
-    **{f"picture {place}": ("picture_position", place) for place in briefs.PICTURE_POSITIONS},
-    **{f"{count} column{'s' if count > 1 else ''}": ("columns", count)
+
+
+class Layout(TypedDict, total=False):
+    """What a slide's brief is asked for beside its texts."""
+
+    title_position: str
+    picture_position: str
+    columns: int
+
+
+LAYOUTS: dict[str, Layout] = {
+    **{f"title {place}": Layout(title_position=place) for place in briefs.SLIDE_TITLES},
+    **{f"picture {place}": Layout(picture_position=place) for place in briefs.PICTURE_POSITIONS},
+    **{f"{count} column{'s' if count > 1 else ''}": Layout(columns=count)
        for count in range(1, briefs.MOST_COLUMNS + 1)},
 }
-OPENING_LAYOUT = {"title_position": "centre", "picture_position": "behind the text"}
+OPENING_LAYOUT = Layout(title_position="centre", picture_position="behind the text")
 
 Result = TypeVar("Result")
 
@@ -81,7 +93,7 @@ class Slide:
     picture: list[str] = field(default_factory=list)
     footer: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    layout: dict[str, str | int] = field(default_factory=dict)  # title_position, picture_position, columns
+    layout: Layout = field(default_factory=lambda: Layout())
     seed: int | None = None  # its own
     unfinished: bool = False  # whether the next line may belong to the last bullet point
 
@@ -194,14 +206,15 @@ def _hint(slide: Slide, name: str, value: str) -> None:
                       "Notes and Seed. Start a text to draw with a dash.", slide=slide.name,
                       hint=repr(name[:LONGEST_NAME]))
     if kind == "layout":
-        slide.layout |= dict(_layout(slide, part) for part in briefs.SEPARATOR.split(value) if part.strip())
+        for part in filter(str.strip, briefs.SEPARATOR.split(value)):
+            slide.layout.update(_layout(slide, part))
     elif kind == "seed":
         slide.seed = _seed(slide, value)
     elif value:
         getattr(slide, kind).append(value)
 
 
-def _layout(slide: Slide, part: str) -> tuple[str, str | int]:
+def _layout(slide: Slide, part: str) -> Layout:
     wanted = " ".join(part.lower().split())
     if wanted not in LAYOUTS:
         raise Refusal("slide_layout", "{slide} has the unknown layout {layout}; choose {layouts}.", slide=slide.name,
@@ -224,14 +237,14 @@ def seeds(slides: list[Slide], first: int) -> list[int]:
 
 # ---------------------------------------------------------------- briefs
 
-def brief(slide: Slide, page: Page, footer: str = "", **layout) -> Brief:
+def brief(slide: Slide, page: Page, footer: str = "", **layout: Unpack[Layout]) -> Brief:
     """page: of all slides, its picture for those without one of their own; footer and layout likewise."""
     own = replace(page, picture="\n".join(slide.picture)) if slide.picture else page
-    layout |= (OPENING_LAYOUT if slide.opening else {}) | slide.layout
+    chosen: Layout = {**layout, **(OPENING_LAYOUT if slide.opening else Layout()), **slide.layout}
     # With a marker each, of which the brief takes one away: a bullet point may itself begin with a dash.
     bullets = "\n".join(f"- {bullet}" for bullet in slide.bullets)
     return briefs.slide(own, slide.title, "\n".join(slide.subtitle), bullets, "\n".join(slide.footer) or footer,
-                        **layout)
+                        **chosen)
 
 
 def of_each(slides: list[Slide], work: Callable[[Slide], Result]) -> list[Result]:
@@ -241,6 +254,6 @@ def of_each(slides: list[Slide], work: Callable[[Slide], Result]) -> list[Result
         try:
             found.append(work(slide))
         except ValueError as error:
-            raise Refusal("slide_refused", "{slide}: {error}", slide=slide.name,
+            raise Refusal("slide_refused", "{slide} cannot be drawn: {error}", slide=slide.name,
                           error=reason(error)) from error
     return found

@@ -19,17 +19,22 @@ OPENING = re.compile('["“„「『]')
 
 def quote(text: str, pairs: tuple[str, ...]) -> str:
     """The text in the first of these pairs whose marks it does not hold itself."""
-    for opening, closing in pairs:
-        if opening not in text and closing not in text:
-            return opening + text + closing
+    for pair in pairs:
+        if pair[0] not in text and pair[1] not in text:
+            return pair[0] + text + pair[1]
     raise Refusal("quotation_marks", "The text {text} contains every kind of quotation mark ({marks}), so none is left "
                   "to enclose it. Use one kind less.", text=repr(text[:80]), marks=", ".join(pairs))
 
 
 def literals(prompt: str) -> list[str]:
     """What is quoted in a prompt, in order. A mark that is never closed quotes nothing."""
-    found = (match.group(match.lastindex) for match in QUOTED.finditer(prompt))
+    found = map(inside, QUOTED.finditer(prompt))
     return [text for text in found if text]
+
+
+def inside(quotation: re.Match[str]) -> str:
+    """The text of a match of QUOTED, without its two marks."""
+    return quotation[0][1:-1]
 
 
 def closed(prompt: str) -> bool:

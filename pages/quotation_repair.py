@@ -32,7 +32,7 @@ def _put_back(text: str, rewritten: str, wanted: Container[str]) -> tuple[str, s
     language = _language(rewritten)
     quoted = quotation.quote(text, language.pairs)
     for match in quotation.QUOTED.finditer(rewritten):
-        found = match.group(match.lastindex)
+        found = quotation.inside(match)
         if found not in wanted and _letters(found) and _letters(found) == _letters(text):
             changed = rewritten[:match.start()] + quoted + rewritten[match.end():]
             return changed, Message("quoted_changed", "had been changed to {found} and was restored",

@@ -120,7 +120,8 @@ def _frame(pen: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int], thi
     pen.rectangle((box.left, box.top, box.right - 1, box.bottom - 1), outline=colour, width=thick)
 
 
-def _label(pen: ImageDraw.ImageDraw, box: Box, text: str, colour: tuple[int, int, int], font) -> None:
+def _label(pen: ImageDraw.ImageDraw, box: Box, text: str, colour: tuple[int, int, int],
+           font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> None:
     """On the box's upper left corner, outside of it where there is room."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     up = max(0, box.top - (bottom - top) - 2)

@@ -56,7 +56,7 @@ def check_language(checkpoint: GGUFCheckpoint) -> None:
     found = checkpoint.header.get("general.architecture")
     if found == "clip":
         raise checkpoint.fail("projector_as_text_encoder", "{file} is the vision projector of a language model, not a "
-                              "text encoder for Qwen-Image 2. It belongs into Vision projector; {advice}.",
+                              "text encoder for Qwen-Image 2. It belongs in Vision projector; {advice}.",
                               advice=GET_LANGUAGE)
     if found != ARCHITECTURE:
         what = _of_architecture(found) if found else Message("of_no_architecture", "of unknown architecture")

@@ -249,20 +249,21 @@ def costs(model: BudgetedModel) -> Iterator[Message]:
     merged = [module for module in model.diffusion_model.modules()
               if any(isinstance(function, LowVramPatch) for function in getattr(module, "weight_function", ()))]
     if packed := sum(map(is_packed, merged)):
-        yield Message("lora_gguf", "{count} LoRA-patched GGUF weights are re-patched every time they are used.",
+        yield Message("lora_gguf", "LoRA-patched GGUF weights are re-patched every time they are used (weights: "
+                      "{count}).",
                       count=packed)
     if others := len(merged) - packed:
-        yield Message("lora_repatched", "{count} LoRA-patched weights are streamed and re-patched every step; resident "
-                      "weights are patched once.", count=others)
+        yield Message("lora_repatched", "Streamed weights with a LoRA are re-patched every step (weights: {count}); "
+                      "resident weights are patched once.", count=others)
 
 
 def in_words(plan: Plan, device: torch.device) -> Message:
     blocks, moving = len(plan.sizes), len(plan.streamed)
     memory = Message("memory_ram", "system RAM") if device.type == "cpu" else Message("memory_vram", "VRAM")
     if not moving:
-        return Message("blocks_resident", "All {blocks} blocks stay in VRAM ({size}).", blocks=blocks,
+        return Message("blocks_resident", "All {blocks} blocks stay in {memory} ({size}).", blocks=blocks,
                        memory=memory, size=gib(plan.on_device))
-    return Message("blocks_streamed", "{staying} of {blocks} blocks and all other weights stay in VRAM ({resident}). "
-                   "{moving} blocks are streamed through {buffers} buffers ({room}), {moved} per step.",
+    return Message("blocks_streamed", "{staying} of {blocks} blocks and all other weights stay in {memory} "
+                   "({resident}). {moving} blocks are streamed through {buffers} buffers ({room}), {moved} per step.",
                    staying=blocks - moving, blocks=blocks, memory=memory, resident=gib(plan.resident),
                    moving=moving, buffers=offload.BUFFERS, room=gib(plan.buffers), moved=gib(plan.moved))
