@@ -120,7 +120,7 @@ def test_what_comfyui_adds_to_an_error_is_left_out(chinese):
             + "to a large number.", exception_type: "torch.OutOfMemoryError" })""")
     chinese.show("SaveImage")
     expect(chinese.page.locator(REFUSAL)).to_have_text(
-        "内存不足，即使提示词和参考图的键和值已移出显存：请选择更小的图像、更小的批次或更少的参考图。")
+        "显存不足，即使 KV 缓存已移出显存：请选择更小的图像、更小的批次或更少的参考图。")
 
 
 def test_added_lines_are_found_in_time_in_proportion_to_the_text(page):

@@ -268,7 +268,7 @@ def test_panels_and_messages_speak_chinese(chinese):
     }""") == ["参考图 1", "参考图 2"]
     messages = tab.locator(".qwen-image-2 .messages")
     expect(messages.filter(has_text="4 个 token。")).to_have_count(1, timeout=60_000)
-    expect(messages.filter(has_text="其键和值（")).to_contain_text("MiB）保存在模型旁边。")
+    expect(messages.filter(has_text="KV 缓存：")).to_contain_text(re.compile("MiB，位于内存。$"))
     page.show(TEXT)
     tab.locator("textarea >> visible=true").first.fill("a" * 70_000)
     expect(page.panel("token-meter").locator(".count")).to_have_text("文本过长（超过 64 KiB），无法在此计数。")

@@ -34,8 +34,8 @@ def _check_patch(key: str, patch, expected: tuple[int, ...]) -> None:
     older = any(3072 in shape for shape in (*shapes, found or ()))
     family = Message("lora_family", "; it was made for Qwen-Image 1.x (width 3072)") if older else ""
     if found is None:
-        raise CheckpointError("lora_parts", "LoRA shape mismatch at {tensor}: its parts, of shapes {shapes}, do not "
-                              "make a matrix of {expected}{family}.", tensor=key,
+        raise CheckpointError("lora_parts", "LoRA shape mismatch at {tensor}: the model expects {expected}, but the "
+                              "LoRA's parts have the shapes {shapes}{family}.", tensor=key,
                               expected=str(list(expected)), shapes=[str(list(shape)) for shape in shapes],
                               family=family)
     if found != expected:
