@@ -239,7 +239,7 @@ def test_other_pictures_are_only_asked_for_when_needed(nodes):
     assert nodes.pick(first, [0.5], passed=[False], other_images=others, other_scores=[0.5])[1] == 0
 
 
-@pytest.mark.parametrize("scores, words", [([0.5], "1 scores for 2 pictures"), ([0.5, float("nan")], "NaN")])
+@pytest.mark.parametrize("scores, words", [([0.5], "Got 1 scores for 2 images"), ([0.5, float("nan")], "NaN")])
 def test_scores_that_do_not_fit(nodes, scores, words):
     with pytest.raises(ValueError, match=words):
         nodes.pick([torch.zeros(2, 8, 8, 3)], scores)

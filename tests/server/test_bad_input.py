@@ -59,7 +59,7 @@ def message(client, nodes) -> str:
     ("diffusion_model", "qwen_image_1.safetensors", "is the transformer of Qwen-Image 1.x"),
     ("diffusion_model", "sdxl.safetensors", "is a Stable Diffusion or SDXL checkpoint"),
     ("diffusion_model", "vae_in_the_wrong_place.safetensors", "is a VAE with Wan key names, not a transformer"),
-    ("diffusion_model", "nan.safetensors", "the tensor transformer_blocks.1.attn.to_v.weight holds NaN"),
+    ("diffusion_model", "nan.safetensors", "tensor transformer_blocks.1.attn.to_v.weight contains NaN"),
     ("text_encoder", "enhancer.safetensors", "is a prompt-enhancer language model"),
     ("text_encoder", "qwen3_text.safetensors", "is a text-only language model without a vision tower"),
     ("vae", "transformer_in_the_wrong_place.safetensors", "is the transformer of Qwen-Image 2.x, not a vae"),
@@ -181,7 +181,7 @@ def test_masks_that_do_not_match_the_batch(client):
         "encoded": node("QwenImage2VAEEncode", image=["picture", 0], alpha=["masks", 0], vae=["loader", 2]),
         "latent": node("SaveLatent", samples=["encoded", 0], filename_prefix="masks"),
     }
-    assert "2 masks for 3 pictures" in message(client, nodes)
+    assert "Got 2 masks for 3 images" in message(client, nodes)
 
 
 def test_another_models_vae(client):

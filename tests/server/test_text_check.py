@@ -69,6 +69,6 @@ def test_one_score_too_few_is_refused(client, sign):
         "best": node("QwenImage2PickBest", images=["two", 0], scores=["check", 2]),
         "save": node("SaveImage", images=["best", 0], filename_prefix="best"),
     }
-    assert "1 scores for 2 pictures" in message(client, nodes)
+    assert "Got 1 scores for 2 images" in message(client, nodes)
     nodes["check"]["inputs"]["expected_text"] = "\u200b"
     assert "Expected text is empty" in message(client, nodes)

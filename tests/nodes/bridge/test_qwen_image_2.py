@@ -183,7 +183,7 @@ def test_the_room_for_keys_and_values_is_what_they_take(qwen_image_2, model, mon
     prefixes = prompts if causal else 3
     assert qwen_image_2.PrefixCond(prefix).size() == [1, prompts, 26]
     assert qwen_image_2.kept_bytes(model.model.spec, prefixes * 26, 4) == taken
-    assert f"({taken / 2**20:.1f} MiB)" in told[0] and told[0].startswith(f"{prefixes * 26} tokens")
+    assert f": {prefixes * 26} tokens, {taken / 2**20:.1f} MiB, " in told[0] and told[0].startswith("KV cache of ")
 
 
 def test_preview_factors_fit_the_latent(qwen_image_2):

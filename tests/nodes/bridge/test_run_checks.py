@@ -29,7 +29,7 @@ def test_empty_batch_is_refused(run_checks, model):
 def test_prompts_must_be_one_or_as_many_as_pictures(run_checks, model):
     cond = {"cross_attn": torch.zeros(2, 20, 64), "model_conds": {}}
     executor = type("Executor", (), {"class_obj": SimpleNamespace(model_patcher=model, conds={"positive": [cond]})})()
-    with pytest.raises(ValueError, match="2 prompts for 3 pictures"):
+    with pytest.raises(ValueError, match="2 prompts for 3 images"):
         run_checks.check_run(executor, torch.zeros(3, 64, 4, 4), torch.zeros(3, 64, 4, 4))
 
 

@@ -57,7 +57,7 @@ def test_a_peak_is_asked_for_and_kept_to(vae, monkeypatch):
         vae.with_peak(2**23).decode(latent)
     side = limited.largest_side
     vae_memory.chunk_for(2**28, side, side, 4, summed)
-    with pytest.raises(ValueError, match="vae_peak"):
+    with pytest.raises(ValueError, match="VRAM for VAE"):
         vae_memory.chunk_for(2**28, side + 16, side + 16, 4, summed)
 
 
@@ -71,7 +71,7 @@ def test_a_peak_is_gone_after_a_call_that_is_refused(vae, work, given, monkeypat
     each = AutoEncoder._each
     monkeypatch.setattr(AutoEncoder, "_each", lambda self, *arguments: seen.append(self.peak)
                         or each(self, *arguments))
-    with pytest.raises(ValueError, match="vae_peak .* is 0.00 GiB"):
+    with pytest.raises(ValueError, match="VRAM for VAE .* is 0.00 GiB"):
         getattr(vae.with_peak(2**20), work)(torch.rand(given))
     assert set(seen) == {2**20} and network.peak is None
 

@@ -214,7 +214,7 @@ def test_two_files_must_fit_together(comfyui, path, clip, tmp_path, monkeypatch)
     sizes = node.diffusion_network(model).size, node.text_network(clip).size
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=sum(sizes) - 1))
-    with pytest.raises(Refusal, match="GB of diffusion_models/x_00001_.safetensors, clip/x_00001_.safetensors"):
+    with pytest.raises(Refusal, match="MB needed for diffusion_models/x_00001_.safetensors, clip/x_00001_.safetensors"):
         node.QwenImage2SaveQuantized.execute("x", model=model, clip=clip)
     assert not [each for each in tmp_path.rglob("*") if each.is_file()]
 

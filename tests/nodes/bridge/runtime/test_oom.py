@@ -111,7 +111,7 @@ def test_the_second_time_a_sentence_names_the_setting(budget, load, short_of_mem
     if budgeted:
         model = budget.BudgetPatcher.of(model, budget_for(model, 4))
     short_of_memory(model, 2)
-    with pytest.raises(torch.cuda.OutOfMemoryError, match="vram_for_weights") as raised:
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="VRAM for weights") as raised:
         sample(model)
     assert ("lower" in str(raised.value)) is budgeted and len(str(raised.value)) < 400
     sample(model)  # which starts afresh
