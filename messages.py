@@ -6,7 +6,7 @@ in with, so that the page can look the key up in locales/<language>/main.json.
 Key and template are written out where a message is made, each key in one place only: tools/translations.py finds them
 there. A number that needs a format is given as formatted text.
 
-No message is longer than LONGEST characters, whatever it is filled in with: a file may hold a name of a megabyte, or
+No message is longer than MAX_LENGTH characters, whatever it is filled in with: a file may hold a name of a megabyte, or
 50,000 of them, and each would stand in the log and on a node. Long names lose their middle and the rest of a list is
 counted, where the message is made, so that every language says the same.
 """
@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 Value = str | int | Sequence[str]  # the strings may be Messages themselves
 
-LONGEST = 400  # characters of a message
+MAX_LENGTH = 400  # characters of a message
 # Characters that one value may have. The first that makes the message fit is taken: names stay whole where they can.
-ROOMS = (LONGEST, 300, 200, 150, 100, 70, 50, 35, 25, 15)
+ROOMS = (MAX_LENGTH, 300, 200, 150, 100, 70, 50, 35, 25, 15)
 
 
 class Translatable:
@@ -114,7 +114,7 @@ def _shortened(template: str, values: Mapping[str, Value]) -> dict[str, Value]:
     """The values, as long as the message has room for."""
     for room in ROOMS:
         fitting = {name: _at_most(value, room) for name, value in values.items()}
-        if len(_filled(template, fitting)) <= LONGEST:
+        if len(_filled(template, fitting)) <= MAX_LENGTH:
             return fitting
     # Messages inside this one that are too long by themselves: they lose their translation before they fill a page.
     return {name: value if isinstance(value, int) else without_middle(_text(value), ROOMS[-1])

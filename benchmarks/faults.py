@@ -31,7 +31,7 @@ from qwen_image_2.tools.comfyui.server import Server
 
 COMFYUI = Path(os.environ["COMFYUI_PATH"])
 GROWTH_MIB = 200  # of the server's memory, from the second round to the last
-SLOWEST_CANCEL = 5  # seconds
+MAX_CANCEL_SECONDS = 5  # seconds
 COLUMNS = ("part", "rounds", "failures", "worst wait", "growth", "remark")
 FORMATS = ("as stored", "fp8", "int8 (ConvRot)", "4-bit (nvfp4)")
 SENTENCES = {"Save Deck": "could not be written: the disk is full. Nothing is left of it.",
@@ -139,7 +139,7 @@ def switches(rounds: int, chance: random.Random) -> Row:
 
 def judged(part: str, rounds: int, failures: list[str], wait: float | None, growth: float | None, remark: str) -> Row:
     """The row, with what waits or grows too much among the failures."""
-    if wait is not None and wait > SLOWEST_CANCEL:
+    if wait is not None and wait > MAX_CANCEL_SECONDS:
         failures.append(f"a cancel took {wait:.1f} s")
     if growth is not None and growth > GROWTH_MIB:
         failures.append(f"the server grew by {growth:.0f} MiB")

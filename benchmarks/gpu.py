@@ -35,7 +35,7 @@ from qwen_image_2.tools import tiny
 LIMIT = 540         # seconds of a whole run
 MODEL_SECONDS = 60  # what making a model of the published size may take; below that much time it is not begun
 STEP_SECONDS = 12   # the same of one measurement
-LEAST_ROUNDS, ROUNDS, ROUND_SECONDS = 3, 10, 4.0
+MIN_ROUNDS, ROUNDS, ROUND_SECONDS = 3, 10, 4.0
 FORMATS = {"bf16": "as stored", "int8 (ConvRot)": "int8 (ConvRot)", "fp8": "fp8"}  # -> weight_format
 SHARES = (1.0, 0.5, 0.0)  # of the weights that may stay on the card
 SIGMA = 0.73
@@ -142,7 +142,7 @@ def milliseconds(way: Callable[[], object], device: torch.device) -> tuple[float
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     costs, begin = [], time.perf_counter()
-    while len(costs) < LEAST_ROUNDS or (len(costs) < ROUNDS and time.perf_counter() - begin < ROUND_SECONDS):
+    while len(costs) < MIN_ROUNDS or (len(costs) < ROUNDS and time.perf_counter() - begin < ROUND_SECONDS):
         start = time.perf_counter()
         way()
         if device.type == "cuda":

@@ -28,7 +28,7 @@ from qwen_image_2.tools.miniature.scenes import TRANSPARENT
 
 SEED = 7                # of the questions; training has others
 FULL, SHORT = {"preset": "Quality 40"}, {"preset": "Custom", "steps": 8}
-LEAST_PSNR = 25.0       # dB
+MIN_PSNR = 25.0       # dB
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Answer:
 
     @property
     def right_edit(self) -> bool:
-        return self.verdict.all and (self.psnr is None or self.psnr >= LEAST_PSNR)
+        return self.verdict.all and (self.psnr is None or self.psnr >= MIN_PSNR)
 
     @property
     def alpha_overlap(self) -> float:
@@ -100,7 +100,7 @@ def figures(prompts: list[Answer], short: list[Answer], edits: list[Answer]) -> 
         ("edits: everything right and the rest kept", share(answer.right_edit for answer in edits), 0.85),
         ("edits: everything right", share(answer.verdict.all for answer in edits), None),
         ("edits: median PSNR of what should stay (dB)",
-         statistics.median(answer.psnr for answer in edits if answer.psnr is not None), LEAST_PSNR),
+         statistics.median(answer.psnr for answer in edits if answer.psnr is not None), MIN_PSNR),
         ("transparent pictures: mean IoU of alpha", share(answer.alpha_overlap for answer in clear), 0.90),
     ]
     for kind in examples.EDITS:

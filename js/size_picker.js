@@ -10,7 +10,7 @@ import { word } from "./words.js";
 const DRAWN = 22;
 
 /** Characters that are shown of a value that is no choice. */
-const LONGEST = 40;
+const MAX_LENGTH = 40;
 
 /**
  * @typedef {{width: number, height: number, native: boolean}} Size
@@ -70,7 +70,7 @@ export function addSizePicker(node, ratioName, sizes) {
 
 /** Of a value that an old workflow or a program has brought: the server will refuse it. */
 function noChoice({ label, name, value }, choices) {
-  return word("no_choice", { name: label ?? name, value: `${value}`.slice(0, LONGEST), choices: choices.join(word("comma")) });
+  return word("no_choice", { name: label ?? name, value: `${value}`.slice(0, MAX_LENGTH), choices: choices.join(word("comma")) });
 }
 
 function show(tile, checked, disabled) {

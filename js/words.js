@@ -20,7 +20,7 @@ let patterns = [];
 const FIXED_LETTERS = 4;
 
 /** What is longer was not said by this pack, and not worth the search. */
-const LONGEST = 2000;
+const MAX_LENGTH = 2000;
 
 /** ComfyUI's own translations of node definitions, by class. */
 let definitions = {};
@@ -73,7 +73,7 @@ export function message(said) {
  * @returns {?string} in the page's language; null: this pack has said nothing of the kind
  */
 export function translated(english, part = false) {
-  if (english.length > LONGEST) return null;
+  if (english.length > MAX_LENGTH) return null;
   for (const { key, template, names, between, whole } of patterns) {
     const found = part || whole ? holesOf(between, english) : null;
     if (!found) continue;

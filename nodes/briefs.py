@@ -18,7 +18,7 @@ VERBATIM = "Drawn exactly as written, in any script; each line on a line of its 
 
 
 def columns_input(default: int, tooltip: str) -> io.Input:
-    return io.Int.Input("columns", default=default, min=1, max=briefs.MOST_COLUMNS, tooltip=tooltip)
+    return io.Int.Input("columns", default=default, min=1, max=briefs.MAX_COLUMNS, tooltip=tooltip)
 
 
 def outputs() -> list[io.Output]:

@@ -31,7 +31,7 @@ class QwenImage2GlyphReference(io.ComfyNode):
                 io.Combo.Input("font", list(fonts.choices()), default=glyphs.BUILT_IN,
                                tooltip="Font files from ComfyUI's models/fonts folder, and the system's fonts. A font "
                                        "that lacks one of the characters is refused. Chinese needs a Chinese font."),
-                io.Int.Input("letter_height", default=96, min=glyphs.SMALLEST_LETTERS, max=512,
+                io.Int.Input("letter_height", default=96, min=glyphs.MIN_LETTERS, max=512,
                              tooltip="In pixels; reduced if the page would exceed 4096 pixels."),
                 io.Combo.Input("direction", [HORIZONTAL, VERTICAL], default=HORIZONTAL,
                                tooltip="vertical: each line is a column of upright characters; the first column is on "

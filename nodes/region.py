@@ -101,7 +101,7 @@ class QwenImage2ExtendCanvas(io.ComfyNode):
             description="Extends the canvas for outpainting: the new area is mirrored, and masked for the stitch.",
             search_aliases=["outpaint", "pad image", "expand", "uncrop"],
             inputs=[io.Image.Input("image", tooltip="RGB or RGBA, any size.")] + [
-                io.Int.Input(side, default=0, min=0, max=sizes.LARGEST, tooltip=f"Pixels to add at the {side}.")
+                io.Int.Input(side, default=0, min=0, max=sizes.MAX_SIDE, tooltip=f"Pixels to add at the {side}.")
                 for side in ("left", "top", "right", "bottom")],
             outputs=[io.Image.Output(display_name="image"),
                      io.Mask.Output(display_name="mask", tooltip="1 in the new area: for Crop for Edit.")],

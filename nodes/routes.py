@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 PACK = Path(__file__).parents[1]
 PATH = "/qwen_image_2/prompt"
 BRIEF_PATH = "/qwen_image_2/brief"
-LARGEST_BODY = 64 * 1024  # bytes, about ten times the longest prompt the model was trained for
+MAX_BODY = 64 * 1024  # bytes, about ten times the longest prompt the model was trained for
 SECONDS = 10.0  # for all of a request: reading it, waiting for its turn, counting; the first one loads the tokenizer
 # The nodes whose prompts are written before anything runs.
 BRIEFS = {node.__name__: node for node in (QwenImage2PosterBrief, QwenImage2SlideBrief, QwenImage2InfographicBrief,
@@ -121,11 +121,11 @@ async def _body(request: web.Request) -> bytes:
     """The body, never more of it than is allowed; ComfyUI's own limit is made for pictures."""
     body = bytearray()
     try:
-        async for chunk in request.content.iter_chunked(LARGEST_BODY):
+        async for chunk in request.content.iter_chunked(MAX_BODY):
             body += chunk
-            if len(body) > LARGEST_BODY:
+            if len(body) > MAX_BODY:
                 raise PayloadTooLarge("request_too_long", "The text is too long to be counted here (more than {max} "
-                                      "KiB).", max=LARGEST_BODY // 1024)
+                                      "KiB).", max=MAX_BODY // 1024)
     except web.RequestPayloadError as error:
         raise BadRequest("body_encoding", "The request body does not match its Content-Encoding.") from error
     return bytes(body)

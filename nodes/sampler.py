@@ -16,7 +16,7 @@ from .notices import notify, show
 from .seeds import seed_note
 
 CUSTOM = "Custom"
-LARGEST_CFG = 30.0
+MAX_CFG = 30.0
 # What core's empty latents say of their scale. What was sampled has the model's own.
 SCALES = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
@@ -75,8 +75,8 @@ def shift_note(model) -> str | None:
 
 def check_guidance(cfg: float, negative: bool) -> None:
     """negative: whether a negative prompt is connected."""
-    if not 1 <= cfg <= LARGEST_CFG:
-        raise Refusal("cfg_range", "CFG must be between 1 and {max}, got {cfg}.", cfg=str(cfg), max=f"{LARGEST_CFG:g}")
+    if not 1 <= cfg <= MAX_CFG:
+        raise Refusal("cfg_range", "CFG must be between 1 and {max}, got {cfg}.", cfg=str(cfg), max=f"{MAX_CFG:g}")
     if cfg > 1 and not negative:
         raise Refusal("cfg_negative", "CFG is {cfg}, but no negative prompt is connected. Connect one, or set CFG "
                       "to 1.", cfg=str(cfg))
@@ -154,7 +154,7 @@ class QwenImage2Sampler(io.ComfyNode):
                              tooltip="Noise of the first image. Image k of a batch uses seed + k."),
                 preset_input(),
                 steps_input(),
-                io.Float.Input("cfg", default=1.0, min=1.0, max=LARGEST_CFG, step=0.1,
+                io.Float.Input("cfg", default=1.0, min=1.0, max=MAX_CFG, step=0.1,
                                tooltip="1 is the official default: no guidance, one model pass per step. Above 1 the "
                                        "negative prompt is used, and each step takes twice as long."),
                 denoise_input(),

@@ -17,7 +17,7 @@ from .notices import notify
 
 # The key of what js/text_check.js shows in the node's `ui` output: one entry for each picture.
 CHECKS = "qwen_image_2_text_check"
-MOST_NAMED = 10  # lines that a note names one by one
+MAX_NAMED = 10  # lines that a note names one by one
 
 
 def compare_all(pictures: np.ndarray, lines: list[str], rules: compare.Rules) -> list[compare.Comparison]:
@@ -57,9 +57,9 @@ def unreadable_note(lines: list[str], rules: compare.Rules) -> str | None:
     unknown = [number for number, line in enumerate(lines, start=1) if compare.unreadable(line, rules)]
     if not unknown:
         return None
-    more = [count_more(len(unknown) - MOST_NAMED)] if len(unknown) > MOST_NAMED else []
+    more = [count_more(len(unknown) - MAX_NAMED)] if len(unknown) > MAX_NAMED else []
     return Message("lines_unjudged", "Not judged: the OCR model does not read the script of the expected lines "
-                   "{numbers}.", numbers=[*map(str, unknown[:MOST_NAMED]), *more])
+                   "{numbers}.", numbers=[*map(str, unknown[:MAX_NAMED]), *more])
 
 
 class QwenImage2TextCheck(io.ComfyNode):

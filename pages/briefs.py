@@ -16,7 +16,7 @@ INFOGRAPHICS = ("infographic", "dashboard", "fact sheet", "character sheet")
 SLIDE_TITLES = ("top left", "top", "centre", "left side", "lower third")
 PICTURE_POSITIONS = ("right", "left", "behind the text")
 ARRANGEMENTS = ("grid", "timeline", "steps")
-MOST_COLUMNS, MOST_PANELS = 4, 24
+MAX_COLUMNS, MAX_PANELS = 4, 24
 
 # What goes first when a prompt is too long. Roles of one row go together, the highest number first.
 LEAST_IMPORTANT_FIRST = (("icon",), ("picture",), ("panel",), ("body",), ("footer", "source"), ("value", "label"),
@@ -29,11 +29,11 @@ INVISIBLE = re.compile("[\u00ad\u200b\u2060-\u2064\ufeff\u202a-\u202e\u2066-\u20
 LIST_MARKER = re.compile(r"[-*•·‣–—]\s+")
 COLON = re.compile("[:：]")
 QUOTATION_MARK = re.compile('["“”„「」『』]')
-LONGEST_SPEAKER = 40  # characters of a name before a colon; what is longer is a description
+MAX_SPEAKER_LENGTH = 40  # characters of a name before a colon; what is longer is a description
 CAPTIONS, SOUNDS = ("caption", "旁白"), ("sound", "音效")
 SEPARATOR = re.compile(r"[,;，、；\n]")
-LONGEST_COLOUR, MOST_COLOURS = 40, 8
-LONGEST_FIELD = 32_768  # characters of one text; a prompt holds a few thousand, so what is longer is a mistake
+MAX_COLOUR_LENGTH, MAX_COLOURS = 40, 8
+MAX_FIELD_LENGTH = 32_768  # characters of one text; a prompt holds a few thousand, so what is longer is a mistake
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,14 @@ def split_palette(palette: str) -> list[str]:
 
 
 def check_colours(colours: list[str]) -> None:
-    if len(colours) > MOST_COLOURS:
+    if len(colours) > MAX_COLOURS:
         raise Refusal("palette_size", "The palette has {colours} colors; the maximum is {max}.",
-                      colours=len(colours), max=MOST_COLOURS)
+                      colours=len(colours), max=MAX_COLOURS)
     for colour in colours:
-        if len(colour) > LONGEST_COLOUR or OPENING.search(colour) or not colour.isprintable():
+        if len(colour) > MAX_COLOUR_LENGTH or OPENING.search(colour) or not colour.isprintable():
             raise Refusal("palette_colour", "{colour} is not a color for the palette. Separate color names by commas, "
-                          "without quotation marks, at most {max} characters each.", max=LONGEST_COLOUR,
-                          colour=repr(colour[:LONGEST_COLOUR]))
+                          "without quotation marks, at most {max} characters each.", max=MAX_COLOUR_LENGTH,
+                          colour=repr(colour[:MAX_COLOUR_LENGTH]))
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,10 @@ def visible(text: str) -> bool:
 
 def lines(name: Message, text: str) -> list[str]:
     """The lines of a field that hold something, verbatim; refuses what no picture can show."""
-    if len(text) > LONGEST_FIELD:
+    if len(text) > MAX_FIELD_LENGTH:
         raise Refusal("field_long", "The {field} has {count} characters; the maximum is {max}. A prompt of this model "
                       "holds a few thousand.", field=name, count=f"{len(text):,}",
-                      max=f"{LONGEST_FIELD:,}")
+                      max=f"{MAX_FIELD_LENGTH:,}")
     broken = LINE_BREAKS.sub("\n", text)
     if control := CONTROL.search(broken):
         raise Refusal("control_character", "The {field} contains the control character U+{code}, which cannot be "
@@ -251,9 +251,9 @@ def comic(page: Page, title: str = "", panels: str = "", columns: int = 2) -> Br
     """panels: separated by empty lines. A line `Name: words` is a speech bubble, `Caption: words` and
     `Sound: words` are those, every other line describes the panel."""
     blocks = [block for block in re.split(r"\n\s*\n", LINE_BREAKS.sub("\n", panels)) if visible(block)]
-    if len(blocks) > MOST_PANELS:
+    if len(blocks) > MAX_PANELS:
         raise Refusal("comic_panels", "The comic has {panels} panels; a page takes at most {max}.", panels=len(blocks),
-                      max=MOST_PANELS)
+                      max=MAX_PANELS)
     return _brief("comic", page, [
         *text_element("title", title, place="top", size="huge", colour=page.lettering),
         *picture_element(page, "all panels"),
@@ -280,7 +280,7 @@ def _spoken(line: str) -> tuple[str, str]:
     if colon is None:
         return "", ""
     name = line[:colon.start()].strip()
-    if not 1 <= len(name) <= LONGEST_SPEAKER or QUOTATION_MARK.search(name):
+    if not 1 <= len(name) <= MAX_SPEAKER_LENGTH or QUOTATION_MARK.search(name):
         return "", ""
     return name, line[colon.end():].strip()
 

@@ -16,11 +16,11 @@ from ..model.images.boxes import Box
 from .matching import left_over, match
 
 RIGHT, WRONG, MISSING, UNREADABLE = "right", "wrong", "missing", "unreadable"
-LEAST_CONFIDENCE = 0.5  # of what was read without being expected, to count as writing; the reader's own figure
-LEAST_EXTRA = 2         # characters; a single one is more often a shape than a letter
+MIN_CONFIDENCE = 0.5  # of what was read without being expected, to count as writing; the reader's own figure
+MIN_EXTRA = 2         # characters; a single one is more often a shape than a letter
 
 # To compare costs the product of what is expected and what was read; a newspaper's page stays below all three.
-MOST_CHARACTERS, MOST_LINES, LONGEST_LINE = 50_000, 1_000, 2_000
+MAX_CHARACTERS, MAX_LINES, MAX_LINE_LENGTH = 50_000, 1_000, 2_000
 
 FOLDED = str.maketrans({**dict.fromkeys("‐‑‒–—―−﹣", "-"), **dict.fromkeys("‘’‚‛′`´", "'"),
                         **dict.fromkeys("“”„‟″«»「」『』", '"'), "。": ".", "、": ",", "・": "·", "•": "·"})
@@ -84,19 +84,19 @@ class Comparison:
 def expected_lines(text: str) -> list[str]:
     """The lines of an expected text, without empty and invisible ones. Raises ValueError when none is left, or for more
     than a picture can show."""
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         raise Refusal("expected_long", "The expected text has {count} characters; at most {max} fit into one image. "
                       "Check that Expected text holds the words of one image.", count=f"{len(text):,}",
-                      max=f"{MOST_CHARACTERS:,}")
+                      max=f"{MAX_CHARACTERS:,}")
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if units(line, Rules(match_punctuation=True))]
     if not lines:
         raise Refusal("no_text_expected", "Expected text is empty. Write the lines that the image should show, one per "
                       "line.")
-    if len(lines) > MOST_LINES or max(map(len, lines)) > LONGEST_LINE:
+    if len(lines) > MAX_LINES or max(map(len, lines)) > MAX_LINE_LENGTH:
         raise Refusal("expected_lines", "The expected text has {lines} lines, the longest of {characters} characters; "
                       "at most {most} lines of {longest} characters can be compared.", lines=f"{len(lines):,}",
-                      characters=f"{max(map(len, lines)):,}", most=f"{MOST_LINES:,}", longest=f"{LONGEST_LINE:,}")
+                      characters=f"{max(map(len, lines)):,}", most=f"{MAX_LINES:,}", longest=f"{MAX_LINE_LENGTH:,}")
     return lines
 
 
@@ -212,8 +212,8 @@ def compare(lines: Sequence[str], found: Sequence[Found], rules: Rules,
         pieces = [found[number] for number in group.pieces]
         verdicts |= zip(numbers, _verdicts([lines[number] for number in numbers], pieces, rules))
     left = [found[number] for number in left_over(groups, len(found))]
-    extra = [piece for piece in left if piece.confidence >= LEAST_CONFIDENCE
-             and len(comparable(piece.text, rules)) >= LEAST_EXTRA]
+    extra = [piece for piece in left if piece.confidence >= MIN_CONFIDENCE
+             and len(comparable(piece.text, rules)) >= MIN_EXTRA]
     return _summed(tuple(verdicts[number] for number in range(len(lines))), tuple(extra),
                    tuple(piece for piece in left if piece not in extra), rules)
 

@@ -24,7 +24,7 @@ INSTALL = "python -m pip install python-pptx"
 PAGES = {"16:9": 16 / 9, "4:3": 4 / 3}
 LONGER_SIDE = 13 + 1 / 3  # inches, of PowerPoint's own 16:9 pages; a 4:3 page is as high as those
 EMU = 914_400             # per inch
-MOST_CUT = 0.02           # of a picture, to fill its page: the model's 2752 x 1536 is 0.8 % wider than 16:9
+MAX_CUT = 0.02           # of a picture, to fill its page: the model's 2752 x 1536 is 0.8 % wider than 16:9
 NARROWEST = 10            # longer side of a page to shorter; PowerPoint refuses sides below an inch
 PAGE_PIXELS = 2 ** 24      # of a PDF page that is mostly margin; a picture that is larger by itself keeps its size
 PDF_QUALITY = 95          # JPEG's, and no coarser colours: both would show around letters
@@ -89,7 +89,7 @@ def shared_out(words: Sequence[str | None], batches: list[int], unlike: Callable
 def page_ratio(picture: ndarray) -> float:
     """Width to height of a deck's pages by its first picture: 16:9 or 4:3 where that is close, else its own."""
     ratio = picture.shape[1] / picture.shape[0]
-    return next((page for page in PAGES.values() if _cut(ratio, page) <= MOST_CUT),
+    return next((page for page in PAGES.values() if _cut(ratio, page) <= MAX_CUT),
                 min(max(ratio, 1 / NARROWEST), NARROWEST))
 
 
@@ -106,9 +106,9 @@ def _cut(picture: float, page: float) -> float:
 
 def placed(picture: ndarray, ratio: float) -> tuple[float, float]:
     """Width and height of the picture in shares of the page, centred. Above 1 where it fills the page and its edges
-    are cut; below 1 where that would cut more than MOST_CUT, so that the whole picture is shown."""
+    are cut; below 1 where that would cut more than MAX_CUT, so that the whole picture is shown."""
     wider = picture.shape[1] / picture.shape[0] / ratio  # 1: same shape
-    if _cut(wider, 1) <= MOST_CUT:
+    if _cut(wider, 1) <= MAX_CUT:
         return max(1.0, wider), max(1.0, 1 / wider)
     return min(1.0, wider), min(1.0, 1 / wider)
 

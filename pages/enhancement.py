@@ -12,15 +12,15 @@ from pathlib import Path
 from ..messages import Message, Refusal
 from ..model.images.sizes import reference_size
 from .enhancement_answer import Generated, parse, proposed_canvas
-from .quotation_repair import MOST_PUT_BACK, lost, restored
+from .quotation_repair import MAX_PUT_BACK, lost, restored
 
 # The official settings of both models.
 TEMPERATURE, TOP_P, TOP_K = 1.0, 0.95, 20
 # Pixels of a picture that a language model looks at. Below the smallest, its own preparation would enlarge it.
-SMALLEST_SIDE, LARGEST_SIDE = 256, 1024
+MIN_SIDE, MAX_SIDE = 256, 1024
 
-MOST_INSTRUCTION_BYTES = 256 * 1024  # the official ones have a few thousand words
-MOST_SHOWN = 2000  # characters of an answer that could not be used
+MAX_INSTRUCTION_BYTES = 256 * 1024  # the official ones have a few thousand words
+MAX_SHOWN = 2000  # characters of an answer that could not be used
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,18 @@ def read_instruction(path: Path, label: str) -> str:
     """A system prompt from the user's file. Raises ValueError for one that is none."""
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_INSTRUCTION_BYTES + 1)
+            content = file.read(MAX_INSTRUCTION_BYTES + 1)
         text = content.decode("utf-8-sig").strip()
     except OSError as error:
         raise Refusal("system_prompt_unreadable", "The system prompt {name} could not be read: {reason}.", name=label,
                       reason=str(error.strerror)) from error
     except UnicodeDecodeError as error:
-        if len(content) <= MOST_INSTRUCTION_BYTES:  # else a character may only have been cut in two
+        if len(content) <= MAX_INSTRUCTION_BYTES:  # else a character may only have been cut in two
             raise Refusal("system_prompt_encoding", "The system prompt {name} is not a UTF-8 text file. Choose the "
                           "system_prompt.txt that comes with the enhancer.", name=label) from error
-    if len(content) > MOST_INSTRUCTION_BYTES:
+    if len(content) > MAX_INSTRUCTION_BYTES:
         raise Refusal("system_prompt_large", "The system prompt {name} is larger than {max} KiB. Choose the "
-                      "system_prompt.txt that comes with the enhancer.", name=label, max=MOST_INSTRUCTION_BYTES // 1024)
+                      "system_prompt.txt that comes with the enhancer.", name=label, max=MAX_INSTRUCTION_BYTES // 1024)
     if not text:
         raise Refusal("system_prompt_empty", "The system prompt {name} is empty. Choose the system_prompt.txt that "
                       "comes with the enhancer.", name=label)
@@ -120,7 +120,7 @@ def chat(instruction: str, prompt: str, images: int, image_slot: str, opening: s
 def seen_size(width: int, height: int) -> tuple[int, int]:
     """(width, height) at which a reference is shown to the language model: at most 1024^2 pixels, at least 256^2."""
     side = (width * height) ** 0.5
-    inside = min(max(side, SMALLEST_SIDE), LARGEST_SIDE)
+    inside = min(max(side, MIN_SIDE), MAX_SIDE)
     return reference_size(width, height, None if inside == side else int(inside))
 
 
@@ -134,7 +134,7 @@ def enhanced(prompt: str, generated: Generated, canvas: tuple[int, int], size_cl
     if answer is None:
         return Enhanced(prompt, canvas, (_why_not(generated), Message(
             "enhancer_answer", "Answer: {text}", text=_shortened(generated.text))))
-    if len(missing := lost(prompt, answer.prompt)) > MOST_PUT_BACK:
+    if len(missing := lost(prompt, answer.prompt)) > MAX_PUT_BACK:
         return Enhanced(prompt, canvas, (Message(
             "enhancer_lost_texts", "The original prompt is used: the language model dropped {count} of its quoted "
             "texts. Try another seed.", count=len(missing)),))
@@ -158,7 +158,7 @@ def _why_not(generated: Generated) -> str:
 
 def _shortened(text: str) -> str:
     text = text.strip()
-    if len(text) <= MOST_SHOWN:
+    if len(text) <= MAX_SHOWN:
         return text
-    return Message("answer_shortened", "{beginning}... ({count} characters)", beginning=text[:MOST_SHOWN],
+    return Message("answer_shortened", "{beginning}... ({count} characters)", beginning=text[:MAX_SHOWN],
                    count=len(text))

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..messages import Message
-from ..model.images.sizes import LARGEST_RATIO, reference_size, size_for_ratio
+from ..model.images.sizes import MAX_RATIO, reference_size, size_for_ratio
 
 DECODER = json.JSONDecoder(strict=False)  # models write line breaks inside strings
 KEYS = ("rewritten_prompt", "rewrited_prompt")  # the second is a misspelling of some training runs
-MOST_BRACES = 500  # at which an object is looked for; a model that has lost its way writes thousands
+MAX_BRACES = 500  # at which an object is looked for; a model that has lost its way writes thousands
 RATIO = re.compile(r"\s*(\d+(?:\.\d+)?)\s*[:：∶xX×✕*/]\s*(\d+(?:\.\d+)?)\s*")
 REFERENCE = re.compile(r"\s*<?image\s*(\d{1,3})>?\s*", re.I)
 
@@ -59,7 +59,7 @@ def _after_thinking(generated: Generated) -> str:
 
 def _objects(text: str) -> Iterator[dict]:
     """The JSON objects that begin somewhere in the text, the last ones first."""
-    for brace in [*re.finditer("{", text)][:-MOST_BRACES - 1:-1]:
+    for brace in [*re.finditer("{", text)][:-MAX_BRACES - 1:-1]:
         try:
             found, _ = DECODER.raw_decode(text, brace.start())
         except (ValueError, RecursionError):
@@ -76,14 +76,14 @@ MARK = re.compile(r'\\.|"', re.S)  # a mark, or what a backslash keeps from bein
 BEHIND = re.compile(r'\s*(?:,\s*(?:"[a-z_]{3,40}"\s*:|\}|```|$)|\}|```|$)')
 END = re.compile(r"\s*(,)?\s*(\})?")
 UNKNOWN_ESCAPE = re.compile(r'\\(?!["\\/bfnrtu])')
-MOST_ATTEMPTS = 20
+MAX_ATTEMPTS = 20
 
 
 def _mended(text: str) -> Answer | None:
     """The object around the last prompt that can be read, whether or not the object as a whole is JSON."""
     begins = [*BEGINNING.finditer(text)]
     prompts = [place for place, begin in enumerate(begins) if begin[1] in KEYS]
-    for place in prompts[:-MOST_ATTEMPTS - 1:-1]:
+    for place in prompts[:-MAX_ATTEMPTS - 1:-1]:
         prompt = _text_from(text, begins[place].end())
         if prompt is not None and prompt.value.strip():
             others = {begin[1]: _text_from(text, begin.end()) for begin in _others(text, begins, place)}
@@ -167,4 +167,4 @@ def _ratio(text: str) -> float | None:
     if not match or not float(match[1]) or not float(match[2]):
         return None
     ratio = float(match[1]) / float(match[2])
-    return ratio if 1 / LARGEST_RATIO <= ratio <= LARGEST_RATIO else None
+    return ratio if 1 / MAX_RATIO <= ratio <= MAX_RATIO else None

@@ -19,11 +19,11 @@ from .compare import is_invisible
 
 EXTENSIONS = (".ttf", ".otf", ".ttc", ".otc")
 BUILT_IN = "built-in (English)"  # Pillow's own font: always there, without accents
-MOST_CHARACTERS = 20_000  # at the smallest size a page of Chinese has 40,000, which no model copies
-MOST_FACES = 256        # of one collection that are offered; the largest have some fifty
-SMALLEST_LETTERS = 16   # pixels; below, a picture is no model for letters
-LARGEST_SIDE = 4096
-LARGEST_RATIO = 4       # longer side to shorter; a long single line is set on a higher page
+MAX_CHARACTERS = 20_000  # at the smallest size a page of Chinese has 40,000, which no model copies
+MAX_FACES = 256        # of one collection that are offered; the largest have some fifty
+MIN_LETTERS = 16   # pixels; below, a picture is no model for letters
+MAX_SIDE = 4096
+MAX_RATIO = 4       # longer side to shorter; a long single line is set on a higher page
 LEADING = 1.4           # line to line, in heights of letters
 MARGIN = 0.6
 NOT_A_CHARACTER = "\U0010ffff"  # no font has it: what is drawn for it is what is drawn for anything missing
@@ -63,7 +63,7 @@ def faces(path: Path) -> list[str]:
     if head[:4] != b"ttcf":
         return [""]
     names = []
-    for index in range(min(int.from_bytes(head[8:12], "big"), MOST_FACES)):
+    for index in range(min(int.from_bytes(head[8:12], "big"), MAX_FACES)):
         try:
             names.append(" ".join(filter(None, ImageFont.truetype(path, 10, index=index).getname())))
         except OSError:  # the file is damaged from here on
@@ -99,9 +99,9 @@ def _readable(name: str) -> Iterator[None]:
 def clean_lines(text: str) -> list[str]:
     """The lines to set, composed (NFC), without characters that print nothing. Raises ValueError for none, or for more
     than any page takes."""
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         raise Refusal("glyph_text_long", "The text has {count} characters; the maximum is {max}.",
-                      count=f"{len(text):,}", max=f"{MOST_CHARACTERS:,}")
+                      count=f"{len(text):,}", max=f"{MAX_CHARACTERS:,}")
     lines = ["".join(" " if c.isspace() else c for c in line if c.isspace() or c in JOINERS or not is_invisible(c))
              .strip(" " + JOINERS) for line in unicodedata.normalize("NFC", text).splitlines()]
     lines = [line for line in lines if line]
@@ -149,13 +149,13 @@ def _page(lines: list[str], face: tuple[Path, int] | None, name: str, size: int,
         font = load(face, size, name)
         check_glyphs(font, lines, name)
         width, height = _extent(lines, font, size, vertical)
-        if max(width, height) <= LARGEST_SIDE:
+        if max(width, height) <= MAX_SIDE:
             break
-        size = min(size - 1, int(size * LARGEST_SIDE / max(width, height)))
-        if size < SMALLEST_LETTERS:
+        size = min(size - 1, int(size * MAX_SIDE / max(width, height)))
+        if size < MIN_LETTERS:
             raise Refusal("glyph_page", "{lines} lines with up to {characters} characters do not fit on one page. Use "
                           "fewer lines, or break the long ones.", lines=len(lines), characters=max(map(len, lines)))
-    page = Image.new("RGB", (max(width, -(-height // LARGEST_RATIO)), max(height, -(-width // LARGEST_RATIO))), PAPER)
+    page = Image.new("RGB", (max(width, -(-height // MAX_RATIO)), max(height, -(-width // MAX_RATIO))), PAPER)
     left, top = (page.width - width) // 2, (page.height - height) // 2
     pen = ImageDraw.Draw(page)
     margin, step = round(MARGIN * size), round(LEADING * size)

@@ -12,8 +12,8 @@ from scipy.optimize import linear_sum_assignment
 
 from ..model.images.boxes import Box
 
-LEAST_SHARE = 0.5  # of two lines that they have in common, to be taken for the same one
-MOST_TRIED = 8     # lines that a left-over piece is tried in
+MIN_SHARE = 0.5  # of two lines that they have in common, to be taken for the same one
+MAX_TRIED = 8     # lines that a left-over piece is tried in
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ def _gain(line: str, piece: str) -> float:
     """Above 0 where they share half of the longer one, or one is a part of the other."""
     longer, shorter = max(len(line), len(piece)), min(len(line), len(piece))
     part = shorter and (piece in line or line in piece)
-    if not part and shorter < LEAST_SHARE * longer:
+    if not part and shorter < MIN_SHARE * longer:
         return 0.0
     shared = shorter if part else lcs_length(line, piece)
-    if not part and shared < LEAST_SHARE * longer:
+    if not part and shared < MIN_SHARE * longer:
         return 0.0
     # What differs counts against it, or a part of a long line would be as welcome as the whole of a short one.
     return max(0.0, 2 * shared - 0.5 * (longer + shorter - 2 * shared))
@@ -200,7 +200,7 @@ def _likely(piece: int, groups: Sequence[Group], unmatched: np.ndarray, texts: T
     helped = np.minimum(texts.piece_counts[piece], unmatched).clip(0).sum(1)
     likely: list[int] = np.flatnonzero(helped * 2 > len(text)).tolist()
     likely.sort(key=lambda number: (text in texts.wanted(groups[number]), helped[number]), reverse=True)
-    return likely[:MOST_TRIED]
+    return likely[:MAX_TRIED]
 
 
 def _gap(piece: int, others: Sequence[int], boxes: Sequence[Box]) -> float:

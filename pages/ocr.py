@@ -17,9 +17,9 @@ from ..model.images.boxes import Box
 from .compare import Comparison, Found, Rules, compare
 
 INSTALL = 'python -m pip install "rapidocr>=3.10,<4" onnxruntime'
-LARGEST_SIDE = 4096     # pixels that the detector is given at most; its time grows with the area
+MAX_SIDE = 4096     # pixels that the detector is given at most; its time grows with the area
 FIRST_SIDE = 1024       # pictures smaller than this are enlarged before the first look
-LARGEST_RATIO = 4       # longer side to shorter
+MAX_RATIO = 4       # longer side to shorter
 GROUNDS = ((255, 255, 255), (0, 0, 0))  # what transparent pictures are looked at on
 
 
@@ -55,7 +55,7 @@ def _reader() -> Callable[[ndarray], Any]:  # its own annotation is of all that 
     require()
     from rapidocr import RapidOCR
     return RapidOCR(params={
-        "Global.log_level": "error", "Global.use_cls": False, "Global.max_side_len": LARGEST_SIDE,
+        "Global.log_level": "error", "Global.use_cls": False, "Global.max_side_len": MAX_SIDE,
         "Global.text_score": 0.0,  # what it doubts is told apart here, by its confidence
         "Det.model_path": str(_model("det")), "Rec.model_path": str(_model("rec"))})
 
@@ -86,7 +86,7 @@ def _padded(picture: ndarray) -> ndarray:
     """Continued by its last row or column where it is very long: the detector enlarges by the shorter side, and would
     make gigabytes of a picture of 900 x 2."""
     height, width = picture.shape[:2]
-    rows, columns = max(0, width // LARGEST_RATIO - height), max(0, height // LARGEST_RATIO - width)
+    rows, columns = max(0, width // MAX_RATIO - height), max(0, height // MAX_RATIO - width)
     return np.pad(picture, ((0, rows), (0, columns), (0, 0)), mode="edge")
 
 
@@ -119,7 +119,7 @@ def _looks(picture: ndarray) -> Iterator[tuple[ndarray, float]]:
     """Opaque pictures (H, W, 3), each with how much it is enlarged."""
     side = max(picture.shape[:2])
     first = max(1, FIRST_SIDE // side)
-    factors = [1, 2] if first == 1 and 2 * side <= LARGEST_SIDE else [first]
+    factors = [1, 2] if first == 1 and 2 * side <= MAX_SIDE else [first]
     solid = picture.shape[2] == 3 or picture[..., 3].min() == 255
     grounds = [picture[..., :3]] if solid else [_over(picture, colour) for colour in GROUNDS]
     for factor in factors:

@@ -26,10 +26,10 @@ from . import briefs
 from .briefs import Brief, Page
 
 # Every slide is made before the first is saved: a hundred at 2K are about 13 GB of decoded pictures and masks.
-MOST_SLIDES = 100
-LONGEST_NAME = 40  # characters of a title in a message
-LONGEST_LINE = 10_000  # characters; ten times what a picture's prompt may have, and no note is as long
-LONGEST_OUTLINE = 300_000  # characters: a hundred slides with a page of notes each
+MAX_SLIDES = 100
+MAX_NAME_LENGTH = 40  # characters of a title in a message
+MAX_LINE_LENGTH = 10_000  # characters; ten times what a picture's prompt may have, and no note is as long
+MAX_OUTLINE_LENGTH = 300_000  # characters: a hundred slides with a page of notes each
 SEEDS = 2**64  # a sampler takes those below
 
 HEADING = re.compile(r"(#(?=\s|$)|#{2,})\s*(.*)")
@@ -74,7 +74,7 @@ LAYOUTS: dict[str, Layout] = {
     **{f"title {place}": Layout(title_position=place) for place in briefs.SLIDE_TITLES},
     **{f"picture {place}": Layout(picture_position=place) for place in briefs.PICTURE_POSITIONS},
     **{f"{count} column{'s' if count > 1 else ''}": Layout(columns=count)
-       for count in range(1, briefs.MOST_COLUMNS + 1)},
+       for count in range(1, briefs.MAX_COLUMNS + 1)},
 }
 OPENING_LAYOUT = Layout(title_position="centre", picture_position="behind the text")
 
@@ -103,7 +103,7 @@ class Slide:
 
     @property
     def name(self) -> Message:
-        title = self.title if len(self.title) <= LONGEST_NAME else self.title[:LONGEST_NAME] + "..."
+        title = self.title if len(self.title) <= MAX_NAME_LENGTH else self.title[:MAX_NAME_LENGTH] + "..."
         if not title:
             return Message("slide", "Slide {number}", number=self.number)
         return Message("slide_titled", "Slide {number} ({title})", number=self.number, title=title)
@@ -123,14 +123,14 @@ def read(text: str) -> list[Slide]:
             slides.append(_slide(len(slides) + 1, *heading.groups()))
         elif line and not slides:
             raise Refusal("outline_beginning", "The outline starts with {line}, which belongs to no slide. Start each "
-                          "slide with a line such as ## Title.", line=repr(line[:LONGEST_NAME]))
+                          "slide with a line such as ## Title.", line=repr(line[:MAX_NAME_LENGTH]))
         elif slides:
             slides[-1].unfinished = _add(slides[-1], line)
     if not slides:
         raise Refusal("outline_empty", "The outline has no slides. Start each slide with a line such as ## Title.")
-    if len(slides) > MOST_SLIDES:
+    if len(slides) > MAX_SLIDES:
         raise Refusal("outline_slides", "The outline has {count} slides; the maximum is {max}, because all images of a "
-                      "deck are in memory at once. Split it into several decks.", count=len(slides), max=MOST_SLIDES)
+                      "deck are in memory at once. Split it into several decks.", count=len(slides), max=MAX_SLIDES)
     return slides
 
 
@@ -147,19 +147,19 @@ def _check_understood(number: int, line: str, above: str, slides: list[Slide]) -
     if found:
         raise Refusal("outline_not_understood", "Line {number} of the outline is not supported: {line} is {what}. "
                       "Start slides with ## and bullet points with a dash, or remove the line.", number=number,
-                      line=repr(line[:LONGEST_NAME]), what=found[0])
+                      line=repr(line[:MAX_NAME_LENGTH]), what=found[0])
 
 
 def _lines(text: str) -> Iterator[str]:
     """Without white space around them; empty ones stay, because they end a bullet point."""
-    if len(text) > LONGEST_OUTLINE:
+    if len(text) > MAX_OUTLINE_LENGTH:
         raise Refusal("outline_long", "The outline has {count} characters; the maximum is {max}. Split it into several "
-                      "decks.", count=f"{len(text):,}", max=f"{LONGEST_OUTLINE:,}")
+                      "decks.", count=f"{len(text):,}", max=f"{MAX_OUTLINE_LENGTH:,}")
     for number, line in enumerate(briefs.LINE_BREAKS.sub("\n", text).split("\n"), start=1):
-        if len(line) > LONGEST_LINE:
+        if len(line) > MAX_LINE_LENGTH:
             raise Refusal("outline_line_long", "Line {number} of the outline has {count} characters ({line}...); the "
                           "maximum is {max}. Break the line.", number=number, count=f"{len(line):,}",
-                          line=repr(line[:LONGEST_NAME]), max=f"{LONGEST_LINE:,}")
+                          line=repr(line[:MAX_NAME_LENGTH]), max=f"{MAX_LINE_LENGTH:,}")
         yield line.strip().lstrip("\ufeff") if briefs.visible(line) else ""
 
 
@@ -167,7 +167,7 @@ def _slide(number: int, marks: str, title: str) -> Slide:
     slide = Slide(number, _without_closing_marks(title), opening=marks == "#")
     if len(marks) > 2:
         raise Refusal("slide_heading", "{slide} contains a heading with {marks}. Slides start with # or ##, their "
-                      "contents with a dash.", slide=slide.name, marks=marks[:LONGEST_NAME])
+                      "contents with a dash.", slide=slide.name, marks=marks[:MAX_NAME_LENGTH])
     return slide
 
 
@@ -193,7 +193,7 @@ def _add(slide: Slide, line: str) -> bool:
         return True
     elif slide.points:
         raise Refusal("slide_line", "{slide} has the line {line} after its bullet points. Start it with a dash, or "
-                      "with > if it is a note.", slide=slide.name, line=repr(line[:LONGEST_NAME]))
+                      "with > if it is a note.", slide=slide.name, line=repr(line[:MAX_NAME_LENGTH]))
     else:
         slide.subtitle.append(line)
     return False
@@ -204,7 +204,7 @@ def _hint(slide: Slide, name: str, value: str) -> None:
     if kind is None:
         raise Refusal("slide_hint", "{slide} contains the unknown hint {hint}; known are Picture, Layout, Footer, "
                       "Notes and Seed. Start a text to draw with a dash.", slide=slide.name,
-                      hint=repr(name[:LONGEST_NAME]))
+                      hint=repr(name[:MAX_NAME_LENGTH]))
     if kind == "layout":
         for part in filter(str.strip, briefs.SEPARATOR.split(value)):
             slide.layout.update(_layout(slide, part))
@@ -218,14 +218,14 @@ def _layout(slide: Slide, part: str) -> Layout:
     wanted = " ".join(part.lower().split())
     if wanted not in LAYOUTS:
         raise Refusal("slide_layout", "{slide} has the unknown layout {layout}; choose {layouts}.", slide=slide.name,
-                      layout=repr(part.strip()[:LONGEST_NAME]), layouts=", ".join(LAYOUTS))
+                      layout=repr(part.strip()[:MAX_NAME_LENGTH]), layouts=", ".join(LAYOUTS))
     return LAYOUTS[wanted]
 
 
 def _seed(slide: Slide, value: str) -> int:
     if not SEED.fullmatch(value) or int(value) >= SEEDS:
         raise Refusal("slide_seed", "{slide} has the seed {seed}; a seed is an integer from 0 to {max}.",
-                      slide=slide.name, seed=repr(value[:LONGEST_NAME]), max=SEEDS - 1)
+                      slide=slide.name, seed=repr(value[:MAX_NAME_LENGTH]), max=SEEDS - 1)
     return int(value)
 
 

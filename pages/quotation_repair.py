@@ -6,7 +6,7 @@ from . import quotation
 from .vocabulary import CHINESE, ENGLISH, Language
 
 # Each costs a look at the whole answer, and a language model that has lost more has not followed the prompt.
-MOST_PUT_BACK = 100
+MAX_PUT_BACK = 100
 
 
 def lost(prompt: str, rewritten: str) -> list[str]:

@@ -21,7 +21,7 @@ CUTS = {Message("unit_sentence", "sentence"):
         re.compile(r"(?<![.!?…])[.!?…]+[\"'”’)\]]*(?=\s)|[。！？；]+[”’」』）]*|\n"),
         Message("unit_word", "word"): re.compile(r"(?<=\S)(?=\s)")}
 DIVISIBLE = ("body", *DESCRIPTIONS)
-MOST_NAMED = 6  # parts that a note names one by one
+MAX_NAMED = 6  # parts that a note names one by one
 
 
 @dataclass(frozen=True)
@@ -239,9 +239,9 @@ def _left_out(brief: Brief, gone: Iterable[Turn], limit: int) -> Message:
     gone = set(gone)
     names = list(dict.fromkeys(_name(element) for element in brief.elements
                                if element.text and _turn(element) in gone))
-    more = [count_more(len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
+    more = [count_more(len(names) - MAX_NAMED)] if len(names) > MAX_NAMED else []
     closing = Message("closing_sentence", "the closing sentence about the lettering")
-    listed = and_list([closing, *names[:MOST_NAMED], *more])
+    listed = and_list([closing, *names[:MAX_NAMED], *more])
     return Message("parts_left_out", "Left out to stay within {limit} tokens: {parts}.", limit=f"{limit:,}",
                    parts=listed)
 

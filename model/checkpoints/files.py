@@ -24,9 +24,9 @@ ATTENTION_PREFERENCE = ".comfy_attention.config"
 SAVED_CONFIG = "qwen_image_2_config"
 # Bounds that no real file comes near, for those that were made to take long: the largest transformers have some 5,000
 # tensors of at most 5 axes, and a header of 1 MB; with the notes that trainers write into it, a few.
-MOST_TENSORS, MOST_AXES, MOST_HEADER_BYTES = 100_000, 8, 32 * 1024**2
-MOST_JSON_BYTES = 16 * 1024**2  # an index names every tensor, in a hundred bytes each
-LONGEST_NAME = 80  # characters of a tensor's name in a message
+MAX_TENSORS, MAX_AXES, MAX_HEADER_BYTES = 100_000, 8, 32 * 1024**2
+MAX_JSON_BYTES = 16 * 1024**2  # an index names every tensor, in a hundred bytes each
+MAX_NAME_LENGTH = 80  # characters of a tensor's name in a message
 # No model file begins so: of both formats the first bytes hold a small number, and with it zeros.
 TEXT = re.compile(rb"(\xef\xbb\xbf)?[\t\r\n -~]{12}")
 
@@ -124,7 +124,7 @@ def _open_files(files: list[Path], label: str, config: dict) -> StoredCheckpoint
     for path in files:
         with _safe_open(path) as file:
             metadata.update(file.metadata() or {})
-            found = tensor_infos(file, label, MOST_TENSORS)
+            found = tensor_infos(file, label, MAX_TENSORS)
             tensors |= found
             homes |= dict.fromkeys(found, path)
             saved |= _saved_config(file, label)
@@ -143,10 +143,10 @@ def tensor_infos(file: safe_open, label: str, most: int) -> dict[str, TensorInfo
             continue
         part = file.get_slice(name)
         found[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
-        if len(found[name].shape) > MOST_AXES:
+        if len(found[name].shape) > MAX_AXES:
             raise CheckpointError("tensor_axes", "{file} is damaged: tensor {tensor} has {count} axes; the maximum is "
-                                  "{max}.", file=label, tensor=name[:LONGEST_NAME],
-                                  count=f"{len(found[name].shape):,}", max=MOST_AXES)
+                                  "{max}.", file=label, tensor=name[:MAX_NAME_LENGTH],
+                                  count=f"{len(found[name].shape):,}", max=MAX_AXES)
     return found
 
 
@@ -172,10 +172,10 @@ def check_header(path: Path) -> None:
     check_is_regular(path)
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-    if MOST_HEADER_BYTES < size < path.stat().st_size:  # of a larger one safetensors itself says that it is damaged
+    if MAX_HEADER_BYTES < size < path.stat().st_size:  # of a larger one safetensors itself says that it is damaged
         raise CheckpointError("safetensors_header", "{file} is damaged: its header of {size} bytes exceeds {max}.",
                               file=path.name, size=f"{size:,}",
-                              max=f"{MOST_HEADER_BYTES:,}")
+                              max=f"{MAX_HEADER_BYTES:,}")
 
 
 def _safe_open(path: Path) -> safe_open:
@@ -227,10 +227,10 @@ def _saved_config(file, label: str) -> dict:
     config, names = {}, list(file.keys())
     for name in (name for name in names if name.endswith(SAVED_CONFIG)):
         part = file.get_slice(name)
-        if part.get_dtype() != "U8" or math.prod(part.get_shape()) > MOST_JSON_BYTES:
+        if part.get_dtype() != "U8" or math.prod(part.get_shape()) > MAX_JSON_BYTES:
             raise CheckpointError("config_tensor", "{file}: tensor {tensor} is not a valid configuration (at most "
-                                  "{max} bytes). Save the file again.", file=label, tensor=name[-LONGEST_NAME:],
-                                  max=f"{MOST_JSON_BYTES:,}")
+                                  "{max} bytes). Save the file again.", file=label, tensor=name[-MAX_NAME_LENGTH:],
+                                  max=f"{MAX_JSON_BYTES:,}")
         config |= _as_dict(file.get_tensor(name).numpy().tobytes(), _inside(label))
     return config
 
@@ -245,10 +245,10 @@ def _read_config(path: Path, label: str) -> dict:
 
 def _read_json(path: Path, label: str) -> dict:
     size = path.stat().st_size
-    if size > MOST_JSON_BYTES:
+    if size > MAX_JSON_BYTES:
         raise CheckpointError("json_large", "{file} in {folder} has {size} bytes; a configuration or an index has at "
                               "most {max}. Download it again.", file=path.name, folder=label,
-                              size=f"{size:,}", max=f"{MOST_JSON_BYTES:,}")
+                              size=f"{size:,}", max=f"{MAX_JSON_BYTES:,}")
     return _as_dict(path.read_bytes(), Message("config_file", "The file {file} of {folder}", file=path.name,
                                                folder=label))
 

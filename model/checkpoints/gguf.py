@@ -233,7 +233,7 @@ def _reshaped(stored: Stored, claim: object) -> Stored:
     if shape is None or math.prod(shape) != math.prod(stored.shape):
         raise Refusal("gguf_original_shape", "a tensor of shape {shape} declares the original shape {original}",
                       shape=str(list(stored.shape)),
-                      original=str(claim[:_Header.MOST_ORIGINAL_AXES + 1] if isinstance(claim, list) else claim))
+                      original=str(claim[:_Header.MAX_ORIGINAL_AXES + 1] if isinstance(claim, list) else claim))
     if kind in PLAIN:
         return Stored(shape, kind, stored.data.view(shape))
     if kind not in BLOCKS:  # it is refused by its type
@@ -245,7 +245,7 @@ def _reshaped(stored: Stored, claim: object) -> Stored:
 
 def _as_shape(claim: object) -> tuple[int, ...] | None:
     """A value of the metadata as a shape; None where it is none."""
-    if not isinstance(claim, list) or len(claim) > _Header.MOST_ORIGINAL_AXES:
+    if not isinstance(claim, list) or len(claim) > _Header.MAX_ORIGINAL_AXES:
         return None
     return tuple(claim) if all(isinstance(length, int) and length > 0 for length in claim) else None
 
@@ -256,14 +256,14 @@ class _Header:
     VERSIONS = (2, 3)
     NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # type of a value -> its struct code
     TEXT, ARRAY = 8, 9
-    MOST_AXES = 4
-    MOST_ORIGINAL_AXES = 8  # of a shape in the metadata: convolutions over time have 5
+    MAX_AXES = 4
+    MAX_ORIGINAL_AXES = 8  # of a shape in the metadata: convolutions over time have 5
     # A file may claim anything, and a sparse one costs its maker nothing: a header is read as far as real ones go. The
     # largest models have some 2,000 tensors, the largest tokenizers 1.3 million words, merges and scores in 30 MB.
-    MOST_ENTRIES = 65_536  # values of the metadata, and tensors
-    MOST_ITEMS = 2_000_000  # of all arrays together
-    MOST_BYTES = 64 * 1024**2
-    SMALLEST_VALUE, SMALLEST_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8  # bytes: an empty name, type, number; axes, type, offset
+    MAX_ENTRIES = 65_536  # values of the metadata, and tensors
+    MAX_ITEMS = 2_000_000  # of all arrays together
+    MAX_BYTES = 64 * 1024**2
+    MIN_VALUE, MIN_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8  # bytes: an empty name, type, number; axes, type, offset
 
     def __init__(self, buffer: memoryview):
         self.buffer, self.place, self.items = buffer, 0, 0
@@ -276,18 +276,18 @@ class _Header:
         if version not in self.VERSIONS:
             raise Refusal("gguf_version", "its version is {version}", version=version)
         tensors, values = self.number("Q"), self.number("Q")
-        self.check_entries(values * self.SMALLEST_VALUE + tensors * self.SMALLEST_TENSOR, max(tensors, values))
+        self.check_entries(values * self.MIN_VALUE + tensors * self.MIN_TENSOR, max(tensors, values))
         metadata = {self.text(): self.value(self.number("I")) for _ in range(values)}
         return metadata, {self.text(): self.entry() for _ in range(tensors)}
 
     def check_entries(self, size: int, most: int) -> None:
         """size: bytes that all entries take at least; most: how many there are of one kind."""
-        if most > self.MOST_ENTRIES or size > len(self.buffer) - self.place:
+        if most > self.MAX_ENTRIES or size > len(self.buffer) - self.place:
             raise Refusal("gguf_entries", "its header declares {count} entries", count=f"{most:,}")
 
     def entry(self) -> tuple[tuple[int, ...], int, int]:
         axes = self.number("I")
-        if axes > self.MOST_AXES:
+        if axes > self.MAX_AXES:
             raise Refusal("gguf_axes", "a tensor has {axes} axes", axes=axes)
         shape = tuple(self.number("Q") for _ in range(axes))[::-1]  # ggml counts axes from the last
         return shape, self.number("I"), self.number("Q")
@@ -298,7 +298,7 @@ class _Header:
         if kind == self.ARRAY:
             kind, count = self.number("I"), self.number("Q")
             self.items += count
-            if self.items > self.MOST_ITEMS:
+            if self.items > self.MAX_ITEMS:
                 raise Refusal("gguf_items", "its header declares arrays of {count} values",
                               count=f"{self.items:,}")
             if kind == self.TEXT:
@@ -324,8 +324,8 @@ class _Header:
         end = self.place + count
         if end > len(self.buffer):
             raise Refusal("gguf_header_end", "its header ends early")
-        if end > self.MOST_BYTES:
-            raise Refusal("gguf_header_long", "its header is longer than {max} MiB", max=self.MOST_BYTES // 1024**2)
+        if end > self.MAX_BYTES:
+            raise Refusal("gguf_header_long", "its header is longer than {max} MiB", max=self.MAX_BYTES // 1024**2)
         value = bytes(self.buffer[self.place:end])
         self.place = end
         return value

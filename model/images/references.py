@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from ...messages import Message, Refusal
-from .sizes import LARGEST_RATIO
+from .sizes import MAX_RATIO
 
-MOST_REFERENCES = 10
-MOST_DIGITS = 9  # of a reference's number that are looked at
+MAX_REFERENCES = 10
+MAX_DIGITS = 9  # of a reference's number that are looked at
 
 # An edit on this grid gives noise or a near-copy of a reference of the same size, in three independent
 # implementations (ComfyUI issue 16435, diffusers issue 14824); 992 and 1056 are clean.
@@ -31,10 +31,10 @@ def check_reference(number: int, image: Tensor) -> None:
     if not height or not width:
         raise Refusal("reference_empty", "Reference {number} is empty ({width} x {height} pixels).", number=number,
                       width=width, height=height)
-    if max(height, width) > LARGEST_RATIO * min(height, width):
+    if max(height, width) > MAX_RATIO * min(height, width):
         raise Refusal("reference_ratio", "Reference {number} is {width} x {height}: its longer side is more than {max} "
                       "times the shorter one. Crop it first.", number=number, width=width, height=height,
-                      max=LARGEST_RATIO)
+                      max=MAX_RATIO)
     if not image.is_floating_point():
         raise Refusal("reference_dtype", "Reference {number} has dtype {dtype}; references are floating-point values "
                       "from 0 to 1, as core's Load Image outputs them.", number=number,
@@ -60,7 +60,7 @@ def off_failing_grid(canvas: tuple[int, int], references: Sequence[tuple[int, in
 def named_references(prompt: str, count: int) -> set[int]:
     """Numbers of the references that the prompt names as <image1>, ... Raises ValueError for one that is not there."""
     # Of a number without end the first digits tell enough; Python turns no more than 4,300 of them into a number.
-    named = {int(digits.lstrip("0")[:MOST_DIGITS] or 0) for digits in re.findall(r"<image(\d+)>", prompt)}
+    named = {int(digits.lstrip("0")[:MAX_DIGITS] or 0) for digits in re.findall(r"<image(\d+)>", prompt)}
     missing = sorted(number for number in named if not 1 <= number <= count)
     if missing:
         there = (Message("images_only_one", "only <image1>") if count == 1 else

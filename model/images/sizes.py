@@ -7,8 +7,8 @@ import math
 from ...messages import Refusal
 
 MULTIPLE = 32
-SMALLEST, LARGEST = 64, 8192
-LARGEST_RATIO = 16  # longer side to shorter, of a reference
+MIN_SIDE, MAX_SIDE = 64, 8192
+MAX_RATIO = 16  # longer side to shorter, of a reference
 
 RATIOS = {"1:1": (1, 1), "4:3": (4, 3), "3:4": (3, 4), "3:2": (3, 2), "2:3": (2, 3), "16:9": (16, 9), "9:16": (9, 16)}
 CLASSES = (512, 768, 1024, 1280, 1536, 2048)
@@ -84,9 +84,9 @@ def check_ratio(aspect_ratio: str) -> None:
 
 def check_size(width: int, height: int) -> None:
     """Refuse a size the model cannot make, and name the nearest that it can."""
-    nearest = tuple(min(LARGEST, max(SMALLEST, round(side / MULTIPLE) * MULTIPLE)) for side in (width, height))
+    nearest = tuple(min(MAX_SIDE, max(MIN_SIDE, round(side / MULTIPLE) * MULTIPLE)) for side in (width, height))
     if nearest != (width, height):
         raise Refusal("size_invalid", "Width and height must be multiples of {multiple} between {min} and {max}, got "
                       "{width} x {height}. The nearest size is {nearest_width} x {nearest_height}.", multiple=MULTIPLE,
-                      min=SMALLEST, max=LARGEST, width=width, height=height, nearest_width=nearest[0],
+                      min=MIN_SIDE, max=MAX_SIDE, width=width, height=height, nearest_width=nearest[0],
                       nearest_height=nearest[1])

@@ -16,8 +16,8 @@ from ..checkpoints import adapters
 from .key_maps import FUSED_MLP, SPLIT_MLP
 
 METADATA = "lora_adapter_metadata"  # PEFT's settings as diffusers writes them
-MOST_PATTERNS = 10_000  # modules with a scale of their own; the largest published transformer has a tenth
-LONGEST_SHOWN = 60  # characters of a pattern in a message
+MAX_PATTERNS = 10_000  # modules with a scale of their own; the largest published transformer has a tenth
+MAX_SHOWN_LENGTH = 60  # characters of a pattern in a message
 
 # Parts of an adapter with a row for each row of the matrix; both halves share the others.
 _ROWS = {adapters.UP, adapters.MAGNITUDE, "hada_w1_a", "hada_w2_a", "lokr_w1", "lokr_w1_a", "diff", "set_weight"}
@@ -155,16 +155,16 @@ def _own_alphas(patterns: Mapping[str, Any], label: str) -> dict[str, tuple[int,
     PEFT takes them for regular expressions, and a prepared one would never end; so only names are understood, with the
     anchors and escapes that PEFT and diffusers write around them. Source: peft/utils/other.py, get_pattern_key.
     """
-    if len(patterns) > MOST_PATTERNS:
+    if len(patterns) > MAX_PATTERNS:
         raise LoraError("lora_patterns", "The metadata of {file} sets the scale of {count} modules; a LoRA of this "
-                        "model has at most {max}.", file=label, count=f"{len(patterns):,}", max=f"{MOST_PATTERNS:,}")
+                        "model has at most {max}.", file=label, count=f"{len(patterns):,}", max=f"{MAX_PATTERNS:,}")
     own: dict[str, tuple[int, Any]] = {}
     for place, (pattern, alpha) in enumerate(patterns.items()):
         name = pattern.removesuffix("$").removeprefix(r".*\.").replace(r"\.", ".")
         if not _NAME.fullmatch(name):
             raise LoraError("lora_pattern", "The metadata of {file} contains the pattern {pattern}; only module names "
                             "are supported. Save the LoRA with plain names in alpha_pattern.",
-                            file=label, pattern=repr(pattern[:LONGEST_SHOWN]))
+                            file=label, pattern=repr(pattern[:MAX_SHOWN_LENGTH]))
         own.setdefault(name, (place, alpha))
     return own
 

@@ -73,7 +73,7 @@ class ResidualBlock(nn.Module):
 
 # Attention scores of one piece of queries. Where no fused kernel takes heads this wide, scores fill memory: at
 # 2048 x 2048 all of them together are a GiB in fp32, at 4096 x 4096 sixteen.
-MOST_SCORES = 2**25
+MAX_SCORES = 2**25
 
 
 class AttentionBlock(nn.Module):
@@ -88,7 +88,7 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.to_qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1)  # (B, 1, H*W, 3C)
         q, k, v = (t.contiguous() for t in qkv.chunk(3, dim=-1))
-        pieces = q.split(max(1, MOST_SCORES // q.shape[2]), dim=2)
+        pieces = q.split(max(1, MAX_SCORES // q.shape[2]), dim=2)
         y = torch.cat([F.scaled_dot_product_attention(piece, k, v) for piece in pieces], dim=2)  # (B, 1, H*W, C)
         return self.proj(y.squeeze(1).transpose(1, 2).reshape(x.shape)) + x
 

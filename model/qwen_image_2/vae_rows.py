@@ -17,7 +17,7 @@ from .vae_layers import Doubling, DownBlock, ResidualBlock, Taps, UpBlock, avera
 Rows = Iterator[Tensor]
 
 # A chunk must outlast the rows that the convolutions of a level hold back, seven at most.
-LEAST_ROWS = 16
+MIN_ROWS = 16
 
 
 class Waiting:
@@ -47,7 +47,7 @@ def chunked(rows: Rows, size: int) -> Rows:
     waiting = Waiting()
     for chunk in rows:
         waiting.put(chunk)
-        count = max(LEAST_ROWS, size // (chunk[:, :, :1].numel() * chunk.element_size()))
+        count = max(MIN_ROWS, size // (chunk[:, :, :1].numel() * chunk.element_size()))
         del chunk  # see each
         while len(waiting) >= count:
             yield waiting.take(count)
@@ -141,7 +141,7 @@ def up_block(block: UpBlock, rows: Rows, height: int, size: int) -> Rows:
 
     def shortcut(count: int) -> Tensor:
         while len(doubled) < count:  # little by little: it is up to four times as large as its input
-            few = waiting.take(min(LEAST_ROWS, len(waiting)))
+            few = waiting.take(min(MIN_ROWS, len(waiting)))
             doubled.put(duplicate_up(few, block.channels, upsampler.video))
         return doubled.take(count)
 

@@ -17,7 +17,7 @@ from ...model.qwen_image_2.lora import LoraError, Normalised
 from .adapters.checks import check_lora_shapes
 from .adapters.dora import Decomposed
 
-MOST_TENSORS = 20_000  # in a LoRA; those of the largest published transformers have a quarter
+MAX_TENSORS = 20_000  # in a LoRA; those of the largest published transformers have a quarter
 
 
 class Applied(NamedTuple):
@@ -48,7 +48,7 @@ def _read(path: Path, label: str) -> tuple[dict, dict]:
         with readable(path):
             check_header(path)  # first: safetensors says of every file that it cannot open that it does not exist
         with safe_open(path, "pt") as file:
-            state = {name: aligned(file.get_tensor(name)) for name in tensor_infos(file, label, MOST_TENSORS)}
+            state = {name: aligned(file.get_tensor(name)) for name in tensor_infos(file, label, MAX_TENSORS)}
             return state, file.metadata() or {}
     except SafetensorError as error:
         check_is_no_text(path)

@@ -8,7 +8,7 @@ import torch
 
 from ...messages import Refusal
 from ...model.images import sizes
-from ...model.images.references import MOST_REFERENCES
+from ...model.images.references import MAX_REFERENCES
 from ..bridge.qwen_image_2 import is_ours
 from ..bridge.run_checks import check_latent_shape
 from ..bridge.vae import QwenImage2VAE
@@ -59,7 +59,7 @@ def check_no_others(links: dict) -> None:
     """links: what ComfyUI hands over beside a node's inputs, which only a program can connect."""
     if links:
         raise Refusal("input_unknown", "This node has no input {inputs}: it takes at most {max} images, image_1 to "
-                      "image_{max}.", inputs=list(links), max=MOST_REFERENCES)
+                      "image_{max}.", inputs=list(links), max=MAX_REFERENCES)
 
 
 def check_model(model) -> None:

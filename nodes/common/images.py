@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ...messages import Refusal
-from ...model.images.references import MOST_REFERENCES, check_reference
+from ...model.images.references import MAX_REFERENCES, check_reference
 from ...model.qwen_image_2.spec import VAESpec
 
 
@@ -50,10 +50,10 @@ def connected_references(images: dict | None) -> list[torch.Tensor]:
     references = [picture for batch in connected for picture in batch]
     if not references:
         raise Refusal("edit_no_reference", "No reference is connected. Connect the image to edit as Image 1.")
-    if len(references) > MOST_REFERENCES:
+    if len(references) > MAX_REFERENCES:
         raise Refusal("edit_references", "Got {count} references (each image of a batch counts); Qwen-Image 2 takes at "
                       "most {max}. To edit the images of a batch one by one, put core's Rebatch Images with batch size "
-                      "1 before this node.", count=len(references), max=MOST_REFERENCES)
+                      "1 before this node.", count=len(references), max=MAX_REFERENCES)
     for number, reference in enumerate(references, start=1):
         check_reference(number, reference)
     return references

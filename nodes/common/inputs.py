@@ -2,7 +2,7 @@
 from comfy_api.latest import io
 
 from ...model.images import sizes
-from ...model.images.references import MOST_REFERENCES
+from ...model.images.references import MAX_REFERENCES
 from ..frontend import marks, only_with, size_table
 
 RESOLUTIONS = ("128", "256", "512", "768", "1024", "1280", "1536", "2048")
@@ -23,14 +23,14 @@ def canvas_inputs(aspect_ratio: str, size: str) -> list[io.Input]:
 
 def side_inputs(choice: str, custom: str, when: str) -> list[io.Input]:
     """Width and height of the user's own, used where the input `choice` is `custom`; when: that in words."""
-    return [io.Int.Input(side, default=1024, min=sizes.SMALLEST, max=sizes.LARGEST, step=sizes.MULTIPLE,
+    return [io.Int.Input(side, default=1024, min=sizes.MIN_SIDE, max=sizes.MAX_SIDE, step=sizes.MULTIPLE,
                          extra_dict=only_with(choice, custom), tooltip=f"Pixels, a multiple of 32. {when}")
             for side in ("width", "height")]
 
 
 def reference_inputs(tooltip: str, optional: bool = False) -> io.Autogrow.Input:
     """`images`: image_1, image_2 and so on, as many as the model takes."""
-    names = [f"image_{number}" for number in range(1, MOST_REFERENCES + 1)]
+    names = [f"image_{number}" for number in range(1, MAX_REFERENCES + 1)]
     image = io.Image.Input("image", tooltip=tooltip)
     return io.Autogrow.Input("images", optional=optional,
                              template=io.Autogrow.TemplateNames(image, names=names, min=0 if optional else 1))

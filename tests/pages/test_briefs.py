@@ -117,7 +117,7 @@ def test_every_choice_has_its_words(language):
     made = [briefs.poster(look, "T", "S", "B", "C", "F", kind, place, 2) for kind in briefs.POSTERS
             for place in briefs.POSTER_PLACES]
     made += [briefs.slide(look, "T", "S", "B", "F", title, picture, columns) for title in briefs.SLIDE_TITLES
-             for picture in briefs.PICTURE_POSITIONS for columns in range(1, briefs.MOST_COLUMNS + 1)]
+             for picture in briefs.PICTURE_POSITIONS for columns in range(1, briefs.MAX_COLUMNS + 1)]
     made += [briefs.infographic(look, "T", "S", "1 | one | a shoe", "C", "S", kind, arrangement)
              for arrangement in briefs.ARRANGEMENTS for kind in briefs.INFOGRAPHICS]
     made += [briefs.poster(page(language, style=style), "T") for style in ENGLISH.styles]

@@ -37,7 +37,7 @@ print("done", flush=True)
 
 def outlined(text: str) -> None:
     """Read with lines of any length, as if there were no bound: each pattern by itself is linear."""
-    outline.LONGEST_LINE, outline.LONGEST_OUTLINE = len(text), len(text)
+    outline.MAX_LINE_LENGTH, outline.MAX_OUTLINE_LENGTH = len(text), len(text)
     outline.read(text)
 
 
@@ -50,17 +50,17 @@ def fitted(brief: briefs.Brief) -> wording.Written:
 
 
 def panel(text: str) -> None:
-    briefs.LONGEST_FIELD = len(text)
+    briefs.MAX_FIELD_LENGTH = len(text)
     briefs.comic(Page(), "T", text)
 
 
 def poster(text: str) -> None:
-    briefs.LONGEST_FIELD = len(text)
+    briefs.MAX_FIELD_LENGTH = len(text)
     fitted(briefs.poster(Page(), "T", body=text))
 
 
 def picture(text: str) -> None:
-    briefs.LONGEST_FIELD = len(text)
+    briefs.MAX_FIELD_LENGTH = len(text)
     fitted(briefs.poster(Page(picture=text), "T"))
 
 

@@ -156,7 +156,7 @@ def test_what_a_brief_refuses_names_the_slide(text, message):
 
 
 def test_as_many_slides_as_allowed():
-    assert len(read("## A\n" * outline.MOST_SLIDES)) == outline.MOST_SLIDES
+    assert len(read("## A\n" * outline.MAX_SLIDES)) == outline.MAX_SLIDES
 
 
 @pytest.mark.parametrize("line", ["https://example.org", "10:30 Opening", "C# and F#", "#1 in sales", "a > b", "-5 °C",

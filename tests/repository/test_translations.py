@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from qwen_image_2.messages import LONGEST, Message, Refusal, and_list, plural, reason, to_json
+from qwen_image_2.messages import MAX_LENGTH, Message, Refusal, and_list, plural, reason, to_json
 from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.pages import wording
 from qwen_image_2.pages.briefs import Element
@@ -206,9 +206,9 @@ def test_no_message_is_long_whatever_it_is_filled_in_with(value):
         for key, template in content(language, "main.json")["qwen_image_2"]["messages"].items():
             filled = dict.fromkeys(translations.holes(template), value)
             told = Message(key, template, **filled)
-            assert len(told) <= LONGEST == 400, key
+            assert len(told) <= MAX_LENGTH == 400, key
             assert all(part in told for part in re.split(r"{\w+}", template)), key
-            assert len(Refusal(key, template, **filled).message) <= LONGEST
+            assert len(Refusal(key, template, **filled).message) <= MAX_LENGTH
 
 
 def test_what_is_cut_keeps_its_ends_and_is_counted():
@@ -227,7 +227,7 @@ def test_what_is_cut_keeps_its_ends_and_is_counted():
 def test_messages_inside_one_another_that_are_long_by_themselves_are_cut():
     inner = Message("inner", "word " * 70)
     told = Message("outer", "{one}; {two}; {three}", one=inner, two=inner, three=3)
-    assert len(told) <= LONGEST and told.endswith("; 3") and told.count("...") == 2
+    assert len(told) <= MAX_LENGTH and told.endswith("; 3") and told.count("...") == 2
 
 
 @pytest.mark.parametrize("kind", [Message, Refusal, CheckpointError])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from ...messages import LONGEST, Refusal
+from ...messages import MAX_LENGTH, Refusal
 from ..cli.errors import UserError
 
 TAKEN, REFUSED, FAILED = "taken", "refused", "failed"
@@ -37,7 +37,7 @@ class Limits:
     """What an input may cost."""
 
     seconds: float = 5.0
-    characters: int = LONGEST  # of a message
+    characters: int = MAX_LENGTH  # of a message
     growth: int = 200_000_000  # bytes of resident memory above those before the first input
 
 

@@ -13,7 +13,7 @@ from .attempt import FAILED, REFUSED, TAKEN, Limits, Outcome
 KINDS = "qwen_image_2.tools.attacks.kinds"
 START_SECONDS = 300  # in which ComfyUI is imported and the kind is made ready, on a slow machine
 GRACE = 2            # seconds that a slow input has more, so that it can be told how long it takes
-MOST_FAULTS = 20     # of one kind that are listed; the rest is counted
+MAX_FAULTS = 20     # of one kind that are listed; the rest is counted
 CHILD = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))

@@ -17,9 +17,9 @@ from .scenes import COLOURS, COLUMNS, DIAMETERS, ROW_HEIGHTS, ROWS, TRANSPARENT,
 FRAME = 3               # pixels at the border that are background
 ENLARGED = 4
 INK_DISTANCE = 45       # between a pixel's colour and the background's, from which on it belongs to something
-LEAST_INK = 40          # pixels of the smallest thing that counts as a shape; less is a speck
-LEAST_CONFIDENCE = 0.5
-LEAST_KEPT = 100        # pixels that say something about what an edit has kept
+MIN_INK = 40          # pixels of the smallest thing that counts as a shape; less is a speck
+MIN_CONFIDENCE = 0.5
+MIN_KEPT = 100        # pixels that say something about what an edit has kept
 GREY = (128, 128, 128)
 
 
@@ -86,7 +86,7 @@ def _word(large: ndarray, ink: ndarray, behind: ndarray, height: int) -> tuple[W
     if found.boxes is None:
         return None, None
     read = [(re.sub(r"[^A-Z0-9]", "", text.upper()), box) for text, box, score
-            in zip(found.txts, found.boxes, found.scores, strict=True) if score >= LEAST_CONFIDENCE]
+            in zip(found.txts, found.boxes, found.scores, strict=True) if score >= MIN_CONFIDENCE]
     read = [(text, box) for text, box in read if len(text) > 1]
     if not read:
         return None, None
@@ -111,7 +111,7 @@ def _row(y: float, height: int) -> str:
 def _shapes(large: ndarray, ink: ndarray, canvas: tuple[int, int]) -> list[Shape]:
     contours, _ = cv2.findContours(ink.astype(numpy.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return [_shape(large, contour, canvas) for contour in contours
-            if cv2.contourArea(contour) >= LEAST_INK * ENLARGED**2]
+            if cv2.contourArea(contour) >= MIN_INK * ENLARGED**2]
 
 
 def _shape(large: ndarray, contour: ndarray, canvas: tuple[int, int]) -> Shape:
@@ -159,7 +159,7 @@ def psnr_of_kept(picture: ndarray, source: Scene, target: Scene) -> float | None
     before, after = (numpy.asarray(draw(scene)) for scene in (source, target))
     same = (numpy.abs(before.astype(int) - after).max(2) <= 2).astype(numpy.uint8)
     same = cv2.erode(same, numpy.ones((5, 5)), borderValue=1) > 0  # soft edges belong to what changes
-    if same.sum() < LEAST_KEPT:
+    if same.sum() < MIN_KEPT:
         return None
     error = (over(picture, GREY).astype(float) - over(before, GREY))[same]
     return 10 * math.log10(255**2 / max((error**2).mean(), 1e-9))

@@ -29,7 +29,7 @@ LEVELS = 4              # noise levels of each example
 SHIFT = 1.5
 EMA = 0.999
 STEPS_PER_SHARD = 400   # the pool grows while training goes on, until it is
-MOST_SHARDS = 24        # so large
+MAX_SHARDS = 24        # so large
 
 
 def build() -> Transformer:
@@ -90,7 +90,7 @@ def train(work: Path, transformer: Transformer, pool: Pool, mean: tuple, std: tu
     state = State(work / "transformer.safetensors", {"transformer": transformer, "average": average}, both)
     log, saved = Log(work / "transformer.log"), time.monotonic()
     for step in range(state.load(), steps):
-        pool.grow(min(MOST_SHARDS, 1 + step // STEPS_PER_SHARD))
+        pool.grow(min(MAX_SHARDS, 1 + step // STEPS_PER_SHARD))
         rng = random.Random(f"batch {seed} {step}")
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         set_rate(both, RATE * learning_rate(step, steps, WARMUP))

@@ -18,7 +18,7 @@ from .formats import INTEGERS
 
 # Largest value of the format times that of its block scales: what a matrix's largest magnitude is mapped to, where the
 # format has one scale for all of it.
-LARGEST = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0, "nvfp4": 6.0 * 448.0}
+FORMAT_MAX = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0, "nvfp4": 6.0 * 448.0}
 
 
 def quantise(matrix: Tensor, peak: Tensor, mark: Mapping) -> dict[str, Tensor]:
@@ -27,7 +27,7 @@ def quantise(matrix: Tensor, peak: Tensor, mark: Mapping) -> dict[str, Tensor]:
     Computed on ComfyUI's device, kept on the CPU.
     """
     device, name = comfy.model_management.get_torch_device(), mark["format"]
-    arguments = {"scale": (peak / LARGEST[name]).to(device)} if name in LARGEST else {}
+    arguments = {"scale": (peak / FORMAT_MAX[name]).to(device)} if name in FORMAT_MAX else {}
     arguments |= {"per_channel": True} if name in INTEGERS else {}
     arguments |= {key: value for key, value in mark.items() if key not in ("format", quantization.FULL_PRECISION)}
     layout = QUANT_ALGOS[name]["comfy_tensor_layout"]

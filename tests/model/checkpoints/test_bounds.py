@@ -90,7 +90,7 @@ def test_counts_in_a_small_gguf_file_follow_its_size(tmp_path):
 
 
 def test_lists_count_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf._Header, "MOST_ITEMS", 3)
+    monkeypatch.setattr(gguf._Header, "MAX_ITEMS", 3)
     content = struct.pack("<QQ", 0, 2) + 2 * (struct.pack("<Q", 1) + b"a" + struct.pack("<IIQ", 9, 0, 2) + b"xy")
     assert "declares arrays of 4 values" in refused(sparse(tmp_path, content, 500))
 
@@ -111,7 +111,7 @@ def test_a_tensor_of_100_000_axes(tmp_path):
 
 
 def test_more_tensors_than_any_model_has(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MOST_TENSORS", 2)
+    monkeypatch.setattr(files, "MAX_TENSORS", 2)
     save_file({name: torch.zeros(1) for name in "abc"}, tmp_path / "a.safetensors")
     assert "a.safetensors has 3 tensors; the maximum is 2." in refused(tmp_path / "a.safetensors")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qwen_image_2.messages import LONGEST, Refusal
+from qwen_image_2.messages import MAX_LENGTH, Refusal
 from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.tests.nodes.bridge.quant import test_formats as files
@@ -292,7 +292,7 @@ def test_a_configuration_that_is_none(comfyui, tmp_path, plain, value, words):
 def refusal(output, node: str, **objects) -> str:
     with pytest.raises(Refusal) as raised:
         saved(output, node, **objects)
-    assert not [path for path in output.rglob("*") if path.is_file()] and len(str(raised.value)) <= LONGEST
+    assert not [path for path in output.rglob("*") if path.is_file()] and len(str(raised.value)) <= MAX_LENGTH
     return str(raised.value)
 
 

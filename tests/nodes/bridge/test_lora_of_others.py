@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from qwen_image_2.messages import LONGEST
+from qwen_image_2.messages import MAX_LENGTH
 from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.model.qwen_image_2.lora import LoraError
 from qwen_image_2.tests.nodes.bridge.test_lora import draw
@@ -95,7 +95,7 @@ def test_what_is_not_used_is_named_as_the_file_names_it(model, tmp_path):
     applied = applied_to(model, tmp_path, PAIR | lost)
     assert applied.matrices == 1 and applied.unused == sorted(lost)
     told = in_words("style.safetensors", applied)[1]
-    assert told.startswith("8 LoRA keys did not match this model") and len(told) <= LONGEST and "logit_scale" in told
+    assert told.startswith("8 LoRA keys did not match this model") and len(told) <= MAX_LENGTH and "logit_scale" in told
 
 
 # ---------------------------------------------------------------- forms
@@ -283,7 +283,7 @@ METADATA = "lora_adapter_metadata"
 def test_a_malformed_file_is_refused_in_one_sentence(model, tmp_path, tensors, metadata, words):
     with pytest.raises(LoraError, match=words) as raised:
         applied_to(model, tmp_path, tensors, metadata)
-    assert len(str(raised.value)) <= LONGEST and "style.safetensors" in str(raised.value)
+    assert len(str(raised.value)) <= MAX_LENGTH and "style.safetensors" in str(raised.value)
     assert not model.patches
 
 
