@@ -1,6 +1,6 @@
 """The RGBA autoencoder of Qwen-Image 2.x: pictures of any size in little memory.
 
-The mid-block, which sees everything, works on the whole latent; all other levels work in bands of rows (bands.py).
+The mid-block, which sees everything, works on the whole latent; all other levels work in rows (vae_rows.py).
 """
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ class VAE(nn.Module):
         encoder = self.encoder
         # The picture itself is narrow: its chunks are counted in the width of the level that they enter.
         narrow = chunk_bytes * self.spec.pixel_channels // encoder.conv_in.out_channels
-        rows = vae_rows.convolution(encoder.conv_in, vae_rows.chunked(iter([pixels]), narrow), height)
+        rows = vae_rows.convolution(encoder.conv_in, vae_rows.rechunk(iter([pixels]), narrow), height)
         for block in encoder.down_blocks:
             rows = vae_rows.down_block(block, rows, height, chunk_bytes)
             height //= 1 if block.downsampler is None else 2
@@ -56,7 +56,7 @@ class VAE(nn.Module):
         for block in decoder.up_blocks:
             rows = vae_rows.up_block(block, rows, height, chunk_bytes)
             height *= 1 if block.upsampler is None else 2
-        normed = vae_rows.each(lambda x: F.silu(decoder.norm_out(x)), rows)
+        normed = vae_rows.map_rows(lambda x: F.silu(decoder.norm_out(x)), rows)
         rows = vae_rows.convolution(decoder.conv_out, normed, height)
         top = 0
         for chunk in rows:

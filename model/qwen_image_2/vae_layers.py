@@ -20,7 +20,7 @@ from ..runtime.operations import Factory, Layer, ModuleList, Operations
 from .spec import VAESpec
 
 
-def average_down(x: Tensor, channels: int, video: bool) -> Tensor:
+def avg_down(x: Tensor, channels: int, video: bool) -> Tensor:
     """Shortcut around a halving level: (B, C, H, W) -> (B, channels, H/2, W/2), means over groups of sub-pixels.
 
     video: the level also halved time. A still image is then the second of two frames whose first is empty, so
@@ -33,7 +33,7 @@ def average_down(x: Tensor, channels: int, video: bool) -> Tensor:
     return x.unflatten(1, (channels, -1)).mean(2)
 
 
-def duplicate_up(x: Tensor, channels: int, video: bool) -> Tensor:
+def dup_up(x: Tensor, channels: int, video: bool) -> Tensor:
     """Shortcut around a doubling level: (B, C, H, W) -> (B, channels, 2H, 2W), copies of input channels.
 
     video: the level also doubled time; of the two frames that it makes of a still image the second is kept.
@@ -119,8 +119,8 @@ class Resample(nn.Module, Generic[Layer]):
         return self.resample(x)
 
 
-class Taps(NamedTuple):
-    """What a doubling convolution computes with, see `doubling`."""
+class FoldedWeights(NamedTuple):
+    """What a doubling convolution computes with, see `upsample_conv`."""
 
     weights: list[list[Tensor]]  # (C', C, 2, 2) for each kind of output row, then column: even, odd
     bias: Tensor
@@ -128,7 +128,7 @@ class Taps(NamedTuple):
 
 class Doubling(nn.Module):
     """A convolution that doubles its input first, each pixel to 2x2: (B, C, H, W) -> (B, C', 2H, 2W); kernel 3x3.
-    The base of a host's Conv2d, see `doubling`.
+    The base of a host's Conv2d, see `upsample_conv`.
 
     The doubled picture is never made. Of the three rows that an output row sees, two are copies of one input row, and
     so with columns. Each of the four kinds of output pixel (even or odd row, even or odd column) is therefore a 2x2
@@ -139,39 +139,39 @@ class Doubling(nn.Module):
 
     weight: nn.Parameter
 
-    def forward(self, x: Tensor, taps: Taps | None = None) -> Tensor:
+    def forward(self, x: Tensor, taps: FoldedWeights | None = None) -> Tensor:
         return _double(x, taps or self.taps(x))
 
-    def taps(self, x: Tensor) -> Taps:
+    def taps(self, x: Tensor) -> FoldedWeights:
         """For inputs of x's dtype and on its device: copies, which hold until the weights change."""
         taps = super().forward(x)
-        if not isinstance(taps, Taps):  # or the decoder would give pictures of half the size
+        if not isinstance(taps, FoldedWeights):  # or the decoder would give pictures of half the size
             raise Refusal("convolution_unknown", "This version of ComfyUI or PyTorch computes convolutions in a way "
                           "that the Qwen-Image 2 VAE does not support. Update this pack.")
         return taps
 
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Taps:
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> FoldedWeights:
         """Where torch's layer gets its weights, and where a host's gets them once they are on the device."""
         return fold(weight, bias)
 
 
-def doubling(ops: Operations) -> type[Doubling]:
+def upsample_conv(ops: Operations) -> type[Doubling]:
     """A host's Conv2d that doubles its input first."""
     conv2d: Any = ops.Conv2d  # known only when the network is built
 
-    class DoublingConv2d(Doubling, conv2d):
+    class UpsampleConv2d(Doubling, conv2d):
         pass
 
-    return DoublingConv2d
+    return UpsampleConv2d
 
 
-def fold(weight: Tensor, bias: Tensor) -> Taps:
+def fold(weight: Tensor, bias: Tensor) -> FoldedWeights:
     """3x3 weights (C', C, 3, 3) -> the taps of a doubling, summed in fp32."""
     rows = (_folded(weight.float(), 2, row) for row in (0, 1))  # (C', C, 2, 3)
-    return Taps([[_folded(taps, 3, column).to(weight.dtype) for column in (0, 1)] for taps in rows], bias.clone())
+    return FoldedWeights([[_folded(taps, 3, column).to(weight.dtype) for column in (0, 1)] for taps in rows], bias.clone())
 
 
-def _double(x: Tensor, taps: Taps) -> Tensor:
+def _double(x: Tensor, taps: FoldedWeights) -> Tensor:
     height, width = x.shape[-2:]
     out = x.new_empty(x.shape[0], len(taps.bias), 2 * height, 2 * width)
     for row in (0, 1):
@@ -205,7 +205,7 @@ class DownBlock(nn.Module):
             y = block(y)
         if self.downsampler is None:
             return y + x  # the last level keeps its width, see Encoder
-        return self.downsampler(y) + average_down(x, self.channels, self.downsampler.video)
+        return self.downsampler(y) + avg_down(x, self.channels, self.downsampler.video)
 
 
 class UpBlock(nn.Module):
@@ -218,7 +218,7 @@ class UpBlock(nn.Module):
         widths = [c_in] + [c_out] * (res_blocks + 1)
         self.resnets = ModuleList(ResidualBlock(a, b, ops, **factory) for a, b in pairwise(widths))
         self.upsampler = None if video is None else Resample(
-            nn.Identity(), doubling(ops)(c_out, c_out, 3, padding=1, **factory), video)
+            nn.Identity(), upsample_conv(ops)(c_out, c_out, 3, padding=1, **factory), video)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -226,7 +226,7 @@ class UpBlock(nn.Module):
             y = block(y)
         if self.upsampler is None:
             return y
-        return self.upsampler(y) + duplicate_up(x, self.channels, self.upsampler.video)
+        return self.upsampler(y) + dup_up(x, self.channels, self.upsampler.video)
 
 
 class Encoder(nn.Module):

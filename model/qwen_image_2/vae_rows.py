@@ -1,4 +1,4 @@
-"""The autoencoder's levels in bands of rows: little memory at any height, and the result of the whole picture.
+"""The autoencoder's levels row by row: little memory at any height, and the result of the whole picture.
 
 Outside the mid-block a layer sees at most the neighbouring rows. So the rows of a feature map flow through the layers
 from top to bottom in chunks, and each 3x3 convolution keeps its last two input rows for the next chunk. Nothing is
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .vae_layers import Doubling, DownBlock, ResidualBlock, Taps, UpBlock, average_down, duplicate_up
+from .vae_layers import Doubling, DownBlock, ResidualBlock, FoldedWeights, UpBlock, avg_down, dup_up
 
 Rows = Iterator[Tensor]
 
@@ -20,7 +20,7 @@ Rows = Iterator[Tensor]
 MIN_ROWS = 16
 
 
-class Waiting:
+class RowBuffer:
     """Rows that have gone in and are not taken out yet."""
 
     def __init__(self) -> None:
@@ -42,20 +42,20 @@ class Waiting:
         return taken[0] if len(taken) == 1 else torch.cat(taken, dim=2)
 
 
-def chunked(rows: Rows, size: int) -> Rows:
+def rechunk(rows: Rows, size: int) -> Rows:
     """The same rows in chunks of about `size` bytes."""
-    waiting = Waiting()
+    buffer = RowBuffer()
     for chunk in rows:
-        waiting.put(chunk)
+        buffer.put(chunk)
         count = max(MIN_ROWS, size // (chunk[:, :, :1].numel() * chunk.element_size()))
-        del chunk  # see each
-        while len(waiting) >= count:
-            yield waiting.take(count)
-    if len(waiting):
-        yield waiting.take(len(waiting))
+        del chunk  # see map_rows
+        while len(buffer) >= count:
+            yield buffer.take(count)
+    if len(buffer):
+        yield buffer.take(len(buffer))
 
 
-def each(change: Callable[[Tensor], Tensor], rows: Rows) -> Rows:
+def map_rows(change: Callable[[Tensor], Tensor], rows: Rows) -> Rows:
     """The changed chunks. (A suspended generator keeps its variables: each one here lets go of a chunk before it
     hands on the next, or a dozen layers in a row would keep a dozen of them.)"""
     for chunk in rows:
@@ -64,11 +64,11 @@ def each(change: Callable[[Tensor], Tensor], rows: Rows) -> Rows:
         yield changed.pop()
 
 
-def _remember(rows: Rows, waiting: Waiting) -> Rows:
+def _remember(rows: Rows, buffer: RowBuffer) -> Rows:
     def put(chunk: Tensor) -> Tensor:
-        waiting.put(chunk)
+        buffer.put(chunk)
         return chunk
-    return each(put, rows)
+    return map_rows(put, rows)
 
 
 def convolution(layer: Callable[[Tensor], Tensor], rows: Rows, height: int, factor: int = 1) -> Rows:
@@ -87,7 +87,7 @@ def convolution(layer: Callable[[Tensor], Tensor], rows: Rows, height: int, fact
             yield y.pop()
 
 
-def halving(pad: nn.Module, layer: nn.Module, rows: Rows, height: int) -> Rows:
+def strided_conv(pad: nn.Module, layer: nn.Module, rows: Rows, height: int) -> Rows:
     """A 3x3 convolution with stride 2, padded below and to the right: row i is made of rows 2i to 2i + 2."""
     left: Tensor | None = None
     done = 0
@@ -103,37 +103,37 @@ def halving(pad: nn.Module, layer: nn.Module, rows: Rows, height: int) -> Rows:
 
 
 def residual(block: ResidualBlock, rows: Rows, height: int) -> Rows:
-    waiting = Waiting()
-    y = each(lambda chunk: F.silu(block.norm1(chunk)), _remember(rows, waiting))
-    y = each(lambda chunk: F.silu(block.norm2(chunk)), convolution(block.conv1, y, height))
-    return each(lambda chunk: chunk + block.conv_shortcut(waiting.take(chunk.shape[2])),
+    buffer = RowBuffer()
+    y = map_rows(lambda chunk: F.silu(block.norm1(chunk)), _remember(rows, buffer))
+    y = map_rows(lambda chunk: F.silu(block.norm2(chunk)), convolution(block.conv1, y, height))
+    return map_rows(lambda chunk: chunk + block.conv_shortcut(buffer.take(chunk.shape[2])),
                 convolution(block.conv2, y, height))
 
 
 def down_block(block: DownBlock, rows: Rows, height: int, size: int) -> Rows:
     """One encoder level of `height` rows, in chunks of about `size` bytes."""
-    waiting = Waiting()
-    rows = _remember(chunked(rows, size), waiting)
+    buffer = RowBuffer()
+    rows = _remember(rechunk(rows, size), buffer)
     for resnet in block.resnets:
         rows = residual(resnet, rows, height)
     downsampler = block.downsampler
     if downsampler is None:
-        return each(lambda chunk: chunk + waiting.take(chunk.shape[2]), rows)
+        return map_rows(lambda chunk: chunk + buffer.take(chunk.shape[2]), rows)
 
     def shortcut(chunk: Tensor) -> Tensor:
-        return average_down(waiting.take(2 * chunk.shape[2]), block.channels, downsampler.video)
+        return avg_down(buffer.take(2 * chunk.shape[2]), block.channels, downsampler.video)
 
     pad, layer = downsampler.resample
-    return each(lambda chunk: chunk + shortcut(chunk), halving(pad, layer, rows, height))
+    return map_rows(lambda chunk: chunk + shortcut(chunk), strided_conv(pad, layer, rows, height))
 
 
 def up_block(block: UpBlock, rows: Rows, height: int, size: int) -> Rows:
     """One decoder level of `height` rows, in chunks of about `size` bytes."""
-    waiting, doubled = Waiting(), Waiting()
-    rows = chunked(rows, size)
+    buffer, doubled = RowBuffer(), RowBuffer()
+    rows = rechunk(rows, size)
     upsampler = block.upsampler
     if upsampler is not None:
-        rows = _remember(rows, waiting)
+        rows = _remember(rows, buffer)
     for resnet in block.resnets:
         rows = residual(resnet, rows, height)
     if upsampler is None:
@@ -141,17 +141,17 @@ def up_block(block: UpBlock, rows: Rows, height: int, size: int) -> Rows:
 
     def shortcut(count: int) -> Tensor:
         while len(doubled) < count:  # little by little: it is up to four times as large as its input
-            few = waiting.take(min(MIN_ROWS, len(waiting)))
-            doubled.put(duplicate_up(few, block.channels, upsampler.video))
+            few = buffer.take(min(MIN_ROWS, len(buffer)))
+            doubled.put(dup_up(few, block.channels, upsampler.video))
         return doubled.take(count)
 
-    return each(lambda chunk: chunk + shortcut(chunk.shape[2]),
-                convolution(_folded_once(upsampler.conv), chunked(rows, size // 4), height, factor=2))
+    return map_rows(lambda chunk: chunk + shortcut(chunk.shape[2]),
+                convolution(_folded_once(upsampler.conv), rechunk(rows, size // 4), height, factor=2))
 
 
 def _folded_once(layer: Doubling) -> Callable[[Tensor], Tensor]:
     """A doubling that folds its weights for the first chunk, and keeps them as long as the rows flow."""
-    taps: list[Taps] = []
+    taps: list[FoldedWeights] = []
 
     def double(chunk: Tensor) -> Tensor:
         if not taps:

@@ -80,7 +80,7 @@ def test_latent_scale_is_the_published_one():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 3)])
 def test_four_small_convolutions_are_doubling_and_a_large_one(size):
-    layer = vae_layers.doubling(torch.nn)(6, 10, 3, padding=1)
+    layer = vae_layers.upsample_conv(torch.nn)(6, 10, 3, padding=1)
     x = torch.randn(2, 6, *size)
     expected = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), layer.weight, layer.bias, padding=1)
     assert error(layer(x), expected) < 1e-5
@@ -123,11 +123,11 @@ def test_a_host_that_computes_otherwise_is_refused():
                 return F.conv2d(x, self.weight, self.bias, padding=1)
 
     with pytest.raises(Refusal, match="does not support. Update this pack"):
-        vae_layers.doubling(Host)(6, 10, 3, padding=1)(torch.randn(1, 6, 4, 4))
+        vae_layers.upsample_conv(Host)(6, 10, 3, padding=1)(torch.randn(1, 6, 4, 4))
 
 
 def test_the_decoder_saves_five_ninths_of_its_doublings():
-    layer = vae_layers.doubling(torch.nn)(8, 8, 3, padding=1, device="meta")
+    layer = vae_layers.upsample_conv(torch.nn)(8, 8, 3, padding=1, device="meta")
     with FlopCounterMode(display=False) as counter:
         layer(torch.empty(1, 8, 16, 16, device="meta"))
     assert counter.get_total_flops() == 2 * 4 * 8 * 8 * 32 * 32
