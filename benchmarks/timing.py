@@ -73,7 +73,7 @@ def cost_of(way: Callable[[], object]) -> Cost:
     return Cost(time.perf_counter() - begin, time.process_time() - cpu)
 
 
-def in_turn(ways: Mapping[str, Callable[[], Tensor]],
+def iter_blocks(ways: Mapping[str, Callable[[], Tensor]],
             budget: Budget) -> tuple[dict[str, Tensor], dict[str, list[Cost]]]:
     """Results of each way, from a round of warming up that is not timed, then costs of each way, one per round."""
     results, costs = {name: way() for name, way in ways.items()}, {name: [] for name in ways}
@@ -88,7 +88,7 @@ def in_turn(ways: Mapping[str, Callable[[], Tensor]],
 def compare(what: str, ways: Mapping[str, Callable[[], Tensor]], budget: Budget,
             goals: tuple[float | None, ...] = (None,)) -> list[Comparison]:
     """The first way against each of the others, which have these goals."""
-    results, costs = in_turn(ways, budget)
+    results, costs = iter_blocks(ways, budget)
     first, *others = ways
     errors = [relative_error(results[first], results[other], what) for other in others]
     return [of_costs(what, (first, costs[first]), (other, costs[other]), goal=goal, error=error)

@@ -99,7 +99,7 @@ def report(model: BudgetPatcher) -> list[str]:
 
 def _cost(plan: Plan, device: torch.device) -> str:
     try:
-        rate = offload.copy_rate(offload.lane_for(device))
+        rate = offload.copy_rate(offload.transfer_for(device))
     except Exception as error:
         if not comfy.model_management.is_oom(error):
             raise

@@ -254,7 +254,7 @@ class Transformer(nn.Module):
         return velocity.transpose(1, 2).unflatten(2, (height, width))
 
     def _blocks_in_turn(self) -> Iterator[Block]:
-        return iter(self.transformer_blocks) if self.streamer is None else self.streamer.in_turn()
+        return iter(self.transformer_blocks) if self.streamer is None else self.streamer.iter_blocks()
 
     def _modulation(self, time: Tensor) -> Modulation:
         """Time embedding (B, D) -> prepared scales and tanh of the gates, the same for all blocks."""

@@ -119,7 +119,7 @@ def views(buffer: Tensor, parts: Iterable[Tensor]) -> Iterator[Tensor]:
 
 # ---------------------------------------------------------------- the way to the device
 
-class Lane:
+class Transfer:
     """Copies into buffers of a device that has no streams of its own: done when the call returns."""
 
     def __init__(self, device: torch.device):
@@ -131,22 +131,22 @@ class Lane:
     def staging(self, size: int) -> Tensor | None:
         return None
 
-    def copy(self, parts: list[Tensor], slot: "Slot") -> None:
-        for view, part in zip(views(slot.buffer, parts), parts, strict=True):
+    def copy(self, parts: list[Tensor], buffer: "DeviceBuffer") -> None:
+        for view, part in zip(views(buffer.memory, parts), parts, strict=True):
             view.copy_(part)
 
-    def before_use(self, slot: "Slot") -> None:
+    def before_use(self, buffer: "DeviceBuffer") -> None:
         pass
 
-    def after_use(self, slot: "Slot") -> None:
+    def after_use(self, buffer: "DeviceBuffer") -> None:
         pass
 
     def finish(self) -> None:
         pass
 
 
-class StreamLane(Lane):
-    """Copies on a stream of their own, from pinned memory: the weights' own, or the slot's where they have none."""
+class CudaTransfer(Transfer):
+    """Copies on a stream of their own, from pinned memory: the weights' own, or the buffer's where they have none."""
 
     def __init__(self, device: torch.device):
         super().__init__(device)
@@ -159,51 +159,51 @@ class StreamLane(Lane):
     def staging(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
-    def copy(self, parts: list[Tensor], slot: "Slot") -> None:
-        sources = self._pinned(parts, slot)
+    def copy(self, parts: list[Tensor], buffer: "DeviceBuffer") -> None:
+        sources = self._pinned(parts, buffer)
         with self.backend.stream(self.stream):
-            self.stream.wait_event(slot.used)
-            for view, source in zip(views(slot.buffer, parts), sources, strict=True):
+            self.stream.wait_event(buffer.used)
+            for view, source in zip(views(buffer.memory, parts), sources, strict=True):
                 view.copy_(source, non_blocking=True)
-            slot.filled.record(self.stream)
+            buffer.filled.record(self.stream)
 
-    def _pinned(self, parts: list[Tensor], slot: "Slot") -> list[Tensor]:
+    def _pinned(self, parts: list[Tensor], buffer: "DeviceBuffer") -> list[Tensor]:
         """The parts themselves where they are pinned (ComfyUI pins no scales), else copies in pinned memory."""
         pinned = [part.is_pinned() for part in parts]
         if all(pinned):
             return parts
-        if slot.staging is None:
-            slot.staging = self.staging(len(slot.buffer))
-        slot.filled.synchronize()  # the last copy out of it
+        if buffer.staging is None:
+            buffer.staging = self.staging(len(buffer.memory))
+        buffer.filled.synchronize()  # the last copy out of it
         return [part if is_pinned else view.copy_(part)
-                for part, is_pinned, view in zip(parts, pinned, views(slot.staging, parts), strict=True)]
+                for part, is_pinned, view in zip(parts, pinned, views(buffer.staging, parts), strict=True)]
 
-    def before_use(self, slot: "Slot") -> None:
-        self.backend.current_stream(self.device).wait_event(slot.filled)
+    def before_use(self, buffer: "DeviceBuffer") -> None:
+        self.backend.current_stream(self.device).wait_event(buffer.filled)
 
-    def after_use(self, slot: "Slot") -> None:
-        slot.used.record(self.backend.current_stream(self.device))
+    def after_use(self, buffer: "DeviceBuffer") -> None:
+        buffer.used.record(self.backend.current_stream(self.device))
 
     def finish(self) -> None:
         self.stream.synchronize()
 
 
-def lane_for(device: torch.device) -> Lane:
-    return StreamLane(device) if device.type in ("cuda", "xpu") else Lane(device)
+def transfer_for(device: torch.device) -> Transfer:
+    return CudaTransfer(device) if device.type in ("cuda", "xpu") else Transfer(device)
 
 
-class Slot:
+class DeviceBuffer:
     """A buffer on the device, and the block that is in it or on its way there."""
 
-    def __init__(self, size: int, lane: Lane):
-        self.buffer = torch.empty(size, dtype=torch.uint8, device=lane.device)
+    def __init__(self, size: int, transfer: Transfer):
+        self.memory = torch.empty(size, dtype=torch.uint8, device=transfer.device)
         self.staging: Tensor | None = None  # pinned, where the weights are not
-        self.filled, self.used = lane.event(), lane.event()
+        self.filled, self.used = transfer.event(), transfer.event()
         self.block: int | None = None
         self.arrival: Future[None] | None = None
         self.holders = 0  # passes that compute with the block
         self.originals: list[Entry] = []
-        lane.after_use(self)  # what had this memory before may still be computing
+        transfer.after_use(self)  # what had this memory before may still be computing
 
 
 # ---------------------------------------------------------------- a pass
@@ -212,28 +212,28 @@ class Slot:
 class Streamer(Generic[Layer]):
     """Gives out the blocks in their order, with the weights of those that stream on the device.
 
-        for block in streamer.in_turn(): ...
+        for block in streamer.iter_blocks(): ...
 
     Two passes may take turns, as when a prefix is computed anew within every block of its target.
     """
 
     blocks: Sequence[Layer]
     plan: Plan
-    lane: Lane
-    slots: list[Slot] = field(default_factory=list)
+    transfer: Transfer
+    buffers: list[DeviceBuffer] = field(default_factory=list)
     _worker: ThreadPoolExecutor | None = None
     _weights: Hashable = None
 
-    def in_turn(self) -> Iterator[Layer]:
+    def iter_blocks(self) -> Iterator[Layer]:
         for number, block in enumerate(self.blocks):
             if number not in self.plan.streamed:
                 yield block
                 continue
-            slot = self._enter(number)
+            buffer = self._enter(number)
             try:
                 yield block
             finally:
-                self._leave(slot, number)
+                self._leave(buffer, number)
 
     def expect(self, weights: Hashable) -> None:
         """Before a pass: what is already under way is of no use if the weights have changed since."""
@@ -244,93 +244,93 @@ class Streamer(Generic[Layer]):
     def release(self) -> None:
         """Give the buffers back and leave every block with its own weights: after a run, however it ended."""
         self._forget()
-        self.slots = []
+        self.buffers = []
         if self._worker is not None:
             self._worker.shutdown()
             self._worker = None
 
-    def _enter(self, number: int) -> Slot:
-        slot = next((slot for slot in self.slots if slot.block == number), None) or self._bring(number)
-        if not slot.holders:
-            self._wait_for(slot)
-            self.lane.before_use(slot)
-            self._bind(slot, number)
-        slot.holders += 1
-        self._bring_next(number)
-        return slot
+    def _enter(self, number: int) -> DeviceBuffer:
+        buffer = next((buffer for buffer in self.buffers if buffer.block == number), None) or self._prefetch(number)
+        if not buffer.holders:
+            self._wait_for(buffer)
+            self.transfer.before_use(buffer)
+            self._bind(buffer, number)
+        buffer.holders += 1
+        self._prefetch_next(number)
+        return buffer
 
-    def _wait_for(self, slot: Slot) -> None:
-        assert slot.arrival is not None, "its block was asked for"
+    def _wait_for(self, buffer: DeviceBuffer) -> None:
+        assert buffer.arrival is not None, "its block was asked for"
         try:
-            slot.arrival.result()
+            buffer.arrival.result()
         except BaseException:
-            slot.block = None  # or the next pass would be told of this failure again
+            buffer.block = None  # or the next pass would be told of this failure again
             raise
 
-    def _leave(self, slot: Slot, number: int) -> None:
-        if slot not in self.slots:
+    def _leave(self, buffer: DeviceBuffer, number: int) -> None:
+        if buffer not in self.buffers:
             return  # an abandoned pass, closed after the release
-        slot.holders -= 1
-        if not slot.holders:
-            self._unbind(slot)
-            self.lane.after_use(slot)
-            held = (each.block for each in self.slots if each.holders and each.block is not None)
-            self._bring_next(max(held, default=number))
+        buffer.holders -= 1
+        if not buffer.holders:
+            self._unbind(buffer)
+            self.transfer.after_use(buffer)
+            held = (each.block for each in self.buffers if each.holders and each.block is not None)
+            self._prefetch_next(max(held, default=number))
 
-    def _bring_next(self, number: int) -> None:
+    def _prefetch_next(self, number: int) -> None:
         """Start the copy of the block that comes after this one, if a buffer is free."""
         order = sorted(self.plan.streamed)
         following = order[(order.index(number) + 1) % len(order)]
-        if all(slot.block != following for slot in self.slots) and any(not slot.holders for slot in self.slots):
-            self._bring(following)
+        if all(buffer.block != following for buffer in self.buffers) and any(not buffer.holders for buffer in self.buffers):
+            self._prefetch(following)
 
-    def _bring(self, number: int) -> Slot:
-        if not self.slots:
+    def _prefetch(self, number: int) -> DeviceBuffer:
+        if not self.buffers:
             size = self.plan.buffers // BUFFERS
-            self.slots = [Slot(size, self.lane) for _ in range(BUFFERS)]
+            self.buffers = [DeviceBuffer(size, self.transfer) for _ in range(BUFFERS)]
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, "weights")
-        slot = next(slot for slot in self.slots if not slot.holders)
-        slot.block = number
+        buffer = next(buffer for buffer in self.buffers if not buffer.holders)
+        buffer.block = number
         parts = [part for entry in entries(self.blocks[number]) for part in _parts(entry.parameter)]
-        slot.arrival = self._worker.submit(self._copy, parts, slot)
-        return slot
+        buffer.arrival = self._worker.submit(self._copy, parts, buffer)
+        return buffer
 
     @torch.inference_mode()  # it belongs to a thread; a buffer made in it can be written in it alone
-    def _copy(self, parts: list[Tensor], slot: Slot) -> None:
-        self.lane.copy(parts, slot)
+    def _copy(self, parts: list[Tensor], buffer: DeviceBuffer) -> None:
+        self.transfer.copy(parts, buffer)
 
-    def _bind(self, slot: Slot, number: int) -> None:
-        slot.originals = entries(self.blocks[number])
-        places = views(slot.buffer, [part for entry in slot.originals for part in _parts(entry.parameter)])
-        for module, name, parameter in slot.originals:
+    def _bind(self, buffer: DeviceBuffer, number: int) -> None:
+        buffer.originals = entries(self.blocks[number])
+        places = views(buffer.memory, [part for entry in buffer.originals for part in _parts(entry.parameter)])
+        for module, name, parameter in buffer.originals:
             setattr(module, name, nn.Parameter(_rebuilt(parameter, places), requires_grad=False))
 
-    def _unbind(self, slot: Slot) -> None:
-        for module, name, parameter in slot.originals:
+    def _unbind(self, buffer: DeviceBuffer) -> None:
+        for module, name, parameter in buffer.originals:
             setattr(module, name, parameter)
-        slot.originals = []
+        buffer.originals = []
 
     def _forget(self) -> None:
-        wait([slot.arrival for slot in self.slots if slot.arrival is not None])
-        self.lane.finish()
-        for slot in self.slots:
-            self._unbind(slot)
-            slot.block, slot.arrival, slot.holders = None, None, 0
+        wait([buffer.arrival for buffer in self.buffers if buffer.arrival is not None])
+        self.transfer.finish()
+        for buffer in self.buffers:
+            self._unbind(buffer)
+            buffer.block, buffer.arrival, buffer.holders = None, None, 0
 
 
 # ---------------------------------------------------------------- how fast
 
-def copy_rate(lane: Lane, size: int = 2**26, repeats: int = 3) -> float:
+def copy_rate(transfer: Transfer, size: int = 2**26, repeats: int = 3) -> float:
     """Bytes per second into the device's memory, the best of some copies of `size` bytes: out of pinned memory where
     the device has streams."""
-    slot = Slot(size, lane)
-    source = lane.staging(size)
+    buffer = DeviceBuffer(size, transfer)
+    source = transfer.staging(size)
     parts = [torch.zeros(size, dtype=torch.uint8) if source is None else source]
     seconds = []
     for _ in range(repeats + 1):  # the first one warms up
         begin = time.perf_counter()
-        lane.copy(parts, slot)
-        lane.finish()
+        transfer.copy(parts, buffer)
+        transfer.finish()
         seconds.append(time.perf_counter() - begin)
     return size / min(seconds[1:])

@@ -171,7 +171,7 @@ class BudgetPatcher(ModelPatcher):
             if id(module) not in inside:
                 self._load_resident(name, module, device)
         if streamed:
-            network.streamer = Streamer(network.transformer_blocks, plan, offload.lane_for(device))
+            network.streamer = Streamer(network.transformer_blocks, plan, offload.transfer_for(device))
         model = self.model
         model.plan, model.device, model.current_weight_patches_uuid = plan, device, self.patches_uuid
         model.model_lowvram, model.model_loaded_weight_memory = bool(streamed), plan.resident

@@ -16,7 +16,7 @@ from torch import Tensor
 from ....messages import Message
 from ....model.qwen_image_2.prefix_cache import PrefixCache, RecomputedPrefix
 from ....model.qwen_image_2.prefix_prefetch import PrefetchedPrefix
-from ....model.runtime.offload import lane_for
+from ....model.runtime.offload import transfer_for
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _in_ram(start_pass: StartPass, position: int, device: torch.device) -> Prefi
     """Pinned if ComfyUI has so much pinned memory to give."""
     kept = [(k.contiguous(), v.contiguous()) for k, v in _collect(start_pass, torch.device("cpu"))]
     if device.type == "cuda" and _pin(_tensors(kept)):
-        return PinnedPrefix(position, kept, lane=lane_for(device))
+        return PinnedPrefix(position, kept, transfer=transfer_for(device))
     return PrefixCache(position, kept)
 
 

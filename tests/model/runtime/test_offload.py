@@ -10,7 +10,7 @@ from qwen_image_2.model.qwen_image_2.prefix_cache import Condition, RecomputedPr
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer, prefix_end
 from qwen_image_2.model.runtime import offload
-from qwen_image_2.model.runtime.offload import BUFFERS, Lane, Plan, Streamer
+from qwen_image_2.model.runtime.offload import BUFFERS, Transfer, Plan, Streamer
 
 SPEC = TransformerSpec(layers=6, dim=32, heads=2, head_dim=16, mlp_dim=48, context_dim=24, rope_axes=(4, 6, 6))
 
@@ -43,16 +43,16 @@ def test_all_fits():
 
 # ---------------------------------------------------------------- passes
 
-class Recorder(Lane):
+class Recorder(Transfer):
     """Writes down what happens, in order."""
 
     def __init__(self):
         super().__init__(torch.device("cpu"))
         self.events: list[tuple[str, int]] = []
 
-    def copy(self, parts, slot):
-        self.events.append(("copy", slot.block))
-        super().copy(parts, slot)
+    def copy(self, parts, buffer):
+        self.events.append(("copy", buffer.block))
+        super().copy(parts, buffer)
 
 
 @pytest.fixture
@@ -70,10 +70,10 @@ def condition():
     return Condition(torch.randn(1, 7, SPEC.context_dim, generator=torch.Generator().manual_seed(1)))
 
 
-def stream(transformer: Transformer, kept: int, lane: Lane | None = None) -> Streamer:
+def stream(transformer: Transformer, kept: int, transfer: Transfer | None = None) -> Streamer:
     sizes = [sum(map(offload.size_of, offload.entries(block))) for block in transformer.transformer_blocks]
     plan = Plan(0, tuple(sizes), frozenset()).keeping(kept)
-    transformer.streamer = Streamer(transformer.transformer_blocks, plan, lane or Lane(torch.device("cpu")))
+    transformer.streamer = Streamer(transformer.transformer_blocks, plan, transfer or Transfer(torch.device("cpu")))
     return transformer.streamer
 
 
@@ -98,12 +98,12 @@ def test_the_result_is_that_of_the_resident_model(transformer, condition, kept, 
 
 
 def test_every_block_is_copied_once_a_pass_and_in_order(transformer, condition):
-    lane = Recorder()
-    streamer = stream(transformer, 2, lane)
+    transfer = Recorder()
+    streamer = stream(transformer, 2, transfer)
     order = sorted(streamer.plan.streamed)
     velocity(transformer, condition)
     streamer.release()
-    copied = [block for _, block in lane.events]
+    copied = [block for _, block in transfer.events]
     # Three passes, and the first block of a fourth that was already on its way.
     assert copied == (order * 3 + order)[:len(copied)] and len(copied) == 3 * len(order) + 1
 
@@ -111,9 +111,9 @@ def test_every_block_is_copied_once_a_pass_and_in_order(transformer, condition):
 def test_the_next_block_is_on_its_way_while_one_computes(transformer, condition):
     """The copy of a block can end while the block before it is held: nothing waits for the pass to move on."""
     streamer = stream(transformer, 0)
-    passing = streamer.in_turn()
+    passing = streamer.iter_blocks()
     next(passing)
-    following = next(slot for slot in streamer.slots if slot.block == 1)
+    following = next(buffer for buffer in streamer.buffers if buffer.block == 1)
     assert following.arrival.result(timeout=10) is None and following.holders == 0
     passing.close()
     streamer.release()
@@ -122,13 +122,13 @@ def test_the_next_block_is_on_its_way_while_one_computes(transformer, condition)
 def test_there_are_two_buffers_of_one_block(transformer, condition):
     streamer = stream(transformer, 0)
     pieces = set()
-    for block in streamer.in_turn():
+    for block in streamer.iter_blocks():
         pieces |= {entry.parameter.untyped_storage().data_ptr() for entry in offload.entries(block)}
-        assert len(streamer.slots) == BUFFERS
-        assert sum(slot.buffer.nbytes for slot in streamer.slots) == streamer.plan.buffers
+        assert len(streamer.buffers) == BUFFERS
+        assert sum(buffer.memory.nbytes for buffer in streamer.buffers) == streamer.plan.buffers
     assert len(pieces) == BUFFERS
     streamer.release()
-    assert not streamer.slots
+    assert not streamer.buffers
 
 
 def test_a_pass_that_breaks_off_leaves_every_block_with_its_own_weights(transformer, condition):
@@ -141,7 +141,7 @@ def test_a_pass_that_breaks_off_leaves_every_block_with_its_own_weights(transfor
 
     with pytest.raises(KeyboardInterrupt), torch.inference_mode():
         transformer(torch.zeros(1, 64, 4, 6), torch.tensor([0.5]), transformer.encode_prefix(condition), cancelled)
-    abandoned = streamer.in_turn()
+    abandoned = streamer.iter_blocks()
     next(abandoned)
     streamer.release()
     abandoned.close()
@@ -166,14 +166,14 @@ def test_weights_that_change_between_passes_are_copied_anew(transformer, conditi
 @pytest.mark.parametrize("failing", [1, 2, 3])
 def test_a_copy_that_fails_is_told_once_and_made_anew(transformer, condition, failing):
     """As where no memory could be pinned for it: the step is repeated with less in use."""
-    class Broken(Lane):
+    class Broken(Transfer):
         left = failing
 
-        def copy(self, parts, slot):
+        def copy(self, parts, buffer):
             self.left -= 1
             if not self.left:
                 raise MemoryError("no room")
-            super().copy(parts, slot)
+            super().copy(parts, buffer)
 
     expected = velocity(transformer, condition)
     streamer = stream(transformer, 0, Broken(torch.device("cpu")))
@@ -225,7 +225,7 @@ def backend(monkeypatch):
     return backend
 
 
-class Pinnable(offload.StreamLane):
+class Pinnable(offload.CudaTransfer):
     def staging(self, size):
         return torch.empty(size, dtype=torch.uint8)
 
@@ -236,19 +236,19 @@ def test_copies_and_computing_wait_for_each_other(transformer, condition, backen
     expected = velocity(transformer, condition)
     monkeypatch.setattr(torch.Tensor, "is_pinned", lambda self: pinned)
     streamer = stream(transformer, 0, Pinnable(torch.device("cpu")))
-    passing = streamer.in_turn()
+    passing = streamer.iter_blocks()
     next(passing)
-    slots = list(streamer.slots)
-    for slot in slots:
-        slot.arrival.result()
+    buffers = list(streamer.buffers)
+    for buffer in buffers:
+        buffer.arrival.result()
     passing.close()
     events = [[entry[0] for entry in backend.log if len(entry) > 1 and id(event) in entry]
-              for event in (slots[0].used, slots[0].filled)]
+              for event in (buffers[0].used, buffers[0].filled)]
     staged = [] if pinned else ["synchronize"]
     assert events[0][:2] == ["record", "wait"]                     # free from the start; the copy waits for it
     assert events[1][:2 + len(staged)] == [*staged, "record", "wait"]  # filled, and the computing waits for it
     waits = {(entry[1], entry[2]) for entry in backend.log if entry[0] == "wait"}
-    assert (id(slots[0].used), backend.copies) in waits and (id(slots[0].filled), backend.main) in waits
+    assert (id(buffers[0].used), backend.copies) in waits and (id(buffers[0].filled), backend.main) in waits
     streamer.release()
     assert backend.log[-1] == ("finish", backend.copies)
     assert torch.equal(velocity(transformer, condition), expected)
@@ -256,4 +256,4 @@ def test_copies_and_computing_wait_for_each_other(transformer, condition, backen
 
 
 def test_copies_are_timed():
-    assert offload.copy_rate(Lane(torch.device("cpu")), size=2**20) > 1e6
+    assert offload.copy_rate(Transfer(torch.device("cpu")), size=2**20) > 1e6

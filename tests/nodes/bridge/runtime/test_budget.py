@@ -194,7 +194,7 @@ def test_buffers_are_given_back_after_a_run_and_after_a_cancel(budget, load):
     model = load()
     budgeted = budget.BudgetPatcher.of(model, budget_for(model, 0))
     sample(budgeted)
-    assert not model.model.diffusion_model.streamer.slots
+    assert not model.model.diffusion_model.streamer.buffers
     layer = model.model.diffusion_model.transformer_blocks[5].img_mlp
 
     def cancel(*args):
@@ -205,7 +205,7 @@ def test_buffers_are_given_back_after_a_run_and_after_a_cancel(budget, load):
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         sample(budgeted)
     handle.remove()
-    assert not model.model.diffusion_model.streamer.slots
+    assert not model.model.diffusion_model.streamer.buffers
     assert all(now.parameter is before for now, before in zip(offload.entries(model.model), own, strict=True))
     unload()
 

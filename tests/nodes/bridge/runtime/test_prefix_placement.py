@@ -134,8 +134,8 @@ def real_pairs():
 
 @pytest.fixture
 def in_ram(prefix_placement, memory, monkeypatch):
-    from qwen_image_2.model.runtime.offload import Lane
-    monkeypatch.setattr(prefix_placement, "lane_for", lambda device: Lane(torch.device("cpu")))
+    from qwen_image_2.model.runtime.offload import Transfer
+    monkeypatch.setattr(prefix_placement, "transfer_for", lambda device: Transfer(torch.device("cpu")))
     memory(0, 8 * GIB)
     return lambda: prefix_placement.allocate_prefix_cache(real_pairs, 5, GIB, GIB, CARD)
 
