@@ -11,13 +11,13 @@ from ..model.runtime.offload import Plan
 from .bridge.keys import PLACE_KEY
 from .bridge.runtime import budget
 from .bridge.runtime.budget import BudgetPatcher, gib
-from .bridge.runtime.prefix_placement import Place
+from .bridge.runtime.prefix_placement import CacheLocation
 from .common import categories
 from .common.checks import check_model, check_vae
 from .common.schemas import schema
 from .notices import notify
 
-PLACES = {"automatic": Place.DEVICE, "RAM": Place.RAM, "recompute": Place.NOWHERE}
+PLACES = {"automatic": CacheLocation.VRAM, "RAM": CacheLocation.RAM, "recompute": CacheLocation.RECOMPUTE}
 
 
 class QwenImage2Memory(io.ComfyNode):

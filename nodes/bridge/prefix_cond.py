@@ -7,7 +7,7 @@ from ...messages import Message, Refusal
 from ...model.qwen_image_2.prefix_cache import Condition, PrefixCache
 from ...model.qwen_image_2.spec import TransformerSpec
 from .keys import SLOTS_KEY
-from .runtime.prefix_placement import Place
+from .runtime.prefix_placement import CacheLocation
 
 
 class PromptPrefix:
@@ -16,15 +16,15 @@ class PromptPrefix:
     def __init__(self, condition: Condition):
         self.condition = condition
         self.cache: PrefixCache | None = None  # of its keys and values
-        self.place: Place | None = None        # where they are kept, None where there are none
-        self.reported: set[Place] = set()      # the places that its run has told of
+        self.place: CacheLocation | None = None        # where they are kept, None where there are none
+        self.reported: set[CacheLocation] = set()      # the places that its run has told of
         self._key: Hashable = None
 
     def is_valid(self, key: Hashable) -> bool:
         """Whether there are keys and values, and for this state of weights, device, dtype and time."""
         return self.cache is not None and self._key == key
 
-    def fill(self, key: Hashable, cache: PrefixCache, place: Place) -> None:
+    def fill(self, key: Hashable, cache: PrefixCache, place: CacheLocation) -> None:
         """Keep keys and values from now on. Those from before are to be cleared before the new ones are made."""
         self._key, self.cache, self.place = key, cache, place
 

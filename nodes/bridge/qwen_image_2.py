@@ -33,7 +33,7 @@ from .runtime import prefix_placement
 from .runtime.budget import BudgetedModel
 from .runtime.kernels import comfy_attention
 from .runtime.oom import retry_on_oom
-from .runtime.prefix_placement import Place
+from .runtime.prefix_placement import CacheLocation
 from .runtime.run_state import RunState
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class DiffusionModel(Transformer):
         ).execute(x, timestep, context, control, options, **kwargs)
 
     def _velocity(self, x, timestep, context, control, transformer_options, prefix: PromptPrefix,
-                  weights_key: Hashable = None, first_place: Place = Place.DEVICE, others: int = 0):
+                  weights_key: Hashable = None, first_place: CacheLocation = CacheLocation.VRAM, others: int = 0):
         """Velocity like x (B, 64, h, w). The prefix runs only where its keys and values are not there yet.
 
         weights_key: changes whenever the weights do; first_place: where keys and values are to be kept if there is
@@ -119,7 +119,7 @@ class DiffusionModel(Transformer):
         return super().forward(x, timestep, prefix.cache, comfy_attention(transformer_options))
 
     @torch.compiler.disable  # run once, at a length of its own: compiling anew for each prompt would never pay
-    def _fill(self, prefix: PromptPrefix, key: Hashable, x, timestep, transformer_options, first_place: Place,
+    def _fill(self, prefix: PromptPrefix, key: Hashable, x, timestep, transformer_options, first_place: CacheLocation,
               others: int) -> None:
         """Compute the keys and values of a prefix, and tell where they are kept."""
         prefix.clear()  # before the new ones are made
@@ -210,7 +210,7 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
         def step() -> Tensor:
             return super(QwenImage2, self)._apply_model(
                 x, t, c_concat, c_crossattn, control, options, prefix=prefix, weights_key=self._weights_key(),
-                first_place=run.first_place(options.get(PLACE_KEY, Place.DEVICE)),
+                first_place=run.first_place(options.get(PLACE_KEY, CacheLocation.VRAM)),
                 others=run.video_memory_beside(prefix), **kwargs)
 
         return retry_on_oom(step, run, self.current_patcher, report)

@@ -15,7 +15,7 @@ from .adapters.shapes import tensors_of
 from .keys import PLACE_KEY, REPORT_KEY
 from .prefix_cond import condition_from, prefix_tokens
 from .runtime import budget
-from .runtime.prefix_placement import Place
+from .runtime.prefix_placement import CacheLocation
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def _check_conditioning(cond: dict, model, images: int) -> None:
 def _cached_tokens(guider, pictures: int) -> int:
     """Tokens of all prefixes whose keys and values a run is to keep beside the model."""
     model, options = guider.model_patcher.model, guider.model_options
-    if options["transformer_options"].get(PLACE_KEY, Place.DEVICE) is not Place.DEVICE:
+    if options["transformer_options"].get(PLACE_KEY, CacheLocation.VRAM) is not CacheLocation.VRAM:
         return 0
     # As in core's sampling_function; a guider of another class may have other rules, then everything counts.
     unguided = (type(guider) is comfy.samplers.CFGGuider and math.isclose(guider.cfg, 1.0)

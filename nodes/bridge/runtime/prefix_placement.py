@@ -26,25 +26,25 @@ RAM_MARGIN = 2 * 2**30  # left to the system
 StartPass = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
-class Place(Enum):
+class CacheLocation(Enum):
     """The value is what the user reads."""
 
-    DEVICE = Message("cache_in_vram", "in VRAM")
+    VRAM = Message("cache_in_vram", "in VRAM")
     RAM = Message("cache_in_ram", "in system RAM")
-    NOWHERE = Message("cache_recomputed", "recomputed every step")
+    RECOMPUTE = Message("cache_recomputed", "recomputed every step")
 
 
-INSTEAD = {Place.RAM: Message("cache_in_ram_instead", "in system RAM, because VRAM has no room for it"),
-           Place.NOWHERE: Message("cache_recomputed_instead", "recomputed every step, because neither VRAM nor system "
+INSTEAD = {CacheLocation.RAM: Message("cache_in_ram_instead", "in system RAM, because VRAM has no room for it"),
+           CacheLocation.RECOMPUTE: Message("cache_recomputed_instead", "recomputed every step, because neither VRAM nor system "
                                   "RAM has room for it")}
 
 
-def in_words(cache: PrefixCache, place: Place, first: Place, tokens: int, size: int,
+def in_words(cache: PrefixCache, place: CacheLocation, first: CacheLocation, tokens: int, size: int,
              device: torch.device) -> Iterator[Message]:
     """Where so many tokens' keys and values of `size` bytes are kept; first: the place that was asked for."""
     where = place.value if place is first else INSTEAD.get(place, place.value)
-    if place is Place.DEVICE and device.type == "cpu":  # whose memory is system RAM
-        where = Place.RAM.value
+    if place is CacheLocation.VRAM and device.type == "cpu":  # whose memory is system RAM
+        where = CacheLocation.RAM.value
     yield Message("cache_size", "KV cache of prompt and references: {tokens} tokens, {size} MiB, {place}.",
                   tokens=f"{tokens:,}", size=f"{size / 2**20:,.1f}", place=where)
     if _waits(cache, place):
@@ -53,24 +53,24 @@ def in_words(cache: PrefixCache, place: Place, first: Place, tokens: int, size: 
 
 
 def allocate_prefix_cache(start_pass: StartPass, position: int, needed: int, working: int, device: torch.device,
-                          first: Place = Place.DEVICE, others: int = 0) -> tuple[PrefixCache, Place]:
+                          first: CacheLocation = CacheLocation.VRAM, others: int = 0) -> tuple[PrefixCache, CacheLocation]:
     """Run a pass over the prefix and keep its keys and values in the fastest place that holds them, from `first` on.
 
     position: the rotary counter after the prefix; needed: bytes of all keys and values; working: bytes that a pass
     needs beside them; others: bytes of video memory that the run's other prefixes keep.
     """
-    beside = first is Place.DEVICE or (first is Place.RAM and device.type == "cpu")  # the same place
+    beside = first is CacheLocation.VRAM or (first is CacheLocation.RAM and device.type == "cpu")  # the same place
     if beside and _may_fit(needed + working + others, device):
         try:
-            return PrefixCache(position, _collect(start_pass, device)), Place.DEVICE
+            return PrefixCache(position, _collect(start_pass, device)), CacheLocation.VRAM
         except Exception as error:
             if not comfy.model_management.is_oom(error):
                 raise
             log.info("The keys and values of the prefix did not fit beside the model: %s", error)
         comfy.model_management.soft_empty_cache()
-    if first is not Place.NOWHERE and device.type != "cpu" and needed + RAM_MARGIN <= _free_ram():
-        return _in_ram(start_pass, position, device), Place.RAM
-    return RecomputedPrefix(position, compute=partial(_cancellable_pass, start_pass)), Place.NOWHERE
+    if first is not CacheLocation.RECOMPUTE and device.type != "cpu" and needed + RAM_MARGIN <= _free_ram():
+        return _in_ram(start_pass, position, device), CacheLocation.RAM
+    return RecomputedPrefix(position, compute=partial(_cancellable_pass, start_pass)), CacheLocation.RECOMPUTE
 
 
 def _may_fit(size: int, device: torch.device) -> bool:
@@ -97,9 +97,9 @@ class PinnedPrefix(PrefetchedPrefix):
         self._unpin()
 
 
-def _waits(cache: PrefixCache, place: Place) -> bool:
+def _waits(cache: PrefixCache, place: CacheLocation) -> bool:
     """Whether every block of a pass waits for a copy of its own."""
-    return place is Place.RAM and not isinstance(cache, PinnedPrefix)
+    return place is CacheLocation.RAM and not isinstance(cache, PinnedPrefix)
 
 
 def _in_ram(start_pass: StartPass, position: int, device: torch.device) -> PrefixCache:

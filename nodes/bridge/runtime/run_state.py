@@ -3,13 +3,13 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .prefix_placement import Place
+from .prefix_placement import CacheLocation
 
 
 class Prefix(Protocol):
     """What a run asks of its prefixes, see ../prefix_cond.py."""
 
-    place: Place | None
+    place: CacheLocation | None
 
     @property
     def video_memory(self) -> int: ...
@@ -54,12 +54,12 @@ class RunState:
     @property
     def keeps_beside_model(self) -> bool:
         """Whether keys and values of a prefix lie beside the model."""
-        return any(prefix.place is Place.DEVICE for prefix in self.prefixes)
+        return any(prefix.place is CacheLocation.VRAM for prefix in self.prefixes)
 
     def video_memory_beside(self, prefix: Prefix) -> int:
         """Bytes of video memory that the keys and values of all other prefixes take."""
         return sum(each.video_memory for each in self.prefixes if each is not prefix)
 
-    def first_place(self, chosen: Place) -> Place:
+    def first_place(self, chosen: CacheLocation) -> CacheLocation:
         """Where to try to keep keys and values: no longer beside the model where memory has run out."""
-        return Place.RAM if self.oom_retried and chosen is Place.DEVICE else chosen
+        return CacheLocation.RAM if self.oom_retried and chosen is CacheLocation.VRAM else chosen

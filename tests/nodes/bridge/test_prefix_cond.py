@@ -18,8 +18,8 @@ def test_keys_and_values_are_released_once(prefix_cond, prefix):
         def release(self):
             released.append(self.position)
 
-    prefix.fill("plain", Cache(1), prefix_cond.Place.RAM)
-    assert not released and prefix.place is prefix_cond.Place.RAM
+    prefix.fill("plain", Cache(1), prefix_cond.CacheLocation.RAM)
+    assert not released and prefix.place is prefix_cond.CacheLocation.RAM
     prefix.clear()
     prefix.clear()
     assert released == [1] and prefix.cache is prefix.place is None
@@ -27,7 +27,7 @@ def test_keys_and_values_are_released_once(prefix_cond, prefix):
 
 def test_keys_and_values_are_valid_for_one_state_of_the_weights(prefix_cond, prefix):
     assert not prefix.is_valid("plain") and not prefix.is_valid(None)
-    prefix.fill("plain", PrefixCache(1), prefix_cond.Place.DEVICE)
+    prefix.fill("plain", PrefixCache(1), prefix_cond.CacheLocation.VRAM)
     assert prefix.is_valid("plain") and not prefix.is_valid("with LoRA")
     prefix.clear()
     assert not prefix.is_valid("plain") and not prefix.is_valid(None)
@@ -36,9 +36,9 @@ def test_keys_and_values_are_valid_for_one_state_of_the_weights(prefix_cond, pre
 def test_what_a_prefix_takes_on_a_card(prefix_cond, prefix):
     assert prefix.video_memory == 0
     card, ram = (torch.empty(1, 20, 2, 8, device=device) for device in ("meta", "cpu"))
-    prefix.fill("on the card", PrefixCache(0, [(card, card)] * 3), prefix_cond.Place.DEVICE)
+    prefix.fill("on the card", PrefixCache(0, [(card, card)] * 3), prefix_cond.CacheLocation.VRAM)
     assert prefix.video_memory == 6 * card.nbytes
-    prefix.fill("in RAM", PrefixCache(0, [(ram, ram)] * 3), prefix_cond.Place.RAM)
+    prefix.fill("in RAM", PrefixCache(0, [(ram, ram)] * 3), prefix_cond.CacheLocation.RAM)
     assert prefix.video_memory == 0
 
 

@@ -70,14 +70,14 @@ def test_a_place_is_reported_once_however_often_the_weights_change(qwen_image_2,
         velocity(model, prefix, weights_key=key, transformer_options=options)
     assert len(calls) == 4 and len(told) == 1
     velocity(model, prefix, weights_key="out of memory", transformer_options=options,
-             first_place=qwen_image_2.Place.NOWHERE)
+             first_place=qwen_image_2.CacheLocation.RECOMPUTE)
     assert len(told) == 2 and "recomputed every step" in told[1]
 
 
 def test_ram_that_cannot_be_pinned_is_said(qwen_image_2, model, prefix, monkeypatch):
     allocate, told = qwen_image_2.prefix_placement.allocate_prefix_cache, []
     monkeypatch.setattr(qwen_image_2.prefix_placement, "allocate_prefix_cache",
-                        lambda *args: (allocate(*args)[0], qwen_image_2.Place.RAM))
+                        lambda *args: (allocate(*args)[0], qwen_image_2.CacheLocation.RAM))
     velocity(model, prefix, transformer_options={qwen_image_2.REPORT_KEY: told.append})
     assert told[1:] == ["The KV cache in system RAM could not be pinned: each block waits for its copy."]
 

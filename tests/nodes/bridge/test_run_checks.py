@@ -55,10 +55,10 @@ def least_room(monkeypatch, model, cfg: float, place: str = "DEVICE", pictures: 
     import comfy.samplers
 
     from qwen_image_2.nodes.bridge.keys import PLACE_KEY
-    from qwen_image_2.nodes.bridge.runtime.prefix_placement import Place
+    from qwen_image_2.nodes.bridge.runtime.prefix_placement import CacheLocation
     changed, asked, load = model.clone(), [], management.load_models_gpu
     changed.model_options |= options
-    changed.model_options["transformer_options"][PLACE_KEY] = Place[place]
+    changed.model_options["transformer_options"][PLACE_KEY] = CacheLocation[place]
     guider = comfy.samplers.CFGGuider(changed)
     guider.set_conds([[torch.randn(1, 30, 64), {}]], [[torch.randn(1, 20, 64), {}]])
     guider.set_cfg(cfg)

@@ -69,12 +69,12 @@ def tries(monkeypatch):
 def short(budget, load, kept: int | None, place: str):
     """(A model with so many blocks within its budget, None without one, what it tells)."""
     from qwen_image_2.nodes.bridge.keys import PLACE_KEY
-    from qwen_image_2.nodes.bridge.runtime.prefix_placement import Place
+    from qwen_image_2.nodes.bridge.runtime.prefix_placement import CacheLocation
     model, told = load(), []
     if kept is not None:
         model = budget.BudgetPatcher.of(model, budget_for(model, kept))
     model = reporting_to(told.append, model)
-    model.model_options["transformer_options"][PLACE_KEY] = Place[place]
+    model.model_options["transformer_options"][PLACE_KEY] = CacheLocation[place]
     return model, told
 
 

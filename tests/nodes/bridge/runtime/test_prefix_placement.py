@@ -51,7 +51,7 @@ GIB = 2**30
 def test_the_fastest_place_with_room_is_taken(prefix_placement, memory, video, ram, place):
     memory(video, ram)
     cache, found = prefix_placement.allocate_prefix_cache(pairs, 5, needed=4 * GIB, working=GIB, device=CARD)
-    assert found == prefix_placement.Place[place]
+    assert found == prefix_placement.CacheLocation[place]
     assert cache.position == 5
     if place == "NOWHERE":
         assert isinstance(cache, RecomputedPrefix) and not cache.layers
@@ -72,14 +72,14 @@ def test_running_out_of_video_memory_moves_on_to_ram(prefix_placement, memory):
         yield from pairs()
 
     cache, found = prefix_placement.allocate_prefix_cache(layers, 0, GIB, GIB, CARD)
-    assert found == prefix_placement.Place.RAM and len(cache.layers) == 2
+    assert found == prefix_placement.CacheLocation.RAM and len(cache.layers) == 2
 
 
 def test_without_a_card_ram_is_the_only_place(prefix_placement, memory):
     for ram, place in ((8 * GIB, "DEVICE"), (3 * GIB, "NOWHERE")):
         memory(0, ram)
         _, found = prefix_placement.allocate_prefix_cache(pairs, 0, GIB, GIB, torch.device("cpu"))
-        assert found == prefix_placement.Place[place]
+        assert found == prefix_placement.CacheLocation[place]
 
 
 def test_a_pass_over_the_prefix_can_be_cancelled_between_blocks(prefix_placement, memory):
@@ -104,7 +104,7 @@ def test_what_other_prefixes_keep_on_the_card_counts(prefix_placement, memory):
     memory(4 * GIB, 8 * GIB)
     for others, place in ((2 * GIB, "DEVICE"), (2 * GIB + 1, "RAM")):
         _, found = prefix_placement.allocate_prefix_cache(pairs, 0, GIB, GIB, CARD, others=others)
-        assert found == prefix_placement.Place[place]
+        assert found == prefix_placement.CacheLocation[place]
 
 
 # ---------------------------------------------------------------- pinned RAM
@@ -142,7 +142,7 @@ def in_ram(prefix_placement, memory, monkeypatch):
 
 def waits(prefix_placement, cache, place) -> bool:
     """Whether it is said that every block waits for its copy."""
-    _, *more = prefix_placement.in_words(cache, place, prefix_placement.Place.DEVICE, 5, GIB, CARD)
+    _, *more = prefix_placement.in_words(cache, place, prefix_placement.CacheLocation.VRAM, 5, GIB, CARD)
     return any("could not be pinned" in sentence for sentence in more)
 
 
@@ -168,9 +168,9 @@ def test_pins_do_not_outlive_their_tensors(pins, in_ram):
 def test_without_room_for_all_nothing_stays_pinned(prefix_placement, pins, in_ram):
     pins.room = 3
     cache, place = in_ram()
-    assert type(cache).__name__ == "PrefixCache" and place is prefix_placement.Place.RAM and not pins.held
+    assert type(cache).__name__ == "PrefixCache" and place is prefix_placement.CacheLocation.RAM and not pins.held
     assert waits(prefix_placement, cache, place)
-    assert not waits(prefix_placement, cache, prefix_placement.Place.DEVICE)
+    assert not waits(prefix_placement, cache, prefix_placement.CacheLocation.VRAM)
 
 
 # ---------------------------------------------------------------- the user's choice
@@ -191,6 +191,6 @@ def test_the_place_of_keys_and_values_is_the_users_choice(load, choice, words):
 
 @pytest.mark.parametrize(("device", "words"), [(CARD, "MiB, in VRAM."), (torch.device("cpu"), "MiB, in system RAM.")])
 def test_beside_the_model_is_in_the_memory_of_its_device(prefix_placement, device, words):
-    place = prefix_placement.Place.DEVICE
+    place = prefix_placement.CacheLocation.VRAM
     sentence, = prefix_placement.in_words(object(), place, place, 5, GIB, device)
     assert sentence.endswith(words)

@@ -99,8 +99,8 @@ def test_a_run_inside_of_another(load):
 
 def test_a_run_inside_of_another_sees_what_that_keeps(run_state):
     """Both share one card: the inner run places its keys and values beside the outer's, and may take their room."""
-    from qwen_image_2.nodes.bridge.runtime.prefix_placement import Place
-    first, second = Prefix(Place.DEVICE), Prefix(Place.DEVICE)
+    from qwen_image_2.nodes.bridge.runtime.prefix_placement import CacheLocation
+    first, second = Prefix(CacheLocation.VRAM), Prefix(CacheLocation.VRAM)
     outer = run_state.RunState().begin(12)
     outer.prefixes.add(first)
     outer.oom_retried = True
@@ -130,8 +130,8 @@ def test_a_model_can_be_called_outside_of_a_run(run_state, load):
 
 
 def test_where_memory_has_run_out_keys_and_values_leave_the_card(run_state):
-    from qwen_image_2.nodes.bridge.runtime.prefix_placement import Place
+    from qwen_image_2.nodes.bridge.runtime.prefix_placement import CacheLocation
     state = run_state.RunState()
-    assert [state.first_place(place) for place in Place] == list(Place)
+    assert [state.first_place(place) for place in CacheLocation] == list(CacheLocation)
     state.oom_retried = True
-    assert [state.first_place(place) for place in Place] == [Place.RAM, Place.RAM, Place.NOWHERE]
+    assert [state.first_place(place) for place in CacheLocation] == [CacheLocation.RAM, CacheLocation.RAM, CacheLocation.RECOMPUTE]
