@@ -19,7 +19,7 @@ from ...model.qwen_image_2.spec import TransformerSpec
 from .adapters.checks import check_lora_shapes, check_loras
 from .progress import loading_progress
 from .quant import formats
-from .quant.gguf_ops import keep_packed, with_blocks
+from .quant.gguf_ops import patch_gguf_on_use, gguf_operations
 from .quant.quantize import Network, Origin, patches_below
 from .quant.weight_format import DTYPES, conversion, keeps_fp32
 from .qwen_image_2 import ModelConfig, QwenImage2, is_ours
@@ -63,7 +63,7 @@ def model_from(checkpoint: StoredCheckpoint, detected: Detected[TransformerSpec]
     patcher = patcher_class(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
     patcher.add_wrapper(WrappersMP.OUTER_SAMPLE, check_run)
     patcher.add_callback(CallbacksMP.ON_LOAD, budget.on_load)
-    patcher.add_callback(CallbacksMP.ON_LOAD, keep_packed)
+    patcher.add_callback(CallbacksMP.ON_LOAD, patch_gguf_on_use)
     patcher.add_callback(CallbacksMP.ON_LOAD, check_loras)
     return patcher
 
@@ -104,7 +104,7 @@ def _model_config(spec: TransformerSpec, layers: quantization.Settings, dtype: t
 def _quantised_operations(config: ModelConfig, layers: quantization.Settings, dtype: torch.dtype,
                           compute: torch.dtype, device):
     if any(one["format"] == "gguf" for one in layers.values()):
-        return with_blocks(comfy.ops.mixed_precision_ops({}, compute, full_precision_mm=True))
+        return gguf_operations(comfy.ops.mixed_precision_ops({}, compute, full_precision_mm=True))
     core = comfy.ops.pick_operations(dtype, compute, load_device=device, model_config=config)
     return formats.decoding(core, formats.without_arithmetic(device))
 

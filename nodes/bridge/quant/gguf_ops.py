@@ -60,7 +60,7 @@ def is_packed(module: nn.Module) -> bool:
     return getattr(module, "layout_type", None) == LAYOUT
 
 
-def keep_packed(patcher, *_) -> None:
+def patch_gguf_on_use(patcher, *_) -> None:
     """A callback for after loading: LoRAs on packed matrices are computed each time that these are used.
 
     ComfyUI's dynamic patcher (the usual one on NVIDIA cards) merges a LoRA at a matrix's first use and writes the
@@ -72,7 +72,7 @@ def keep_packed(patcher, *_) -> None:
             module.weight_function, module.weight_lowvram_function = [merging, *module.weight_function], None
 
 
-def with_blocks(core, dtype: torch.dtype | None = None):
+def gguf_operations(core, dtype: torch.dtype | None = None):
     """ComfyUI's mixed-precision operations, whose linear layers and embeddings take packed matrices as well.
 
     dtype: what a matrix is decoded to, else what the layer computes in.

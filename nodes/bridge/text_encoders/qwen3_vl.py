@@ -29,7 +29,7 @@ from ....model.qwen_image_2 import prompt
 from .. import saving
 from ..keys import SLOTS_KEY
 from ..quant.formats import check_device
-from ..quant.gguf_ops import keep_packed, with_blocks
+from ..quant.gguf_ops import patch_gguf_on_use, gguf_operations
 from ..quant.quantize import Network, Origin, patches_below
 from ..quant.weight_format import DTYPES, conversion, keeps_fp32
 from . import shared
@@ -222,7 +222,7 @@ def load_text_encoder(path: Path, label: str, weight_format: str = "as stored", 
     dtype = DTYPES.get(weight_format) or loading.stored_dtype(checkpoint.tensors)
     layers = {**detected.quantization, **to_do.layers}
     check_device(checkpoint, layers, comfy.model_management.text_encoder_device())
-    operations = with_blocks(shared.quantized_operations(dtype), torch.float32) if layers else None
+    operations = gguf_operations(shared.quantized_operations(dtype), torch.float32) if layers else None
     clip = shared.empty_clip(NAME, functools.partial(PromptEncoder, detected.spec), Tokenizer, dtype, operations,
                              disable_dynamic)
     shared.fill(clip, NAME, checkpoint, detected, dtype, to_do, weight_format)
@@ -230,7 +230,7 @@ def load_text_encoder(path: Path, label: str, weight_format: str = "as stored", 
     model.origin = Origin(checkpoint.config, None if keeps_fp32(checkpoint, weight_format) else dtype)
     model.weights = weights_in_words(layers, dtype)
     model.label = checkpoint.label
-    clip.patcher.add_callback(CallbacksMP.ON_LOAD, keep_packed)
+    clip.patcher.add_callback(CallbacksMP.ON_LOAD, patch_gguf_on_use)
     clip.patcher.cached_patcher_init = (shared.load_patcher, (load_text_encoder, path, label, weight_format, projector))
     return clip
 
