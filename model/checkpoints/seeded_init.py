@@ -14,7 +14,7 @@ from torch import Tensor
 STEPS = 128  # of a signed byte up to 1.0
 
 
-def draw(shapes: Mapping[str, tuple[int, ...]], seed: int, gain: float) -> dict[str, Tensor]:
+def random_state_dict(shapes: Mapping[str, tuple[int, ...]], seed: int, gain: float) -> dict[str, Tensor]:
     """Weights (bf16) of a network of linear layers, norms and embeddings, by their names and shapes.
 
     Matrices are uniform with the deviation gain / sqrt(fan-in), tables of embeddings uniform in [-1, 1]; norms are

@@ -75,7 +75,7 @@ def text_encoder() -> Path:
 def _write(path: Path) -> None:
     module = Qwen3VL(TEXT_ENCODER_SPEC, None, torch.device("meta"), nn)
     shapes = {key_maps.COMFY.back(name): shape for name, shape in matching.shapes(module).items()}
-    drawn = seeded_init.draw(shapes, SEED, GAIN)
+    drawn = seeded_init.random_state_dict(shapes, SEED, GAIN)
     atomic.write_bytes(path, safetensors.torch.save(drawn, {"format": "pt", "config": json.dumps(_config())}))
 
 
