@@ -40,7 +40,7 @@ app.registerExtension({
   afterConfigureGraph: rememberGraph,
 
   nodeCreated(node) {
-    for (const [name, { sizes, meter, measured, references, only_with: only }] of marks.get(node.comfyClass) ?? []) {
+    for (const [name, { sizes, meter, measured, references, enabled_when: only }] of marks.get(node.comfyClass) ?? []) {
       if (sizes) addSizePicker(node, name, sizes);
       if (meter) addTokenMeter(node, name);
       if (measured) addBriefMeter(node, measured);

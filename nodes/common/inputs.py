@@ -3,7 +3,7 @@ from comfy_api.latest import io
 
 from ...model.images import sizes
 from ...model.images.references import MAX_REFERENCES
-from ..frontend import marks, only_with, size_table
+from ..frontend import ui_hints, enabled_when, size_table
 
 RESOLUTIONS = ("128", "256", "512", "768", "1024", "1280", "1536", "2048")
 
@@ -12,7 +12,7 @@ def canvas_inputs(aspect_ratio: str, size: str) -> list[io.Input]:
     """The inputs that choose a canvas, with their defaults."""
     return [
         io.Combo.Input("aspect_ratio", [*sizes.RATIOS, sizes.CUSTOM], default=aspect_ratio,
-                       extra_dict=marks(sizes=size_table()),
+                       extra_dict=ui_hints(sizes=size_table()),
                        tooltip="Width to height. custom: uses width and height below."),
         io.Combo.Input("size", [str(side) for side in sizes.CLASSES], default=size,
                        tooltip="Side of the square with the same area, in pixels. 2048 is the model's native "
@@ -24,7 +24,7 @@ def canvas_inputs(aspect_ratio: str, size: str) -> list[io.Input]:
 def side_inputs(choice: str, custom: str, when: str) -> list[io.Input]:
     """Width and height of the user's own, used where the input `choice` is `custom`; when: that in words."""
     return [io.Int.Input(side, default=1024, min=sizes.MIN_SIDE, max=sizes.MAX_SIDE, step=sizes.MULTIPLE,
-                         extra_dict=only_with(choice, custom), tooltip=f"Pixels, a multiple of 32. {when}")
+                         extra_dict=enabled_when(choice, custom), tooltip=f"Pixels, a multiple of 32. {when}")
             for side in ("width", "height")]
 
 
