@@ -43,7 +43,7 @@ def sigmas_for(preset: str, steps: int, denoise: float, samples: torch.Tensor) -
     """Sigmas (steps + 1,) for latents (B, C, h, w)."""
     tokens = samples.shape[-2] * samples.shape[-1]
     if preset == CUSTOM:
-        return schedule.last_part(lambda n: schedule.base_sigmas(n, tokens), steps, denoise)
+        return schedule.truncate_by_denoise(lambda n: schedule.base_sigmas(n, tokens), steps, denoise)
     return schedule.tail(schedule.PRESETS[preset](tokens), denoise)
 
 

@@ -21,7 +21,7 @@ TERMINAL_SIGMA = 0.02
 TURBO_SIGMAS = (1.0, 0.978453, 0.95418, 0.926626, 0.89508, 0.845148, 0.704534, 0.414568)
 
 
-def shift_for(tokens: int) -> float:
+def compute_mu(tokens: int) -> float:
     """mu for a target of `tokens` latents (width/16 * height/16)."""
     return BASE_SHIFT + (MAX_SHIFT - BASE_SHIFT) * (tokens - BASE_TOKENS) / (MAX_TOKENS - BASE_TOKENS)
 
@@ -50,7 +50,7 @@ def linear_times(steps: int) -> Tensor:
 
 def base_sigmas(steps: int, tokens: int) -> Tensor:
     """The official schedule of the base model: shift by size, then stretch to the terminal sigma."""
-    sigmas = shifted(linear_times(steps), shift_for(tokens))
+    sigmas = shifted(linear_times(steps), compute_mu(tokens))
     # A single step has nothing to stretch (and the reference divides 0 by 0 there).
     return with_zero(stretched(sigmas) if steps > 1 else sigmas)
 
@@ -62,7 +62,7 @@ def turbo_sigmas() -> Tensor:
 
 def shifted_sigmas(times: Tensor | Sequence[float], tokens: int) -> Tensor:
     """Shift by size without the stretch, as Lightning (evenly spaced times) and Viggle (its own) were trained."""
-    return with_zero(shifted(torch.as_tensor(times, dtype=torch.float64), shift_for(tokens)))
+    return with_zero(shifted(torch.as_tensor(times, dtype=torch.float64), compute_mu(tokens)))
 
 
 # Name -> sigmas for a target of so many tokens. The LoRAs run on the base model.
@@ -84,7 +84,7 @@ def _check_denoise(denoise: float) -> None:
         raise Refusal("denoise_range", "denoise must be above 0 and at most 1, got {denoise}.", denoise=str(denoise))
 
 
-def last_part(sigmas_for: Callable[[int], Tensor], steps: int, denoise: float) -> Tensor:
+def truncate_by_denoise(sigmas_for: Callable[[int], Tensor], steps: int, denoise: float) -> Tensor:
     """The last `steps` steps of a schedule that would take steps / denoise: image-to-image keeps 1 - denoise.
 
     sigmas_for(n) gives the n-step schedule. denoise in (0, 1].

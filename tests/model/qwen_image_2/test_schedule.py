@@ -35,7 +35,7 @@ def test_one_step_goes_straight_to_the_picture():
 
 @pytest.mark.parametrize("side, mu", [(512, 0.5387), (1024, 0.6936), (2048, 1.3129)])
 def test_shift_grows_with_the_picture(side, mu):
-    assert schedule.shift_for((side // 16) ** 2) == pytest.approx(mu, abs=1e-4)
+    assert schedule.compute_mu((side // 16) ** 2) == pytest.approx(mu, abs=1e-4)
 
 
 def test_turbo_schedule_is_the_checkpoints_own():
@@ -73,7 +73,7 @@ def test_every_preset_falls_from_noise_to_the_picture(preset):
 
 def test_denoise_keeps_the_end_of_the_schedule():
     whole = schedule.base_sigmas(40, 4096)
-    part = schedule.last_part(lambda n: schedule.base_sigmas(n, 4096), 20, 0.5)
+    part = schedule.truncate_by_denoise(lambda n: schedule.base_sigmas(n, 4096), 20, 0.5)
     assert torch.equal(part, whole[-21:])
     assert torch.equal(schedule.tail(whole, 0.25), whole[-11:])
     assert torch.equal(schedule.tail(whole, 1), whole)
@@ -83,7 +83,7 @@ def test_denoise_keeps_the_end_of_the_schedule():
 @pytest.mark.parametrize("call", [
     lambda: schedule.base_sigmas(0, 4096),
     lambda: schedule.tail(schedule.turbo_sigmas(), 0),
-    lambda: schedule.last_part(lambda n: schedule.base_sigmas(n, 4096), 20, 1.5),
+    lambda: schedule.truncate_by_denoise(lambda n: schedule.base_sigmas(n, 4096), 20, 1.5),
 ])
 def test_impossible_requests_are_refused(call):
     with pytest.raises(ValueError, match="Steps must be at least 1|denoise must be"):
