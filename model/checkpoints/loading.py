@@ -18,7 +18,7 @@ Read = Callable[[str], Tensor]  # name of a tensor of the file -> the tensor
 class Quantizing(NamedTuple):
     """What to do with the matrices of a plain file while it is loaded."""
 
-    layers: quantization.Settings
+    layers: quantization.QuantConfig
     # (matrix, largest magnitude in all that shares its scale, record) -> the entries of its layer, by their last name
     quantize: Callable[[Tensor, Tensor, Mapping], Mapping[str, Tensor]]
     # name of a parameter -> the parameters that share its scale: those that are one matrix in other files
@@ -39,7 +39,7 @@ def load(module: nn.Module, detected: Detected, checkpoint: StoredCheckpoint, dt
     black, and nothing later could name it. progress(done, total) counts tensors and may raise to cancel.
     """
     records = {**detected.quantization, **quantizing.layers}
-    values = {f"{layer}{quantization.MARK}": quantization.encoded(record) for layer, record in records.items()}
+    values = {f"{layer}{quantization.QUANT_RECORD}": quantization.encoded(record) for layer, record in records.items()}
     with checkpoint.mapped() as mapped:
         entries = _Entries(detected, checkpoint, dtype, quantizing, mapped, keep_fp32)
         for done, name in enumerate(detected.table, start=1):
@@ -77,7 +77,7 @@ class _Entries:
 
     def quantized(self, name: str, layer: str) -> Mapping[str, Tensor]:
         read = self.checkpoint.read
-        absmax = quantization.peak(self.plain(each, read) for each in self.quantizing.sharing(name))
+        absmax = quantization.absmax(self.plain(each, read) for each in self.quantizing.sharing(name))
         return self.quantizing.quantize(self.plain(name, read), absmax, self.quantizing.layers[layer])
 
     def converted(self, name: str) -> Tensor:

@@ -22,9 +22,9 @@ from .errors import CheckpointError, missing_tensor
 # What is not quantized is stored in one of these, by their names in safetensors files.
 PLAIN_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
-MARK = ".comfy_quant"
+QUANT_RECORD = ".comfy_quant"
 METADATA = "_quantization_metadata"
-OLD_MARK = "scaled_fp8"
+OLD_MARKER = "scaled_fp8"
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ ROWS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "gguf")  # whose rows
 # What may stand beside a quantised weight.
 COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
 OLD_COMPANIONS = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
-# In a mark: the input's scale counts for nothing. For ComfyUI as well, an old file's 1.0 means that none was measured.
+# In a record: the input's scale counts for nothing. For ComfyUI as well, an old file's 1.0 means that none was measured.
 NO_INPUT_SCALE = "no_input_scale"
-# In a mark of 4-bit ConvRot: what its products are computed in.
+# In a record of 4-bit ConvRot: what its products are computed in.
 LINEAR_DTYPES = ("int4", "int8")
-# In a mark, and for ComfyUI as well: the weight is dequantised, and multiplied as plain numbers.
+# In a record, and for ComfyUI as well: the weight is dequantised, and multiplied as plain numbers.
 FULL_PRECISION = "full_precision_matrix_mult"
 
 # What other tools leave beside or instead of a weight, by the end of the name, the unmistakable ends first. ComfyUI
@@ -73,7 +73,7 @@ OTHER_TOOLS = {
     "Qwen as fp8 in blocks": (".weight_scale_inv",),
 }
 
-Settings = dict[str, dict]  # layer -> the JSON of its mark
+QuantConfig = dict[str, dict]  # layer -> the JSON of its record
 
 # What a plain file can be made into.
 TARGETS: Mapping[str, Mapping[str, object]] = {
@@ -90,33 +90,33 @@ ROTATIONS = (256, 64, 16)  # inputs that ConvRot mixes: powers of four
 TILE_ROWS, TILE_BLOCKS = 128, 4
 
 
-def targets(shapes: Mapping[str, tuple[int, ...]], target: str) -> Settings:
-    """The layers of a network to quantise, with their marks; shapes: those of its parameters."""
+def layers_to_quantize(shapes: Mapping[str, tuple[int, ...]], target: str) -> QuantConfig:
+    """The layers of a network to quantise, with their records; shapes: those of its parameters."""
     found = {}
     for name, shape in shapes.items():
         if not name.endswith(".weight") or len(shape) != 2:
             continue
         layer = name.removesuffix(".weight")
         if layer.startswith(INNER_LAYERS):
-            found[layer] = _mark(TARGETS[target], shape)
+            found[layer] = _record(TARGETS[target], shape)
         elif layer in VOCABULARY:  # looked up row by row, which no 4-bit format can be
-            found[layer] = _mark(TARGETS["int8 (ConvRot)"] if "4-bit" in target else TARGETS[target], shape)
-    return {layer: mark for layer, mark in found.items() if mark is not None}
+            found[layer] = _record(TARGETS["int8 (ConvRot)"] if "4-bit" in target else TARGETS[target], shape)
+    return {layer: record for layer, record in found.items() if record is not None}
 
 
 def saved_size(shapes: Mapping[str, tuple[int, ...]], target: str, width: int) -> int:
     """Bytes of a network whose layers are quantised so, without a file's header. shapes: as for `targets`; width:
     bytes of a value that is not quantised."""
-    marks, total = targets(shapes, target), 0.0
+    records, total = layers_to_quantize(shapes, target), 0.0
     for name, shape in shapes.items():
-        mark = marks.get(name.removesuffix(".weight"))
-        total += math.prod(shape) * (width if mark is None else BYTES[mark["format"]])
-        total += 4 * shape[0] if mark is not None and mark["format"] == "int8_tensorwise" else 0  # a scale for each row
+        record = records.get(name.removesuffix(".weight"))
+        total += math.prod(shape) * (width if record is None else BYTES[record["format"]])
+        total += 4 * shape[0] if record is not None and record["format"] == "int8_tensorwise" else 0  # a scale for each row
     return int(total)
 
 
-def _mark(target: Mapping, shape: tuple[int, int]) -> dict | None:
-    """The mark of a matrix in this format; None where it does not fill the tiles of its scales."""
+def _record(target: Mapping, shape: tuple[int, int]) -> dict | None:
+    """The record of a matrix in this format; None where it does not fill the tiles of its scales."""
     rows, columns = shape
     if target["format"] == "nvfp4" and (rows % TILE_ROWS or columns % (TILE_BLOCKS * FORMATS["nvfp4"].block)):
         return None
@@ -126,15 +126,15 @@ def _mark(target: Mapping, shape: tuple[int, int]) -> dict | None:
     return {**target, "convrot_groupsize": group} if group else {"format": target["format"]}
 
 
-def read_records(checkpoint: StoredCheckpoint) -> Settings:
+def read_records(checkpoint: StoredCheckpoint) -> QuantConfig:
     """The quantized layers that a file tells of. Raises CheckpointError for a record that cannot be read."""
     try:
         found = _old_settings(checkpoint)
         if METADATA in checkpoint.metadata:
             found |= _layers(json.loads(checkpoint.metadata[METADATA]), checkpoint)
         for name in checkpoint.tensors:
-            if name.endswith(MARK):
-                found[name.removesuffix(MARK)] = json.loads(checkpoint.read(name).numpy().tobytes())
+            if name.endswith(QUANT_RECORD):
+                found[name.removesuffix(QUANT_RECORD)] = json.loads(checkpoint.read(name).numpy().tobytes())
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -142,7 +142,7 @@ def read_records(checkpoint: StoredCheckpoint) -> Settings:
     return found
 
 
-def _layers(metadata: Mapping, checkpoint: StoredCheckpoint) -> Settings:
+def _layers(metadata: Mapping, checkpoint: StoredCheckpoint) -> QuantConfig:
     layers = metadata["layers"]
     if not isinstance(layers, dict):  # a list of pairs would pass for one, whatever its names are
         raise _unreadable(checkpoint, f"layers: {str(layers)[:60]}")
@@ -154,13 +154,13 @@ def _unreadable(checkpoint: StoredCheckpoint, error: str) -> CheckpointError:
                            "({error}). Download it again.", error=error)
 
 
-def _old_settings(checkpoint: StoredCheckpoint) -> Settings:
-    """The layers of a file with the mark `scaled_fp8`; two values in it ask for products in full precision."""
-    mark = next((name for name in checkpoint.tensors if name.rpartition(".")[2] == OLD_MARK), None)
-    if mark is None:
+def _old_settings(checkpoint: StoredCheckpoint) -> QuantConfig:
+    """The layers of a file with the marker `scaled_fp8`; two values in it ask for products in full precision."""
+    record = next((name for name in checkpoint.tensors if name.rpartition(".")[2] == OLD_MARKER), None)
+    if record is None:
         return {}
     formats = {dtype: name for name, one in FORMATS.items() if one.words.startswith("fp8") for dtype in one.dtypes}
-    full = {FULL_PRECISION: True} if checkpoint.tensors[mark].shape == (2,) else {}
+    full = {FULL_PRECISION: True} if checkpoint.tensors[record].shape == (2,) else {}
     found = {layer.removesuffix(".weight"): {"format": formats[info.dtype], **full}
              for layer, info in checkpoint.tensors.items() if layer.endswith(".weight") and info.dtype in formats}
     with checkpoint.mapped() as read:
@@ -171,15 +171,15 @@ def _old_settings(checkpoint: StoredCheckpoint) -> Settings:
     return found
 
 
-def beside(layer: str, stored: Mapping[str, TensorInfo]) -> dict[str, str]:
+def companion_tensors(layer: str, stored: Mapping[str, TensorInfo]) -> dict[str, str]:
     """What stands beside a quantised weight: its last name -> the tensor, which older files call otherwise."""
     names = {last: (f"{layer}.{last}", f"{layer}.{OLD_COMPANIONS.get(last, last)}") for last in COMPANIONS}
     return {last: name for last, both in names.items() for name in both if name in stored}
 
 
 def is_beside(name: str) -> bool:
-    """Whether a parameter is a quantised layer's mark or stands beside its weight, by the names of `beside`."""
-    return name.endswith(MARK) or name.rpartition(".")[2] in COMPANIONS
+    """Whether a parameter is a quantised layer's record or stands beside its weight, by the names of `beside`."""
+    return name.endswith(QUANT_RECORD) or name.rpartition(".")[2] in COMPANIONS
 
 
 def other_tool(tensors: Iterable[str], config: Mapping) -> str | None:
@@ -203,9 +203,9 @@ class Unpacked(NamedTuple):
 def unpack(stored: Checkpoint) -> Unpacked:
     """Raises CheckpointError for a layer whose format, weight or scales are not as its record says."""
     records = stored.quantization
-    companions = {f"{layer}.weight": beside(layer, stored.tensors) for layer in records}
-    taken = {OLD_MARK, *(name for one in companions.values() for name in one.values())} if records else set()
-    plain = {name: info for name, info in stored.tensors.items() if name not in taken and not name.endswith(MARK)}
+    companions = {f"{layer}.weight": companion_tensors(layer, stored.tensors) for layer in records}
+    taken = {OLD_MARKER, *(name for one in companions.values() for name in one.values())} if records else set()
+    plain = {name: info for name, info in stored.tensors.items() if name not in taken and not name.endswith(QUANT_RECORD)}
     plain |= {f"{layer}.weight": plain_weight(stored, layer) for layer in records}
     for layer, one in records.items():
         if one.get(NO_INPUT_SCALE) or "input_scale" not in FORMATS[one["format"]].others:
@@ -214,7 +214,7 @@ def unpack(stored: Checkpoint) -> Unpacked:
 
 
 def plain_weight(checkpoint: Checkpoint, layer: str) -> TensorInfo:
-    """The layer's weight as it would be without quantisation. Raises CheckpointError for a mark, a weight or scales
+    """The layer's weight as it would be without quantisation. Raises CheckpointError for a record, a weight or scales
     that ComfyUI could not compute with."""
     kind = _checked_format(checkpoint, layer)
     weight = _checked_weight(checkpoint, layer, kind)
@@ -227,7 +227,7 @@ def plain_weight(checkpoint: Checkpoint, layer: str) -> TensorInfo:
 
 
 def _checked_format(checkpoint: Checkpoint, layer: str) -> Format:
-    """The format that a layer's mark names, with what else the mark says about it."""
+    """The format that a layer's record names, with what else the record says about it."""
     settings = checkpoint.quantization[layer]
     name = settings.get("format") if isinstance(settings, Mapping) else None
     if not isinstance(name, str) or name not in FORMATS:
@@ -251,7 +251,7 @@ def _checked_format(checkpoint: Checkpoint, layer: str) -> Format:
 
 
 def _setting(settings: Mapping, name: str, default):
-    """What a mark says, at its own level or among its `params`, where ComfyUI looks next."""
+    """What a record says, at its own level or among its `params`, where ComfyUI looks next."""
     inner = settings.get("params")
     return settings.get(name, inner.get(name, default) if isinstance(inner, Mapping) else default)
 
@@ -271,7 +271,7 @@ def _checked_weight(checkpoint: Checkpoint, layer: str, kind: Format) -> TensorI
 
 def _check_scales(checkpoint: Checkpoint, layer: str, kind: Format, matrix: TensorInfo) -> None:
     """Every scale of the format is there, and those of the weight are as many as its matrix needs."""
-    scales = beside(layer, checkpoint.tensors)
+    scales = companion_tensors(layer, checkpoint.tensors)
     for scale in kind.scales:
         if scale not in scales:
             raise checkpoint.fail("scale_missing", "{file} is incomplete: layer {layer} is quantized, but its {scale} "
@@ -300,7 +300,7 @@ def as_numbers(name: str, value: Tensor, settings: Mapping[str, dict]) -> Tensor
     return value.view(meant) if meant and value.dtype == torch.uint8 else value
 
 
-def in_words(settings: Settings) -> str:
+def in_words(settings: QuantConfig) -> str:
     """The formats of a file, for people: 'int8 with rotation'."""
     found = []
     for one in settings.values():
@@ -311,11 +311,11 @@ def in_words(settings: Settings) -> str:
     return and_list(found)
 
 
-def encoded(mark: Mapping) -> Tensor:
-    """A mark as the tensor that files hold."""
-    return torch.frombuffer(bytearray(json.dumps(mark).encode()), dtype=torch.uint8)
+def encoded(record: Mapping) -> Tensor:
+    """A record as the tensor that files hold."""
+    return torch.frombuffer(bytearray(json.dumps(record).encode()), dtype=torch.uint8)
 
 
-def peak(matrices: Iterable[Tensor]) -> Tensor:
+def absmax(matrices: Iterable[Tensor]) -> Tensor:
     """The largest magnitude in matrices that share a scale, fp32."""
     return torch.stack([extreme.float().abs() for matrix in matrices for extreme in matrix.aminmax()]).max()

@@ -88,7 +88,7 @@ def open_model(path: Path, label: str) -> tuple[StoredCheckpoint, Detected[Trans
     return checkpoint.only(detected.tensors), detected
 
 
-def _model_config(spec: TransformerSpec, layers: quantization.Settings, dtype: torch.dtype, device) -> ModelConfig:
+def _model_config(spec: TransformerSpec, layers: quantization.QuantConfig, dtype: torch.dtype, device) -> ModelConfig:
     config = ModelConfig({"spec": spec, "kernels": kernels_for(device)})
     config.supported_inference_dtypes = inference_dtypes(device)
     # The dtype of quantised weights says nothing about the one to compute in: core decides for the device.
@@ -101,7 +101,7 @@ def _model_config(spec: TransformerSpec, layers: quantization.Settings, dtype: t
     return config
 
 
-def _quantised_operations(config: ModelConfig, layers: quantization.Settings, dtype: torch.dtype,
+def _quantised_operations(config: ModelConfig, layers: quantization.QuantConfig, dtype: torch.dtype,
                           compute: torch.dtype, device):
     if any(one["format"] == "gguf" for one in layers.values()):
         return gguf_operations(comfy.ops.mixed_precision_ops({}, compute, full_precision_mm=True))

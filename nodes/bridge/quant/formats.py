@@ -7,7 +7,7 @@ from ....messages import Message, Refusal
 from ....model.checkpoints import quantization
 from ....model.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
 from ....model.checkpoints.matching import Detected
-from ....model.checkpoints.quantization import FULL_PRECISION, Settings
+from ....model.checkpoints.quantization import FULL_PRECISION, QuantConfig
 
 # Formats that are dequantised on every device: torch multiplies no two e5m2 matrices.
 NEVER_NATIVE = {"gguf", "float8_e5m2"}
@@ -35,7 +35,7 @@ def multiplies_integers(device: torch.device) -> bool:
     return device.type in ("cpu", "cuda", "xpu") if asked is None else asked(device)
 
 
-def check_device(checkpoint: Checkpoint, layers: Settings, device: torch.device) -> None:
+def check_device(checkpoint: Checkpoint, layers: QuantConfig, device: torch.device) -> None:
     """Raises CheckpointError for weights that cannot be brought to the device: Apple's and DirectML know no fp8."""
     formats = {one["format"] for one in layers.values()} & FP8_INSIDE
     if formats and not comfy.model_management.supports_cast(device, torch.float8_e4m3fn):
@@ -47,7 +47,7 @@ def check_device(checkpoint: Checkpoint, layers: Settings, device: torch.device)
 
 # ---------------------------------------------------------------- what layers are told
 
-def without_input_scale(layers: Settings, detected: Detected, checkpoint: StoredCheckpoint) -> set[str]:
+def without_input_scale(layers: QuantConfig, detected: Detected, checkpoint: StoredCheckpoint) -> set[str]:
     """The fp8 layers for whose activations the file brings no scale.
 
     ComfyUI would take 1.0 and cut off all that is above 448, as activations in front of `img_mlp.out` are: the picture
@@ -60,7 +60,7 @@ def without_input_scale(layers: Settings, detected: Detected, checkpoint: Stored
     return {layer for layer, one in layers.items() if one["format"] == NEEDS_INPUT_SCALE and not has_scale(layer)}
 
 
-def in_full_precision(layers: Settings, unscaled: set[str]) -> Settings:
+def in_full_precision(layers: QuantConfig, unscaled: set[str]) -> QuantConfig:
     """The same records, with ComfyUI told to dequantise what has no scale for its activations, and e5m2."""
     return {layer: {**one, FULL_PRECISION: True}
             if layer in unscaled or one["format"] in NEVER_NATIVE - {"gguf"} else one for layer, one in layers.items()}
@@ -100,7 +100,7 @@ def decoding(core, disabled: set[str] = frozenset()):
 
 # ---------------------------------------------------------------- in words
 
-def in_words(settings: Settings, unscaled: set[str], dtype: torch.dtype, device: torch.device) -> str:
+def in_words(settings: QuantConfig, unscaled: set[str], dtype: torch.dtype, device: torch.device) -> str:
     """How the weights are stored, and what the device makes of it. settings: the records as the file has them."""
     if not settings:
         return str(dtype).removeprefix("torch.")

@@ -80,11 +80,11 @@ def gguf_operations(core, dtype: torch.dtype | None = None):
 
     def load_packed(layer: nn.Module, state_dict: dict, prefix: str, shape: tuple[int, int], decoded: torch.dtype):
         """Take the packed weight of a layer, if it has one, and give its name."""
-        mark = state_dict.get(prefix + quantization.MARK.removeprefix("."))
-        how = json.loads(mark.numpy().tobytes()) if mark is not None else {}
+        record = state_dict.get(prefix + quantization.QUANT_RECORD.removeprefix("."))
+        how = json.loads(record.numpy().tobytes()) if record is not None else {}
         if how.get("format") != "gguf":
             return None
-        del state_dict[prefix + quantization.MARK.removeprefix(".")]
+        del state_dict[prefix + quantization.QUANT_RECORD.removeprefix(".")]
         params = BlockLayout.Params(dtype or decoded, shape, how["type"])
         layer.quant_format, layer.layout_type = "gguf", LAYOUT
         layer.weight = nn.Parameter(QuantizedTensor(state_dict.pop(prefix + "weight"), LAYOUT, params),

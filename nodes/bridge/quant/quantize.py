@@ -21,23 +21,23 @@ from .formats import INTEGERS
 FORMAT_MAX = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0, "nvfp4": 6.0 * 448.0}
 
 
-def quantise(matrix: Tensor, peak: Tensor, mark: Mapping) -> dict[str, Tensor]:
-    """The entries of a layer, by their last name. peak: the largest magnitude in all that shares the matrix's scale.
+def quantise(matrix: Tensor, absmax: Tensor, record: Mapping) -> dict[str, Tensor]:
+    """The entries of a layer, by their last name. absmax: the largest magnitude in all that shares the matrix's scale.
 
     Computed on ComfyUI's device, kept on the CPU.
     """
-    device, name = comfy.model_management.get_torch_device(), mark["format"]
-    arguments = {"scale": (peak / FORMAT_MAX[name]).to(device)} if name in FORMAT_MAX else {}
+    device, name = comfy.model_management.get_torch_device(), record["format"]
+    arguments = {"scale": (absmax / FORMAT_MAX[name]).to(device)} if name in FORMAT_MAX else {}
     arguments |= {"per_channel": True} if name in INTEGERS else {}
-    arguments |= {key: value for key, value in mark.items() if key not in ("format", quantization.FULL_PRECISION)}
+    arguments |= {key: value for key, value in record.items() if key not in ("format", quantization.FULL_PRECISION)}
     layout = QUANT_ALGOS[name]["comfy_tensor_layout"]
     made = QuantizedTensor.from_float(matrix.to(device, torch.float32), layout, **arguments)
     return {last: value.cpu() for last, value in made.state_dict("weight").items()}
 
 
-def form(shape: tuple[int, int], mark: Mapping) -> dict[str, Tensor]:
+def form(shape: tuple[int, int], record: Mapping) -> dict[str, Tensor]:
     """What `quantise` gives for a matrix of this shape, on the meta device: without values."""
-    (rows, columns), name = shape, mark["format"]
+    (rows, columns), name = shape, record["format"]
     kind, dtype = quantization.FORMATS[name], torch.float32
     if kind.block:
         blocks, dtype = columns // kind.block, kind.block_scale
@@ -118,7 +118,7 @@ def _groups(network: Network, state: Mapping[str, Tensor]) -> Iterator[tuple[str
     """Parameters of a network, those together that share a matrix of the official file."""
     for name in state:
         layer, _, last = name.rpartition(".")
-        if last == "weight" or f"{layer}{quantization.MARK}" not in state:
+        if last == "weight" or f"{layer}{quantization.QUANT_RECORD}" not in state:
             group = network.sharing(name)
             if name == group[0]:
                 yield group
@@ -146,31 +146,31 @@ def _entries(group: tuple[str, ...], network: Network, state: Mapping[str, Tenso
 def _values_with_loras(group: tuple[str, ...], network: Network,
                        parts: list[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
     values = [_patched(name, network) for name in group]
-    peak = quantization.peak(values)
+    absmax = quantization.absmax(values)
     for part, value in zip(parts, values, strict=True):
-        mark = _mark(part)
-        yield {"weight": value.to(part["weight"].dtype)} if mark is None else quantise(value, peak, mark)
+        record = _mark(part)
+        yield {"weight": value.to(part["weight"].dtype)} if record is None else quantise(value, absmax, record)
 
 
 def _forms_with_loras(group: tuple[str, ...], network: Network,
                       parts: list[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
     for name, part in zip(group, parts, strict=True):
-        mark = _mark(part)
-        yield {} if mark is None else form(comfy.utils.get_attr(network.module, name).shape, mark)
+        record = _mark(part)
+        yield {} if record is None else form(comfy.utils.get_attr(network.module, name).shape, record)
 
 
 def _mark(part: Mapping[str, Tensor]) -> Mapping | None:
     """The record of the layer that these entries make; None where it is not quantized."""
-    mark = part.get(quantization.MARK.removeprefix("."))
-    return None if mark is None else json.loads(mark.numpy().tobytes())
+    record = part.get(quantization.QUANT_RECORD.removeprefix("."))
+    return None if record is None else json.loads(record.numpy().tobytes())
 
 
 def _stored(name: str, state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
     """A parameter, and what stands beside it if it is quantised, by their last names."""
     layer, _, last = name.rpartition(".")
-    if f"{layer}{quantization.MARK}" not in state:
+    if f"{layer}{quantization.QUANT_RECORD}" not in state:
         return {last: state[name] if dtype is None else state[name].to(dtype)}
-    beside = (last, *quantization.COMPANIONS, quantization.MARK.removeprefix("."))
+    beside = (last, *quantization.COMPANIONS, quantization.QUANT_RECORD.removeprefix("."))
     return {last: state[f"{layer}.{last}"] for last in beside if f"{layer}.{last}" in state}
 
 
@@ -199,6 +199,6 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
 
 
 def _are_the_same(values: list[Tensor]) -> bool:
-    """To the bit, so that NaN is itself; on the meta device scales that are to be made from their group's one peak."""
+    """To the bit, so that NaN is itself; on the meta device scales that are to be made from their group's one absmax."""
     first, *others = (value if value.is_meta else value.reshape(-1).view(torch.uint8) for value in values)
     return first.is_meta or all(torch.equal(first, other) for other in others)

@@ -36,7 +36,7 @@ def conversion(checkpoint: Checkpoint, detected: Detected, weight_format: str,
     plain = replace(detected, quantization={})
     if weight_format in DTYPES:
         return plain, NOT_QUANTIZING
-    layers = quantization.targets(detected.shapes, weight_format)
+    layers = quantization.layers_to_quantize(detected.shapes, weight_format)
     if not layers:
         raise checkpoint.fail("no_large_matrix", "{file} has no matrix large enough for {format}. Choose another "
                               "Weight format.", format=weight_format)

@@ -244,7 +244,7 @@ def text_encoder_summary(clip: comfy.sd.CLIP) -> list[Message]:
     return [told] if model.spec.vision else [told, blind]
 
 
-def weights_in_words(settings: quantization.Settings, dtype: torch.dtype) -> str:
+def weights_in_words(settings: quantization.QuantConfig, dtype: torch.dtype) -> str:
     """How the weights are stored, and what is made of them: ComfyUI computes text encoders in fp32."""
     if not settings:
         return str(dtype).removeprefix("torch.")

@@ -108,7 +108,7 @@ def test_a_saved_files_weights_lie_where_kernels_want_them(comfyui, path, tmp_pa
 def test_what_a_matrix_becomes_is_known_beforehand(comfyui, mark, shape):
     from qwen_image_2.nodes.bridge.quant import quantize
     matrix = torch.randn(shape)
-    made = quantize.quantise(matrix, quantization.peak([matrix]), mark)
+    made = quantize.quantise(matrix, quantization.absmax([matrix]), mark)
     announced = quantize.form(shape, mark)
     assert {name: (value.dtype, value.shape) for name, value in announced.items()} == {
         name: (value.dtype, value.shape) for name, value in made.items()}
@@ -180,8 +180,8 @@ def test_text_encoders_are_quantised_and_saved(comfyui, reference, tmp_path, tar
     target_path = tmp_path / "q.safetensors"
     quantize.save(target_path, text_network(clip), lambda done, total: None)
     with safe_open(target_path, "pt") as file:
-        marks = {name.removesuffix(quantization.MARK): json.loads(bytes(file.get_tensor(name).tolist()))["format"]
-                 for name in file.keys() if name.endswith(quantization.MARK)}  # noqa: SIM118 (not a mapping)
+        marks = {name.removesuffix(quantization.QUANT_RECORD): json.loads(bytes(file.get_tensor(name).tolist()))["format"]
+                 for name in file.keys() if name.endswith(quantization.QUANT_RECORD)}  # noqa: SIM118 (not a mapping)
         kept = {name for name in file.keys() if "visual" in name or "norm" in name}  # noqa: SIM118
         assert all(torch.equal(file.get_tensor(name), state[name]) for name in kept)
     assert marks["model.language_model.embed_tokens"] == embedding
@@ -287,9 +287,9 @@ def test_loading_while_quantising_counts_tensors_and_can_be_cancelled(comfyui, p
 def test_what_does_not_fit_a_block_stays_as_it_is():
     shapes = {"transformer_blocks.0.a.weight": (24, 64), "transformer_blocks.0.b.weight": (128, 192),
               "transformer_blocks.0.norm.weight": (32,), "img_in.weight": (32, 64), "model.embed_tokens.weight": (9, 4)}
-    assert quantization.targets(shapes, "4-bit (nvfp4)") == {
+    assert quantization.layers_to_quantize(shapes, "4-bit (nvfp4)") == {
         "transformer_blocks.0.b": {"format": "nvfp4"}, "model.embed_tokens": {"format": "int8_tensorwise"}}
-    assert quantization.targets(shapes, "int8 (ConvRot)")["transformer_blocks.0.b"]["convrot_groupsize"] == 64
+    assert quantization.layers_to_quantize(shapes, "int8 (ConvRot)")["transformer_blocks.0.b"]["convrot_groupsize"] == 64
 
 
 def test_a_network_too_small_for_a_format_is_refused(comfyui, tmp_path):
@@ -314,7 +314,7 @@ def test_the_command_line_makes_a_file_of_either_network(comfyui, path, referenc
         path = text_files.write(reference.text_encoder.state_dict(), tmp_path / "plain.safetensors")
     quantize(comfyui, path, "int8", tmp_path / "int8.safetensors")
     with safe_open(tmp_path / "int8.safetensors", "pt") as file:
-        assert sum(name.endswith(quantization.MARK) for name in file.keys()) > 10  # noqa: SIM118 (not a mapping)
+        assert sum(name.endswith(quantization.QUANT_RECORD) for name in file.keys()) > 10  # noqa: SIM118 (not a mapping)
 
 
 @pytest.mark.parametrize("target", ["int8", "fp8", "4-bit"])
