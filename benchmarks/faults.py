@@ -272,7 +272,7 @@ def small_disk(mebibytes: int) -> Iterator[Path]:
 
 
 def full_disks(rounds: int, chance: random.Random) -> Row:
-    """Decks and quantised files that do not fit, and the miniature with a full user folder."""
+    """Decks and quantized files that do not fit, and the miniature with a full user folder."""
     if sys.platform != "linux" or os.geteuid():
         return Row("full disks", 0, [], remark="not run: only root may mount a small disk")
     failures, graphs = [], {"Save Deck": pages(24, 1024), "Save Quantized": quantized(poster())}

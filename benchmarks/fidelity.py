@@ -5,7 +5,7 @@
 
 First one step of a wide random transformer in fp32 against the same weights in each format. A real model's activations
 have a few channels far larger than the rest; so have these. Then pictures of the trained miniature against its own
-without quantisation: PSNR, SSIM, and how often the judge finds everything right.
+without quantization: PSNR, SSIM, and how often the judge finds everything right.
 """
 import os
 import random
@@ -82,7 +82,7 @@ def step_errors(folder: Path) -> dict[str, float]:
     plain.load_state_dict(state)
     exact, found = velocity(plain), {}
     for name, (algorithm, settings, arguments) in FORMATS.items():
-        stored, _ = tiny.quantised(lambda key: "transformer_blocks" in key, tiny.to_comfy_transformer(state),
+        stored, _ = tiny.quantized(lambda key: "transformer_blocks" in key, tiny.to_comfy_transformer(state),
                                    algorithm, settings, arguments)
         path = folder / "quantised.safetensors"
         tiny.save_as_they_are(stored, path)
@@ -104,7 +104,7 @@ def _error(network: torch.nn.Module, exact: Tensor) -> float:
 def _through_gguf(matrix: Tensor, kind: str) -> Tensor:
     import gguf
     packed = gguf.quants.quantize(matrix.numpy(), gguf.GGMLQuantizationType[kind])
-    return pack_gguf.dequantise(torch.from_numpy(packed), kind)
+    return pack_gguf.dequantize(torch.from_numpy(packed), kind)
 
 
 # ---------------------------------------------------------------- pictures

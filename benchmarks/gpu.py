@@ -241,7 +241,7 @@ def floor(card: Card, setup: Setup, kind: str, asked: Given, weights: int) -> fl
     inner = spec.heads * spec.head_dim
     linear = 2 * (4 * spec.dim * inner + 3 * spec.dim * spec.mlp_dim) * spec.layers * tokens
     attention = 4 * inner * spec.layers * tokens * (tokens + asked.prefix_tokens)
-    # A device without arithmetic in this format dequantises and computes in bf16.
+    # A device without arithmetic in this format dequantizes and computes in bf16.
     rate = card.products.get(kind, card.products["bf16"])
     return 1000 * max(linear / rate + attention / card.products["bf16"], weights / card.memory)
 

@@ -1,6 +1,6 @@
 """What a designer asks for -> the elements of a page. No wording here: wording.py turns them into a prompt.
 
-Texts are kept as they are: no normalisation, no case, no other quotation marks. Only white space around a line, list
+Texts are kept as they are: no normalization, no case, no other quotation marks. Only white space around a line, list
 markers before a bullet point and empty lines go.
 """
 import re

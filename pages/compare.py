@@ -34,7 +34,7 @@ class Rules:
 
     match_case: bool = False
     match_punctuation: bool = False
-    tolerance: float = 0.0      # the largest normalised edit distance of a line that still is right
+    tolerance: float = 0.0      # the largest normalized edit distance of a line that still is right
     allow_extra: bool = False   # whether the picture may say more than what is expected
     known: Container[str] | None = None  # characters that the reader can read; None: all
 

@@ -92,9 +92,9 @@ def to_wan_vae(state: State) -> State:
     return out
 
 
-def quantised(chosen: Callable[[str], bool], state: State, algorithm: str, settings: dict,
+def quantized(chosen: Callable[[str], bool], state: State, algorithm: str, settings: dict,
               arguments: dict) -> tuple[State, State]:
-    """A state with its chosen matrices as ComfyUI's tools store them, and the same with them dequantised.
+    """A state with its chosen matrices as ComfyUI's tools store them, and the same with them dequantized.
 
     algorithm: ComfyUI's name of the format; settings: what its mark says beside that; arguments: of its quantiser.
     """
@@ -112,7 +112,7 @@ def quantised(chosen: Callable[[str], bool], state: State, algorithm: str, setti
 
 
 def mark(**settings) -> torch.Tensor:
-    """What stands beside a quantised matrix."""
+    """What stands beside a quantized matrix."""
     return torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
 
 

@@ -156,13 +156,13 @@ TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_
          29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0"}
 
 
-def dequantise(packed: Tensor, kind: str) -> Tensor:
+def dequantize(packed: Tensor, kind: str) -> Tensor:
     """Rows of packed blocks (rows, bytes) uint8 -> the matrix (rows, columns), fp32."""
     block = BLOCKS[kind]
     return block.decode(packed.reshape(-1, block.bytes)).view(len(packed), -1)
 
 
-def quantise(matrix: Tensor) -> Tensor:
+def quantize(matrix: Tensor) -> Tensor:
     """A matrix whose rows are multiples of 32 -> rows of Q8_0 blocks (rows, bytes) uint8."""
     blocks = matrix.float().reshape(-1, 32)
     scale = blocks.abs().amax(1, keepdim=True) / 127
@@ -173,12 +173,12 @@ def quantise(matrix: Tensor) -> Tensor:
 
 class Stored(NamedTuple):
     shape: tuple[int, ...]  # of the tensor
-    kind: str               # F32, F16, BF16 or one of ggml's quantised types
+    kind: str               # F32, F16, BF16 or one of ggml's quantized types
     data: Tensor            # mapped from the file: the tensor, or its rows of packed blocks
     crossing: str = ""      # the type of blocks that cross the ends of rows: the tensor is F32, decoded when it is read
 
     def read(self) -> Tensor:
-        return dequantise(self.data, self.crossing).view(self.shape) if self.crossing else self.data
+        return dequantize(self.data, self.crossing).view(self.shape) if self.crossing else self.data
 
 
 # Before the name of a tensor in the metadata: the shape that it has for its network. city96's converter writes matrices

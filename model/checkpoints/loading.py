@@ -1,4 +1,4 @@
-"""Fills a module with a recognised file's tensors: as they are stored, converted, or quantized on the way."""
+"""Fills a module with a recognized file's tensors: as they are stored, converted, or quantized on the way."""
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ class _Entries:
         source = self.detected.table[name]
         value, stored = _rows(read(source.name), source), self.checkpoint.tensors[source.name].dtype
         if stored in gguf.BLOCKS:
-            value = gguf.dequantise(value, stored)
+            value = gguf.dequantize(value, stored)
         value = value.reshape(self.detected.shapes[name])
         self.refuse_infinite(value, source.name)
         return value

@@ -31,7 +31,7 @@ Sources = Mapping[str, Source]
 
 @dataclass(frozen=True)
 class Detected(Generic[Spec]):
-    """A recognised file. Shapes are those of the parameters, which a host's modules may not know before loading."""
+    """A recognized file. Shapes are those of the parameters, which a host's modules may not know before loading."""
 
     spec: Spec
     table: Sources  # parameter name -> source

@@ -1,9 +1,9 @@
-"""Quantised linear layers in checkpoint files: which layers, in which format, with which scales.
+"""Quantized linear layers in checkpoint files: which layers, in which format, with which scales.
 
 Three ways are in circulation, all ComfyUI's (0.30, comfy/ops.py, comfy/quant_ops.py, comfy/utils.py): a tensor
 `{layer}.comfy_quant` that holds JSON as bytes, all of it in the file's metadata `_quantization_metadata`, and in older
 files a tensor `scaled_fp8` and `{layer}.scale_weight`. ComfyUI's own operations compute with them; here names and
-shapes are checked, and layers chosen that a plain file can have quantised.
+shapes are checked, and layers chosen that a plain file can have quantized.
 """
 import json
 import math
@@ -50,14 +50,14 @@ FORMATS = {
     "gguf": Format("GGUF", tuple(gguf.BLOCKS), ()),  # the pack's own: blocks with their scales inside
 }
 ROWS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "gguf")  # whose rows can be looked up one by one
-# What may stand beside a quantised weight.
+# What may stand beside a quantized weight.
 COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
 OLD_COMPANIONS = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
 # In a record: the input's scale counts for nothing. For ComfyUI as well, an old file's 1.0 means that none was measured.
 NO_INPUT_SCALE = "no_input_scale"
 # In a record of 4-bit ConvRot: what its products are computed in.
 LINEAR_DTYPES = ("int4", "int8")
-# In a record, and for ComfyUI as well: the weight is dequantised, and multiplied as plain numbers.
+# In a record, and for ComfyUI as well: the weight is dequantized, and multiplied as plain numbers.
 FULL_PRECISION = "full_precision_matrix_mult"
 
 # What other tools leave beside or instead of a weight, by the end of the name, the unmistakable ends first. ComfyUI
@@ -82,7 +82,7 @@ TARGETS: Mapping[str, Mapping[str, object]] = {
     "4-bit (nvfp4)": {"format": "nvfp4"},
 }
 BYTES = {"float8_e4m3fn": 1, "int8_tensorwise": 1, "nvfp4": 1 / 2 + 1 / 16}  # of a value, with its block's scale
-# As in the official files: the layers between are quantised, what stands around them is not. For ComfyUI's modules.
+# As in the official files: the layers between are quantized, what stands around them is not. For ComfyUI's modules.
 INNER_LAYERS = ("transformer_blocks.", "model.layers.")
 VOCABULARY = ("model.embed_tokens", "model.lm_head")
 ROTATIONS = (256, 64, 16)  # inputs that ConvRot mixes: powers of four
@@ -91,7 +91,7 @@ TILE_ROWS, TILE_BLOCKS = 128, 4
 
 
 def layers_to_quantize(shapes: Mapping[str, tuple[int, ...]], target: str) -> QuantConfig:
-    """The layers of a network to quantise, with their records; shapes: those of its parameters."""
+    """The layers of a network to quantize, with their records; shapes: those of its parameters."""
     found = {}
     for name, shape in shapes.items():
         if not name.endswith(".weight") or len(shape) != 2:
@@ -105,8 +105,8 @@ def layers_to_quantize(shapes: Mapping[str, tuple[int, ...]], target: str) -> Qu
 
 
 def saved_size(shapes: Mapping[str, tuple[int, ...]], target: str, width: int) -> int:
-    """Bytes of a network whose layers are quantised so, without a file's header. shapes: as for `targets`; width:
-    bytes of a value that is not quantised."""
+    """Bytes of a network whose layers are quantized so, without a file's header. shapes: as for `targets`; width:
+    bytes of a value that is not quantized."""
     records, total = layers_to_quantize(shapes, target), 0.0
     for name, shape in shapes.items():
         record = records.get(name.removesuffix(".weight"))
@@ -172,18 +172,18 @@ def _old_settings(checkpoint: StoredCheckpoint) -> QuantConfig:
 
 
 def companion_tensors(layer: str, stored: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """What stands beside a quantised weight: its last name -> the tensor, which older files call otherwise."""
+    """What stands beside a quantized weight: its last name -> the tensor, which older files call otherwise."""
     names = {last: (f"{layer}.{last}", f"{layer}.{OLD_COMPANIONS.get(last, last)}") for last in COMPANIONS}
     return {last: name for last, both in names.items() for name in both if name in stored}
 
 
 def is_beside(name: str) -> bool:
-    """Whether a parameter is a quantised layer's record or stands beside its weight, by the names of `beside`."""
+    """Whether a parameter is a quantized layer's record or stands beside its weight, by the names of `beside`."""
     return name.endswith(QUANT_RECORD) or name.rpartition(".")[2] in COMPANIONS
 
 
 def other_tool(tensors: Iterable[str], config: Mapping) -> str | None:
-    """Who quantised a file in a way that only its own software reads, and what shows it; None for other files."""
+    """Who quantized a file in a way that only its own software reads, and what shows it; None for other files."""
     for tool, ends in OTHER_TOOLS.items():
         for name in tensors:
             if name.endswith(ends):
@@ -214,7 +214,7 @@ def unpack(stored: Checkpoint) -> Unpacked:
 
 
 def plain_weight(checkpoint: Checkpoint, layer: str) -> TensorInfo:
-    """The layer's weight as it would be without quantisation. Raises CheckpointError for a record, a weight or scales
+    """The layer's weight as it would be without quantization. Raises CheckpointError for a record, a weight or scales
     that ComfyUI could not compute with."""
     kind = _checked_format(checkpoint, layer)
     weight = _checked_weight(checkpoint, layer, kind)
@@ -294,7 +294,7 @@ def _scales_fit(kind: Format, shape: tuple[int, ...], rows: int, columns: int) -
 
 
 def as_numbers(name: str, value: Tensor, settings: Mapping[str, dict]) -> Tensor:
-    """A parameter of a quantised layer; bytes that are scales of blocks as the numbers that they mean."""
+    """A parameter of a quantized layer; bytes that are scales of blocks as the numbers that they mean."""
     layer, _, last = name.rpartition(".")
     meant = FORMATS[settings[layer]["format"]].block_scale if last == "weight_scale" else None
     return value.view(meant) if meant and value.dtype == torch.uint8 else value

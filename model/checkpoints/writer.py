@@ -72,7 +72,7 @@ def _places(entries: Iterable[Entry]) -> dict[str, _Place]:
     """Where each tensor stands, one behind the other, as the format demands.
 
     What divides the length of every tensor before divides a tensor's place. So lengths that are multiples of ALIGNMENT
-    come first, as nearly all are, and odd ones, such as the text of a quantised layer's mark, last; no tensor then lies
+    come first, as nearly all are, and odd ones, such as the text of a quantized layer's mark, last; no tensor then lies
     at an odd part of its element.
     """
     places, begin = {}, 0

@@ -36,19 +36,19 @@ def _per_channel(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
     return torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
 
 
-def normalise(latent: torch.Tensor, mean: Sequence[float] = LATENT_MEAN,
+def normalize(latent: torch.Tensor, mean: Sequence[float] = LATENT_MEAN,
               std: Sequence[float] = LATENT_STD) -> torch.Tensor:
     """VAE latent (B, 64, h, w) -> the transformer's scale, about zero mean and unit deviation."""
     return (latent - _per_channel(mean, latent)) / _per_channel(std, latent)
 
 
-def denormalise(latent: torch.Tensor, mean: Sequence[float] = LATENT_MEAN,
+def denormalize(latent: torch.Tensor, mean: Sequence[float] = LATENT_MEAN,
                 std: Sequence[float] = LATENT_STD) -> torch.Tensor:
     """The transformer's latent (B, 64, h, w) -> the VAE's scale."""
     return latent * _per_channel(std, latent) + _per_channel(mean, latent)
 
 
-# Linear look at a normalised latent as RGB in [-1, 1], for previews: 64 rows (red, green, blue), then the bias.
+# Linear look at a normalized latent as RGB in [-1, 1], for previews: 64 rows (red, green, blue), then the bias.
 # The figures are those of ComfyUI core's own Qwen-Image 2.1 preview (latent_formats.py, core 0.37).
 # fmt: off
 PREVIEW_FACTORS = (

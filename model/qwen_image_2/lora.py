@@ -31,12 +31,12 @@ class LoraError(Refusal):
     """A LoRA that cannot be used as it is. The message is one sentence for the user."""
 
 
-class Normalised(NamedTuple):
+class Normalized(NamedTuple):
     state: dict[str, Tensor]  # by the names that ComfyUI finds for this transformer
     origins: dict[str, str]   # the same names -> those in the file
 
 
-def normalised(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str) -> Normalised:
+def normalized(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str) -> Normalized:
     """A LoRA file's tensors and metadata. Raises LoraError for what is no LoRA, or one that the pack cannot use."""
     origins: dict[str, str] = {}
     for name in state:
@@ -48,7 +48,7 @@ def normalised(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: 
     _check_family(renamed, origins, label)
     scales = _all_scales(renamed, metadata, label)
     origins |= dict.fromkeys(scales, METADATA)
-    return split_mlp(Normalised(renamed | scales, origins), label)
+    return split_mlp(Normalized(renamed | scales, origins), label)
 
 
 def twice(label: str, one: str, other: str) -> LoraError:
@@ -66,7 +66,7 @@ def _check_family(state: Mapping[str, Tensor], origins: Mapping[str, str], label
                             shape=str(list(tensor.shape)))
 
 
-def split_mlp(found: Normalised, label: str) -> Normalised:
+def split_mlp(found: Normalized, label: str) -> Normalized:
     """Adapters of the fused MLP matrix -> one for the gate and one for the projection, its rows' halves."""
     state: dict[str, Tensor] = {}
     origins: dict[str, str] = {}
@@ -76,7 +76,7 @@ def split_mlp(found: Normalised, label: str) -> Normalised:
             if place in state:
                 raise twice(label, origins[place], origin)
             state[place], origins[place] = value, origin
-    return Normalised(state, origins)
+    return Normalized(state, origins)
 
 
 def _for_halves(name: str, tensor: Tensor, origin: str, label: str) -> dict[str, Tensor]:

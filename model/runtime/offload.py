@@ -93,7 +93,7 @@ def _aligned(part: Tensor) -> int:
 
 
 def _parts(tensor: Tensor) -> list[Tensor]:
-    """The plain tensors that a quantised tensor consists of, or the tensor itself."""
+    """The plain tensors that a quantized tensor consists of, or the tensor itself."""
     if not hasattr(tensor, "__tensor_flatten__"):
         return [tensor.detach()]
     return [part for name in tensor.__tensor_flatten__()[0] for part in _parts(getattr(tensor, name))]
@@ -105,7 +105,7 @@ def _rebuilt(tensor: Tensor, parts: Iterator[Tensor]) -> Tensor:
         return next(parts)
     names, context = tensor.__tensor_flatten__()
     inner = {name: _rebuilt(getattr(tensor, name), parts) for name in names}
-    unflatten = type(tensor).__tensor_unflatten__  # type: ignore[attr-defined]  # only quantised tensors have it
+    unflatten = type(tensor).__tensor_unflatten__  # type: ignore[attr-defined]  # only quantized tensors have it
     return unflatten(inner, context, tensor.shape, tensor.stride())
 
 

@@ -47,7 +47,7 @@ def model_from(checkpoint: StoredCheckpoint, detected: Detected[TransformerSpec]
     unscaled = formats.without_input_scale(layers, detected, checkpoint)
     keep_fp32 = keeps_fp32(checkpoint, weight_format)
     config = _model_config(detected.spec, layers, dtype, device)
-    if keep_fp32 and not layers:  # layers that may be quantised cast anyway, core's others not where no dtype differs
+    if keep_fp32 and not layers:  # layers that may be quantized cast anyway, core's others not where no dtype differs
         config.custom_operations = comfy.ops.manual_cast
     model = QwenImage2(config, variant, checkpoint.label)
     model.weights = formats.in_words(layers, unscaled, dtype, device)
@@ -91,12 +91,12 @@ def open_model(path: Path, label: str) -> tuple[StoredCheckpoint, Detected[Trans
 def _model_config(spec: TransformerSpec, layers: quantization.QuantConfig, dtype: torch.dtype, device) -> ModelConfig:
     config = ModelConfig({"spec": spec, "kernels": kernels_for(device)})
     config.supported_inference_dtypes = inference_dtypes(device)
-    # The dtype of quantised weights says nothing about the one to compute in: core decides for the device.
+    # The dtype of quantized weights says nothing about the one to compute in: core decides for the device.
     stored = None if layers else dtype
     cast = comfy.model_management.unet_manual_cast(stored, device, config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, cast, device=device)
     if layers:
-        config.quant_config = {"mixed_ops": True}  # core's way to ask for layers that may be quantised
+        config.quant_config = {"mixed_ops": True}  # core's way to ask for layers that may be quantized
         config.custom_operations = _quantised_operations(config, layers, dtype, cast or dtype, device)
     return config
 
@@ -110,7 +110,7 @@ def _quantised_operations(config: ModelConfig, layers: quantization.QuantConfig,
 
 
 def inference_dtypes(device) -> list[torch.dtype]:
-    """What to compute quantised weights in, the best first.
+    """What to compute quantized weights in, the best first.
 
     fp16 cuts the residual stream off at 65504 and may make an MLP's product infinite before, so it is for cards without
     bf16. Where it stands in the list, core takes it first under `--fast fp16_accumulation`.

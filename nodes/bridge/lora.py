@@ -13,7 +13,7 @@ from ...model.checkpoints.adapters import Adapter
 from ...model.checkpoints.checkpoint import aligned
 from ...model.checkpoints.files import check_header, check_is_no_text, readable, tensor_infos
 from ...model.qwen_image_2 import lora
-from ...model.qwen_image_2.lora import LoraError, Normalised
+from ...model.qwen_image_2.lora import LoraError, Normalized
 from .adapters.checks import check_lora_shapes
 from .adapters.dora import Decomposed
 
@@ -29,7 +29,7 @@ class Applied(NamedTuple):
 def apply(model, path: Path, label: str, strength: float) -> Applied:
     """Raises LoraError or CheckpointError for a file of which nothing fits, and for one that would do something else
     than was trained: damaged, of another shape, or with parts that the pack does not know."""
-    file = lora.normalised(*_read(path, label), label)
+    file = lora.normalized(*_read(path, label), label)
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     used = _used(file, keys, label)
     if not used:
@@ -56,7 +56,7 @@ def _read(path: Path, label: str) -> tuple[dict, dict]:
                         file=label, error=str(error)) from error
 
 
-def _used(file: Normalised, keys: Mapping[str, str], label: str) -> list[Adapter]:
+def _used(file: Normalized, keys: Mapping[str, str], label: str) -> list[Adapter]:
     """The adapters of this model's matrices. Raises LoraError where two change the same one."""
     used: dict[str, Adapter] = {}
     for module, parts in adapters.of_modules(file.state):
@@ -67,12 +67,12 @@ def _used(file: Normalised, keys: Mapping[str, str], label: str) -> list[Adapter
     return list(used.values())
 
 
-def _name(adapter: Adapter, file: Normalised, part: str = "") -> str:
+def _name(adapter: Adapter, file: Normalized, part: str = "") -> str:
     """What the file calls one of its tensors, by default the first one."""
     return file.origins[f"{adapter.module}.{part or next(iter(adapter.parts))}"]
 
 
-def _nothing_fits(file: Normalised, keys: Mapping[str, str], label: str) -> LoraError:
+def _nothing_fits(file: Normalized, keys: Mapping[str, str], label: str) -> LoraError:
     for module, parts in adapters.of_modules(file.state):
         if module in keys:
             return LoraError("lora_incomplete", "{file} is incomplete: {tensor} belongs to an adapter whose other "
@@ -86,7 +86,7 @@ def _nothing_fits(file: Normalised, keys: Mapping[str, str], label: str) -> Lora
                      tensor=next(iter(file.origins.values()), "missing"))
 
 
-def _check(adapter: Adapter, file: Normalised, shape: tuple[int, ...], label: str) -> None:
+def _check(adapter: Adapter, file: Normalized, shape: tuple[int, ...], label: str) -> None:
     """Raises LoraError for parts that no matrix of this shape can be computed from, whatever their own shapes."""
     for part, tensor in adapter.parts.items():
         _check_part(part, tensor, shape, _name(adapter, file, part), label)

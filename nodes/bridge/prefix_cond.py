@@ -75,7 +75,7 @@ def prefix_tokens(condition: Condition, spec: TransformerSpec, pictures: int) ->
     return prefix_count(prompts, spec, pictures) * tokens
 
 
-def condition_from(cond: dict, spec: TransformerSpec, normalise) -> Condition:
+def condition_from(cond: dict, spec: TransformerSpec, normalize) -> Condition:
     """A conditioning's entries -> Condition. Raises ValueError where the encoder or the references do not fit."""
     text = cond.get("cross_attn")
     if text is None or text.shape[-1] != spec.context_dim:
@@ -85,7 +85,7 @@ def condition_from(cond: dict, spec: TransformerSpec, normalise) -> Condition:
                       "{width}. Encode the prompt with Encode Prompt (Qwen-Image 2) and its text encoder.", found=found,
                       width=spec.context_dim)
     slots = tuple(cond.get(SLOTS_KEY, ()))
-    references = tuple(normalise(latent) for latent in cond.get("reference_latents") or ())
+    references = tuple(normalize(latent) for latent in cond.get("reference_latents") or ())
     if len(references) != len(slots):
         raise Refusal("conditioning_slots", "The conditioning has {references} reference latents but {slots} image "
                       "placeholders in its prompt. Each reference needs both: use Encode Edit (Qwen-Image 2).",

@@ -50,10 +50,10 @@ class LatentFormat(comfy.latent_formats.LatentFormat):
     latent_rgb_factors_bias = list(latents.PREVIEW_BIAS)
 
     def process_in(self, latent: Tensor) -> Tensor:
-        return latents.normalise(latent)
+        return latents.normalize(latent)
 
     def process_out(self, latent: Tensor) -> Tensor:
-        return latents.denormalise(latent)
+        return latents.denormalize(latent)
 
 
 class NoUNet(dict):
@@ -152,7 +152,7 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
     """Core's QwenImage lends its LoRA key forms (`transformer.`, bare, lycoris); everything else is BaseModel's."""
 
     def __init__(self, config: ModelConfig, variant: str, label: str):
-        # Quantised layers put their weights where they were built, so they are; they hold nothing before.
+        # Quantized layers put their weights where they were built, so they are; they hold nothing before.
         device = torch.device("cpu" if config.quant_config else "meta")
         comfy.model_base.BaseModel.__init__(self, config, comfy.model_base.ModelType.FLUX, device=device,
                                             unet_model=DiffusionModel)

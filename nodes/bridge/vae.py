@@ -35,11 +35,11 @@ class AutoEncoder(VAE):
         latent = self._each(super().encode, pixels, *pixels.shape[-2:])
         if self._published:
             return latent
-        return latents.denormalise(latents.normalise(latent, self.spec.latent_mean, self.spec.latent_std))
+        return latents.denormalize(latents.normalize(latent, self.spec.latent_mean, self.spec.latent_std))
 
     def decode(self, latent: Tensor) -> Tensor:
         if not self._published:
-            latent = latents.denormalise(latents.normalise(latent), self.spec.latent_mean, self.spec.latent_std)
+            latent = latents.denormalize(latents.normalize(latent), self.spec.latent_mean, self.spec.latent_std)
         height, width = (side * self.spec.scale for side in latent.shape[-2:])
         return self._each(super().decode, latent, height, width)
 

@@ -8,7 +8,7 @@ from qwen_image_2.tests.browser.conftest import ROOT, Page
 
 SAMPLER, TEXT, LATENT = "QwenImage2Sampler", "QwenImage2TextEncode", "QwenImage2EmptyLatent"
 REFUSAL = ".qwen-image-2 .refusal >> visible=true"
-# Recognises an English text as the pack's own, and says it in the page's language.
+# Recognizes an English text as the pack's own, and says it in the page's language.
 TRANSLATED = """async ([texts, part]) => {
     const style = document.querySelector("link[href$='style.css'][href*='qwen-image-2']");
     const { translated } = await import(new URL("words.js", style.href));

@@ -41,13 +41,13 @@ KINDS = {"transformer": (detect.detect_transformer, lambda: tiny.shapes(Transfor
     ('{"eps": NaN}', "eps is nan, expected a positive number"), ('{"causal_condition": 1}', "expected true or false"),
     ('{"quantization_config": [1]}', r"was quantized by \[1\] \(quantization_config\)")])
 def test_configurations_are_refused_in_words(tmp_path, content, words):
-    recognise, shapes = KINDS["transformer"]
+    recognize, shapes = KINDS["transformer"]
     state = shapes()
     write(tmp_path / "model.safetensors", encoded(header_of(state, {})), size_of(state))
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=words):
         files = open_checkpoint(tmp_path / "model.safetensors")
-        recognise(files)
+        recognize(files)
 
 
 @pytest.mark.parametrize("kind, config, words", [
@@ -59,10 +59,10 @@ def test_configurations_are_refused_in_words(tmp_path, content, words):
     ("text encoder", {**{"text_config": tiny.TEXT_CONFIG}, "vision_config": {"num_heads": 7}}, "of its 7 heads"),
 ])
 def test_other_configurations_are_refused_in_words(kind, config, words):
-    recognise, shapes = KINDS[kind]
+    recognize, shapes = KINDS[kind]
     tensors = {name: TensorInfo(tuple(value.shape), "F32") for name, value in shapes().items()}
     with pytest.raises(CheckpointError, match=words):
-        recognise(Checkpoint("it", tensors, config))
+        recognize(Checkpoint("it", tensors, config))
 
 
 @pytest.mark.parametrize("key", HEADER)

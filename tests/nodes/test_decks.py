@@ -88,7 +88,7 @@ HARD = ["👩‍🚀🇨🇭 OPEN", "שלום \"עולם\"", "e\u0301te\u0301 Zu
 
 
 def test_texts_of_any_kind_come_through_unchanged(decks, folder, said):
-    """From the outline to the prompt, the alternative text and the notes, without any normalisation."""
+    """From the outline to the prompt, the alternative text and the notes, without any normalization."""
     prompts, _, _, texts, notes, *_ = written(decks, "".join(f"## {text}\n- {text}\n> {text}\n" for text in HARD))
     for text, prompt, expected, note in zip(HARD, prompts, texts, notes, strict=True):
         assert expected == f"{text}\n{text}" and note == text and prompt.count(text) == 2

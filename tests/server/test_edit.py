@@ -92,7 +92,7 @@ def test_whole_edit_equals_the_reference(client, reference, tmp_path, references
     result = client.run(nodes)
     kept = [line for line in result.messages["sampler"] if "KV cache of prompt and references" in line]
     assert len(kept) == (1 if cfg == 1 else 2) and all("MiB, in system RAM." in line for line in kept)
-    found = latents.normalise(here.latent(client, result))
+    found = latents.normalize(here.latent(client, result))
     theirs = expected("latent").transpose(1, 2).unflatten(2, found.shape[-2:])
     assert (found - theirs).abs().max() < LATENT_BOUND
     picture, theirs = here.images(client, result)[0], np.asarray(expected("pil")[0])

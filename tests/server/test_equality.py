@@ -49,7 +49,7 @@ def test_whole_picture_equals_the_reference(client, expected, layout, steps, wid
                        cfg=cfg)
     result = client.run(graph.nodes())
     expected_latent, expected_picture = expected(steps, width, height, cfg)
-    found = latents.normalise(here.latent(client, result))
+    found = latents.normalize(here.latent(client, result))
     assert (found - expected_latent).abs().max() < LATENT_BOUND
     picture = here.images(client, result)
     assert picture.shape == expected_picture.shape and picture.std() > 10

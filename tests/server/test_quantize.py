@@ -1,4 +1,4 @@
-"""Quantising and saving through a running server: the file is offered at once and draws what was drawn before."""
+"""Quantizing and saving through a running server: the file is offered at once and draws what was drawn before."""
 import pytest
 
 from qwen_image_2.tests.reference import error

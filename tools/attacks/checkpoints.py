@@ -248,7 +248,7 @@ def folder_of(part: Part) -> Callable[[Path], Kind]:
     return kind
 
 
-# ---------------------------------------------------------------- quantised layers
+# ---------------------------------------------------------------- quantized layers
 
 FORMATS = ("int8_tensorwise", "float8_e4m3fn", "float8_e5m2", "mxfp8", "nvfp4", "convrot_w4a4")
 ENTRIES = ("format", "convrot", "convrot_groupsize", "full_precision_matrix_mult", "linear_dtype", "params",
@@ -256,7 +256,7 @@ ENTRIES = ("format", "convrot", "convrot_groupsize", "full_precision_matrix_mult
 GROUPS = (0, -1, -16, 1, 3, 4, 7, 32, 64, 256, 2**31, True, "16", 16.0, {"convrot": True, "convrot_groupsize": 7})
 
 
-def quantised(part: Part) -> Callable[[Path], Kind]:
+def quantized(part: Part) -> Callable[[Path], Kind]:
     """A transformer whose matrices of attention are int8, fp8 or nvfp4, with marks and scales of any content."""
     layers = [name.removesuffix(".weight") for name in part.state if name.endswith((".to_q.weight", ".to_k.weight"))]
     formats = {"int8_tensorwise": "I8", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "mxfp8": "F8_E4M3",

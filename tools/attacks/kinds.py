@@ -35,7 +35,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "transformer": _of(checkpoints.safetensors, checkpoints.transformer),
     "transformer-folder": _of(checkpoints.folder_of, checkpoints.transformer),
     "transformer-gguf": _of(checkpoints.gguf_file, checkpoints.transformer),
-    "quantization": _of(checkpoints.quantised, checkpoints.transformer),
+    "quantization": _of(checkpoints.quantized, checkpoints.transformer),
     "vae": _of(checkpoints.safetensors, checkpoints.vae),
     "text-encoder": _of(checkpoints.safetensors, checkpoints.text_encoder),
     "text-encoder-gguf": _of(checkpoints.llama_cpp_files, checkpoints.text_encoder),

@@ -53,7 +53,7 @@ class Batch:
     def __init__(self, prepared: list[Prepared], mean: tuple, std: tuple, generator: torch.Generator,
                  device: torch.device):
         def stacked(tensors) -> Tensor:
-            return latents.normalise(torch.stack(list(tensors)).to(device, torch.float32), mean, std)
+            return latents.normalize(torch.stack(list(tensors)).to(device, torch.float32), mean, std)
 
         references = tuple(map(stacked, zip(*(example.references for example in prepared), strict=True)))
         text = torch.stack([example.text for example in prepared]).to(device, torch.float32)

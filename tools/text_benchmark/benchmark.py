@@ -182,7 +182,7 @@ def _order(key: str) -> Callable[[Answer], object]:
 
 
 def _row(name: str, answers: list[Answer]) -> tuple[str, ...]:
-    """Means over pictures, except that lines are counted over all pictures together. Edit distances are normalised:
+    """Means over pictures, except that lines are counted over all pictures together. Edit distances are normalized:
     0 is equal, 1 has nothing in common."""
     lines = [line for answer in answers for line in answer.judged]
     return (name, str(len(answers)), f"{statistics.fmean(answer.word_accuracy for answer in answers):.3f}",

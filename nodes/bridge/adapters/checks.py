@@ -12,7 +12,7 @@ def check_lora_shapes(patcher) -> None:
     """Refuse LoRAs made for another width: ComfyUI would log a line per layer and sample without them."""
     for key, patch, offset in patches_of(patcher):
         if offset is None:  # no part of a matrix
-            # Not the state dict's: that of a quantised layer holds packed values.
+            # Not the state dict's: that of a quantized layer holds packed values.
             _check_patch(key, patch, tuple(comfy.utils.get_attr(patcher.model, key).shape))
 
 

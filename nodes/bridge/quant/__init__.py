@@ -1,1 +1,1 @@
-"""Quantised weights in ComfyUI's layers: formats, conversion while loading, saving, GGUF."""
+"""Quantized weights in ComfyUI's layers: formats, conversion while loading, saving, GGUF."""

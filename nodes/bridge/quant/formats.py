@@ -9,7 +9,7 @@ from ....model.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
 from ....model.checkpoints.matching import Detected
 from ....model.checkpoints.quantization import FULL_PRECISION, QuantConfig
 
-# Formats that are dequantised on every device: torch multiplies no two e5m2 matrices.
+# Formats that are dequantized on every device: torch multiplies no two e5m2 matrices.
 NEVER_NATIVE = {"gguf", "float8_e5m2"}
 # Formats whose matrices are multiplied as integers.
 INTEGERS = {"int8_tensorwise", "convrot_w4a4"}
@@ -61,7 +61,7 @@ def without_input_scale(layers: QuantConfig, detected: Detected, checkpoint: Sto
 
 
 def in_full_precision(layers: QuantConfig, unscaled: set[str]) -> QuantConfig:
-    """The same records, with ComfyUI told to dequantise what has no scale for its activations, and e5m2."""
+    """The same records, with ComfyUI told to dequantize what has no scale for its activations, and e5m2."""
     return {layer: {**one, FULL_PRECISION: True}
             if layer in unscaled or one["format"] in NEVER_NATIVE - {"gguf"} else one for layer, one in layers.items()}
 
@@ -71,16 +71,16 @@ def _not_in_layers(layer):
                   "quantized. Load the bf16 file, with Weight format 'as stored' or bf16.")
 
 
-# What the state dict of a quantised layer of core's has, and the layer itself has not. Core's nodes that merge or
+# What the state dict of a quantized layer of core's has, and the layer itself has not. Core's nodes that merge or
 # subtract models ask the layer for all that the state dict names.
 STATE_DICT_ONLY = property(_not_in_layers)
 
 
 def decoding(core, disabled: set[str] = frozenset()):
-    """ComfyUI's mixed-precision operations, which dequantise for every product in full precision.
+    """ComfyUI's mixed-precision operations, which dequantize for every product in full precision.
 
     Core's own (0.30) leave that to the format: fp8 decodes itself, but int8 is multiplied as integers whatever the
-    layer was told. disabled: formats that are dequantised beside those that core has disabled.
+    layer was told. disabled: formats that are dequantized beside those that core has disabled.
     """
     class Operations(core):
         class Embedding(core.Embedding):

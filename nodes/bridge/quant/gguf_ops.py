@@ -1,4 +1,4 @@
-"""GGUF's packed matrices in ComfyUI's quantised layers: they stay packed, and are dequantised as they are used."""
+"""GGUF's packed matrices in ComfyUI's quantized layers: they stay packed, and are dequantized as they are used."""
 import json
 from dataclasses import dataclass
 
@@ -37,11 +37,11 @@ class BlockLayout(QuantizedLayout):
 
     @classmethod
     def quantize(cls, tensor: Tensor, **kwargs):
-        return gguf.quantise(tensor), cls.Params(tensor.dtype, tuple(tensor.shape), "Q8_0")
+        return gguf.quantize(tensor), cls.Params(tensor.dtype, tuple(tensor.shape), "Q8_0")
 
     @classmethod
     def dequantize(cls, qdata: Tensor, params) -> Tensor:
-        return gguf.dequantise(qdata, params.kind).to(params.orig_dtype)
+        return gguf.dequantize(qdata, params.kind).to(params.orig_dtype)
 
     @classmethod
     def get_plain_tensors(cls, qtensor):
@@ -110,7 +110,7 @@ def gguf_operations(core, dtype: torch.dtype | None = None):
 
             weight_scale = comfy_quant = STATE_DICT_ONLY
 
-            # Core's embeddings have neither, and a LoRA on a quantised one would have no effect.
+            # Core's embeddings have neither, and a LoRA on a quantized one would have no effect.
             convert_weight, set_weight = core.Linear.convert_weight, core.Linear.set_weight
 
             def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, *lists):
@@ -125,7 +125,7 @@ def gguf_operations(core, dtype: torch.dtype | None = None):
                 dtype = self.weight.dtype
                 weight, _, stream = comfy.ops.cast_bias_weight(self, device=input.device, dtype=dtype, offloadable=True)
                 if isinstance(weight, QuantizedTensor):
-                    values = gguf.dequantise(weight._qdata[input.flatten()], weight._params.kind)
+                    values = gguf.dequantize(weight._qdata[input.flatten()], weight._params.kind)
                 else:
                     values = weight[input.flatten()]
                 comfy.ops.uncast_bias_weight(self, weight, None, stream)

@@ -1,4 +1,4 @@
-"""Quantised weights, made by ComfyUI's own layouts and written in its files' form."""
+"""Quantized weights, made by ComfyUI's own layouts and written in its files' form."""
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from .formats import INTEGERS
 FORMAT_MAX = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0, "nvfp4": 6.0 * 448.0}
 
 
-def quantise(matrix: Tensor, absmax: Tensor, record: Mapping) -> dict[str, Tensor]:
+def quantize(matrix: Tensor, absmax: Tensor, record: Mapping) -> dict[str, Tensor]:
     """The entries of a layer, by their last name. absmax: the largest magnitude in all that shares the matrix's scale.
 
     Computed on ComfyUI's device, kept on the CPU.
@@ -36,7 +36,7 @@ def quantise(matrix: Tensor, absmax: Tensor, record: Mapping) -> dict[str, Tenso
 
 
 def form(shape: tuple[int, int], record: Mapping) -> dict[str, Tensor]:
-    """What `quantise` gives for a matrix of this shape, on the meta device: without values."""
+    """What `quantize` gives for a matrix of this shape, on the meta device: without values."""
     (rows, columns), name = shape, record["format"]
     kind, dtype = quantization.FORMATS[name], torch.float32
     if kind.block:
@@ -56,7 +56,7 @@ class Origin(NamedTuple):
     """What a network's file said of it."""
 
     config: Mapping
-    # Of what is not quantised: ComfyUI's layers may hold it in the one they compute in. None: each as the network holds
+    # Of what is not quantized: ComfyUI's layers may hold it in the one they compute in. None: each as the network holds
     # it, which has kept some of the file's in fp32.
     dtype: torch.dtype | None
 
@@ -149,7 +149,7 @@ def _values_with_loras(group: tuple[str, ...], network: Network,
     absmax = quantization.absmax(values)
     for part, value in zip(parts, values, strict=True):
         record = _mark(part)
-        yield {"weight": value.to(part["weight"].dtype)} if record is None else quantise(value, absmax, record)
+        yield {"weight": value.to(part["weight"].dtype)} if record is None else quantize(value, absmax, record)
 
 
 def _forms_with_loras(group: tuple[str, ...], network: Network,
@@ -166,7 +166,7 @@ def _mark(part: Mapping[str, Tensor]) -> Mapping | None:
 
 
 def _stored(name: str, state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """A parameter, and what stands beside it if it is quantised, by their last names."""
+    """A parameter, and what stands beside it if it is quantized, by their last names."""
     layer, _, last = name.rpartition(".")
     if f"{layer}{quantization.QUANT_RECORD}" not in state:
         return {last: state[name] if dtype is None else state[name].to(dtype)}

@@ -8,7 +8,7 @@ from ....model.checkpoints import loading, quantization
 from ....model.checkpoints.checkpoint import Checkpoint
 from ....model.checkpoints.loading import NOT_QUANTIZING, Quantizing
 from ....model.checkpoints.matching import Detected
-from .quantize import quantise
+from .quantize import quantize
 
 AS_STORED = "as stored"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -40,4 +40,4 @@ def conversion(checkpoint: Checkpoint, detected: Detected, weight_format: str,
     if not layers:
         raise checkpoint.fail("no_large_matrix", "{file} has no matrix large enough for {format}. Choose another "
                               "Weight format.", format=weight_format)
-    return plain, Quantizing(layers, quantise, sharing)
+    return plain, Quantizing(layers, quantize, sharing)

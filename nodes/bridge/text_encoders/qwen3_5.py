@@ -77,7 +77,7 @@ class Qwen35(comfy.text_encoders.qwen35.Qwen35):
                                                                        embeds.device), None, None
 
     def logits(self, x):
-        """Core multiplies by the bare weight, which a quantised layer does not have."""
+        """Core multiplies by the bare weight, which a quantized layer does not have."""
         return self.model.lm_head(x[:, -1:]) if self.spec.lm_head else super().logits(x)
 
 

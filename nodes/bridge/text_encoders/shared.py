@@ -43,7 +43,7 @@ def empty_clip(name: str, clip_model: Callable[..., sd1_clip.SDClipModel], token
     """A CLIP whose weights are still on the meta device.
 
     name: what core calls the text encoder, in the names of its weights and in its tokens. clip_model(device, dtype,
-    model_options) builds it. operations: layers in place of core's choice, for files that are quantised.
+    model_options) builds it. operations: layers in place of core's choice, for files that are quantized.
     """
     def model(device="cpu", dtype=None, model_options=None):
         return sd1_clip.SD1ClipModel(device=device, dtype=dtype, name=name, model_options=model_options or {},
@@ -81,7 +81,7 @@ def load_patcher(load: Callable[..., comfy.sd.CLIP], *arguments, disable_dynamic
 # ---------------------------------------------------------------- what core's modules are filled with
 
 def quantized_operations(dtype: torch.dtype) -> type:
-    """Core's layers for quantised text encoders, which dequantise each weight as it is used."""
+    """Core's layers for quantized text encoders, which dequantize each weight as it is used."""
     core = decoding(comfy.ops.mixed_precision_ops({}, dtype, full_precision_mm=True))
 
     class Operations(core):

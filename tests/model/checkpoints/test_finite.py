@@ -36,7 +36,7 @@ def test_scales_of_blocks(kind, pattern):
     for place in gguf.BLOCKS[kind].halves:
         broken = data.clone()
         broken.view(-1, gguf.BLOCKS[kind].bytes)[7, place:place + 2] = torch.tensor([pattern & 0xFF, pattern >> 8])
-        assert not gguf.dequantise(broken, kind).isfinite().all()
+        assert not gguf.dequantize(broken, kind).isfinite().all()
         assert not finite.has_finite_scales(broken, kind)
 
 
@@ -49,4 +49,4 @@ def test_no_other_byte_of_a_block_can_break_it(kind):
     others = [place for place in range(blocks.shape[1]) if place not in halves and place - 1 not in halves]
     for byte in (0, 0x7C, 0x7F, 0x80, 0xFF):
         blocks[:, others] = byte
-        assert finite.has_finite_scales(data, kind) and gguf.dequantise(data, kind).isfinite().all()
+        assert finite.has_finite_scales(data, kind) and gguf.dequantize(data, kind).isfinite().all()

@@ -31,7 +31,7 @@ def packed(kind: str, rows: int = 3, blocks: int = 5) -> np.ndarray:
 def test_every_type_says_what_the_package_says(kind):
     data = packed(kind)
     expected = quants.dequantize(data, gguf.GGMLQuantizationType[kind])
-    found = pack_gguf.dequantise(torch.from_numpy(data), kind)
+    found = pack_gguf.dequantize(torch.from_numpy(data), kind)
     assert pack_gguf.BLOCKS[kind][:2] == gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     assert found.shape == expected.shape
     assert found.dtype == torch.float32 and torch.equal(found, torch.from_numpy(expected))
@@ -47,23 +47,23 @@ def test_nothing_is_copied_to_the_device(kind, monkeypatch):
     monkeypatch.setattr(torch, "tensor", refuse)
     monkeypatch.setattr(torch, "as_tensor", refuse)
     monkeypatch.setattr(torch.Tensor, "to", refuse)
-    assert pack_gguf.dequantise(data, kind).device.type == "meta"
+    assert pack_gguf.dequantize(data, kind).device.type == "meta"
 
 
 @pytest.mark.parametrize("kind", pack_gguf.BLOCKS)
 @pytest.mark.parametrize("rows", [slice(1, None), slice(None, None, 2)])
 def test_rows_can_be_cut(kind, rows):
     data = torch.from_numpy(packed(kind))
-    assert torch.equal(pack_gguf.dequantise(data[rows], kind), pack_gguf.dequantise(data, kind)[rows])
+    assert torch.equal(pack_gguf.dequantize(data[rows], kind), pack_gguf.dequantize(data, kind)[rows])
 
 
 def test_packing_is_the_packages():
     matrix = torch.randn(4, 96) * torch.tensor([[1e-3], [1.0], [30.0], [0.0]])
     expected = quants.quantize(matrix.numpy(), gguf.GGMLQuantizationType.Q8_0)
     rounded = torch.from_numpy(quants.dequantize(expected, gguf.GGMLQuantizationType.Q8_0))
-    found = pack_gguf.quantise(matrix)
+    found = pack_gguf.quantize(matrix)
     assert found.shape == expected.shape
-    torch.testing.assert_close(pack_gguf.dequantise(found, "Q8_0"), rounded)
+    torch.testing.assert_close(pack_gguf.dequantize(found, "Q8_0"), rounded)
 
 
 def reshaped(path, kind: str, data: np.ndarray, original):
@@ -94,7 +94,7 @@ def test_a_tensor_has_its_original_shape(tmp_path, kind, original):
     expected = torch.from_numpy(quants.dequantize(data, gguf.GGMLQuantizationType[kind])).view(original)
     with opened.mapped() as mapped:
         for found in (opened.read("a.weight"), mapped("a.weight")):
-            found = pack_gguf.dequantise(found, kind) if stays_packed else found
+            found = pack_gguf.dequantize(found, kind) if stays_packed else found
             assert found.shape == original and torch.equal(found, expected)
 
 

@@ -1,4 +1,4 @@
-"""What a file says about a quantised layer, against the tensors that it holds: names and shapes alone."""
+"""What a file says about a quantized layer, against the tensors that it holds: names and shapes alone."""
 import json
 
 import pytest

@@ -51,12 +51,12 @@ def test_a_transformer_stays_on_its_device(dtype, causal):
 def test_an_autoencoder_stays_on_its_device(dtype):
     network = VAE(VAESpec(), device=CARD, dtype=dtype)
     latent = network.encode(torch.randn(1, 4, 64, 96, device=CARD, dtype=dtype))
-    assert on_card(latent, dtype) and on_card(latents.denormalise(latents.normalise(latent)), dtype)
+    assert on_card(latent, dtype) and on_card(latents.denormalize(latents.normalize(latent)), dtype)
     assert on_card(network.decode(latent), dtype)
 
 
 @pytest.mark.parametrize("kind", gguf.BLOCKS)
 def test_packed_blocks_are_unpacked_where_they_are(kind):
     packed = torch.empty(8, 2 * gguf.BLOCKS[kind].bytes, dtype=torch.uint8, device=CARD)
-    assert on_card(gguf.dequantise(packed, kind), torch.float32)
-    assert on_card(gguf.quantise(torch.randn(8, 64, device=CARD)), torch.uint8)
+    assert on_card(gguf.dequantize(packed, kind), torch.float32)
+    assert on_card(gguf.quantize(torch.randn(8, 64, device=CARD)), torch.uint8)

@@ -74,8 +74,8 @@ def test_latent_scale_is_the_published_one():
     assert list(latents.LATENT_STD) == config.latents_std
     latent = torch.randn(2, 64, 3, 5)
     mean, std = (torch.tensor(v).view(1, 64, 1, 1) for v in (config.latents_mean, config.latents_std))
-    assert torch.equal(latents.normalise(latent), (latent - mean) / std)
-    assert torch.allclose(latents.denormalise(latents.normalise(latent)), latent, atol=1e-5)
+    assert torch.equal(latents.normalize(latent), (latent - mean) / std)
+    assert torch.allclose(latents.denormalize(latents.normalize(latent)), latent, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 3)])

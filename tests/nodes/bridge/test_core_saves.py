@@ -80,14 +80,14 @@ def load_vae(path):
 def model_of(folder, plain, name: str):
     """A MODEL of a file in this format, or of a plain file with this weight_format."""
     if name in files.FORMATS:
-        return load(files.write(files.quantise(plain, name)[0], folder / "model.safetensors"))
+        return load(files.write(files.quantize(plain, name)[0], folder / "model.safetensors"))
     return load(files.write(tiny.to_comfy_transformer(plain), folder / "model.safetensors"), name)
 
 
 def clip_of(folder, reference, name: str):
     state, path = reference.text_encoder.state_dict(), folder / "clip.safetensors"
     if name in text_files.FORMATS:
-        return load_clip(text_files.write(text_files.quantise(state, name)[0], path))
+        return load_clip(text_files.write(text_files.quantize(state, name)[0], path))
     return load_clip(text_files.write(state, path), name)
 
 
@@ -212,7 +212,7 @@ def test_a_text_encoder_without_eyes(output, tmp_path, reference):
 
 def test_an_enhancer(output, tmp_path):
     state = {name: value.bfloat16() for name, value in tiny.randomise(tiny.enhancer_state(), 4).items()}
-    state, _ = tiny.quantised(lambda name: "mlp" in name and "language_model" in name, state, "int8_tensorwise", {},
+    state, _ = tiny.quantized(lambda name: "mlp" in name and "language_model" in name, state, "int8_tensorwise", {},
                               {"per_channel": True})
     tiny.save_as_they_are(state, tmp_path / "enhancer.safetensors", {"config": json.dumps(ENHANCER_CONFIG)})
     clip = load_enhancer(tmp_path / "enhancer.safetensors")

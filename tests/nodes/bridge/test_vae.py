@@ -27,7 +27,7 @@ def test_latents_leave_on_the_published_scale(comfyui, vae_file, tmp_path):
     ours, published = load_vae(path, path.name), load_vae(vae_file, vae_file.name)
     picture = torch.rand(1, 32, 32, 4)
     raw = published.encode(picture)
-    assert error(latents.normalise(ours.encode(picture)), (raw - 0.5) / 2) < 1e-5
+    assert error(latents.normalize(ours.encode(picture)), (raw - 0.5) / 2) < 1e-5
     assert error(ours.decode(ours.encode(picture)), published.decode(raw)) < 1e-4
 
 

@@ -1,4 +1,4 @@
-"""What quantised layers compute on devices that this machine does not have, with core's own layers.
+"""What quantized layers compute on devices that this machine does not have, with core's own layers.
 
 Core decides by its launch flags and by the card when it is imported; the tests set what these leave behind: `--fast
 fp16_accumulation` PRIORITIZE_FP16, `--supports-fp8-compute` SUPPORT_FP8_OPS.
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
-from qwen_image_2.tests.nodes.bridge.quant.test_formats import FORMATS, SPEC, old_names, quantise, write
+from qwen_image_2.tests.nodes.bridge.quant.test_formats import FORMATS, SPEC, old_names, quantize, write
 from qwen_image_2.tests.reference import error
 from qwen_image_2.tools import tiny
 
@@ -41,7 +41,7 @@ def load(path, **options):
 
 
 def product_error(layer, outlier: float) -> float:
-    """Of a layer's product with inputs of which one channel stands out, against its own dequantised weights."""
+    """Of a layer's product with inputs of which one channel stands out, against its own dequantized weights."""
     x = torch.randn(24, layer.in_features, generator=torch.Generator().manual_seed(2))
     if outlier:
         x[:, 3] = outlier
@@ -55,7 +55,7 @@ def product_error(layer, outlier: float) -> float:
 def test_fp8_cuts_no_activation_off(fp8_card, plain, tmp_path, way, outlier):
     """fp8 ends at 448. Core's layer takes 1.0 for a scale that is missing, and clamps: 91 % wrong at 5000."""
     path = tmp_path / "fp8.safetensors"
-    stored, _ = quantise(plain, "fp8 e4m3")
+    stored, _ = quantize(plain, "fp8 e4m3")
     if way == "weight_format":
         model = load(write(plain, path), weight_format="fp8")
     elif way == "an older file":
@@ -72,7 +72,7 @@ def test_fp8_cuts_no_activation_off(fp8_card, plain, tmp_path, way, outlier):
 
 
 def test_fp8_with_input_scales_is_multiplied_as_fp8(fp8_card, plain, tmp_path):
-    stored, _ = quantise(plain, "fp8 e4m3")
+    stored, _ = quantize(plain, "fp8 e4m3")
     scales = {name.replace("comfy_quant", "input_scale"): torch.tensor(5000 / 448) for name in stored
               if name.endswith("comfy_quant")}
     model = load(write(stored | scales, tmp_path / "fp8.safetensors"))
@@ -83,7 +83,7 @@ def test_fp8_with_input_scales_is_multiplied_as_fp8(fp8_card, plain, tmp_path):
 
 @pytest.mark.parametrize("name", ["int8 ConvRot", "int8 per row"])
 def test_integers_measure_their_activations_in_each_call(management, plain, tmp_path, name):
-    layer = load(write(quantise(plain, name)[0], tmp_path / "q.safetensors")).diffusion_model.get_submodule(WIDEST)
+    layer = load(write(quantize(plain, name)[0], tmp_path / "q.safetensors")).diffusion_model.get_submodule(WIDEST)
     assert 1e-5 < product_error(layer, 5000) < 0.05
 
 
@@ -122,7 +122,7 @@ def on_apple(management, monkeypatch):
 
 @pytest.mark.parametrize("name", ["int8 ConvRot", "int8 per row", "int8 per tensor", "4-bit ConvRot"])
 def test_integers_are_dequantised_where_nothing_multiplies_them(on_apple, plain, tmp_path, name):
-    model = load(write(quantise(plain, name)[0], tmp_path / "q.safetensors"))
+    model = load(write(quantize(plain, name)[0], tmp_path / "q.safetensors"))
     assert product_error(model.diffusion_model.get_submodule(WIDEST), 5000) < 1e-5
     assert model.weights.endswith("dequantized layer by layer (not supported on this device)")
 
@@ -130,7 +130,7 @@ def test_integers_are_dequantised_where_nothing_multiplies_them(on_apple, plain,
 @pytest.mark.parametrize("name", ["int8 ConvRot", "4-bit ConvRot"])
 def test_integers_are_dequantised_where_the_file_asks_for_it(management, plain, tmp_path, name):
     """Core's layer (0.30) multiplies them as integers all the same."""
-    stored, _ = quantise(plain, name)
+    stored, _ = quantize(plain, name)
     algorithm, settings = FORMATS[name][:2]
     stored |= {key: tiny.mark(format=algorithm, full_precision_matrix_mult=True, **settings) for key in stored
                if key.endswith("comfy_quant")}
@@ -155,7 +155,7 @@ def test_which_devices_multiply_integers(management, monkeypatch, device, core, 
 def test_fp8_is_refused_where_it_cannot_be_moved_to(management, plain, monkeypatch, tmp_path, name):
     """Core knows of Apple's and DirectML's devices that they take no fp8."""
     monkeypatch.setattr(management, "get_torch_device", lambda: APPLE)
-    path = write(quantise(plain, name)[0], tmp_path / "q.safetensors")
+    path = write(quantize(plain, name)[0], tmp_path / "q.safetensors")
     with pytest.raises(CheckpointError, match=r"^q.safetensors cannot be used as .*: this device \(mps\) does not sup"):
         load(path)
 

@@ -1,4 +1,4 @@
-"""Quantised transformer files, as ComfyUI's tools write them: each format loads, and computes what its weights say."""
+"""Quantized transformer files, as ComfyUI's tools write them: each format loads, and computes what its weights say."""
 import json
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from qwen_image_2.tools import tiny
 
 SPEC = TransformerSpec(layers=2, dim=256, heads=4, head_dim=64, mlp_dim=768, context_dim=64, rope_axes=(8, 28, 28))
 CONVROT = {"convrot": True, "convrot_groupsize": 256}
-# Format, settings beside its name, arguments for quantising, and how far it may be from its own dequantised weights:
+# Format, settings beside its name, arguments for quantizing, and how far it may be from its own dequantized weights:
 # all but fp8 and 16-bit activations are rounded too.
 FORMATS = {
     "int8 ConvRot": ("int8_tensorwise", CONVROT, {"per_channel": True, **CONVROT}, 0.02),
@@ -33,10 +33,10 @@ def plain():
     return tiny.randomise(tiny.shapes(Transformer(SPEC)), 5)
 
 
-def quantise(state: dict, name: str) -> tuple[dict, dict]:
-    """The block linears of a file with fused MLPs in one format, and the same weights dequantised."""
+def quantize(state: dict, name: str) -> tuple[dict, dict]:
+    """The block linears of a file with fused MLPs in one format, and the same weights dequantized."""
     fused = tiny.to_comfy_transformer(state)
-    return tiny.quantised(lambda key: "transformer_blocks" in key, fused, *FORMATS[name][:3])
+    return tiny.quantized(lambda key: "transformer_blocks" in key, fused, *FORMATS[name][:3])
 
 
 def velocity(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -90,7 +90,7 @@ def write(state: dict, path, metadata=None):
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 def test_every_format_computes_what_its_weights_say(comfyui, plain, tmp_path, name, prefix):
-    stored, rounded = quantise(plain, name)
+    stored, rounded = quantize(plain, name)
     model = load(write({prefix + key: value for key, value in stored.items()}, tmp_path / "q.safetensors"))
     assert type(model.transformer_blocks[0].attn.to_q.weight.data).__name__ == "QuantizedTensor"
     found, bound = velocity(model), FORMATS[name][3]
@@ -105,12 +105,12 @@ def test_convrot_is_the_most_exact_where_channels_stand_out(comfyui, plain, tmp_
         state[name][:4] *= 20
     exact, found = expected(tiny.to_comfy_transformer(state)), {}
     for name in ("int8 ConvRot", "int8 per row", "fp8 e4m3"):
-        found[name] = error(velocity(load(write(quantise(state, name)[0], tmp_path / "q.safetensors"))), exact)
+        found[name] = error(velocity(load(write(quantize(state, name)[0], tmp_path / "q.safetensors"))), exact)
     assert found["int8 ConvRot"] < 0.8 * min(found["int8 per row"], found["fp8 e4m3"]), found
 
 
 def test_settings_may_stand_in_the_metadata(comfyui, plain, tmp_path):
-    stored, _ = quantise(plain, "int8 ConvRot")
+    stored, _ = quantize(plain, "int8 ConvRot")
     layers = {key.removesuffix(".comfy_quant"): json.loads(bytes(value.tolist()))
               for key, value in stored.items() if key.endswith("comfy_quant")}
     inside = load(write(stored, tmp_path / "inside.safetensors"))
@@ -136,7 +136,7 @@ LAYER = "transformer_blocks.1.attn.to_v"
     ({"weight": None}, f"incomplete: tensor {LAYER}.weight is missing"),
 ])
 def test_broken_quantisation_is_refused(comfyui, plain, tmp_path, change, words):
-    stored, _ = quantise(plain, "int8 ConvRot")
+    stored, _ = quantize(plain, "int8 ConvRot")
     for part, value in change.items():
         if value is None:
             del stored[f"{LAYER}.{part}"]
@@ -147,7 +147,7 @@ def test_broken_quantisation_is_refused(comfyui, plain, tmp_path, change, words)
 
 
 def test_quantised_files_keep_their_format(comfyui, plain, tmp_path):
-    path = write(quantise(plain, "int8 ConvRot")[0], tmp_path / "q.safetensors")
+    path = write(quantize(plain, "int8 ConvRot")[0], tmp_path / "q.safetensors")
     with pytest.raises(CheckpointError, match=r"is already quantized \(int8 with rotation\)\. Set Weight for"):
         load(path, weight_format="bf16")
 
@@ -163,7 +163,7 @@ def old_names(stored: dict, marker: torch.Tensor, prefix: str = "") -> dict:
     ("fp8 e4m3", torch.zeros(1).to(torch.float8_e4m3fn), ""), ("fp8 e4m3", torch.zeros(0), "model.diffusion_model."),
     ("fp8 e5m2", torch.zeros(0).to(torch.float8_e5m2), "")])
 def test_older_scaled_fp8_files_are_read(comfyui, plain, tmp_path, name, marker, prefix):
-    stored, _ = quantise(plain, name)
+    stored, _ = quantize(plain, name)
     new = load(write(stored, tmp_path / "new.safetensors"))
     found = load(write(old_names(stored, marker, prefix), tmp_path / "old.safetensors"))
     assert_same_tensors(found.state_dict(), new.state_dict())
@@ -174,14 +174,14 @@ def test_older_scaled_fp8_files_are_read(comfyui, plain, tmp_path, name, marker,
 
 
 def test_two_values_in_an_older_mark_ask_for_full_precision(comfyui, plain, tmp_path):
-    stored, _ = quantise(plain, "fp8 e4m3")
+    stored, _ = quantize(plain, "fp8 e4m3")
     model = load(write(old_names(stored, torch.zeros(2)), tmp_path / "old.safetensors"))
     assert model.get_submodule(LAYER)._full_precision_mm_config
 
 
 def test_an_older_files_measured_input_scales_are_kept(comfyui, plain, tmp_path):
     """1.0 was written where none was measured."""
-    stored, _ = quantise(plain, "fp8 e4m3")
+    stored, _ = quantize(plain, "fp8 e4m3")
     other = LAYER.replace("to_v", "to_q")
     scales = {f"{LAYER}.input_scale": torch.tensor(0.25), f"{other}.input_scale": torch.tensor(1.0)}
     model = load(write(old_names(stored | scales, torch.zeros(1)), tmp_path / "old.safetensors"))
@@ -190,7 +190,7 @@ def test_an_older_files_measured_input_scales_are_kept(comfyui, plain, tmp_path)
 
 
 def test_an_older_file_without_a_scale_is_refused(comfyui, plain, tmp_path):
-    old = old_names(quantise(plain, "fp8 e4m3")[0], torch.zeros(1))
+    old = old_names(quantize(plain, "fp8 e4m3")[0], torch.zeros(1))
     del old[f"{LAYER}.scale_weight"]
     with pytest.raises(CheckpointError, match=f"layer {LAYER} is quantized, but its weight_scale is missing"):
         load(write(old, tmp_path / "old.safetensors"))
@@ -200,7 +200,7 @@ def test_an_older_file_without_a_scale_is_refused(comfyui, plain, tmp_path):
     ("int8 ConvRot", (256, 2)), ("int8 per row", (128,)), ("fp8 e4m3", (2,)), ("mxfp8", (256, 1)), ("mxfp8", (256,)),
     ("nvfp4", (128, 16)), ("nvfp4", (256, 12)), ("4-bit ConvRot", (256, 4))])
 def test_scales_of_another_shape_are_refused(comfyui, plain, tmp_path, name, shape):
-    stored, _ = quantise(plain, name)
+    stored, _ = quantize(plain, name)
     scale = f"{LAYER}.weight_scale"
     stored[scale] = torch.zeros(shape).to(stored[scale].dtype)
     found = ", ".join(map(str, shape))
@@ -214,7 +214,7 @@ def test_scales_of_another_shape_are_refused(comfyui, plain, tmp_path, name, sha
     ("nvfp4", "weight_scale", 0x7F, False), ("nvfp4", "weight_scale", 0xFF, True)])
 def test_damage_in_quantised_matrices_is_named(comfyui, plain, tmp_path, name, last, pattern, bare):
     """bare: older files hold the scales of blocks as bytes."""
-    stored, _ = quantise(plain, name)
+    stored, _ = quantize(plain, name)
     tensor = stored[f"{LAYER}.{last}"] = stored[f"{LAYER}.{last}"].clone()
     tensor.view(torch.uint8)[5, 1] = pattern
     stored[f"{LAYER}.{last}"] = tensor.view(torch.uint8) if bare else tensor
@@ -224,7 +224,7 @@ def test_damage_in_quantised_matrices_is_named(comfyui, plain, tmp_path, name, l
 
 def test_the_official_int8_file(comfyui, plain, tmp_path):
     """qwen_image_2.1_int8_convrot: six matrices of each block, the rest bf16, marks in the file and no metadata."""
-    stored, rounded = quantise({name: value.bfloat16().float() for name, value in plain.items()}, "int8 ConvRot")
+    stored, rounded = quantize({name: value.bfloat16().float() for name, value in plain.items()}, "int8 ConvRot")
     stored = {name: value.bfloat16() if value.dtype == torch.float32 and "scale" not in name else value
               for name, value in stored.items()}
     marks = [json.loads(bytes(value.tolist())) for name, value in stored.items() if name.endswith("comfy_quant")]
@@ -257,7 +257,7 @@ def test_the_loader_says_how_the_weights_are_stored_and_which_way_they_take(comf
     from qwen_image_2.nodes.bridge.loading import load_model
     for function in ("supports_nvfp4_compute", "supports_mxfp8_compute", "supports_fp8_compute"):
         monkeypatch.setattr(comfy.model_management, function, lambda device=None: native)
-    path = write(quantise(plain, name)[0], tmp_path / "q.safetensors")
+    path = write(quantize(plain, name)[0], tmp_path / "q.safetensors")
     model = load_model(path, path.name, "base").model
     stored, way = PATHS[name]
     if not native and (way == "computed natively" or name == "fp8 e4m3"):
@@ -271,7 +271,7 @@ def test_a_file_that_asks_for_full_precision_is_said_to(comfyui, plain, tmp_path
 
     from qwen_image_2.nodes.bridge.loading import load_model
     monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda device=None: True)
-    stored, _ = quantise(plain, "fp8 e4m3")
+    stored, _ = quantize(plain, "fp8 e4m3")
     path = write(old_names(stored, torch.zeros(2)), tmp_path / "old.safetensors")
     assert load_model(path, path.name, "base").model.weights == (
         "fp8 (e4m3), dequantized layer by layer (the file asks for it)")
@@ -283,7 +283,7 @@ def test_loras_work_on_quantised_layers(comfyui, plain, tmp_path, name):
 
     from qwen_image_2.nodes.bridge.loading import load_model
     from qwen_image_2.nodes.bridge.run_checks import check_lora_shapes
-    stored, rounded = quantise(plain, name)
+    stored, rounded = quantize(plain, name)
     path = write(stored, tmp_path / "q.safetensors")
     patcher = load_model(path, path.name, "base")
     generator = torch.Generator().manual_seed(3)
@@ -306,6 +306,6 @@ def test_scales_in_tiles_are_not_cut(comfyui, tmp_path):
     """Halves of 96 rows share a tile of 128: their scales cannot be told apart."""
     spec = TransformerSpec(layers=1, dim=128, heads=2, head_dim=64, mlp_dim=96, context_dim=64, rope_axes=(8, 28, 28))
     state = tiny.to_comfy_transformer(tiny.randomise(tiny.shapes(Transformer(spec)), 5))
-    stored, _ = tiny.quantised(lambda key: "gate_up" in key, state, *FORMATS["mxfp8"][:3])
+    stored, _ = tiny.quantized(lambda key: "gate_up" in key, state, *FORMATS["mxfp8"][:3])
     with pytest.raises(CheckpointError, match="span both halves \\(96 rows each\\). Quantize gate and projection sep"):
         load(write(stored, tmp_path / "tiles.safetensors"))

@@ -92,7 +92,7 @@ def write_blocks(path, state: dict, blocks: dict, kinds: dict[str, str], archite
 
 
 def rounded(state: dict, kind: str) -> dict:
-    return {name: pack_gguf.dequantise(torch.from_numpy(pack(value, kind)), kind)
+    return {name: pack_gguf.dequantize(torch.from_numpy(pack(value, kind)), kind)
             if "transformer_blocks" in name and value.ndim == 2 else value for name, value in state.items()}
 
 
@@ -134,7 +134,7 @@ def test_matrices_of_other_rows_have_their_original_shape(comfyui, plain, tmp_pa
     blocks = {name: random_blocks(value, "Q5_K") for name, value in folded.items()}
     shapes = {name: state[name].shape for name in names}
     path = write_blocks(tmp_path / "model.gguf", state, blocks, dict.fromkeys(blocks, "Q5_K"), shapes=shapes)
-    decoded = {name: pack_gguf.dequantise(torch.from_numpy(data), "Q5_K").view(shapes[name])
+    decoded = {name: pack_gguf.dequantize(torch.from_numpy(data), "Q5_K").view(shapes[name])
                for name, data in blocks.items()}
     assert error(files.velocity(files.load(path)), files.expected(state | decoded)) < 1e-5
 

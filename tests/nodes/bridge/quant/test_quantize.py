@@ -1,4 +1,4 @@
-"""Quantising while loading, and saving in the official layout."""
+"""Quantizing while loading, and saving in the official layout."""
 import json
 import os
 
@@ -49,7 +49,7 @@ def save(path, patcher):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_quantised_while_loading_is_what_the_tools_make(comfyui, plain, path, target):
-    _, rounded = files.quantise(plain, SAME[target])
+    _, rounded = files.quantize(plain, SAME[target])
     found = files.velocity(load(path, target).model.diffusion_model)
     assert error(found, files.expected(rounded)) < files.FORMATS[SAME[target]][3]
     assert error(found, files.expected(tiny.to_comfy_transformer(plain))) > 1e-3
@@ -58,7 +58,7 @@ def test_quantised_while_loading_is_what_the_tools_make(comfyui, plain, path, ta
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_saved_file_is_the_one_that_the_tools_make(comfyui, plain, path, tmp_path, target):
     saved = load_file(save(tmp_path / "q.safetensors", load(path, target)))
-    expected, _ = files.quantise(plain, SAME[target])
+    expected, _ = files.quantize(plain, SAME[target])
     assert set(saved) == set(expected)
     for name, value in expected.items():
         if name.endswith("comfy_quant"):
@@ -108,7 +108,7 @@ def test_a_saved_files_weights_lie_where_kernels_want_them(comfyui, path, tmp_pa
 def test_what_a_matrix_becomes_is_known_beforehand(comfyui, mark, shape):
     from qwen_image_2.nodes.bridge.quant import quantize
     matrix = torch.randn(shape)
-    made = quantize.quantise(matrix, quantization.absmax([matrix]), mark)
+    made = quantize.quantize(matrix, quantization.absmax([matrix]), mark)
     announced = quantize.form(shape, mark)
     assert {name: (value.dtype, value.shape) for name, value in announced.items()} == {
         name: (value.dtype, value.shape) for name, value in made.items()}
@@ -116,7 +116,7 @@ def test_what_a_matrix_becomes_is_known_beforehand(comfyui, mark, shape):
 
 
 def test_what_is_not_quantised_keeps_its_dtype(comfyui, plain, tmp_path):
-    """On a CPU ComfyUI computes quantised models in fp32 and holds their other weights so."""
+    """On a CPU ComfyUI computes quantized models in fp32 and holds their other weights so."""
     half = {name: value.bfloat16() for name, value in tiny.to_comfy_transformer(plain).items()}
     saved = load_file(save(tmp_path / "q.safetensors", load(files.write(half, tmp_path / "p.safetensors"), "fp8")))
     kept = {name: value for name, value in saved.items() if name in half and "transformer_blocks" not in name}
@@ -135,7 +135,7 @@ def test_halves_that_stand_apart_share_one_scale(comfyui, plain, path, tmp_path)
 
 @pytest.mark.parametrize("target", ["bf16", *TARGETS])
 def test_loras_are_baked_in(comfyui, path, tmp_path, target):
-    """A saved file says what the model said with its LoRA, but for what quantising once more rounds."""
+    """A saved file says what the model said with its LoRA, but for what quantizing once more rounds."""
     model = load(path, target).clone()
     key = "diffusion_model.transformer_blocks.1.img_mlp.proj.weight"
     model.add_patches({key: ("diff", (torch.randn(768, 256) * 0.05,))}, 0.7)
@@ -151,8 +151,8 @@ def test_loras_are_baked_in(comfyui, path, tmp_path, target):
 
 @pytest.mark.parametrize("name", files.FORMATS)
 def test_loras_are_baked_into_every_format_that_a_file_may_have(comfyui, plain, tmp_path, name):
-    """Also into those that nothing is quantised to here, and beside the request to dequantise."""
-    stored, _ = files.quantise(plain, name)
+    """Also into those that nothing is quantized to here, and beside the request to dequantize."""
+    stored, _ = files.quantize(plain, name)
     path = files.write(stored, tmp_path / "q.safetensors")
     model = load(path).clone()
     layer = "transformer_blocks.1.img_mlp.out"

@@ -1,4 +1,4 @@
-"""A budget for the weights: the very same pictures, whatever streams; LoRAs, quantised weights, other patchers."""
+"""A budget for the weights: the very same pictures, whatever streams; LoRAs, quantized weights, other patchers."""
 import math
 
 import pytest

@@ -132,7 +132,7 @@ def rounded(state: dict, kind_of) -> dict:
     out = dict(state)
     for name, value in state.items():
         if kind_of(name) in pack_gguf.BLOCKS and value.ndim == 2 and "pos_embed" not in name:
-            out[name] = pack_gguf.dequantise(torch.from_numpy(pack(value, kind_of(name))), kind_of(name))
+            out[name] = pack_gguf.dequantize(torch.from_numpy(pack(value, kind_of(name))), kind_of(name))
     return out
 
 

@@ -1,4 +1,4 @@
-"""Quantised text encoders: int8 with the embedding table, as the official file has it, and fp8."""
+"""Quantized text encoders: int8 with the embedding table, as the official file has it, and fp8."""
 import json
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from qwen_image_2.tests.reference import error
 from qwen_image_2.tools import tiny
 
 CONVROT = {"convrot": True, "convrot_groupsize": 64}
-# As in test_formats.py. All are dequantised: no activation is rounded.
+# As in test_formats.py. All are dequantized: no activation is rounded.
 FORMATS = {
     "int8": ("int8_tensorwise", {}, {"per_channel": True}, 1e-3),
     "int8 ConvRot": ("int8_tensorwise", CONVROT, {"per_channel": True, **CONVROT}, 1e-3),
@@ -19,9 +19,9 @@ FORMATS = {
 PROMPT = "a red circle, 红色的圆"
 
 
-def quantise(state: dict, name: str) -> tuple[dict, dict]:
-    """Every matrix of the language model, embedding and head included, and the same weights dequantised."""
-    return tiny.quantised(lambda key: "language_model" in key or "lm_head" in key, state, *FORMATS[name][:3])
+def quantize(state: dict, name: str) -> tuple[dict, dict]:
+    """Every matrix of the language model, embedding and head included, and the same weights dequantized."""
+    return tiny.quantized(lambda key: "language_model" in key or "lm_head" in key, state, *FORMATS[name][:3])
 
 
 def write(state: dict, path):
@@ -48,14 +48,14 @@ INNER = {
 
 @pytest.mark.parametrize("name", INNER)
 def test_formats_of_blocks_in_the_layers(comfyui, reference, tmp_path, name):
-    stored, rounded = tiny.quantised(lambda key: "language_model.layers" in key, reference.text_encoder.state_dict(),
+    stored, rounded = tiny.quantized(lambda key: "language_model.layers" in key, reference.text_encoder.state_dict(),
                                      *INNER[name][:3])
     expected = states(write(rounded, tmp_path / "rounded.safetensors"))
     assert error(states(write(stored, tmp_path / "quantised.safetensors")), expected) < INNER[name][3]
 
 
 def test_a_vocabulary_in_blocks_is_refused(comfyui, reference, tmp_path):
-    stored, _ = tiny.quantised(lambda key: "embed_tokens" in key, reference.text_encoder.state_dict(),
+    stored, _ = tiny.quantized(lambda key: "embed_tokens" in key, reference.text_encoder.state_dict(),
                                *INNER["mxfp8"][:3])
     with pytest.raises(CheckpointError, match=r"the vocabulary \(.*embed_tokens.weight\) is quantized as mxfp8, which"):
         states(write(stored, tmp_path / "blocks.safetensors"))
@@ -63,7 +63,7 @@ def test_a_vocabulary_in_blocks_is_refused(comfyui, reference, tmp_path):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_says_what_its_weights_say(comfyui, reference, tmp_path, name):
-    stored, rounded = quantise(reference.text_encoder.state_dict(), name)
+    stored, rounded = quantize(reference.text_encoder.state_dict(), name)
     found = states(write(stored, tmp_path / "quantised.safetensors"))
     expected = states(write(rounded, tmp_path / "rounded.safetensors"))
     assert error(found, expected) < FORMATS[name][3]
@@ -73,7 +73,7 @@ def test_every_format_says_what_its_weights_say(comfyui, reference, tmp_path, na
 
 def test_an_older_scaled_fp8_file_says_the_same(comfyui, reference, tmp_path):
     """As ComfyUI's tools made them: matrices of the layers, two values in the mark, no scale for inputs."""
-    stored, _ = tiny.quantised(lambda key: "language_model.layers" in key, reference.text_encoder.state_dict(),
+    stored, _ = tiny.quantized(lambda key: "language_model.layers" in key, reference.text_encoder.state_dict(),
                                *FORMATS["fp8"][:3])
     old = {name.replace("weight_scale", "scale_weight").replace("model.language_model.", "model."): value
            for name, value in stored.items() if not name.endswith("comfy_quant")}
@@ -90,7 +90,7 @@ def test_fp8_is_refused_on_devices_that_have_none(comfyui, reference, monkeypatc
 
     from qwen_image_2.model.checkpoints.files import open_checkpoint
     from qwen_image_2.nodes.bridge.text_encoders import qwen3_5, qwen3_vl
-    path = write(quantise(reference.text_encoder.state_dict(), "fp8")[0], tmp_path / "te.safetensors")
+    path = write(quantize(reference.text_encoder.state_dict(), "fp8")[0], tmp_path / "te.safetensors")
     monkeypatch.setattr(comfy.model_management, "text_encoder_device", lambda: torch.device("mps"))
     opened = open_checkpoint(path)
     # Whether it is an enhancer is known before; what comes then is asked here.

@@ -79,7 +79,7 @@ def test_writes_what_the_reference_writes(qwen35, enhancer, sizes, monkeypatch):
 def test_a_quantised_file_says_what_its_weights_say(comfyui, qwen35, tmp_path):
     """As the official files: every matrix of the language model int8, the output matrix too."""
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_5 import load_enhancer
-    stored, rounded = tiny.quantised(lambda key: "language_model.layers" in key or "lm_head" in key,
+    stored, rounded = tiny.quantized(lambda key: "language_model.layers" in key or "lm_head" in key,
                                      qwen35.state_dict(), "int8_tensorwise", {}, {"per_channel": True})
     found = []
     for name, state in (("stored", stored), ("rounded", rounded)):
@@ -90,7 +90,7 @@ def test_a_quantised_file_says_what_its_weights_say(comfyui, qwen35, tmp_path):
         found.append(clip.cond_stage_model.qwen35_9b.transformer.logits(hidden))
         tokens = clip.tokenize(enhancement.chat("", "a dog", 0, IMAGE_SLOT, ""), skip_template=True)
         assert len(clip.generate(tokens, do_sample=False, max_length=3)) == 3
-    assert oracle.error(*found) < 1e-5  # dequantised, not multiplied as integers
+    assert oracle.error(*found) < 1e-5  # dequantized, not multiplied as integers
 
 
 @pytest.mark.parametrize("name", ["Qwen35", "Qwen35Transformer", "Qwen3VL"])
