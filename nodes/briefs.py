@@ -11,7 +11,7 @@ from .common import categories
 from .common.page_nodes import PageNode, line_input, page_inputs, page_of, text_input, texts_checked
 from .common.prompts import TRAINED_TOKENS, Measure
 from .common.schemas import schema
-from .frontend import measured
+from .frontend import measured_inputs
 from .notices import notify
 
 VERBATIM = "Drawn exactly as written, in any script; each line on a line of its own."
@@ -74,7 +74,7 @@ class QwenImage2PosterBrief(BriefNode):
             category=categories.BRIEFS,
             description="Writes the prompt of a poster, cover, menu or advertisement from its texts and its layout.",
             search_aliases=["poster", "flyer", "cover", "advertisement", "menu", "layout", "typography", "prompt"],
-            inputs=measured([
+            inputs=measured_inputs([
                 text_input("title", f"The largest text. {VERBATIM}"),
                 text_input("subtitle", VERBATIM),
                 text_input("body", f"Dates, places, a paragraph. {VERBATIM} The first text to be cut where the prompt "
@@ -103,7 +103,7 @@ class QwenImage2SlideBrief(BriefNode):
             category=categories.BRIEFS,
             description="Writes the prompt of a presentation slide from its title, its bullet points and its layout.",
             search_aliases=["slide", "presentation", "powerpoint", "deck", "bullet points", "keynote", "prompt"],
-            inputs=measured([
+            inputs=measured_inputs([
                 text_input("title", f"The largest text. {VERBATIM}"),
                 text_input("subtitle", VERBATIM),
                 text_input("bullets", "One bullet point per line, drawn exactly as written; a list marker (-, * or a "
@@ -132,7 +132,7 @@ class QwenImage2InfographicBrief(BriefNode):
             category=categories.BRIEFS,
             description="Writes the prompt of an infographic from figures with labels: a grid, a timeline or steps.",
             search_aliases=["infographic", "data", "chart", "timeline", "statistics", "diagram", "prompt"],
-            inputs=measured([
+            inputs=measured_inputs([
                 text_input("title", f"The largest text. {VERBATIM}"),
                 text_input("subtitle", VERBATIM),
                 text_input("data_points", "One per line: value | label | icon. Value and label are drawn exactly as "
@@ -162,7 +162,7 @@ class QwenImage2ComicBrief(BriefNode):
             category=categories.BRIEFS,
             description="Writes the prompt of a comic page from its panels: what each shows, and who says what.",
             search_aliases=["comic", "manga", "panels", "speech bubble", "storyboard", "dialogue", "prompt"],
-            inputs=measured([
+            inputs=measured_inputs([
                 text_input("title", f"The largest text. {VERBATIM}"),
                 text_input("panels", "Panels, separated by empty lines. In each, a line \"Name: words\" is a speech "
                                      "bubble, \"Caption: words\" a caption box, \"Sound: words\" a drawn sound; every "

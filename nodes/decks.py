@@ -19,7 +19,7 @@ from .common.page_nodes import PageNode, line_input, page_inputs, page_of, texts
 from .common.paths import HIDDEN, check_name, name_of, new_paths
 from .common.prompts import TRAINED_TOKENS, Measure
 from .common.schemas import schema
-from .frontend import measured
+from .frontend import measured_inputs
 from .notices import notify
 
 FILES = {"PPTX and PDF": (".pptx", ".pdf"), "PPTX": (".pptx",), "PDF": (".pdf",)}
@@ -50,7 +50,7 @@ class QwenImage2DeckOutline(PageNode):
             description="Writes the prompts of a whole presentation from a Markdown outline, with one style for all "
                         "slides. Connected nodes run once per slide.",
             search_aliases=["slides", "presentation", "powerpoint", "deck", "markdown", "outline", "keynote"],
-            inputs=measured([
+            inputs=measured_inputs([
                 io.String.Input("outline", multiline=True, default=OUTLINE,
                                 tooltip="# starts the deck, ## each further slide. Below it: - bullet points, > "
                                         "speaker notes, Picture: what is drawn, Layout: such as title top, picture "

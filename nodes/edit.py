@@ -13,7 +13,7 @@ from .common.images import connected_references, empty_latent
 from .common.inputs import RESOLUTIONS, reference_inputs, side_inputs
 from .common.prompts import advice_on
 from .common.schemas import schema
-from .frontend import marks
+from .frontend import ui_hints
 from .notices import notify
 
 AS_IT_IS = "as it is"
@@ -78,7 +78,7 @@ class QwenImage2EditEncode(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder of Qwen-Image 2 (Qwen3-VL)."),
                 io.Vae.Input("vae", tooltip="Required: encodes the references for the transformer."),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True,
-                                extra_dict=marks(meter=True, references="images"),
+                                extra_dict=ui_hints(meter=True, references="images"),
                                 tooltip="What to change. Refer to several references as <image1>, <image2>, ..."),
                 io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True, default="",
                                 tooltip="What to avoid. Only used when the sampler's CFG is above 1."),

@@ -19,7 +19,7 @@ from .common.checks import UNCONNECTED, check_before_run, check_canvas, check_no
 from .common.images import connected_references
 from .common.inputs import canvas_inputs, reference_inputs
 from .common.schemas import schema
-from .frontend import marks
+from .frontend import ui_hints
 from .notices import notify, show
 
 # Comfy-Org's files of the two official models. Offered even before they are there, so that a workflow can name one.
@@ -76,7 +76,7 @@ class QwenImage2PromptEnhance(io.ComfyNode):
             search_aliases=["prompt enhancer", "prompt rewrite", "magic prompt", "llm", "expand prompt"],
             inputs=[
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, default="",
-                                extra_dict=marks(meter=True),
+                                extra_dict=ui_hints(meter=True),
                                 tooltip="What you want, in your own words and language. Texts in double quotes are "
                                         "kept exactly as written."),
                 io.Boolean.Input("enabled", default=True,

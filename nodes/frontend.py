@@ -10,18 +10,18 @@ from ..model.qwen_image_2.spec import VAESpec
 KEY = "qwen_image_2"
 
 
-def marks(**what) -> dict:
+def ui_hints(**what) -> dict:
     """The `extra_dict` of an input. meter: count its tokens; references: the input that holds them; sizes, measured,
-    only_with: below."""
+    enabled_when: below."""
     return {KEY: what}
 
 
-def only_with(name: str, value: str) -> dict:
+def enabled_when(name: str, value: str) -> dict:
     """Marks of an input that counts only where the input `name` has this value."""
-    return marks(only_with={"input": name, "value": value})
+    return ui_hints(enabled_when={"input": name, "value": value})
 
 
-def measured(inputs: list[io.Input]) -> list[io.Input]:
+def measured_inputs(inputs: list[io.Input]) -> list[io.Input]:
     """The inputs of a node with `measure`. The last required one bears the names of all required ones: the page sends
     their values."""
     required = [each for each in inputs if not each.optional]

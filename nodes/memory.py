@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..messages import Message, Refusal
 from ..model.runtime import offload
 from ..model.runtime.offload import Plan
-from .bridge.keys import PLACE_KEY
+from .bridge.keys import CACHE_LOCATION_KEY
 from .bridge.runtime import budget
 from .bridge.runtime.budget import BudgetPatcher, gib
 from .bridge.runtime.prefix_placement import CacheLocation
@@ -60,7 +60,7 @@ class QwenImage2Memory(io.ComfyNode):
                           "this node's VAE output from here on.")
         budgeted = BudgetPatcher.of(model, vram_for_weights * 2**30 or math.inf)
         check_budget(budgeted)
-        budgeted.model_options["transformer_options"][PLACE_KEY] = PLACES[prefix]
+        budgeted.model_options["transformer_options"][CACHE_LOCATION_KEY] = PLACES[prefix]
         lines = report(budgeted)
         if vae is not None:
             check_vae(vae)

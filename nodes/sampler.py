@@ -11,7 +11,7 @@ from .bridge.guider import guider_for, sample
 from .common import categories
 from .common.checks import UNCONNECTED, check_before_run, check_finite, check_latent
 from .common.schemas import schema
-from .frontend import only_with
+from .frontend import enabled_when
 from .notices import notify, show
 from .seeds import seed_note
 
@@ -31,7 +31,7 @@ def preset_input() -> io.Combo.Input:
 
 def steps_input() -> io.Int.Input:
     return io.Int.Input("steps", default=40, min=1, max=1000, tooltip="Only used with the preset Custom.",
-                        extra_dict=only_with("preset", CUSTOM))
+                        extra_dict=enabled_when("preset", CUSTOM))
 
 
 def denoise_input() -> io.Float.Input:

@@ -6,7 +6,7 @@ from .bridge.text_encoders.qwen3_vl import check_clip, count_tokens
 from .common import categories
 from .common.prompts import TRAINED_TOKENS, advice_on
 from .common.schemas import schema
-from .frontend import marks
+from .frontend import ui_hints
 from .notices import notify
 
 
@@ -21,7 +21,7 @@ class QwenImage2TextEncode(io.ComfyNode):
             search_aliases=["clip text encode", "prompt", "qwen image prompt", "positive negative"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of Qwen-Image 2 (Qwen3-VL)."),
-                io.String.Input("prompt", multiline=True, dynamic_prompts=True, extra_dict=marks(meter=True),
+                io.String.Input("prompt", multiline=True, dynamic_prompts=True, extra_dict=ui_hints(meter=True),
                                 tooltip="What to draw. Put words that must appear in the image in double quotes. Up to "
                                         "about 1,000 tokens; nothing is cut off. Prompt weights like (word:1.2) have "
                                         "no effect: the text is read as it is."),

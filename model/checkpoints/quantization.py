@@ -53,7 +53,7 @@ ROWS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "gguf")  # whose rows
 # What may stand beside a quantized weight.
 COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
 OLD_COMPANIONS = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
-# In a record: the input's scale counts for nothing. For ComfyUI as well, an old file's 1.0 means that none was measured.
+# In a record: the input's scale counts for nothing. ComfyUI, too, takes an old file's 1.0 for one never measured.
 NO_INPUT_SCALE = "no_input_scale"
 # In a record of 4-bit ConvRot: what its products are computed in.
 LINEAR_DTYPES = ("int4", "int8")
@@ -105,13 +105,14 @@ def layers_to_quantize(shapes: Mapping[str, tuple[int, ...]], target: str) -> Qu
 
 
 def saved_size(shapes: Mapping[str, tuple[int, ...]], target: str, width: int) -> int:
-    """Bytes of a network whose layers are quantized so, without a file's header. shapes: as for `targets`; width:
-    bytes of a value that is not quantized."""
+    """Bytes of a network whose layers are quantized so, without a file's header. shapes: as for `layers_to_quantize`;
+    width: bytes of a value that is not quantized."""
     records, total = layers_to_quantize(shapes, target), 0.0
     for name, shape in shapes.items():
         record = records.get(name.removesuffix(".weight"))
         total += math.prod(shape) * (width if record is None else BYTES[record["format"]])
-        total += 4 * shape[0] if record is not None and record["format"] == "int8_tensorwise" else 0  # a scale for each row
+        if record is not None and record["format"] == "int8_tensorwise":
+            total += 4 * shape[0]  # a scale for each row
     return int(total)
 
 
@@ -178,7 +179,7 @@ def companion_tensors(layer: str, stored: Mapping[str, TensorInfo]) -> dict[str,
 
 
 def is_beside(name: str) -> bool:
-    """Whether a parameter is a quantized layer's record or stands beside its weight, by the names of `beside`."""
+    """Whether a parameter is a quantized layer's record or stands beside its weight."""
     return name.endswith(QUANT_RECORD) or name.rpartition(".")[2] in COMPANIONS
 
 
@@ -205,7 +206,8 @@ def unpack(stored: Checkpoint) -> Unpacked:
     records = stored.quantization
     companions = {f"{layer}.weight": companion_tensors(layer, stored.tensors) for layer in records}
     taken = {OLD_MARKER, *(name for one in companions.values() for name in one.values())} if records else set()
-    plain = {name: info for name, info in stored.tensors.items() if name not in taken and not name.endswith(QUANT_RECORD)}
+    plain = {name: info for name, info in stored.tensors.items()
+             if name not in taken and not name.endswith(QUANT_RECORD)}
     plain |= {f"{layer}.weight": plain_weight(stored, layer) for layer in records}
     for layer, one in records.items():
         if one.get(NO_INPUT_SCALE) or "input_scale" not in FORMATS[one["format"]].others:

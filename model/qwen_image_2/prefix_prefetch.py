@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..runtime.offload import BUFFERS, Transfer, DeviceBuffer, buffer_size, views
+from ..runtime.offload import BUFFERS, DeviceBuffer, Transfer, buffer_size, views
 from .prefix_cache import PrefixCache
 
 

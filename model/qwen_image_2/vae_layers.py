@@ -168,7 +168,8 @@ def upsample_conv(ops: Operations) -> type[Doubling]:
 def fold(weight: Tensor, bias: Tensor) -> FoldedWeights:
     """3x3 weights (C', C, 3, 3) -> the taps of a doubling, summed in fp32."""
     rows = (_folded(weight.float(), 2, row) for row in (0, 1))  # (C', C, 2, 3)
-    return FoldedWeights([[_folded(taps, 3, column).to(weight.dtype) for column in (0, 1)] for taps in rows], bias.clone())
+    folded = [[_folded(taps, 3, column).to(weight.dtype) for column in (0, 1)] for taps in rows]
+    return FoldedWeights(folded, bias.clone())
 
 
 def _double(x: Tensor, taps: FoldedWeights) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .vae_layers import Doubling, DownBlock, ResidualBlock, FoldedWeights, UpBlock, avg_down, dup_up
+from .vae_layers import Doubling, DownBlock, FoldedWeights, ResidualBlock, UpBlock, avg_down, dup_up
 
 Rows = Iterator[Tensor]
 

@@ -281,7 +281,8 @@ class Streamer(Generic[Layer]):
         """Start the copy of the block that comes after this one, if a buffer is free."""
         order = sorted(self.plan.streamed)
         following = order[(order.index(number) + 1) % len(order)]
-        if all(buffer.block != following for buffer in self.buffers) and any(not buffer.holders for buffer in self.buffers):
+        known = any(buffer.block == following for buffer in self.buffers)
+        if not known and any(not buffer.holders for buffer in self.buffers):
             self._prefetch(following)
 
     def _prefetch(self, number: int) -> DeviceBuffer:

@@ -4,5 +4,5 @@
 SLOTS_KEY = "qwen_image_2_slots"
 # The entry of transformer_options that takes sentences about a run: a function of one string.
 REPORT_KEY = "qwen_image_2_report"
-# The entry of transformer_options that says which place for keys and values is tried first.
-PLACE_KEY = "qwen_image_2_prefix_place"
+# The entry of transformer_options that says where the KV cache is tried first.
+CACHE_LOCATION_KEY = "qwen_image_2_prefix_place"

@@ -19,7 +19,7 @@ from ...model.qwen_image_2.spec import TransformerSpec
 from .adapters.checks import check_lora_shapes, check_loras
 from .progress import loading_progress
 from .quant import formats
-from .quant.gguf_ops import patch_gguf_on_use, gguf_operations
+from .quant.gguf_ops import gguf_operations, patch_gguf_on_use
 from .quant.quantize import Network, Origin, patches_below
 from .quant.weight_format import DTYPES, conversion, keeps_fp32
 from .qwen_image_2 import ModelConfig, QwenImage2, is_ours

@@ -16,7 +16,7 @@ class PromptPrefix:
     def __init__(self, condition: Condition):
         self.condition = condition
         self.cache: PrefixCache | None = None  # of its keys and values
-        self.place: CacheLocation | None = None        # where they are kept, None where there are none
+        self.location: CacheLocation | None = None        # where they are kept, None where there are none
         self.reported: set[CacheLocation] = set()      # the places that its run has told of
         self._key: Hashable = None
 
@@ -24,15 +24,15 @@ class PromptPrefix:
         """Whether there are keys and values, and for this state of weights, device, dtype and time."""
         return self.cache is not None and self._key == key
 
-    def fill(self, key: Hashable, cache: PrefixCache, place: CacheLocation) -> None:
+    def fill(self, key: Hashable, cache: PrefixCache, location: CacheLocation) -> None:
         """Keep keys and values from now on. Those from before are to be cleared before the new ones are made."""
-        self._key, self.cache, self.place = key, cache, place
+        self._key, self.cache, self.location = key, cache, location
 
     def clear(self) -> None:
         """Give up the keys and values; the next step makes them anew."""
         if self.cache is not None:
             self.cache.release()
-        self._key = self.cache = self.place = None
+        self._key = self.cache = self.location = None
 
     @property
     def video_memory(self) -> int:

@@ -26,7 +26,7 @@ from ...model.qwen_image_2.spec import TransformerSpec
 from ...model.qwen_image_2.transformer import Transformer, prefix_end
 from ...model.runtime.kernels import Kernels
 from . import saving
-from .keys import PLACE_KEY, REPORT_KEY
+from .keys import CACHE_LOCATION_KEY, REPORT_KEY
 from .prefix_cond import PrefixCond, PromptPrefix, condition_from, prefix_count, prefix_shape, prefix_tokens
 from .quant.quantize import Origin
 from .runtime import prefix_placement
@@ -103,10 +103,10 @@ class DiffusionModel(Transformer):
         ).execute(x, timestep, context, control, options, **kwargs)
 
     def _velocity(self, x, timestep, context, control, transformer_options, prefix: PromptPrefix,
-                  weights_key: Hashable = None, first_place: CacheLocation = CacheLocation.VRAM, others: int = 0):
+                  weights_key: Hashable = None, first_location: CacheLocation = CacheLocation.VRAM, others: int = 0):
         """Velocity like x (B, 64, h, w). The prefix runs only where its keys and values are not there yet.
 
-        weights_key: changes whenever the weights do; first_place: where keys and values are to be kept if there is
+        weights_key: changes whenever the weights do; first_location: where keys and values are to be kept if there is
         room; others: bytes of video memory that the run's other prefixes keep.
         """
         if self.streamer is not None:
@@ -115,12 +115,12 @@ class DiffusionModel(Transformer):
         time_key = None if self.spec.causal_condition else tuple(timestep.tolist())
         key = (weights_key, x.device, x.dtype, time_key)
         if not prefix.is_valid(key):
-            self._fill(prefix, key, x, timestep, transformer_options, first_place, others)
+            self._fill(prefix, key, x, timestep, transformer_options, first_location, others)
         return super().forward(x, timestep, prefix.cache, comfy_attention(transformer_options))
 
     @torch.compiler.disable  # run once, at a length of its own: compiling anew for each prompt would never pay
-    def _fill(self, prefix: PromptPrefix, key: Hashable, x, timestep, transformer_options, first_place: CacheLocation,
-              others: int) -> None:
+    def _fill(self, prefix: PromptPrefix, key: Hashable, x, timestep, transformer_options,
+              first_location: CacheLocation, others: int) -> None:
         """Compute the keys and values of a prefix, and tell where they are kept."""
         prefix.clear()  # before the new ones are made
         spec, tokens = self.spec, prefix_tokens(prefix.condition, self.spec, len(timestep))
@@ -128,13 +128,13 @@ class DiffusionModel(Transformer):
         working = working_bytes(spec, tokens + x[:, 0].numel(), x.element_size())
         condition, sigma = prefix.condition.to(x.device), None if spec.causal_condition else timestep
         start_pass = partial(self.prefix_layers, condition, sigma, x.dtype, comfy_attention(transformer_options))
-        cache, place = prefix_placement.allocate_prefix_cache(
-            start_pass, prefix_end(condition), needed, working, x.device, first_place, others)
-        prefix.fill(key, cache, place)
-        if place not in prefix.reported:  # hooks that change the weights make it anew, again and again
-            prefix.reported.add(place)
+        cache, location = prefix_placement.allocate_prefix_cache(
+            start_pass, prefix_end(condition), needed, working, x.device, first_location, others)
+        prefix.fill(key, cache, location)
+        if location not in prefix.reported:  # hooks that change the weights make it anew, again and again
+            prefix.reported.add(location)
             report = transformer_options.get(REPORT_KEY, log.info)
-            for sentence in prefix_placement.in_words(cache, place, first_place, tokens, needed, x.device):
+            for sentence in prefix_placement.in_words(cache, location, first_location, tokens, needed, x.device):
                 report(sentence)
 
 
@@ -210,7 +210,7 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
         def step() -> Tensor:
             return super(QwenImage2, self)._apply_model(
                 x, t, c_concat, c_crossattn, control, options, prefix=prefix, weights_key=self._weights_key(),
-                first_place=run.first_place(options.get(PLACE_KEY, CacheLocation.VRAM)),
+                first_location=run.first_location(options.get(CACHE_LOCATION_KEY, CacheLocation.VRAM)),
                 others=run.video_memory_beside(prefix), **kwargs)
 
         return retry_on_oom(step, run, self.current_patcher, report)

@@ -12,7 +12,7 @@ from ...model.checkpoints.errors import CheckpointError
 from ...model.checkpoints.finite import is_finite
 from .adapters.checks import check_lora_shapes, patches_of
 from .adapters.shapes import tensors_of
-from .keys import PLACE_KEY, REPORT_KEY
+from .keys import CACHE_LOCATION_KEY, REPORT_KEY
 from .prefix_cond import condition_from, prefix_tokens
 from .runtime import budget
 from .runtime.prefix_placement import CacheLocation
@@ -80,7 +80,7 @@ def _check_conditioning(cond: dict, model, images: int) -> None:
 def _cached_tokens(guider, pictures: int) -> int:
     """Tokens of all prefixes whose keys and values a run is to keep beside the model."""
     model, options = guider.model_patcher.model, guider.model_options
-    if options["transformer_options"].get(PLACE_KEY, CacheLocation.VRAM) is not CacheLocation.VRAM:
+    if options["transformer_options"].get(CACHE_LOCATION_KEY, CacheLocation.VRAM) is not CacheLocation.VRAM:
         return 0
     # As in core's sampling_function; a guider of another class may have other rules, then everything counts.
     unguided = (type(guider) is comfy.samplers.CFGGuider and math.isclose(guider.cfg, 1.0)

@@ -3,7 +3,7 @@ from comfy_api.latest import io
 
 from ...model.images import sizes
 from ...model.images.references import MAX_REFERENCES
-from ..frontend import ui_hints, enabled_when, size_table
+from ..frontend import enabled_when, size_table, ui_hints
 
 RESOLUTIONS = ("128", "256", "512", "768", "1024", "1280", "1536", "2048")
 

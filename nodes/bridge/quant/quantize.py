@@ -199,6 +199,6 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
 
 
 def _are_the_same(values: list[Tensor]) -> bool:
-    """To the bit, so that NaN is itself; on the meta device scales that are to be made from their group's one absmax."""
+    """To the bit, so that NaN is itself; on the meta device scales that are made from their group's absmax."""
     first, *others = (value if value.is_meta else value.reshape(-1).view(torch.uint8) for value in values)
     return first.is_meta or all(torch.equal(first, other) for other in others)

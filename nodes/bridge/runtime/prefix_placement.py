@@ -35,25 +35,26 @@ class CacheLocation(Enum):
 
 
 INSTEAD = {CacheLocation.RAM: Message("cache_in_ram_instead", "in system RAM, because VRAM has no room for it"),
-           CacheLocation.RECOMPUTE: Message("cache_recomputed_instead", "recomputed every step, because neither VRAM nor system "
-                                  "RAM has room for it")}
+           CacheLocation.RECOMPUTE: Message("cache_recomputed_instead", "recomputed every step, because neither VRAM "
+                                            "nor system RAM has room for it")}
 
 
-def in_words(cache: PrefixCache, place: CacheLocation, first: CacheLocation, tokens: int, size: int,
+def in_words(cache: PrefixCache, location: CacheLocation, first: CacheLocation, tokens: int, size: int,
              device: torch.device) -> Iterator[Message]:
     """Where so many tokens' keys and values of `size` bytes are kept; first: the place that was asked for."""
-    where = place.value if place is first else INSTEAD.get(place, place.value)
-    if place is CacheLocation.VRAM and device.type == "cpu":  # whose memory is system RAM
+    where = location.value if location is first else INSTEAD.get(location, location.value)
+    if location is CacheLocation.VRAM and device.type == "cpu":  # whose memory is system RAM
         where = CacheLocation.RAM.value
     yield Message("cache_size", "KV cache of prompt and references: {tokens} tokens, {size} MiB, {place}.",
                   tokens=f"{tokens:,}", size=f"{size / 2**20:,.1f}", place=where)
-    if _waits(cache, place):
+    if _waits(cache, location):
         yield Message("cache_unpinned", "The KV cache in system RAM could not be pinned: each block waits for "
                       "its copy.")
 
 
 def allocate_prefix_cache(start_pass: StartPass, position: int, needed: int, working: int, device: torch.device,
-                          first: CacheLocation = CacheLocation.VRAM, others: int = 0) -> tuple[PrefixCache, CacheLocation]:
+                          first: CacheLocation = CacheLocation.VRAM, others: int = 0,
+                          ) -> tuple[PrefixCache, CacheLocation]:
     """Run a pass over the prefix and keep its keys and values in the fastest place that holds them, from `first` on.
 
     position: the rotary counter after the prefix; needed: bytes of all keys and values; working: bytes that a pass
@@ -97,9 +98,9 @@ class PinnedPrefix(PrefetchedPrefix):
         self._unpin()
 
 
-def _waits(cache: PrefixCache, place: CacheLocation) -> bool:
+def _waits(cache: PrefixCache, location: CacheLocation) -> bool:
     """Whether every block of a pass waits for a copy of its own."""
-    return place is CacheLocation.RAM and not isinstance(cache, PinnedPrefix)
+    return location is CacheLocation.RAM and not isinstance(cache, PinnedPrefix)
 
 
 def _in_ram(start_pass: StartPass, position: int, device: torch.device) -> PrefixCache:

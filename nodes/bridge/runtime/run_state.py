@@ -9,7 +9,7 @@ from .prefix_placement import CacheLocation
 class Prefix(Protocol):
     """What a run asks of its prefixes, see ../prefix_cond.py."""
 
-    place: CacheLocation | None
+    location: CacheLocation | None
 
     @property
     def video_memory(self) -> int: ...
@@ -54,12 +54,12 @@ class RunState:
     @property
     def keeps_beside_model(self) -> bool:
         """Whether keys and values of a prefix lie beside the model."""
-        return any(prefix.place is CacheLocation.VRAM for prefix in self.prefixes)
+        return any(prefix.location is CacheLocation.VRAM for prefix in self.prefixes)
 
     def video_memory_beside(self, prefix: Prefix) -> int:
         """Bytes of video memory that the keys and values of all other prefixes take."""
         return sum(each.video_memory for each in self.prefixes if each is not prefix)
 
-    def first_place(self, chosen: CacheLocation) -> CacheLocation:
+    def first_location(self, chosen: CacheLocation) -> CacheLocation:
         """Where to try to keep keys and values: no longer beside the model where memory has run out."""
         return CacheLocation.RAM if self.oom_retried and chosen is CacheLocation.VRAM else chosen

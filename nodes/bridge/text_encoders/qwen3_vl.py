@@ -29,7 +29,7 @@ from ....model.qwen_image_2 import prompt
 from .. import saving
 from ..keys import SLOTS_KEY
 from ..quant.formats import check_device
-from ..quant.gguf_ops import patch_gguf_on_use, gguf_operations
+from ..quant.gguf_ops import gguf_operations, patch_gguf_on_use
 from ..quant.quantize import Network, Origin, patches_below
 from ..quant.weight_format import DTYPES, conversion, keeps_fp32
 from . import shared

@@ -10,7 +10,7 @@ from qwen_image_2.model.qwen_image_2.prefix_cache import Condition, RecomputedPr
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer, prefix_end
 from qwen_image_2.model.runtime import offload
-from qwen_image_2.model.runtime.offload import BUFFERS, Transfer, Plan, Streamer
+from qwen_image_2.model.runtime.offload import BUFFERS, Plan, Streamer, Transfer
 
 SPEC = TransformerSpec(layers=6, dim=32, heads=2, head_dim=16, mlp_dim=48, context_dim=24, rope_axes=(4, 6, 6))
 

@@ -28,7 +28,7 @@ def on_a_card(comfyui, monkeypatch):
         yield
 
 
-@pytest.mark.parametrize("place", ["DEVICE", "RAM", "NOWHERE"])
+@pytest.mark.parametrize("place", ["VRAM", "RAM", "RECOMPUTE"])
 @pytest.mark.parametrize("weights", ["cuda:0", "cpu"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_step_stays_on_the_card_and_waits_for_nothing(on_a_card, dtype, weights, place):
@@ -45,8 +45,8 @@ def test_a_step_stays_on_the_card_and_waits_for_nothing(on_a_card, dtype, weight
     prefix = PromptPrefix(Condition(torch.randn(1, 20, spec.context_dim), ((3, 8),), (torch.randn(1, 64, 4, 8),)))
     x, sigma = torch.randn(2, 64, 6, 10, device=CARD, dtype=dtype), torch.rand(2, device=CARD)
     for _ in range(2):
-        velocity = network(x, sigma, prefix=prefix, first_place=CacheLocation[place])
+        velocity = network(x, sigma, prefix=prefix, first_location=CacheLocation[place])
         assert (velocity.device, velocity.dtype, velocity.shape) == (CARD, dtype, x.shape)
-    assert prefix.place is CacheLocation[place]
+    assert prefix.location is CacheLocation[place]
     kept = {tensor.device.type for pair in prefix.cache.layers for tensor in pair}
-    assert kept == {"DEVICE": {"cuda"}, "RAM": {"cpu"}, "NOWHERE": set()}[place]
+    assert kept == {"VRAM": {"cuda"}, "RAM": {"cpu"}, "RECOMPUTE": set()}[place]

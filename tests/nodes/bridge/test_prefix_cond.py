@@ -19,10 +19,10 @@ def test_keys_and_values_are_released_once(prefix_cond, prefix):
             released.append(self.position)
 
     prefix.fill("plain", Cache(1), prefix_cond.CacheLocation.RAM)
-    assert not released and prefix.place is prefix_cond.CacheLocation.RAM
+    assert not released and prefix.location is prefix_cond.CacheLocation.RAM
     prefix.clear()
     prefix.clear()
-    assert released == [1] and prefix.cache is prefix.place is None
+    assert released == [1] and prefix.cache is prefix.location is None
 
 
 def test_keys_and_values_are_valid_for_one_state_of_the_weights(prefix_cond, prefix):

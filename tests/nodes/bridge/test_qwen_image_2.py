@@ -53,8 +53,8 @@ def test_old_keys_and_values_are_released_before_new_ones_are_made(qwen_image_2,
 
     def make(*args):
         events.append("made" if prefix.cache is None else "made beside the old ones")
-        cache, place = allocate(*args)
-        return Cache(cache.position, cache.layers), place
+        cache, location = allocate(*args)
+        return Cache(cache.position, cache.layers), location
 
     monkeypatch.setattr(placement, "allocate_prefix_cache", make)
     for key in ("plain", "plain", "with LoRA"):
@@ -70,7 +70,7 @@ def test_a_place_is_reported_once_however_often_the_weights_change(qwen_image_2,
         velocity(model, prefix, weights_key=key, transformer_options=options)
     assert len(calls) == 4 and len(told) == 1
     velocity(model, prefix, weights_key="out of memory", transformer_options=options,
-             first_place=qwen_image_2.CacheLocation.RECOMPUTE)
+             first_location=qwen_image_2.CacheLocation.RECOMPUTE)
     assert len(told) == 2 and "recomputed every step" in told[1]
 
 

@@ -49,16 +49,16 @@ def test_lora_hooks_of_another_width_are_refused(run_checks, model):
         run_checks.check_lora_shapes(clone)
 
 
-def least_room(monkeypatch, model, cfg: float, place: str = "DEVICE", pictures: int = 1, **options) -> int:
+def least_room(monkeypatch, model, cfg: float, place: str = "VRAM", pictures: int = 1, **options) -> int:
     """Bytes that ComfyUI must find beside the weights of a run with prompts of 30 and of 20 tokens."""
     import comfy.model_management as management
     import comfy.samplers
 
-    from qwen_image_2.nodes.bridge.keys import PLACE_KEY
+    from qwen_image_2.nodes.bridge.keys import CACHE_LOCATION_KEY
     from qwen_image_2.nodes.bridge.runtime.prefix_placement import CacheLocation
     changed, asked, load = model.clone(), [], management.load_models_gpu
     changed.model_options |= options
-    changed.model_options["transformer_options"][PLACE_KEY] = CacheLocation[place]
+    changed.model_options["transformer_options"][CACHE_LOCATION_KEY] = CacheLocation[place]
     guider = comfy.samplers.CFGGuider(changed)
     guider.set_conds([[torch.randn(1, 30, 64), {}]], [[torch.randn(1, 20, 64), {}]])
     guider.set_cfg(cfg)

@@ -180,7 +180,8 @@ def test_text_encoders_are_quantised_and_saved(comfyui, reference, tmp_path, tar
     target_path = tmp_path / "q.safetensors"
     quantize.save(target_path, text_network(clip), lambda done, total: None)
     with safe_open(target_path, "pt") as file:
-        marks = {name.removesuffix(quantization.QUANT_RECORD): json.loads(bytes(file.get_tensor(name).tolist()))["format"]
+        marks = {name.removesuffix(quantization.QUANT_RECORD):
+                 json.loads(bytes(file.get_tensor(name).tolist()))["format"]
                  for name in file.keys() if name.endswith(quantization.QUANT_RECORD)}  # noqa: SIM118 (not a mapping)
         kept = {name for name in file.keys() if "visual" in name or "norm" in name}  # noqa: SIM118
         assert all(torch.equal(file.get_tensor(name), state[name]) for name in kept)
@@ -289,7 +290,8 @@ def test_what_does_not_fit_a_block_stays_as_it_is():
               "transformer_blocks.0.norm.weight": (32,), "img_in.weight": (32, 64), "model.embed_tokens.weight": (9, 4)}
     assert quantization.layers_to_quantize(shapes, "4-bit (nvfp4)") == {
         "transformer_blocks.0.b": {"format": "nvfp4"}, "model.embed_tokens": {"format": "int8_tensorwise"}}
-    assert quantization.layers_to_quantize(shapes, "int8 (ConvRot)")["transformer_blocks.0.b"]["convrot_groupsize"] == 64
+    layers = quantization.layers_to_quantize(shapes, "int8 (ConvRot)")
+    assert layers["transformer_blocks.0.b"]["convrot_groupsize"] == 64
 
 
 def test_a_network_too_small_for_a_format_is_refused(comfyui, tmp_path):

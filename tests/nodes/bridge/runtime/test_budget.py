@@ -39,12 +39,12 @@ def test_a_streamed_model_draws_what_the_resident_one_draws(budget, load, weight
 @pytest.mark.parametrize("kept", [0, 3, 4])
 def test_guidance_with_prefixes_that_are_computed_anew(budget, load, kept):
     """Four passes take turns, and whether the last block streams or not, none holds a buffer for ever."""
-    from qwen_image_2.nodes.bridge.keys import PLACE_KEY
+    from qwen_image_2.nodes.bridge.keys import CACHE_LOCATION_KEY
     from qwen_image_2.nodes.bridge.runtime.prefix_placement import CacheLocation
     model = load()
     expected = sample(model, cfg=3.0)
     budgeted = budget.BudgetPatcher.of(model, budget_for(model, kept))
-    budgeted.model_options["transformer_options"][PLACE_KEY] = CacheLocation.RECOMPUTE
+    budgeted.model_options["transformer_options"][CACHE_LOCATION_KEY] = CacheLocation.RECOMPUTE
     assert torch.equal(sample(budgeted, cfg=3.0), expected)
     unload()
 
@@ -212,19 +212,19 @@ def test_buffers_are_given_back_after_a_run_and_after_a_cancel(budget, load):
 
 # ---------------------------------------------------------------- hooks
 
-@pytest.mark.parametrize("place", ["DEVICE", "NOWHERE"])
+@pytest.mark.parametrize("place", ["VRAM", "RECOMPUTE"])
 def test_a_hook_leaves_no_trace_even_when_a_run_is_cancelled(budget, load, place):
     """ComfyUI takes hooks back while the traceback of a cancelled pass still holds a block."""
     import comfy.model_management
 
-    from qwen_image_2.nodes.bridge.keys import PLACE_KEY
+    from qwen_image_2.nodes.bridge.keys import CACHE_LOCATION_KEY
     from qwen_image_2.nodes.bridge.runtime.prefix_placement import CacheLocation
     model = load("fp32")
     plain, own = sample(model), queries(model)
     expected = sample(model, hooks=hook_lora(model))
     assert not torch.allclose(expected, plain, atol=1e-2)
     budgeted = budget.BudgetPatcher.of(model, budget_for(model, 0))
-    budgeted.model_options["transformer_options"][PLACE_KEY] = CacheLocation[place]
+    budgeted.model_options["transformer_options"][CACHE_LOCATION_KEY] = CacheLocation[place]
     assert torch.allclose(sample(budgeted, hooks=hook_lora(model)), expected, atol=1e-5)
     layer = model.model.diffusion_model.transformer_blocks[5].img_mlp
     handle = layer.register_forward_hook(lambda *_: comfy.model_management.interrupt_current_processing())

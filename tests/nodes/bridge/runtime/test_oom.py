@@ -68,21 +68,21 @@ def tries(monkeypatch):
 
 def short(budget, load, kept: int | None, place: str):
     """(A model with so many blocks within its budget, None without one, what it tells)."""
-    from qwen_image_2.nodes.bridge.keys import PLACE_KEY
+    from qwen_image_2.nodes.bridge.keys import CACHE_LOCATION_KEY
     from qwen_image_2.nodes.bridge.runtime.prefix_placement import CacheLocation
     model, told = load(), []
     if kept is not None:
         model = budget.BudgetPatcher.of(model, budget_for(model, kept))
     model = reporting_to(told.append, model)
-    model.model_options["transformer_options"][PLACE_KEY] = CacheLocation[place]
+    model.model_options["transformer_options"][CACHE_LOCATION_KEY] = CacheLocation[place]
     return model, told
 
 
 @pytest.mark.parametrize(("kept", "place", "words"), [
-    (None, "DEVICE", "the KV cache moved out of VRAM."),
-    (0, "DEVICE", "the KV cache moved out of VRAM."),
-    (5, "NOWHERE", "2 instead of 5 blocks in VRAM."),
-    (1, "NOWHERE", "0 instead of 1 blocks in VRAM.")])
+    (None, "VRAM", "the KV cache moved out of VRAM."),
+    (0, "VRAM", "the KV cache moved out of VRAM."),
+    (5, "RECOMPUTE", "2 instead of 5 blocks in VRAM."),
+    (1, "RECOMPUTE", "0 instead of 1 blocks in VRAM.")])
 def test_what_the_sentence_says_is_what_has_been_given_up(budget, load, short_of_memory, kept, place, words):
     model, told = short(budget, load, kept, place)
     expected = sample(load())
@@ -95,7 +95,7 @@ def test_what_the_sentence_says_is_what_has_been_given_up(budget, load, short_of
 
 @pytest.mark.parametrize("kept", [None, 0])
 def test_a_step_with_nothing_to_give_up_is_not_repeated(budget, load, short_of_memory, tries, kept):
-    model, told = short(budget, load, kept, "NOWHERE")
+    model, told = short(budget, load, kept, "RECOMPUTE")
     short_of_memory(model, 1)
     with pytest.raises(torch.cuda.OutOfMemoryError, match="use a smaller image, a smaller batch") as raised:
         sample(model)

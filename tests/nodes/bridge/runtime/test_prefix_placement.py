@@ -47,16 +47,16 @@ GIB = 2**30
 
 
 @pytest.mark.parametrize(("video", "ram", "place"), [
-    (8 * GIB, 0, "DEVICE"), (4 * GIB, 8 * GIB, "RAM"), (4 * GIB, 3 * GIB, "NOWHERE")])
+    (8 * GIB, 0, "VRAM"), (4 * GIB, 8 * GIB, "RAM"), (4 * GIB, 3 * GIB, "RECOMPUTE")])
 def test_the_fastest_place_with_room_is_taken(prefix_placement, memory, video, ram, place):
     memory(video, ram)
     cache, found = prefix_placement.allocate_prefix_cache(pairs, 5, needed=4 * GIB, working=GIB, device=CARD)
     assert found == prefix_placement.CacheLocation[place]
     assert cache.position == 5
-    if place == "NOWHERE":
+    if place == "RECOMPUTE":
         assert isinstance(cache, RecomputedPrefix) and not cache.layers
     else:
-        device = CARD if place == "DEVICE" else torch.device("cpu")
+        device = CARD if place == "VRAM" else torch.device("cpu")
         assert {t.device for pair in cache.layers for t in pair} == {device}
 
 
@@ -76,7 +76,7 @@ def test_running_out_of_video_memory_moves_on_to_ram(prefix_placement, memory):
 
 
 def test_without_a_card_ram_is_the_only_place(prefix_placement, memory):
-    for ram, place in ((8 * GIB, "DEVICE"), (3 * GIB, "NOWHERE")):
+    for ram, place in ((8 * GIB, "VRAM"), (3 * GIB, "RECOMPUTE")):
         memory(0, ram)
         _, found = prefix_placement.allocate_prefix_cache(pairs, 0, GIB, GIB, torch.device("cpu"))
         assert found == prefix_placement.CacheLocation[place]
@@ -102,7 +102,7 @@ def test_a_pass_over_the_prefix_can_be_cancelled_between_blocks(prefix_placement
 def test_what_other_prefixes_keep_on_the_card_counts(prefix_placement, memory):
     """Guidance has two prompts: the second must not be tried where the first has taken the room."""
     memory(4 * GIB, 8 * GIB)
-    for others, place in ((2 * GIB, "DEVICE"), (2 * GIB + 1, "RAM")):
+    for others, place in ((2 * GIB, "VRAM"), (2 * GIB + 1, "RAM")):
         _, found = prefix_placement.allocate_prefix_cache(pairs, 0, GIB, GIB, CARD, others=others)
         assert found == prefix_placement.CacheLocation[place]
 
@@ -140,17 +140,17 @@ def in_ram(prefix_placement, memory, monkeypatch):
     return lambda: prefix_placement.allocate_prefix_cache(real_pairs, 5, GIB, GIB, CARD)
 
 
-def waits(prefix_placement, cache, place) -> bool:
+def waits(prefix_placement, cache, location) -> bool:
     """Whether it is said that every block waits for its copy."""
-    _, *more = prefix_placement.in_words(cache, place, prefix_placement.CacheLocation.VRAM, 5, GIB, CARD)
+    _, *more = prefix_placement.in_words(cache, location, prefix_placement.CacheLocation.VRAM, 5, GIB, CARD)
     return any("could not be pinned" in sentence for sentence in more)
 
 
 def test_ram_is_pinned_until_the_run_ends(prefix_placement, pins, in_ram):
     pins.room = 4
-    cache, place = in_ram()
+    cache, location = in_ram()
     assert isinstance(cache, prefix_placement.PinnedPrefix) and len(pins.held) == 4
-    assert not waits(prefix_placement, cache, place)
+    assert not waits(prefix_placement, cache, location)
     assert cache.layer(1, torch.device("cpu"))[0].sum() == 20
     cache.release()
     cache.release()
@@ -167,9 +167,9 @@ def test_pins_do_not_outlive_their_tensors(pins, in_ram):
 
 def test_without_room_for_all_nothing_stays_pinned(prefix_placement, pins, in_ram):
     pins.room = 3
-    cache, place = in_ram()
-    assert type(cache).__name__ == "PrefixCache" and place is prefix_placement.CacheLocation.RAM and not pins.held
-    assert waits(prefix_placement, cache, place)
+    cache, location = in_ram()
+    assert type(cache).__name__ == "PrefixCache" and location is prefix_placement.CacheLocation.RAM and not pins.held
+    assert waits(prefix_placement, cache, location)
     assert not waits(prefix_placement, cache, prefix_placement.CacheLocation.VRAM)
 
 
@@ -179,12 +179,12 @@ def test_without_room_for_all_nothing_stays_pinned(prefix_placement, pins, in_ra
 @pytest.mark.parametrize(("choice", "words"), [("automatic", "MiB, in system RAM."), ("RAM", "MiB, in system RAM."),
                                                ("recompute", "recomputed every step.")])
 def test_the_place_of_keys_and_values_is_the_users_choice(load, choice, words):
-    from qwen_image_2.nodes.bridge.keys import PLACE_KEY
+    from qwen_image_2.nodes.bridge.keys import CACHE_LOCATION_KEY
     from qwen_image_2.nodes.memory import PLACES
     model, told = load(), []
     expected = sample(model)
     chosen = reporting_to(told.append, model)
-    chosen.model_options["transformer_options"][PLACE_KEY] = PLACES[choice]
+    chosen.model_options["transformer_options"][CACHE_LOCATION_KEY] = PLACES[choice]
     assert torch.equal(sample(chosen), expected)
     assert words in told[0]
 

@@ -21,10 +21,10 @@ class Prefix:
     """Keys and values that take seven bytes beside the model, until they are cleared."""
 
     def __init__(self, place):
-        self.place, self.video_memory = place, 7
+        self.location, self.video_memory = place, 7
 
     def clear(self):
-        self.place, self.video_memory = None, 0
+        self.location, self.video_memory = None, 0
 
 
 def finish():
@@ -132,6 +132,7 @@ def test_a_model_can_be_called_outside_of_a_run(run_state, load):
 def test_where_memory_has_run_out_keys_and_values_leave_the_card(run_state):
     from qwen_image_2.nodes.bridge.runtime.prefix_placement import CacheLocation
     state = run_state.RunState()
-    assert [state.first_place(place) for place in CacheLocation] == list(CacheLocation)
+    assert [state.first_location(location) for location in CacheLocation] == list(CacheLocation)
     state.oom_retried = True
-    assert [state.first_place(place) for place in CacheLocation] == [CacheLocation.RAM, CacheLocation.RAM, CacheLocation.RECOMPUTE]
+    assert [state.first_location(location) for location in CacheLocation] == [
+        CacheLocation.RAM, CacheLocation.RAM, CacheLocation.RECOMPUTE]
