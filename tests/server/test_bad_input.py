@@ -167,7 +167,7 @@ def test_picture_smaller_than_one_latent(client):
         "encoded": node("QwenImage2VAEEncode", image=["picture", 0], vae=["loader", 2]),
         "latent": node("SaveLatent", samples=["encoded", 0], filename_prefix="small"),
     }
-    assert "needs at least 32 x 32 pixels" in message(client, nodes)
+    assert "the minimum is 32 x 32 pixels" in message(client, nodes)
 
 
 def test_masks_that_do_not_match_the_batch(client):

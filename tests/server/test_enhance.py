@@ -64,7 +64,7 @@ def test_the_answer_becomes_prompt_and_canvas_and_the_quotation_comes_back(clien
     prompt, width, height, report = outputs(result)
     assert prompt == 'The picture shows the text "OPEN". A brown dog beside an old wooden sign.'
     assert (width, height) == (1248, 832)
-    assert "as for text-to-image" in report and '"OPEN" was missing' in report and "ratio 3:2" in report
+    assert "task: text-to-image" in report and '"OPEN" was missing' in report and "ratio 3:2" in report
     assert result.messages["enhance"] == report.split("\n")
 
 
@@ -177,7 +177,7 @@ def test_an_edit_sees_its_pictures_and_keeps_the_shape_of_one(client, pictures):
     graph = pictures | nodes("enhancers/edit.safetensors", pictures, prompt="make <image2> blue", size="512")
     prompt, width, height, report = outputs(client.run(graph))
     assert (prompt, width, height) == ("Make it blue", 640, 416)
-    assert "as for edit" in report and "the shape of <image2>" in report
+    assert "task: edit" in report and "the shape of <image2>" in report
 
 
 def test_the_pictures_matter(client, pictures):
@@ -270,5 +270,5 @@ def test_the_shipped_workflow_switched_on(client):
     result = client.run(graph, timeout=120)
     save, = (key for key, entry in graph.items() if entry["class_type"] == "SaveImage")
     assert here.images(client, result, save).shape[1:3] == (416, 640)
-    told, = (lines for lines in result.messages.values() if any("as for text-to-image" in line for line in lines))
+    told, = (lines for lines in result.messages.values() if any("task: text-to-image" in line for line in lines))
     assert sum("was missing and was inserted at the start" in line for line in told) == 3
