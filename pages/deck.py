@@ -177,7 +177,7 @@ def _page(picture: ndarray, ratio: float) -> Image.Image:
     shrunk = math.sqrt(max(PAGE_PIXELS, image.width * image.height) / (max(1, size[0]) * max(1, size[1])))
     if shrunk < 1:
         image = image.resize([max(1, int(side * shrunk)) for side in image.size], Image.Resampling.LANCZOS)
-        size = [int(side * shrunk) for side in size]
+        size = int(size[0] * shrunk), int(size[1] * shrunk)
     page = Image.new("RGB", [max(1, side) for side in size], WHITE)
     corner = (page.width - image.width) // 2, (page.height - image.height) // 2
     page.paste(image.convert("RGB"), corner, image if image.mode == "RGBA" else None)

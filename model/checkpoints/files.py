@@ -222,10 +222,10 @@ def _config_inside(metadata: dict[str, str], label: str) -> dict:
     return _as_dict(metadata["config"], _inside(label)) if "config" in metadata else {}
 
 
-def _saved_config(file, label: str) -> dict:
+def _saved_config(file: safe_open, label: str) -> dict:
     """What the networks in an opened safetensors file say of themselves, all together: their entries differ."""
-    config, names = {}, list(file.keys())
-    for name in (name for name in names if name.endswith(SAVED_CONFIG)):
+    config: dict[str, object] = {}
+    for name in (name for name in list(file.keys()) if name.endswith(SAVED_CONFIG)):
         part = file.get_slice(name)
         if part.get_dtype() != "U8" or math.prod(part.get_shape()) > MAX_JSON_BYTES:
             raise CheckpointError("config_tensor", "{file}: tensor {tensor} is not a valid configuration (at most "

@@ -252,7 +252,7 @@ def _checked_format(checkpoint: Checkpoint, layer: str) -> Format:
     return FORMATS[name]
 
 
-def _setting(settings: Mapping, name: str, default):
+def _setting(settings: Mapping, name: str, default: object) -> object:
     """What a record says, at its own level or among its `params`, where ComfyUI looks next."""
     inner = settings.get("params")
     return settings.get(name, inner.get(name, default) if isinstance(inner, Mapping) else default)

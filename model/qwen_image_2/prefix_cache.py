@@ -44,12 +44,12 @@ class Condition:
     references: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.buffers) != len(self.references):
+        if len(self.slots) != len(self.references):
             raise Refusal("slots_without_references", "The prompt has {slots} image placeholders, but {references} "
-                          "reference latents came with it. Each reference needs both.", slots=len(self.buffers),
+                          "reference latents came with it. Each reference needs both.", slots=len(self.slots),
                           references=len(self.references))
         free = 0
-        for number, ((first, states), latent) in enumerate(zip(self.buffers, self.references, strict=True), start=1):
+        for number, ((first, states), latent) in enumerate(zip(self.slots, self.references, strict=True), start=1):
             self._check_slot(number, first, states, free)
             self._check_latent(number, states, latent)
             free = first + states
@@ -78,12 +78,12 @@ class Condition:
                           width=latent.shape[-1], height=latent.shape[-2], tokens=states * TOKENS_PER_SLOT)
 
     def to(self, device: torch.device) -> "Condition":
-        return Condition(self.text.to(device), self.buffers, tuple(latent.to(device) for latent in self.references))
+        return Condition(self.text.to(device), self.slots, tuple(latent.to(device) for latent in self.references))
 
     def segments(self) -> Iterator[Segment]:
         """The prefix in order, text runs and images."""
         state, token = 0, 0
-        for number, ((first, states), latent) in enumerate(zip(self.buffers, self.references, strict=True)):
+        for number, ((first, states), latent) in enumerate(zip(self.slots, self.references, strict=True)):
             if first > state:
                 yield Segment(token, token + first - state, None, state)
                 token += first - state
