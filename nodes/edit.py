@@ -49,20 +49,20 @@ def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, wid
     return [clean if size == target else size for size in wanted], clean, note
 
 
-def for_the_page(images: dict, pictures: list[torch.Tensor]) -> dict:
+def for_the_page(images: dict, resized: list[torch.Tensor]) -> dict:
     """The references (1, H, W, 4) in order: the slot each comes from, and a small file of it in ComfyUI's temporary
     folder. What a slot holds is known to nobody before it has run: a batch is several references."""
     slots = [slot for slot, batch in images.items() if batch is not None for _ in batch]
-    files = ui.ImageSaveHelper.save_images([preview(picture[0]) for picture in pictures], "qwen-image-2-reference",
+    files = ui.ImageSaveHelper.save_images([preview(image[0]) for image in resized], "qwen-image-2-reference",
                                            io.FolderType.temp, None, compress_level=1)
     return {REFERENCES: [{"slot": slot, "file": file} for slot, file in zip(slots, files, strict=True)]}
 
 
-def preview(picture: torch.Tensor) -> torch.Tensor:
+def preview(image: torch.Tensor) -> torch.Tensor:
     """(H, W, 4), its longer side at most PREVIEW_SIDE."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     shrunk = min(1, PREVIEW_SIDE / max(height, width))
-    return resize(picture, round(width * shrunk), round(height * shrunk))[0]
+    return resize(image, round(width * shrunk), round(height * shrunk))[0]
 
 
 class QwenImage2EditEncode(io.ComfyNode):
@@ -102,7 +102,7 @@ class QwenImage2EditEncode(io.ComfyNode):
 
     @check_before_run
     def validate_inputs(cls, canvas, width, height, images=None):
-        """images: ComfyUI hands inputs that grow to every check that there is. How many pictures they hold, and so
+        """images: ComfyUI hands inputs that grow to every check that there is. How many images they hold, and so
         which of them a prompt may name, is known to nobody before they have run."""
         check_target(canvas, width, height)
 
@@ -110,17 +110,17 @@ class QwenImage2EditEncode(io.ComfyNode):
     def execute(cls, clip, vae, prompt, negative_prompt, images, resolution, canvas, width, height, grid_guard,
                 batch_size, **others):
         check_no_others(others)
-        check_clip(clip, reads_pictures=True)
+        check_clip(clip, reads_images=True)
         check_vae(vae)
         references = connected_references(images)
         named = named_references(prompt, len(references))
         wanted, target, note = plan_sizes(references, resolution, canvas, width, height, grid_guard)
-        pictures = [resize(image, *size) for image, size in zip(references, wanted)]
-        latents = [vae.encode(picture) for picture in pictures]
+        resized = [resize(image, *size) for image, size in zip(references, wanted)]
+        latents = [vae.encode(image) for image in resized]
         positive, negative = (node_helpers.conditioning_set_values(encoded, {"reference_latents": latents})
-                              for encoded in encode_together(clip, (prompt, negative_prompt), pictures))
+                              for encoded in encode_together(clip, (prompt, negative_prompt), resized))
         advice = None if named or len(references) == 1 else Message(
             "references_unnamed", "The prompt names none of the {count} references. Refer to them as <image1>, "
             "<image2>, ...", count=len(references))
         return io.NodeOutput(positive, negative, empty_latent(*target, batch_size),
-                             ui=notify(cls, advice_on(prompt), note, advice) | for_the_page(images, pictures))
+                             ui=notify(cls, advice_on(prompt), note, advice) | for_the_page(images, resized))

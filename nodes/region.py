@@ -1,4 +1,4 @@
-"""Editing a part of a picture, and enlarging it: what lies outside the mask stays bit for bit."""
+"""Editing a part of an image, and enlarging it: what lies outside the mask stays bit for bit."""
 from typing import NamedTuple
 
 import torch
@@ -7,15 +7,15 @@ from comfy_api.latest import io
 from ..messages import Message, Refusal
 from ..model.images import references, regions, sizes
 from .common import categories
-from .common.images import check_pictures
+from .common.images import check_images
 from .common.inputs import RESOLUTIONS
 from .common.schemas import schema
 from .notices import notify
 
 
 class Region(NamedTuple):
-    """What the stitch needs to know: the whole pictures (B, H, W, C), their soft masks (B, H, W), more than one of
-    which may belong to one picture, and where the parts were cut."""
+    """What the stitch needs to know: the whole images (B, H, W, C), their soft masks (B, H, W), more than one of
+    which may belong to one image, and where the parts were cut."""
 
     image: torch.Tensor
     mask: torch.Tensor
@@ -54,7 +54,7 @@ class QwenImage2CropForEdit(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, mask, context, resolution, feather):
-        check_pictures(image)
+        check_images(image)
         mask = regions.fit_mask(mask, *image.shape[:3])
         soft = regions.feathered(mask, feather)
         box = regions.box_around(soft, context)
@@ -87,7 +87,7 @@ class QwenImage2StitchEdit(io.ComfyNode):
 
     @classmethod
     def execute(cls, region, part):
-        check_pictures(part)
+        check_images(part)
         return io.NodeOutput(regions.put_back(region.image, part, region.mask, region.box))
 
 
@@ -111,5 +111,5 @@ class QwenImage2ExtendCanvas(io.ComfyNode):
     def execute(cls, image, left, top, right, bottom):
         if not left + top + right + bottom:
             raise Refusal("nothing_added", "No border to add. Set at least one of Left, Top, Right and Bottom.")
-        check_pictures(image)
+        check_images(image)
         return io.NodeOutput(*regions.extended(image, left, top, right, bottom))

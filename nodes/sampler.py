@@ -83,7 +83,7 @@ def check_guidance(cfg: float, negative: bool) -> None:
 
 
 def pixels(latent: torch.Tensor) -> tuple[int, int]:
-    """(width, height) of the picture that a latent (..., h, w) becomes."""
+    """(width, height) of the image that a latent (..., h, w) becomes."""
     height, width = latent.shape[-2:]
     return width * 16, height * 16
 

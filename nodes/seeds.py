@@ -1,4 +1,4 @@
-"""Which seeds the references of an edit were made with, as far as the graph and the pictures' files tell.
+"""Which seeds the references of an edit were made with, as far as the graph and the images' files tell.
 
 An edit with the seed (and size) of its source starts from the very noise that became the source, and tends to retrace
 it instead of following the instruction.
@@ -14,12 +14,12 @@ from nodes import NODE_CLASS_MAPPINGS
 
 from ..messages import Message
 
-PICTURES = {"NOISE", "LATENT", "IMAGE"}  # types of what a picture's seed goes into
+PICTURES = {"NOISE", "LATENT", "IMAGE"}  # types of what an image's seed goes into
 Graph = dict[str, dict]  # ComfyUI's API format: node id -> {"class_type", "inputs"}
 
 
 def seed_note(graph: Graph | None, node_id: str, conditioning: str, seed: int) -> str | None:
-    """What to tell where a sampler's `seed` is one that a picture behind its input `conditioning` was made with."""
+    """What to tell where a sampler's `seed` is one that an image behind its input `conditioning` was made with."""
     if not graph or seed not in set(_seeds_behind(graph, graph.get(node_id, {}).get("inputs", {}).get(conditioning))):
         return None
     return Message("same_seed", "The reference was made with this very seed ({seed}). Such edits tend to retrace their "
@@ -59,9 +59,9 @@ def _seeds_of_file(name) -> list[int]:
     if not path.is_file():  # a pipe would be waited for
         return []
     try:
-        with Image.open(path) as picture:
-            graph = json.loads(picture.info.get("prompt", "{}"))
-    except (OSError, ValueError, RecursionError):  # no picture, or its text is another program's: nothing is known
+        with Image.open(path) as image:
+            graph = json.loads(image.info.get("prompt", "{}"))
+    except (OSError, ValueError, RecursionError):  # no image, or its text is another program's: nothing is known
         return []
     nodes = graph.values() if isinstance(graph, dict) else ()
     return [seed for node in nodes if isinstance(node, dict) and isinstance(node.get("inputs"), dict)

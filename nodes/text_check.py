@@ -1,4 +1,4 @@
-"""Is what a picture says what it should say? And which picture of a batch says it best?"""
+"""Is what an image says what it should say? And which image of a batch says it best?"""
 import math
 
 import numpy as np
@@ -15,31 +15,31 @@ from .common.images import eight_bits
 from .common.schemas import schema
 from .notices import notify
 
-# The key of what js/text_check.js shows in the node's `ui` output: one entry for each picture.
+# The key of what js/text_check.js shows in the node's `ui` output: one entry for each image.
 CHECKS = "qwen_image_2_text_check"
 MAX_NAMED = 10  # lines that a note names one by one
 
 
-def compare_all(pictures: np.ndarray, lines: list[str], rules: compare.Rules) -> list[compare.Comparison]:
-    """Every picture of a batch; the node's bar moves with each, and cancelling stops between looks and lines."""
-    progress, found = loading_progress(len(pictures)), []
-    for number, picture in enumerate(pictures):
-        found.append(ocr.check(picture, lines, rules, between=lambda done=number: progress(done, len(pictures))))
-    progress(len(pictures), len(pictures))
+def compare_all(images: np.ndarray, lines: list[str], rules: compare.Rules) -> list[compare.Comparison]:
+    """Every image of a batch; the node's bar moves with each, and cancelling stops between looks and lines."""
+    progress, found = loading_progress(len(images)), []
+    for number, image in enumerate(images):
+        found.append(ocr.check(image, lines, rules, between=lambda done=number: progress(done, len(images))))
+    progress(len(images), len(images))
     return found
 
 
-def draw_all(pictures: np.ndarray, found: list[compare.Comparison], allow_extra: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Overlays (B, H, W, 3), 8 bits, and masks (B, H, W) of a batch; cancelling stops between pictures and lines."""
+def draw_all(images: np.ndarray, found: list[compare.Comparison], allow_extra: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Overlays (B, H, W, 3), 8 bits, and masks (B, H, W) of a batch; cancelling stops between images and lines."""
     overlays, masks = [], []
-    for picture, one in zip(pictures, found, strict=True):
-        overlays.append(report.overlay(picture[..., :3], one, throw_exception_if_processing_interrupted))
-        masks.append(report.mask(one, *picture.shape[:2], allow_extra, throw_exception_if_processing_interrupted))
+    for image, one in zip(images, found, strict=True):
+        overlays.append(report.overlay(image[..., :3], one, throw_exception_if_processing_interrupted))
+        masks.append(report.mask(one, *image.shape[:2], allow_extra, throw_exception_if_processing_interrupted))
     return np.stack(overlays), np.stack(masks)
 
 
 def for_the_page(image: torch.Tensor, found: list[compare.Comparison]) -> dict:
-    """The pictures (IMAGE), as files in ComfyUI's temporary folder, and what was found in each.
+    """The images (IMAGE), as files in ComfyUI's temporary folder, and what was found in each.
 
     One file after the other: sixty-four large ones take a minute, and cancelling stops between them.
     """
@@ -115,11 +115,11 @@ class QwenImage2TextCheck(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, expected_text, match_case, match_punctuation, tolerance, allow_extra):
-        lines, pictures = compare.expected_lines(expected_text), eight_bits(image)
+        lines, images = compare.expected_lines(expected_text), eight_bits(image)
         ocr.require()
         rules = compare.Rules(match_case, match_punctuation, tolerance, allow_extra, ocr.known_characters())
-        found = compare_all(pictures, lines, rules)
-        drawn, failed = draw_all(pictures, found, allow_extra)
+        found = compare_all(images, lines, rules)
+        drawn, failed = draw_all(images, found, allow_extra)
         notes = [report.sentence(number, one) for number, one in enumerate(found, start=1)]
         return io.NodeOutput(
             torch.from_numpy(drawn.astype(np.float32) / 255), report.as_json(found),
@@ -167,15 +167,15 @@ class QwenImage2PickBest(io.ComfyNode):
     def execute(cls, images, scores, passed=(False,), other_images=(), other_scores=()):
         if not all(passed):
             images, scores = [*images, *other_images], [*scores, *other_scores]
-        pictures = [picture for batch in images for picture in batch]
-        if len(pictures) != len(scores):
+        singles = [image for batch in images for image in batch]
+        if len(singles) != len(scores):
             raise Refusal("score_count", "Got {scores} scores for {images} images; the counts must match.",
-                          scores=len(scores), images=len(pictures))
-        if not pictures:
+                          scores=len(scores), images=len(singles))
+        if not singles:
             raise Refusal("nothing_to_pick", "No images to pick from.")
         if not all(map(math.isfinite, scores)):
             raise Refusal("score_not_finite", "A score is NaN or infinite.")
         index = max(range(len(scores)), key=scores.__getitem__)  # the first of equal ones
         note = Message("score_of_image", "Image {number} of {all}, score {score}.", number=index + 1, all=len(scores),
                        score=f"{scores[index]:.2f}")
-        return io.NodeOutput(pictures[index].unsqueeze(0), index, float(scores[index]), ui=notify(cls, note))
+        return io.NodeOutput(singles[index].unsqueeze(0), index, float(scores[index]), ui=notify(cls, note))

@@ -1,4 +1,4 @@
-"""Pictures <-> latents, with transparency."""
+"""Images <-> latents, with transparency."""
 import comfy.utils
 import torch
 from comfy_api.latest import io
@@ -9,14 +9,14 @@ from ..model.images.regions import as_masks, check_mask_count
 from .bridge.run_checks import is_latent, not_finite_note
 from .common import categories
 from .common.checks import check_vae
-from .common.images import check_pictures
+from .common.images import check_images
 from .common.schemas import schema
 from .notices import notify, show
 
 
 def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
     """IMAGE (B, H, W, 3 or 4) -> (B, H, W, 4). alpha: ComfyUI's MASK, 1 is transparent; it wins over the image's. One
-    picture serves several masks, one mask several pictures."""
+    image serves several masks, one mask several images."""
     if alpha is None:
         return image if image.shape[-1] == 4 else torch.cat([image[..., :3], torch.ones_like(image[..., :1])], -1)
     alpha = as_masks(alpha)
@@ -64,7 +64,7 @@ class QwenImage2VAEEncode(io.ComfyNode):
     @classmethod
     def execute(cls, image, vae, alpha=None):
         check_vae(vae)
-        check_pictures(image)
+        check_images(image)
         rgba, note = cropped(with_alpha(image, alpha), sizes.MULTIPLE)
         return io.NodeOutput({"samples": vae.encode(rgba)}, ui=notify(cls, note))
 

@@ -1,4 +1,4 @@
-"""Does a picture say what it should? Lines that were read in it against the lines that were expected.
+"""Does an image say what it should? Lines that were read in it against the lines that were expected.
 
 Two lines are equal when their comparable forms are. Always folded: Unicode compatibility (NFKC: full-width forms,
 ligatures, composed and decomposed accents), kinds of dashes and quotation marks, spaces, and everything invisible
@@ -30,18 +30,18 @@ MEANINGFUL = frozenset("%&@#")  # punctuation by its category, but read aloud
 
 @dataclass(frozen=True)
 class Rules:
-    """What counts as equal, and when a picture passes."""
+    """What counts as equal, and when an image passes."""
 
     match_case: bool = False
     match_punctuation: bool = False
     tolerance: float = 0.0      # the largest normalized edit distance of a line that still is right
-    allow_extra: bool = False   # whether the picture may say more than what is expected
+    allow_extra: bool = False   # whether the image may say more than what is expected
     known: Container[str] | None = None  # characters that the reader can read; None: all
 
 
 @dataclass(frozen=True)
 class Found:
-    """A piece of writing as it was read: confidence in [0, 1], box in pixels of the picture."""
+    """A piece of writing as it was read: confidence in [0, 1], box in pixels of the image."""
 
     text: str
     box: Box
@@ -83,7 +83,7 @@ class Comparison:
 
 def expected_lines(text: str) -> list[str]:
     """The lines of an expected text, without empty and invisible ones. Raises ValueError when none is left, or for more
-    than a picture can show."""
+    than an image can show."""
     if len(text) > MAX_CHARACTERS:
         raise Refusal("expected_long", "The expected text has {count} characters; at most {max} fit into one image. "
                       "Check that Expected text holds the words of one image.", count=f"{len(text):,}",
@@ -133,7 +133,7 @@ def unreadable(text: str, rules: Rules) -> list[str]:
 
 def _is_unknown_mark(character: str, rules: Rules) -> bool:
     """Signs that the reader cannot read are left out of the comparison, and so are all emoji and ornaments, though it
-    knows more than a thousand: they are pictures, and every font draws others."""
+    knows more than a thousand: they are images, and every font draws others."""
     if rules.known is None or character.isalnum():
         return False
     return character not in rules.known or (character >= FIRST_ORNAMENT and unicodedata.category(character) in SYMBOLS)

@@ -1,6 +1,6 @@
-"""Reads what is written in a picture, with RapidOCR's models, which lie in its package: nothing is downloaded.
+"""Reads what is written in an image, with RapidOCR's models, which lie in its package: nothing is downloaded.
 
-RapidOCR is an optional extra and heavy, so it is imported when a picture is read and not before.
+RapidOCR is an optional extra and heavy, so it is imported when an image is read and not before.
 """
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -18,9 +18,9 @@ from .compare import Comparison, Found, Rules, compare
 
 INSTALL = 'python -m pip install "rapidocr>=3.10,<4" onnxruntime'
 MAX_SIDE = 4096     # pixels that the detector is given at most; its time grows with the area
-FIRST_SIDE = 1024       # pictures smaller than this are enlarged before the first look
+FIRST_SIDE = 1024       # images smaller than this are enlarged before the first look
 MAX_RATIO = 4       # longer side to shorter
-GROUNDS = ((255, 255, 255), (0, 0, 0))  # what transparent pictures are looked at on
+GROUNDS = ((255, 255, 255), (0, 0, 0))  # what transparent images are looked at on
 
 
 def require() -> None:
@@ -69,45 +69,45 @@ def known_characters() -> frozenset[str]:
     return frozenset(session.get_modelmeta().custom_metadata_map["character"].splitlines())
 
 
-def read(picture: ndarray, factor: float = 1.0) -> list[Found]:
-    """What stands in a picture (H, W, 3), 8 bits, from top to bottom; read in the picture enlarged by `factor`."""
-    height, width = picture.shape[:2]
+def read(image: ndarray, factor: float = 1.0) -> list[Found]:
+    """What stands in an image (H, W, 3), 8 bits, from top to bottom; read in the image enlarged by `factor`."""
+    height, width = image.shape[:2]
     if factor != 1:
         size = max(1, round(width * factor)), max(1, round(height * factor))
-        picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
-    found = _reader()(np.ascontiguousarray(_padded(picture)[..., ::-1]))  # RapidOCR wants BGR
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    found = _reader()(np.ascontiguousarray(_padded(image)[..., ::-1]))  # RapidOCR wants BGR
     if found.boxes is None or found.txts is None:
         return []
     return [Found(text, _box(corners / factor, width, height), float(score))
             for text, corners, score in zip(found.txts, found.boxes, found.scores, strict=True)]
 
 
-def _padded(picture: ndarray) -> ndarray:
+def _padded(image: ndarray) -> ndarray:
     """Continued by its last row or column where it is very long: the detector enlarges by the shorter side, and would
-    make gigabytes of a picture of 900 x 2."""
-    height, width = picture.shape[:2]
+    make gigabytes of an image of 900 x 2."""
+    height, width = image.shape[:2]
     rows, columns = max(0, width // MAX_RATIO - height), max(0, height // MAX_RATIO - width)
-    return np.pad(picture, ((0, rows), (0, columns), (0, 0)), mode="edge")
+    return np.pad(image, ((0, rows), (0, columns), (0, 0)), mode="edge")
 
 
 def _box(corners: ndarray, width: int, height: int) -> Box:
-    """The upright box around four corners (x, y), within the picture and never empty."""
+    """The upright box around four corners (x, y), within the image and never empty."""
     left, top = np.floor(corners.min(0)).astype(int)
     right, bottom = np.ceil(corners.max(0)).astype(int)
     left, top = min(max(0, left), width - 1), min(max(0, top), height - 1)
     return Box(int(left), int(top), int(min(max(right, left + 1), width)), int(min(max(bottom, top + 1), height)))
 
 
-def check(picture: ndarray, lines: list[str], rules: Rules, between: Callable[[], None] = lambda: None) -> Comparison:
-    """Compare a picture (H, W, 3 or 4), 8 bits, with expected lines.
+def check(image: ndarray, lines: list[str], rules: Rules, between: Callable[[], None] = lambda: None) -> Comparison:
+    """Compare an image (H, W, 3 or 4), 8 bits, with expected lines.
 
     It is looked at until it passes: as it is and at twice that size, small ones once at several times their size,
     transparent ones on white and on black. The best look counts, because what one look gets wrong and another gets
-    right is the reader's error and not the picture's.
+    right is the reader's error and not the image's.
     `between` is called before each look and while its lines are compared, and may raise.
     """
     found = []
-    for look, factor in _looks(picture):
+    for look, factor in _looks(image):
         between()
         found.append(compare(lines, read(look, factor), rules, between))
         if found[-1].passed:
@@ -115,18 +115,18 @@ def check(picture: ndarray, lines: list[str], rules: Rules, between: Callable[[]
     return max(found, key=lambda look: (look.passed, look.score))  # of equal ones the first
 
 
-def _looks(picture: ndarray) -> Iterator[tuple[ndarray, float]]:
-    """Opaque pictures (H, W, 3), each with how much it is enlarged."""
-    side = max(picture.shape[:2])
+def _looks(image: ndarray) -> Iterator[tuple[ndarray, float]]:
+    """Opaque images (H, W, 3), each with how much it is enlarged."""
+    side = max(image.shape[:2])
     first = max(1, FIRST_SIDE // side)
     factors = [1, 2] if first == 1 and 2 * side <= MAX_SIDE else [first]
-    solid = picture.shape[2] == 3 or picture[..., 3].min() == 255
-    grounds = [picture[..., :3]] if solid else [_over(picture, colour) for colour in GROUNDS]
+    solid = image.shape[2] == 3 or image[..., 3].min() == 255
+    grounds = [image[..., :3]] if solid else [_over(image, colour) for colour in GROUNDS]
     for factor in factors:
         for ground in grounds:
             yield ground, float(factor)
 
 
-def _over(picture: ndarray, colour: tuple[int, int, int]) -> ndarray:
-    alpha = picture[..., 3:].astype(np.float32) / 255
-    return (picture[..., :3] * alpha + np.array(colour, np.float32) * (1 - alpha)).round().astype(np.uint8)
+def _over(image: ndarray, colour: tuple[int, int, int]) -> ndarray:
+    alpha = image[..., 3:].astype(np.float32) / 255
+    return (image[..., :3] * alpha + np.array(colour, np.float32) * (1 - alpha)).round().astype(np.uint8)

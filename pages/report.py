@@ -1,4 +1,4 @@
-"""What came out of a text check: in words, as JSON, drawn onto the picture, and as a mask of what to repair."""
+"""What came out of a text check: in words, as JSON, drawn onto the image, and as a mask of what to repair."""
 import json
 from collections.abc import Callable, Iterable, Sequence
 
@@ -36,7 +36,7 @@ def _picture(number: int, comparison: Comparison) -> dict:
 
 
 def sentence(number: int, comparison: Comparison) -> str:
-    """One line about one picture, for people."""
+    """One line about one image, for people."""
     def having(status: str) -> int:
         return sum(line.status == status for line in comparison.lines)
 
@@ -68,7 +68,7 @@ def _row(number: int | None, status: str, expected: str, found: str, boxes: Iter
 
 
 def failed_lines(comparisons: Iterable[Comparison]) -> str:
-    """The expected lines that are wrong or missing in any picture, each once, one per line."""
+    """The expected lines that are wrong or missing in any image, each once, one per line."""
     return "\n".join(dict.fromkeys(line.expected for one in comparisons for line in one.failed))
 
 
@@ -77,7 +77,7 @@ def mask(comparison: Comparison, height: int, width: int, allow_extra: bool,
     """1 where the writing failed (H, W): wrong lines and, unless allowed, additional ones.
 
     A missing line has no place. What could hardly be read is likely to be it, and counts then; when nothing else
-    failed either, the whole picture does. `between` is called before each box, and may raise.
+    failed either, the whole image does. `between` is called before each box, and may raise.
     """
     boxes = [box for line in comparison.lines if line.status == WRONG for box in line.boxes]
     missing = any(line.status == MISSING for line in comparison.lines)
@@ -96,8 +96,8 @@ def mask(comparison: Comparison, height: int, width: int, allow_extra: bool,
 
 
 def overlay(picture: ndarray, comparison: Comparison, between: Callable[[], None] = lambda: None) -> ndarray:
-    """The picture (H, W, 3), 8 bits, with a box around everything that was read: green right, red wrong, orange not
-    expected, grey hardly readable. Numbers are those of the expected lines. `between` is called before the picture and
+    """The image (H, W, 3), 8 bits, with a box around everything that was read: green right, red wrong, orange not
+    expected, grey hardly readable. Numbers are those of the expected lines. `between` is called before the image and
     each line, and may raise."""
     between()
     image = Image.fromarray(picture)

@@ -35,7 +35,7 @@ def load(module: nn.Module, detected: Detected, checkpoint: StoredCheckpoint, dt
 
     Tensors that are stored as `dtype` stay mapped from the file, the others are converted or quantized. keep_fp32:
     those of fp32 stay too, for a module whose layers cast their parameters as they use them. Every tensor
-    is looked at (integers are always finite) and refused if it holds NaN or infinity: a single one turns every picture
+    is looked at (integers are always finite) and refused if it holds NaN or infinity: a single one turns every image
     black, and nothing later could name it. progress(done, total) counts tensors and may raise to cancel.
     """
     records = {**detected.quantization, **quantizing.layers}

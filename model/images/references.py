@@ -1,7 +1,7 @@
 """Rules of editing: what can be a reference, how it is resized, which canvas fails, which references a prompt names.
 
 Source: diffusers 0.42.1, pipeline_qwenimage21.py. One resize serves text encoder and VAE, so that both see the very
-same picture; the canvas follows a reference, because any other canvas shifts the edit.
+same image; the canvas follows a reference, because any other canvas shifts the edit.
 """
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ FAILING_SIDE, CLEAN_SIDE = 1024, 1056
 
 
 def check_reference(number: int, image: Tensor) -> None:
-    """Refuse a picture (H, W, C) that cannot be a reference, by its number."""
+    """Refuse an image (H, W, C) that cannot be a reference, by its number."""
     height, width, channels = image.shape
     if channels not in (3, 4):
         raise Refusal("reference_channels", "Reference {number} has {channels} channels; references are RGB or RGBA.",
@@ -44,10 +44,10 @@ def check_reference(number: int, image: Tensor) -> None:
 
 
 def resize(image: Tensor, width: int, height: int) -> Tensor:
-    """Picture (H, W, 3 or 4) in [0, 1] -> RGBA (1, height, width, 4), Lanczos in 8 bits as the reference does it."""
+    """Image (H, W, 3 or 4) in [0, 1] -> RGBA (1, height, width, 4), Lanczos in 8 bits as the reference does it."""
     values = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    picture = Image.fromarray(values).convert("RGBA")  # of three or four channels
-    resized = picture.resize((width, height), Image.Resampling.LANCZOS)
+    rgba = Image.fromarray(values).convert("RGBA")  # of three or four channels
+    resized = rgba.resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(resized).astype(np.float32) / 255).unsqueeze(0)
 
 

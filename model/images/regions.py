@@ -1,9 +1,9 @@
-"""Editing a part of a picture: where to cut, how the mask fades, how the part goes back.
+"""Editing a part of an image: where to cut, how the mask fades, how the part goes back.
 
 The promise: a pixel where the soft mask is 0 leaves with the very bits it came with.
 
-Shapes: B batch, H x W pixels, C channels. Masks are (B, H, W) in [0, 1], 1 where the picture may change. One picture
-serves several masks and several edited parts; one mask serves several pictures.
+Shapes: B batch, H x W pixels, C channels. Masks are (B, H, W) in [0, 1], 1 where the image may change. One image
+serves several masks and several edited parts; one mask serves several images.
 """
 import math
 
@@ -18,7 +18,7 @@ from .boxes import Box
 from .references import resize
 
 # Fainter values are what scaling and compression leave behind. They would count as mask, and a single one in a corner
-# would make the whole picture the region.
+# would make the whole image the region.
 FAINTEST = 8 / 255
 # How far a mask may lie outside 0 to 1: bicubic scaling overshoots. Half-way between two pixels its weights
 # (-0.094, 0.594, 0.594, -0.094 in PyTorch) have the absolute sum 1.375, over both axes 1.89, so that a mask in [0, 1]
@@ -46,7 +46,7 @@ def as_masks(mask: Tensor) -> Tensor:
 def fit_mask(mask: Tensor, images: int, height: int, width: int) -> Tensor:
     """A mask, see as_masks -> (B, height, width), stretched, and 0 where it is fainter than FAINTEST.
 
-    B: the number of masks where there is one picture, else that of the pictures.
+    B: the number of masks where there is one image, else that of the images.
     Raises Refusal for masks that say nothing usable.
     """
     mask = as_masks(mask)
@@ -84,7 +84,7 @@ def feathered(mask: Tensor, pixels: int) -> Tensor:
 def box_around(mask: Tensor, context: float) -> Box:
     """The smallest box around everything above 0 in any of the masks, with `context` times its longer side as margin.
 
-    context 0.5 adds half of that on every side, as far as the picture reaches.
+    context 0.5 adds half of that on every side, as far as the image reaches.
     """
     seen = mask.amax(0) > 0
     rows, columns = torch.nonzero(seen.any(1)).flatten(), torch.nonzero(seen.any(0)).flatten()
@@ -102,9 +102,9 @@ def cut(image: Tensor, box: Box) -> Tensor:
 def put_back(image: Tensor, part: Tensor, mask: Tensor, box: Box) -> Tensor:
     """Blend `part` (B, h, w, 3 or 4; any size, it is resized to the box) into IMAGE by the soft mask (B, H, W).
 
-    One picture takes several parts, and several masks; one mask serves several pictures. The result has as many
-    pictures as there are of the most. An RGBA picture keeps its transparency, inside the mask too where the part is
-    RGB. Raises Refusal where it cannot be said which part belongs to which picture or mask.
+    One image takes several parts, and several masks; one mask serves several images. The result has as many
+    images as there are of the most. An RGBA image keeps its transparency, inside the mask too where the part is
+    RGB. Raises Refusal where it cannot be said which part belongs to which image or mask.
     """
     check_parts(len(part), len(image), len(mask))
     image = image.expand(max(len(part), len(image), len(mask)), -1, -1, -1)
@@ -120,8 +120,8 @@ def put_back(image: Tensor, part: Tensor, mask: Tensor, box: Box) -> Tensor:
 
 
 def check_parts(parts: int, images: int, masks: int) -> None:
-    """Raises Refusal where it cannot be said which part is whose. One part for several pictures is refused: it is what
-    an edit makes that has taken the pictures of a batch for its references, and belongs to one of them."""
+    """Raises Refusal where it cannot be said which part is whose. One part for several images is refused: it is what
+    an edit makes that has taken the images of a batch for its references, and belongs to one of them."""
     if parts != images and images != 1:
         raise Refusal("edited_parts", "Got {parts} edited crops for {images} images; the counts must match, or there "
                       "must be one image for all. To edit the images of a batch one by one, put core's Rebatch Images "

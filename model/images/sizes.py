@@ -1,4 +1,4 @@
-"""Picture sizes: multiples of 32 pixels, one size class per area, the native 2K table. No torch here.
+"""Image sizes: multiples of 32 pixels, one size class per area, the native 2K table. No torch here.
 
 Source: model card and diffusers 0.42.1, pipeline_qwenimage21.py, calculate_dimensions.
 """

@@ -72,7 +72,7 @@ class TextEncoderSpec:
     mrope_section: tuple[int, int, int] = (24, 20, 20)  # rotary pairs for time, height, width
     eps: float = 1e-6
     lm_head: bool = True            # untied output matrix present in the file
-    vision: VisionSpec | None = VisionSpec()  # None: it reads no pictures
+    vision: VisionSpec | None = VisionSpec()  # None: it reads no images
 
     def __post_init__(self) -> None:
         if 2 * sum(self.mrope_section) != self.head_dim:

@@ -1,4 +1,4 @@
-"""Sigmas of Qwen-Image 2.x: flow matching, sigma 1 is noise and 0 is the picture.
+"""Sigmas of Qwen-Image 2.x: flow matching, sigma 1 is noise and 0 is the image.
 
 Sources: scheduler_config.json of Qwen-Image-2.1 with diffusers 0.42.1, FlowMatchEulerDiscreteScheduler (base);
 the Turbo checkpoint's sample_sigmas; model cards of the few-step LoRAs (lightx2v Lightning, Viggle, Pruna).
@@ -37,7 +37,7 @@ def stretched(sigmas: Tensor) -> Tensor:
 
 
 def with_zero(sigmas: Tensor | Sequence[float]) -> Tensor:
-    """The last step goes to the picture itself; float32 (steps + 1,)."""
+    """The last step goes to the image itself; float32 (steps + 1,)."""
     falling = torch.as_tensor(sigmas, dtype=torch.float64)
     return torch.cat([falling, falling.new_zeros(1)]).float()
 

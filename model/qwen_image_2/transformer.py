@@ -171,7 +171,7 @@ class OutputNorm(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Predicts the velocity (noise minus picture) of a latent, given the keys and values of its prefix.
+    """Predicts the velocity (noise minus image) of a latent, given the keys and values of its prefix.
 
         cache = transformer.encode_prefix(Condition(text, slots, references))
         velocity = transformer(x, sigma, cache)        # as often as wanted

@@ -1,4 +1,4 @@
-"""The RGBA autoencoder of Qwen-Image 2.x: pictures of any size in little memory.
+"""The RGBA autoencoder of Qwen-Image 2.x: images of any size in little memory.
 
 The mid-block, which sees everything, works on the whole latent; all other levels work in rows (vae_rows.py).
 """
@@ -40,7 +40,7 @@ class VAE(nn.Module):
             raise Refusal("vae_multiple", "The VAE encodes multiples of {multiple} pixels, got {width} x {height}.",
                           multiple=self.spec.scale, width=width, height=height)
         encoder = self.encoder
-        # The picture itself is narrow: its chunks are counted in the width of the level that they enter.
+        # The image itself is narrow: its chunks are counted in the width of the level that they enter.
         narrow = chunk_bytes * self.spec.pixel_channels // encoder.conv_in.out_channels
         rows = vae_rows.convolution(encoder.conv_in, vae_rows.rechunk(iter([pixels]), narrow), height)
         for block in encoder.down_blocks:
@@ -51,7 +51,7 @@ class VAE(nn.Module):
     def decode(self, latent: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
         decoder = self.decoder
         batch, _, height, width = latent.shape
-        picture = latent.new_empty(batch, self.spec.pixel_channels, height * self.spec.scale, width * self.spec.scale)
+        image = latent.new_empty(batch, self.spec.pixel_channels, height * self.spec.scale, width * self.spec.scale)
         rows = iter([decoder.into(self.post_quant_conv(latent))])
         for block in decoder.up_blocks:
             rows = vae_rows.up_block(block, rows, height, chunk_bytes)
@@ -60,6 +60,6 @@ class VAE(nn.Module):
         rows = vae_rows.convolution(decoder.conv_out, normed, height)
         top = 0
         for chunk in rows:
-            picture[:, :, top:top + chunk.shape[2]] = chunk.clamp(-1, 1)
+            image[:, :, top:top + chunk.shape[2]] = chunk.clamp(-1, 1)
             top += chunk.shape[2]
-        return picture
+        return image

@@ -130,7 +130,7 @@ class Doubling(nn.Module):
     """A convolution that doubles its input first, each pixel to 2x2: (B, C, H, W) -> (B, C', 2H, 2W); kernel 3x3.
     The base of a host's Conv2d, see `upsample_conv`.
 
-    The doubled picture is never made. Of the three rows that an output row sees, two are copies of one input row, and
+    The doubled image is never made. Of the three rows that an output row sees, two are copies of one input row, and
     so with columns. Each of the four kinds of output pixel (even or odd row, even or odd column) is therefore a 2x2
     convolution of the input with sums of the 3x3 weights: 4 products instead of 9.
 
@@ -145,7 +145,7 @@ class Doubling(nn.Module):
     def taps(self, x: Tensor) -> FoldedWeights:
         """For inputs of x's dtype and on its device: copies, which hold until the weights change."""
         taps = super().forward(x)
-        if not isinstance(taps, FoldedWeights):  # or the decoder would give pictures of half the size
+        if not isinstance(taps, FoldedWeights):  # or the decoder would give images of half the size
             raise Refusal("convolution_unknown", "This version of ComfyUI or PyTorch computes convolutions in a way "
                           "that the Qwen-Image 2 VAE does not support. Update this pack.")
         return taps
@@ -252,7 +252,7 @@ class Encoder(nn.Module):
         return self.out(x)
 
     def out(self, x: Tensor) -> Tensor:
-        """From the last level on: what sees the whole picture."""
+        """From the last level on: what sees the whole image."""
         return self.conv_out(F.silu(self.norm_out(self.mid_block(x))))
 
 
@@ -275,5 +275,5 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
     def into(self, x: Tensor) -> Tensor:
-        """Up to the first level: what sees the whole picture."""
+        """Up to the first level: what sees the whole image."""
         return self.mid_block(self.conv_in(x))

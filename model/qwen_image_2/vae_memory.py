@@ -1,7 +1,7 @@
 """What the autoencoder takes beside its weights, at the published widths, and how to keep it below a peak.
 
 Counted in tests/model/qwen_image_2/test_vae_memory.py. `element` is the bytes of a value, pixels are those of the
-picture.
+image.
 """
 import math
 
@@ -9,8 +9,8 @@ from ...messages import Refusal
 from .vae import CHUNK_BYTES
 from .vae_layers import Decoder
 
-# A picture that fits into one chunk of rows takes up to 1730 values per pixel; a larger one takes about twenty chunks,
-# and per pixel what the mid-block and the picture itself need.
+# A image that fits into one chunk of rows takes up to 1730 values per pixel; a larger one takes about twenty chunks,
+# and per pixel what the mid-block and the image itself need.
 SMALL_VALUES_PER_PIXEL, VALUES_PER_PIXEL, CHUNKS = 1730, 50, 24
 # However small a chunk is wished, it has some rows, what they take at the least per column of pixels. And the weights
 # of a doubling are summed in fp32 (vae_layers.py), bytes per weight of the largest; all sums are kept for a decode.
@@ -18,7 +18,7 @@ VALUES_PER_COLUMN, BYTES_PER_SUMMED_WEIGHT, SUMS_PER_WEIGHT = 110_000, 9, 4 * 4 
 
 
 def expected(pixels: int, element: int) -> int:
-    """Bytes to decode a picture of so many pixels in chunks of the standard size; encoding takes less."""
+    """Bytes to decode an image of so many pixels in chunks of the standard size; encoding takes less."""
     return min(pixels * SMALL_VALUES_PER_PIXEL * element,
                pixels * VALUES_PER_PIXEL * element + CHUNKS * CHUNK_BYTES)
 
@@ -36,7 +36,7 @@ def least(height: int, width: int, element: int, summed: int) -> int:
 
 
 def chunk_for(peak: int, height: int, width: int, element: int, summed: int) -> int:
-    """Bytes of a chunk of rows with which a picture takes at most `peak` bytes. Raises ValueError where none does."""
+    """Bytes of a chunk of rows with which an image takes at most `peak` bytes. Raises ValueError where none does."""
     needed = least(height, width, element, summed)
     if peak < needed:
         raise Refusal("vae_peak_low", "The VAE needs at least {needed} GiB for {width} x {height} pixels, but VRAM for "
@@ -46,6 +46,6 @@ def chunk_for(peak: int, height: int, width: int, element: int, summed: int) -> 
 
 
 def largest_side(peak: int, element: int, summed: int) -> float:
-    """Pixels of the side of the largest square picture that keeps to the peak; 0 where there is none."""
+    """Pixels of the side of the largest square image that keeps to the peak; 0 where there is none."""
     edge = VALUES_PER_COLUMN / VALUES_PER_PIXEL / 2
     return math.sqrt(edge ** 2 + max(0, peak - summed) / element / VALUES_PER_PIXEL) - edge

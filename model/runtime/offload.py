@@ -223,17 +223,19 @@ class Streamer(Generic[Layer]):
     buffers: list[DeviceBuffer] = field(default_factory=list)
     _worker: ThreadPoolExecutor | None = None
     _weights: Hashable = None
+    _generation: int = 0  # counts how often what the buffers hold was forgotten
 
     def iter_blocks(self) -> Iterator[Layer]:
         for number, block in enumerate(self.blocks):
             if number not in self.plan.streamed:
                 yield block
                 continue
-            buffer = self._enter(number)
+            buffer, generation = self._enter(number), self._generation
             try:
                 yield block
             finally:
-                self._leave(buffer, number)
+                if generation == self._generation:  # else an abandoned pass is closed, whose buffers others have now
+                    self._leave(buffer, number)
 
     def expect(self, weights: Hashable) -> None:
         """Before a pass: what is already under way is of no use if the weights have changed since."""
@@ -268,8 +270,6 @@ class Streamer(Generic[Layer]):
             raise
 
     def _leave(self, buffer: DeviceBuffer, number: int) -> None:
-        if buffer not in self.buffers:
-            return  # an abandoned pass, closed after the release
         buffer.holders -= 1
         if not buffer.holders:
             self._unbind(buffer)
@@ -313,6 +313,7 @@ class Streamer(Generic[Layer]):
         buffer.originals = []
 
     def _forget(self) -> None:
+        self._generation += 1
         wait([buffer.arrival for buffer in self.buffers if buffer.arrival is not None])
         self.transfer.finish()
         for buffer in self.buffers:

@@ -63,16 +63,16 @@ def prefix_shape(condition: Condition) -> list[int]:
     return [1, len(condition.text), list(condition.segments())[-1].end]
 
 
-def prefix_count(prompts: int, spec: TransformerSpec, pictures: int) -> int:
+def prefix_count(prompts: int, spec: TransformerSpec, images: int) -> int:
     """How many prefixes a conditioning has in a run: one for each prompt, and where they change with the timestep one
-    for each picture."""
-    return prompts if spec.causal_condition else max(prompts, pictures)
+    for each image."""
+    return prompts if spec.causal_condition else max(prompts, images)
 
 
-def prefix_tokens(condition: Condition, spec: TransformerSpec, pictures: int) -> int:
+def prefix_tokens(condition: Condition, spec: TransformerSpec, images: int) -> int:
     """Tokens of text and references, over all prefixes of a conditioning."""
     _, prompts, tokens = prefix_shape(condition)
-    return prefix_count(prompts, spec, pictures) * tokens
+    return prefix_count(prompts, spec, images) * tokens
 
 
 def condition_from(cond: dict, spec: TransformerSpec, normalize) -> Condition:

@@ -78,7 +78,7 @@ class Sampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONS
 class ModelConfig(comfy.supported_models_base.BASE):
     latent_format = LatentFormat
     unet_extra_config = {}  # core's are for a UNet
-    # Core's schedulers know no picture size: they get the shift of 1024 x 1024. QwenImage2Sigmas has the right one.
+    # Core's schedulers know no image size: they get the shift of 1024 x 1024. QwenImage2Sigmas has the right one.
     sampling_settings = {"shift": schedule.compute_mu(1024 * 1024 // schedule.PIXELS_PER_TOKEN)}
 
     def __init__(self, unet_config: Mapping):
@@ -190,8 +190,8 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
         """
         element = comfy.model_management.dtype_size(self.get_dtype_inference())
         target = input_shape[0] * input_shape[-2] * input_shape[-1]
-        pictures = self.run_state.pictures or input_shape[0]  # ComfyUI asks for two branches as for twice as many
-        prefix = sum(prefix_count(prompts, self.spec, pictures) * tokens
+        images = self.run_state.images or input_shape[0]  # ComfyUI asks for two branches as for twice as many
+        prefix = sum(prefix_count(prompts, self.spec, images) * tokens
                      for _, prompts, tokens in (cond_shapes or {}).get("prefix", ()))
         kept = prefix if self.run_state.cached_tokens is None else self.run_state.cached_tokens
         return working_bytes(self.spec, target + prefix, element) + kept_bytes(self.spec, kept, element)
@@ -225,9 +225,9 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
             report(Message("patches_ignored", "Model patches from another node ({layers}) are not supported by this "
                            "model and are ignored.", layers=new))
 
-    def begin_run(self, cached_tokens: int, pictures: int | None = None) -> None:
+    def begin_run(self, cached_tokens: int, images: int | None = None) -> None:
         """As RunState has them."""
-        self.run_state = self.run_state.begin(cached_tokens, pictures)
+        self.run_state = self.run_state.begin(cached_tokens, images)
 
     def end_run(self) -> None:
         """Free what a run has allocated. A guider that outlives a cancelled run would keep it, out of reach of

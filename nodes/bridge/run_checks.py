@@ -54,7 +54,7 @@ def check_run(executor, noise, latent_image, *args, **kwargs):
 
 
 def not_finite_note(samples: Tensor) -> Message | None:
-    """Which pictures of latents (B, ...) hold NaN or infinite values; they are saved as black ones."""
+    """Which images of latents (B, ...) hold NaN or infinite values; they are saved as black ones."""
     wrong = [str(number) for number, one in enumerate(samples, start=1) if not torch.isfinite(one).all()]
     return Message("pictures_not_finite", "The latent of image {pictures} (of {count}) contains NaN or infinite "
                    "values; the image will be black. To find the cause, sample without LoRAs and start ComfyUI without "
@@ -77,7 +77,7 @@ def _check_conditioning(cond: dict, model, images: int) -> None:
                       "hold one for all images or one per image.", prompts=len(text), images=images)
 
 
-def _cached_tokens(guider, pictures: int) -> int:
+def _cached_tokens(guider, images: int) -> int:
     """Tokens of all prefixes whose keys and values a run is to keep beside the model."""
     model, options = guider.model_patcher.model, guider.model_options
     if options["transformer_options"].get(CACHE_LOCATION_KEY, CacheLocation.VRAM) is not CacheLocation.VRAM:
@@ -85,12 +85,12 @@ def _cached_tokens(guider, pictures: int) -> int:
     # As in core's sampling_function; a guider of another class may have other rules, then everything counts.
     unguided = (type(guider) is comfy.samplers.CFGGuider and math.isclose(guider.cfg, 1.0)
                 and not options.get("disable_cfg1_optimization"))
-    return sum(prefix_tokens(condition_from(cond, model.spec, model.process_latent_in), model.spec, pictures)
+    return sum(prefix_tokens(condition_from(cond, model.spec, model.process_latent_in), model.spec, images)
                for name, conds in guider.conds.items() if not (unguided and name == "negative") for cond in conds)
 
 
 def check_lora_values(patcher) -> None:
-    """Refuse LoRAs with NaN or infinity, whoever loaded them: the picture would be black. An adapter is read once."""
+    """Refuse LoRAs with NaN or infinity, whoever loaded them: the image would be black. An adapter is read once."""
     checked = patcher.model.finite_adapters
     for key, patch, _ in patches_of(patcher):
         if isinstance(patch, WeightAdapterBase) and patch in checked:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class AutoEncoder(VAE):
     """Latents leave and enter on the published scale, whatever scale this checkpoint was trained with."""
 
-    peak: int | None = None  # bytes that a picture may take, see vae_memory.py
+    peak: int | None = None  # bytes that an image may take, see vae_memory.py
 
     def encode(self, pixels: Tensor) -> Tensor:
         latent = self._each(super().encode, pixels, *pixels.shape[-2:])
@@ -44,7 +44,7 @@ class AutoEncoder(VAE):
         return self._each(super().decode, latent, height, width)
 
     def _each(self, work: Callable[..., Tensor], batch: Tensor, height: int, width: int) -> Tensor:
-        """Under a peak one picture after the other, in chunks of rows that keep to it."""
+        """Under a peak one image after the other, in chunks of rows that keep to it."""
         if self.peak is None:
             return work(batch)
         chunk = vae_memory.chunk_for(self.peak, height, width, batch.element_size(), vae_memory.summed(self.decoder))
@@ -105,7 +105,7 @@ class QwenImage2VAE(comfy.sd.VAE):
         return super().get_sd() | saving.beside_weights(self.first_stage_model, self.needed_config, self.label)
 
     def with_peak(self, peak: int | None) -> "QwenImage2VAE":
-        """This VAE, whose pictures may take so many bytes beside its weights. None: the standard chunks."""
+        """This VAE, whose images may take so many bytes beside its weights. None: the standard chunks."""
         limited = copy.copy(self)
         limited._set_memory_estimates(peak)
         return limited
@@ -124,7 +124,7 @@ class QwenImage2VAE(comfy.sd.VAE):
 
     @property
     def largest_side(self) -> int:
-        """Pixels of the largest square picture that keeps to the peak."""
+        """Pixels of the largest square image that keeps to the peak."""
         side = vae_memory.largest_side(self.peak, comfy.model_management.dtype_size(self.vae_dtype),
                                        vae_memory.summed(self.first_stage_model.decoder))
         return int(side) // self.upscale_ratio * self.upscale_ratio

@@ -14,7 +14,7 @@ def empty_latent(width: int, height: int, batch_size: int) -> dict:
     return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}
 
 
-def check_pictures(image: torch.Tensor) -> None:
+def check_images(image: torch.Tensor) -> None:
     """Raises Refusal for what is no IMAGE (B, H, W, 3 or 4). Any size and ratio will do: what a reference must be is
     asked of references alone."""
     check_channels(image)
@@ -28,26 +28,26 @@ def check_pictures(image: torch.Tensor) -> None:
 
 
 def check_channels(image: torch.Tensor) -> None:
-    """Raises Refusal for what is no batch of pictures; it may be empty."""
+    """Raises Refusal for what is no batch of images; it may be empty."""
     if image.ndim != 4 or image.shape[-1] not in (3, 4):
         raise Refusal("image_channels", "The image has shape {shape}; this node accepts RGB and RGBA images.",
                       shape=str(list(image.shape)))
 
 
 def eight_bits(image: torch.Tensor) -> np.ndarray:
-    """IMAGE (B, H, W, 3 or 4) -> 8 bits. Raises Refusal for what is no picture."""
-    check_pictures(image)
+    """IMAGE (B, H, W, 3 or 4) -> 8 bits. Raises Refusal for what is no image."""
+    check_images(image)
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def connected_references(images: dict | None) -> list[torch.Tensor]:
-    """The connected references in order, every picture of a batch as one of its own, each (H, W, C)."""
+    """The connected references in order, every image of a batch as one of its own, each (H, W, C)."""
     connected = [image for image in (images or {}).values() if image is not None]
     for image in connected:
         if image.ndim != 4:
             raise Refusal("reference_shape", "A reference has shape {shape}; expected [batch, height, width, "
                           "channels], as core's Load Image outputs.", shape=str(list(image.shape)))
-    references = [picture for batch in connected for picture in batch]
+    references = [image for batch in connected for image in batch]
     if not references:
         raise Refusal("edit_no_reference", "No reference is connected. Connect the image to edit as Image 1.")
     if len(references) > MAX_REFERENCES:

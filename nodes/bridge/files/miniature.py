@@ -49,7 +49,7 @@ def path(folder: str) -> Path:
 
 
 def size_note(label: str, width: int, height: int) -> str | None:
-    """What to tell about a picture size, where the model is the miniature."""
+    """What to tell about an image size, where the model is the miniature."""
     if label != NAME or (width, height) in sizes.MINIATURE:
         return None
     return Message("miniature_size", "The miniature was trained only at {square}, {wide} and {tall} pixels; {width} x "

@@ -50,7 +50,7 @@ def check_device(checkpoint: Checkpoint, layers: QuantConfig, device: torch.devi
 def without_input_scale(layers: QuantConfig, detected: Detected, checkpoint: StoredCheckpoint) -> set[str]:
     """The fp8 layers for whose activations the file brings no scale.
 
-    ComfyUI would take 1.0 and cut off all that is above 448, as activations in front of `img_mlp.out` are: the picture
+    ComfyUI would take 1.0 and cut off all that is above 448, as activations in front of `img_mlp.out` are: the image
     would be wrong on every card that multiplies fp8. 1.0 in a file means for ComfyUI, too, that none was measured.
     """
     def has_scale(layer: str) -> bool:

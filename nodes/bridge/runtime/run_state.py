@@ -28,7 +28,7 @@ class RunState:
     # Tokens whose keys and values are kept beside the model, over all prompts; None outside of a run.
     cached_tokens: int | None = None
     # How many it samples at once; None outside of a run.
-    pictures: int | None = None
+    images: int | None = None
     # Those that a step has used. They belong to ComfyUI's conditionings, and end with them.
     prefixes: weakref.WeakSet[Prefix] = field(default_factory=weakref.WeakSet)
     # Whether a step has run out of memory and been repeated with less: that happens once in a run.
@@ -38,9 +38,9 @@ class RunState:
     # The run that this one interrupts: a node may sample from within another's callback.
     outer: "RunState | None" = None
 
-    def begin(self, cached_tokens: int, pictures: int | None = None) -> "RunState":
+    def begin(self, cached_tokens: int, images: int | None = None) -> "RunState":
         """A run that begins now. It knows the prefixes that are there already, since they take video memory, too."""
-        return RunState(cached_tokens, pictures, self.prefixes, outer=None if self.cached_tokens is None else self)
+        return RunState(cached_tokens, images, self.prefixes, outer=None if self.cached_tokens is None else self)
 
     def end(self) -> "RunState":
         """Free what the run has kept. Returns what holds from then on: the run that it has interrupted, or nothing."""

@@ -24,7 +24,7 @@ ADVICE = Message("choose_language_model", "connect a prompt enhancer from Load P
 
 
 def check_writes(clip, sees: bool) -> None:
-    """Refuse a CLIP that cannot write text, and where there are pictures, one that cannot see them."""
+    """Refuse a CLIP that cannot write text, and where there are images, one that cannot see them."""
     model = _language_model(clip)
     if model is None:
         raise Refusal("clip_cannot_write", "This CLIP cannot generate text: {advice}.", advice=ADVICE)
@@ -78,7 +78,7 @@ def _tokens(clip, instruction: str, prompt: str, images: list[Tensor]) -> dict:
     if len(images) > 1:
         raise Refusal("one_image_only", "This language model accepts one image at most, got {images}. Use the official "
                       "enhancer for edits.", images=len(images))
-    # Its own template has one turn of the user, and knows where a picture goes.
+    # Its own template has one turn of the user, and knows where an image goes.
     return clip.tokenize(f"{instruction}\n\n{prompt}", image=images[0] if images else None, skip_template=False,
                          min_length=1, thinking=True)
 

@@ -1,6 +1,6 @@
 """A prompt enhancer (Qwen3.5) as ComfyUI's CLIP: core's own modules, sized by the file.
 
-It is there to write text, not to condition pictures. Beside the sizes two things differ from core's (0.30): pictures
+It is there to write text, not to condition images. Beside the sizes two things differ from core's (0.30): images
 have their positions on three interleaved axes, and their pixels lie in [-1, 1], as the models were trained.
 """
 import functools
@@ -72,7 +72,7 @@ class Qwen35(comfy.text_encoders.qwen35.Qwen35):
         return self.visual(patches.to(device), grid.to(device)), grid
 
     def build_image_inputs(self, embeds, embeds_info):
-        """Positions on three axes where there are pictures; no features are added inside, as Qwen3-VL's are."""
+        """Positions on three axes where there are images; no features are added inside, as Qwen3-VL's are."""
         return comfy.text_encoders.qwen_vl.qwen2vl_mrope_position_ids(embeds_info, embeds.shape[1],
                                                                        embeds.device), None, None
 

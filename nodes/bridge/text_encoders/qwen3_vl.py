@@ -77,16 +77,16 @@ class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
         """Core would resize small images here; their size must stay what the VAE encodes."""
         if self.visual is None:
             raise no_vision()
-        picture, seen = embed["data"], {} if self.seen is None else self.seen
-        if picture not in seen:
-            patches, grid = image_patches(picture, self.spec.vision)
+        image, seen = embed["data"], {} if self.seen is None else self.seen
+        if image not in seen:
+            patches, grid = image_patches(image, self.spec.vision)
             merged, deepstack = self.visual(patches.to(device), grid.to(device))
-            seen[picture] = merged, {"grid": grid, "deepstack": deepstack}
-        return seen[picture]
+            seen[image] = merged, {"grid": grid, "deepstack": deepstack}
+        return seen[image]
 
     @contextlib.contextmanager
     def seeing_once(self):
-        """Inside, a picture, as this very tensor, passes through the vision tower once. Its weights must not change."""
+        """Inside, an image, as this very tensor, passes through the vision tower once. Its weights must not change."""
         self.seen = {}
         try:
             yield
@@ -125,7 +125,7 @@ class PromptEncoder(sd1_clip.SDClipModel):
         first = prompt.SYSTEM_TOKENS
         return states[:, first:], pooled, {SLOTS_KEY: tuple((start - first, count) for start, count in slots)}
 
-    # Core's writes text with the pictures' positions and features; it needs nothing of its own class.
+    # Core's writes text with the images' positions and features; it needs nothing of its own class.
     generate = comfy.text_encoders.qwen3vl.Qwen3VLClipModel.generate
 
 
@@ -176,23 +176,23 @@ def over_white(image: Tensor) -> Tensor:
     return ((colour * alpha + (1 - alpha)) * 255).round() / 255  # in 8 bits, as the reference composes
 
 
-def encode_together(clip, prompts: Sequence[str], pictures: Sequence[Tensor]) -> list:
+def encode_together(clip, prompts: Sequence[str], images: Sequence[Tensor]) -> list:
     """CONDITIONING of each prompt with the same references (1, H, W, 3 or 4), sides multiples of 32.
 
     The vision tower sees each reference once for all prompts; where hooks on the CLIP change its weights while it
     encodes, once for each.
     """
-    shown = [over_white(picture) for picture in pictures]
+    shown = [over_white(image) for image in images]
     once = language_model(clip).seeing_once() if clip.patcher.forced_hooks is None else contextlib.nullcontext()
     with once:
         return [clip.encode_from_tokens_scheduled(clip.tokenize(text, images=shown)) for text in prompts]
 
 
-def check_clip(clip, reads_pictures: bool = False) -> None:
+def check_clip(clip, reads_images: bool = False) -> None:
     if not isinstance(getattr(clip, "tokenizer", None), Tokenizer):
         raise Refusal("not_our_clip", "This CLIP is not the Qwen-Image 2 text encoder. Load it with Load Text Encoder "
                       "(Qwen-Image 2).")
-    if reads_pictures and language_model(clip).spec.vision is None:
+    if reads_images and language_model(clip).spec.vision is None:
         raise no_vision()
 
 

@@ -49,7 +49,7 @@ def test_lora_hooks_of_another_width_are_refused(run_checks, model):
         run_checks.check_lora_shapes(clone)
 
 
-def least_room(monkeypatch, model, cfg: float, place: str = "VRAM", pictures: int = 1, **options) -> int:
+def least_room(monkeypatch, model, cfg: float, place: str = "VRAM", images: int = 1, **options) -> int:
     """Bytes that ComfyUI must find beside the weights of a run with prompts of 30 and of 20 tokens."""
     import comfy.model_management as management
     import comfy.samplers
@@ -66,7 +66,7 @@ def least_room(monkeypatch, model, cfg: float, place: str = "VRAM", pictures: in
         patch.setattr(management, "load_models_gpu",
                       lambda models, minimum_memory_required, **rest: asked.append(minimum_memory_required)
                       or load(models, minimum_memory_required=minimum_memory_required, **rest))
-        latent = torch.zeros(pictures, 64, 4, 4)
+        latent = torch.zeros(images, 64, 4, 4)
         guider.sample(torch.randn_like(latent), latent, comfy.samplers.sampler_object("euler"),
                       torch.tensor([1.0, 0.0]))
     return asked[0]
@@ -93,10 +93,10 @@ def test_a_prefix_for_each_picture_where_it_changes_with_the_timestep(monkeypatc
               {"causal_condition": False}, torch.float32)
     changing = load_model(tmp_path / "model.safetensors", "model", "base")
     kept, computed = 2 * 256 * 2 * 4, ACTIVATION_WIDTHS * 256 * 4  # bytes of a token
-    more = least_room(monkeypatch, changing, cfg, pictures=3) - least_room(monkeypatch, model, cfg, pictures=3)
+    more = least_room(monkeypatch, changing, cfg, images=3) - least_room(monkeypatch, model, cfg, images=3)
     assert more == 2 * (prompts * kept + 30 * computed)
     assert least_room(monkeypatch, changing, cfg) == least_room(monkeypatch, model, cfg)
-    assert changing.model.run_state.pictures is None
+    assert changing.model.run_state.images is None
 
 
 def test_each_prompt_is_placed_beside_what_the_other_keeps(model, monkeypatch):

@@ -13,7 +13,7 @@ def images(comfyui):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_pictures_of_fractions_are_taken(images, dtype):
-    images.check_pictures(torch.ones(1, 2, 2, 3, dtype=dtype))
+    images.check_images(torch.ones(1, 2, 2, 3, dtype=dtype))
     assert len(images.connected_references({"image_1": torch.ones(2, 2, 2, 3, dtype=dtype)})) == 2
 
 
@@ -21,7 +21,7 @@ def test_pictures_of_fractions_are_taken(images, dtype):
 def test_pictures_of_whole_numbers_are_refused(images, dtype):
     """Cut off at 1 they would come out white."""
     with pytest.raises(Refusal, match=f"^The picture holds numbers of the type {str(dtype)[6:]}: this node reads"):
-        images.check_pictures(torch.ones(1, 2, 2, 3, dtype=dtype))
+        images.check_images(torch.ones(1, 2, 2, 3, dtype=dtype))
     with pytest.raises(Refusal, match=f"^Reference 2 holds numbers of the type {str(dtype)[6:]}"):
         images.connected_references({"image_1": torch.ones(1, 2, 2, 3), "image_2": torch.ones(1, 2, 2, 3, dtype=dtype)})
 
@@ -29,6 +29,6 @@ def test_pictures_of_whole_numbers_are_refused(images, dtype):
 @pytest.mark.parametrize("shape", [(), (3,), (4, 4, 3), (1, 1, 4, 4, 3)])
 def test_what_has_other_axes_is_refused(images, shape):
     with pytest.raises(Refusal, match="^The picture has the shape"):
-        images.check_pictures(torch.ones(shape))
+        images.check_images(torch.ones(shape))
     with pytest.raises(Refusal, match="^A reference has the shape"):
         images.connected_references({"image_1": torch.ones(shape)})

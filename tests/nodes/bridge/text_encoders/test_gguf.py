@@ -371,7 +371,7 @@ def test_without_a_projector_prompts_work_and_references_are_refused(comfyui, st
     check_clip(clip)
     words = "loaded without its vision projector, .* mmproj-Qwen3VL-8B-Instruct-F16.gguf"
     with pytest.raises(ValueError, match=words):
-        check_clip(clip, reads_pictures=True)
+        check_clip(clip, reads_images=True)
     with pytest.raises(ValueError, match=words):
         states(clip)
 
