@@ -208,7 +208,7 @@ class Page:
         return {key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in graph.items()}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pages(chromium, server):
     """One page for all tests of a renderer: loading it takes longer than most of them."""
     return cache(lambda renderer: Page(chromium.new_page(viewport={"width": 1900, "height": 1200}), server, renderer))

@@ -20,6 +20,6 @@ def test_letters_that_cannot_be_drawn(tmp_path):
     assert glyphs.render(["Abc"], (path, 0), "odd.ttf", 32, False).min() == 0
     path.write_bytes(with_broken_outlines(whole))
     ImageFont.truetype(path, 32)  # its head says nothing of it
-    with pytest.raises(Refusal, match=r"^The font odd\.ttf cannot be read \(.+\): choose another one\.$") as refused:
+    with pytest.raises(Refusal, match=r"^The font odd\.ttf cannot be read \(.+\)\. Choose another one\.$") as refused:
         glyphs.render(["Abc"], (path, 0), "odd.ttf", 32, False)
     assert str(tmp_path) not in str(refused.value)

@@ -58,5 +58,5 @@ def test_possible_sizes_pass():
 
 def test_a_ratio_that_is_no_choice_names_the_choices():
     """Such as one that came through a link, which nobody has seen before the node runs."""
-    with pytest.raises(ValueError, match=r"There is no aspect ratio 5:4: choose 1:1, 4:3, .*9:16 or custom\."):
+    with pytest.raises(ValueError, match=r"Unknown aspect ratio 5:4; choose 1:1, 4:3, .*9:16 or custom\."):
         sizes.chosen_size("5:4", 1024, 640, 320)
