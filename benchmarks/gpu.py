@@ -208,7 +208,7 @@ class Given(NamedTuple):
     @property
     def prefix_tokens(self) -> int:
         count = len(self.references)
-        return self.text.shape[1] - count * self.buffers + count * self.target_tokens
+        return self.text.shape[1] - count * self.slots + count * self.target_tokens
 
 
 def given(setup: Setup, side: int, references: int, device: torch.device) -> Given:

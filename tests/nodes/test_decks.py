@@ -221,7 +221,7 @@ def test_a_page_that_is_mostly_margin_is_bounded(decks):
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 4, 3)])
 def test_what_is_no_batch_of_pictures_is_refused(decks, folder, shape):
-    with pytest.raises(Refusal, match="^The picture has the shape"):
+    with pytest.raises(Refusal, match="^The image has shape"):
         save(decks, [torch.ones(shape)])
 
 

@@ -110,7 +110,7 @@ def test_the_combined_loader_says_it_once(painter, client):
                                   {"diffusion_model": here.FUSED, "vae": here.WAN_VAE}])
 def test_some_parts_of_the_miniature_are_refused(client, real):
     chosen = dict.fromkeys(SEPARATE, "miniature") | real
-    with pytest.raises(WorkflowError, match="choose miniature three times, or three real files"):
+    with pytest.raises(WorkflowError, match="Choose miniature three times, or three real files"):
         client.run(here.Graph(**chosen).nodes())
 
 
@@ -129,4 +129,4 @@ def test_the_loader_says_that_it_is_the_miniature(painter, client):
     client.free()  # what ComfyUI has kept says nothing again
     messages = " ".join(line for lines in client.run(graph).messages.values() for line in lines)
     assert "not Qwen-Image" in messages
-    assert "at 192 x 128 expect nothing" in messages
+    assert "192 x 128 will not work" in messages

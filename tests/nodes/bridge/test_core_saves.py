@@ -278,7 +278,7 @@ def test_what_sizes_tell_is_not_written(output, tmp_path, plain):
     assert set(names) == {f"model.diffusion_model.{name}" for name in plain}
 
 
-@pytest.mark.parametrize("value, words", [(torch.zeros(4), "is no configuration"),
+@pytest.mark.parametrize("value, words", [(torch.zeros(4), "is not a valid configuration"),
                                           (torch.zeros(4, dtype=torch.uint8), "The configuration inside")])
 def test_a_configuration_that_is_none(comfyui, tmp_path, plain, value, words):
     path = tmp_path / "model.safetensors"
@@ -303,7 +303,7 @@ def test_ggufs_blocks_are_refused(output, tmp_path, plain, reference):
     clip = load_clip(path)
     for words in (refusal(output, "ModelSave", model=model), refusal(output, "CLIPSave", clip=clip.clone()),
                   refusal(output, "CheckpointSave", model=model, clip=clip, vae=vae_of(tmp_path, reference, {}))):
-        assert "while its matrices are GGUF's: choose another weight_format" in words
+        assert "its weights are still GGUF. Choose another Weight format" in words
 
 
 def test_loras_of_another_size_are_refused(output, tmp_path, plain, clip):
@@ -312,8 +312,8 @@ def test_loras_of_another_size_are_refused(output, tmp_path, plain, clip):
     wide = LoRAAdapter(set(), (torch.zeros(300, 4), torch.zeros(4, 300), None, None, None, None))
     model, clip = model_of(tmp_path, plain, "as stored").clone(), text_lora(clip, (300, 4), (4, 300))
     model.add_patches({f"diffusion_model.{MATRICES[0]}": wide})
-    assert "makes a matrix of [300, 300], the model has" in refusal(output, "ModelSave", model=model)
-    assert "makes a matrix of [300, 300], the model has" in refusal(output, "CLIPSave", clip=clip)
+    assert "the LoRA gives [300, 300], the model expects" in refusal(output, "ModelSave", model=model)
+    assert "the LoRA gives [300, 300], the model expects" in refusal(output, "CLIPSave", clip=clip)
 
 
 @pytest.mark.parametrize("name", ["int8 ConvRot", "nvfp4", "GGUF"])
@@ -323,7 +323,7 @@ def test_quantised_models_are_not_merged(output, tmp_path, plain, name, node):
     from comfy_extras import nodes_model_merging as core
     model = (load(gguf_files.write(tmp_path / "model.gguf", tiny.to_comfy_transformer(plain), "Q4_K"))
              if name == "GGUF" else model_of(tmp_path, plain, name))
-    with pytest.raises(Refusal, match="A node that merges or subtracts models wants each weight as plain numbers"):
+    with pytest.raises(Refusal, match="Nodes that merge or subtract models need unquantized weights"):
         getattr(core, node)().merge(model, with_lora(model), 0.5)
 
 

@@ -141,7 +141,7 @@ def test_core_nodes_for_other_models_are_refused_in_a_sentence(model):
 
     from qwen_image_2.messages import Refusal
     for node in (nodes_freelunch.FreeU, nodes_freelunch.FreeU_V2):
-        with pytest.raises(Refusal, match=r"made for the UNet of Stable Diffusion \(model_channels\)"):
+        with pytest.raises(Refusal, match=r"needs the UNet of Stable Diffusion \(model_channels\)"):
             node.execute(model, 1.1, 1.2, 0.9, 0.2)
-    with pytest.raises(Refusal, match="made for models that are sampled in another way"):
+    with pytest.raises(Refusal, match="needs a sampling multiplier"):
         nodes_model_advanced.ModelNoiseScale().patch(model, 1.0)

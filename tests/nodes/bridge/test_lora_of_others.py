@@ -166,7 +166,7 @@ def test_a_rank_that_is_none_has_no_root(model, tmp_path):
     """PEFT's use_rslora divides by it."""
     lists = {f"{Q}.lora_A.weight": draw(D), f"{Q}.lora_B.weight": draw(D)}
     metadata = {"lora_adapter_metadata": json.dumps({"lora_alpha": 8, "use_rslora": True})}
-    with pytest.raises(CheckpointError, match="its parts make no matrix"):
+    with pytest.raises(CheckpointError, match="the LoRA's parts have the shapes"):
         applied_to(model, tmp_path, lists, metadata)
 
 

@@ -100,8 +100,8 @@ def test_doubling_gets_its_weights_from_comfyui(comfyui):
     """Where ComfyUI keeps weights elsewhere or in another dtype, its layer hands over what it has made ready."""
     import comfy.ops
 
-    from qwen_image_2.model.qwen_image_2.vae_layers import doubling
-    layer = doubling(comfy.ops.manual_cast)(4, 6, 3, padding=1, dtype=torch.bfloat16)
+    from qwen_image_2.model.qwen_image_2.vae_layers import upsample_conv
+    layer = upsample_conv(comfy.ops.manual_cast)(4, 6, 3, padding=1, dtype=torch.bfloat16)
     torch.nn.init.normal_(layer.weight)
     torch.nn.init.normal_(layer.bias)
     x = torch.randn(1, 4, 5, 3)

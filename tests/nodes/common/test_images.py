@@ -20,15 +20,16 @@ def test_pictures_of_fractions_are_taken(images, dtype):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
 def test_pictures_of_whole_numbers_are_refused(images, dtype):
     """Cut off at 1 they would come out white."""
-    with pytest.raises(Refusal, match=f"^The picture holds numbers of the type {str(dtype)[6:]}: this node reads"):
+    told = f"^The image has dtype {str(dtype)[6:]}; this node expects floating-point values"
+    with pytest.raises(Refusal, match=told):
         images.check_images(torch.ones(1, 2, 2, 3, dtype=dtype))
-    with pytest.raises(Refusal, match=f"^Reference 2 holds numbers of the type {str(dtype)[6:]}"):
+    with pytest.raises(Refusal, match=f"^Reference 2 has dtype {str(dtype)[6:]}"):
         images.connected_references({"image_1": torch.ones(1, 2, 2, 3), "image_2": torch.ones(1, 2, 2, 3, dtype=dtype)})
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 4, 3), (1, 1, 4, 4, 3)])
 def test_what_has_other_axes_is_refused(images, shape):
-    with pytest.raises(Refusal, match="^The picture has the shape"):
+    with pytest.raises(Refusal, match="^The image has shape"):
         images.check_images(torch.ones(shape))
-    with pytest.raises(Refusal, match="^A reference has the shape"):
+    with pytest.raises(Refusal, match="^A reference has shape"):
         images.connected_references({"image_1": torch.ones(shape)})
