@@ -57,17 +57,17 @@ def _without_wrappers(name: str) -> str:
     if name.startswith(FLAT):
         return name
     words = name.split(".")
-    first = next((place for place, word in enumerate(words) if word not in WRAPPERS), len(words))
+    first = next((position for position, word in enumerate(words) if word not in WRAPPERS), len(words))
     return ROOT + ".".join(words[first:])
 
 
 def _without_adapter_name(name: str) -> str:
     """PEFT puts the adapter's name into each tensor's: .lora_A.default_0.weight."""
     words = name.rsplit(".", 3)
-    for place, word in enumerate(words[1:], start=1):
-        rest = words[place + 1:]
+    for position, word in enumerate(words[1:], start=1):
+        rest = words[position + 1:]
         if word in PEFT_PARTS and (rest[-1:] == ["weight"] or word == PEFT_MAGNITUDE):
-            return ".".join([*words[:place], PEFT_PARTS[word]])
+            return ".".join([*words[:position], PEFT_PARTS[word]])
     return name
 
 

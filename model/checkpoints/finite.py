@@ -31,7 +31,7 @@ def has_finite_scales(packed: Tensor, kind: str) -> bool:
     block = gguf.BLOCKS[kind]
     blocks = packed.reshape(-1, block.bytes)
     # The upper byte of an fp16 number is one of fp8 (e5m2), with the same exponent.
-    return all(_below(blocks[:, place + 1], E5M2) for place in block.halves)
+    return all(_below(blocks[:, offset + 1], E5M2) for offset in block.halves)
 
 
 def _below(patterns: Tensor, limit: int) -> bool:

@@ -200,7 +200,7 @@ def read(path: Path) -> tuple[dict[str, object], dict[str, Stored]]:
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
         raise Refusal("gguf_alignment", "its tensors are aligned to {alignment}", alignment=repr(alignment))
-    start = -(-header.place // alignment) * alignment
+    start = -(-header.offset // alignment) * alignment
     stored = {name: _stored(file, shape, number, start + offset) for name, (shape, number, offset) in entries.items()}
     original = {name: metadata[ORIGINAL_SHAPE + name] for name in stored if ORIGINAL_SHAPE + name in metadata}
     return metadata, stored | {name: _reshaped(stored[name], claim) for name, claim in original.items()}
@@ -266,7 +266,7 @@ class _Header:
     MIN_VALUE, MIN_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8  # bytes: an empty name, type, number; axes, type, offset
 
     def __init__(self, buffer: memoryview):
-        self.buffer, self.place, self.items = buffer, 0, 0
+        self.buffer, self.offset, self.items = buffer, 0, 0
 
     def read(self) -> tuple[dict[str, object], dict[str, tuple[tuple[int, ...], int, int]]]:
         """Metadata, and for each tensor its shape, type and offset."""
@@ -282,7 +282,7 @@ class _Header:
 
     def check_entries(self, size: int, most: int) -> None:
         """size: bytes that all entries take at least; most: how many there are of one kind."""
-        if most > self.MAX_ENTRIES or size > len(self.buffer) - self.place:
+        if most > self.MAX_ENTRIES or size > len(self.buffer) - self.offset:
             raise Refusal("gguf_entries", "its header declares {count} entries", count=f"{most:,}")
 
     def entry(self) -> tuple[tuple[int, ...], int, int]:
@@ -313,19 +313,19 @@ class _Header:
         return self.NUMBERS[kind]
 
     def number(self, code: str) -> Any:  # int, float or bool, as the code says
-        value, = struct.unpack_from("<" + code, self.buffer, self.place)
-        self.place += struct.calcsize("<" + code)
+        value, = struct.unpack_from("<" + code, self.buffer, self.offset)
+        self.offset += struct.calcsize("<" + code)
         return value
 
     def text(self) -> str:
         return self.take(self.number("Q")).decode("utf-8", "replace")
 
     def take(self, count: int) -> bytes:
-        end = self.place + count
+        end = self.offset + count
         if end > len(self.buffer):
             raise Refusal("gguf_header_end", "its header ends early")
         if end > self.MAX_BYTES:
             raise Refusal("gguf_header_long", "its header is longer than {max} MiB", max=self.MAX_BYTES // 1024**2)
-        value = bytes(self.buffer[self.place:end])
-        self.place = end
+        value = bytes(self.buffer[self.offset:end])
+        self.offset = end
         return value

@@ -167,11 +167,11 @@ def dispatch(options: argparse.Namespace, words: list[str]) -> int:
     check(options)
     if options.ready_in is None:
         begin = time.monotonic()
-        place = find_installation(options)
-        if not environment.is_running_in(place):
-            ready = ["--ready-in", str(place.comfyui), "--setup-seconds", f"{time.monotonic() - begin:.2f}"]
-            return hand_over([str(place.python), str(DEV), *ready, *words])
-        options.ready_in = place.comfyui
+        found = find_installation(options)
+        if not environment.is_running_in(found):
+            ready = ["--ready-in", str(found.comfyui), "--setup-seconds", f"{time.monotonic() - begin:.2f}"]
+            return hand_over([str(found.python), str(DEV), *ready, *words])
+        options.ready_in = found.comfyui
     return run_command(options)
 
 
@@ -258,16 +258,16 @@ def run_command(options: argparse.Namespace) -> int:
         from . import commands
     except ModuleNotFoundError as error:
         raise UserError(f"{sys.executable} has no {error.name}; run this with the Python that runs ComfyUI.") from error
-    place = commands.Place(options.ready_in, options.setup_seconds)
+    setup = commands.Setup(options.ready_in, options.setup_seconds)
     calls = {
-        "demo": lambda: commands.demo(place, options.out),
-        "serve": lambda: commands.serve(place, options.port, options.models),
-        "run": lambda: commands.run(place, options.file, options.set, options.models, options.out),
+        "demo": lambda: commands.demo(setup, options.out),
+        "serve": lambda: commands.serve(setup, options.port, options.models),
+        "run": lambda: commands.run(setup, options.file, options.set, options.models, options.out),
         "quantize": lambda: (require_room(options.file, options.format, options.out)
-                             or commands.quantize(place, options.file, options.format, options.out)),
-        "test": lambda: commands.test(place, options.rest),
-        "bench": lambda: commands.bench(place, options.rest),
-        "make": lambda: run_make(place.comfyui, options.target, options.rest),
+                             or commands.quantize(setup, options.file, options.format, options.out)),
+        "test": lambda: commands.test(setup, options.rest),
+        "bench": lambda: commands.bench(setup, options.rest),
+        "make": lambda: run_make(setup.comfyui, options.target, options.rest),
     }
     return calls[options.command]()
 

@@ -28,20 +28,20 @@ MAX_TEST_PROCESSES = 4  # each with ComfyUI in it, a server and a browser: some 
 
 
 @dataclass(frozen=True)
-class Place:
+class Setup:
     """Where a command runs, and how long it took to get there."""
 
     comfyui: Path
     setup_seconds: float
 
 
-def demo(place: Place, target: Path) -> int:
+def demo(setup: Setup, target: Path) -> int:
     """Draw the poster workflow into `target`, or beside it where that is taken, and say what each stage took."""
     graph = workflow.apply(_with_miniature(workflow.load(POSTER)), [f"QwenImage2TextEncode.prompt={MINIATURE_PROMPT}"])
     say(f"The prompt: {MINIATURE_PROMPT}")
-    times = {"set-up": place.setup_seconds}
+    times = {"set-up": setup.setup_seconds}
     begin = time.monotonic()
-    with _server(place) as server:
+    with _server(setup) as server:
         times["server start"] = time.monotonic() - begin
         client, result = _follow(server, graph)
         if not result.saved:
@@ -53,14 +53,14 @@ def demo(place: Place, target: Path) -> int:
     return 0
 
 
-def run(place: Place, file: Path, assignments: list[str], model_folder: Path | None, target: Path) -> int:
+def run(setup: Setup, file: Path, assignments: list[str], model_folder: Path | None, target: Path) -> int:
     """Run a workflow and save what its nodes have written into the folder `target`."""
     graph = workflow.load(file)
-    folder = model_folder or models.of_comfyui(place.comfyui)
+    folder = model_folder or models.of_comfyui(setup.comfyui)
     if folder is None and workflow.needs_models(graph):
         graph = _with_miniature(graph)
     graph, changed = workflow.apply(graph, assignments), workflow.changed(graph, assignments)
-    with _server(place, models=folder, require_pack=workflow.uses_pack(graph)) as server:
+    with _server(setup, models=folder, require_pack=workflow.uses_pack(graph)) as server:
         graph = pictures.provide(Client(server.url), server.input, graph, changed)
         client, result = _follow(server, graph)
         saved = [_save(client, file, target) for file in result.saved]
@@ -69,37 +69,37 @@ def run(place: Place, file: Path, assignments: list[str], model_folder: Path | N
     return 0
 
 
-def serve(place: Place, port: int, model_folder: Path | None) -> int:
+def serve(setup: Setup, port: int, model_folder: Path | None) -> int:
     """Run ComfyUI with its page for a person, until Ctrl-C; pictures and settings stay in the cache folder."""
     data = cache_folder() / "serve"
-    folder = model_folder or models.of_comfyui(place.comfyui)
+    folder = model_folder or models.of_comfyui(setup.comfyui)
     if folder is None:
         say(f'No model files are at hand: choose "{workflow.MINIATURE}" in the loader, or give them with --models.')
     kept = {name: data / name for name in ("output", "input", "user")}
-    with _server(place, models=folder, port=port, preview="latent2rgb", **kept) as server:
+    with _server(setup, models=folder, port=port, preview="latent2rgb", **kept) as server:
         say(f"ComfyUI with Qwen-Image 2 is at {server.url} (Ctrl-C stops it).")
         say(f"Pictures, inputs and settings stay in {data}.")
         server.wait()
     return 0
 
 
-def quantize(place: Place, file: Path, target: str, out: Path) -> int:
+def quantize(setup: Setup, file: Path, target: str, out: Path) -> int:
     """Make `out` of a checkpoint, in another format."""
     from .quantize import quantize as quantize_file
     begin = time.monotonic()
     say(f"Reading {file.name}.")
-    quantize_file(place.comfyui, file, target, out)
+    quantize_file(setup.comfyui, file, target, out)
     say(f"Saved {out} ({out.stat().st_size / 1e9:.2f} GB, {time.monotonic() - begin:.0f} s).")
     return 0
 
 
-def test(place: Place, arguments: list[str]) -> int:
+def test(setup: Setup, arguments: list[str]) -> int:
     """Run pytest in the repository; its exit code is the answer."""
     if importlib.util.find_spec("pytest") is None:
         raise UserError(f"{sys.executable} has no pytest; its pip installs it with -r tools/requirements.txt.")
     if may_need_browser(arguments):
         browser.provide()
-    return _python(place, "-m", "pytest", *side_by_side(arguments), *arguments, cwd=ROOT)
+    return _python(setup, "-m", "pytest", *side_by_side(arguments), *arguments, cwd=ROOT)
 
 
 def side_by_side(arguments: list[str]) -> list[str]:
@@ -117,23 +117,23 @@ def may_need_browser(arguments: list[str]) -> bool:
     return not arguments or any("browser" in argument.replace("not browser", "") for argument in arguments)
 
 
-def bench(place: Place, arguments: list[str]) -> int:
+def bench(setup: Setup, arguments: list[str]) -> int:
     """Run benchmarks/NAME.py, or benchmarks/foundation.py, with the further arguments; paths in them are seen from
     where the person is."""
     program, rest = benchmarks.chosen(arguments)
-    return _python(place, str(program), *rest)
+    return _python(setup, str(program), *rest)
 
 
-def _python(place: Place, *arguments: str, cwd: Path | None = None) -> int:
-    settings = {**os.environ, "COMFYUI_PATH": str(place.comfyui)}
+def _python(setup: Setup, *arguments: str, cwd: Path | None = None) -> int:
+    settings = {**os.environ, "COMFYUI_PATH": str(setup.comfyui)}
     return process.run_foreground([sys.executable, *arguments], cwd=cwd, env=settings)
 
 
 @contextlib.contextmanager
-def _server(place: Place, **settings) -> Iterator[Server]:
+def _server(setup: Setup, **settings) -> Iterator[Server]:
     say("Starting ComfyUI.")
     log = _new_log()
-    with Server(place.comfyui, log=log, **settings) as server:
+    with Server(setup.comfyui, log=log, **settings) as server:
         yield server
 
 

@@ -185,6 +185,6 @@ def existing(comfyui: Path) -> Installation:
     return Installation(python=found[0] if found else Path(sys.executable), comfyui=comfyui)
 
 
-def is_running_in(place: Installation) -> bool:
+def is_running_in(found: Installation) -> bool:
     """Whether this process already runs in that Python (a virtual environment's Python is a link: compare folders)."""
-    return place.python.parent.resolve() == Path(sys.executable).absolute().parent.resolve()
+    return found.python.parent.resolve() == Path(sys.executable).absolute().parent.resolve()

