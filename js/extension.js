@@ -40,6 +40,7 @@ app.registerExtension({
   afterConfigureGraph: rememberGraph,
 
   nodeCreated(node) {
+    if (NODE_IDS.has(node.comfyClass)) nameTextBoxes(node);
     for (const [name, { sizes, meter, measured, references, enabled_when: only }] of marks.get(node.comfyClass) ?? []) {
       if (sizes) addSizePicker(node, name, sizes);
       if (meter) addTokenMeter(node, name);
@@ -49,3 +50,10 @@ app.registerExtension({
     }
   },
 });
+
+/** The classic renderer writes an input's id into its empty text box; a person knows it by its label. */
+function nameTextBoxes(node) {
+  for (const { name, label, element: box } of node.widgets ?? []) {
+    if (label && box?.placeholder === name) box.placeholder = label;
+  }
+}

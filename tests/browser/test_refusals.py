@@ -126,7 +126,7 @@ def test_what_comfyui_adds_to_an_error_is_left_out(chinese):
 def test_added_lines_are_found_in_time_in_proportion_to_the_text(page):
     """Of many empty lines without one, a pattern over the whole text took the square of their number."""
     page.open("text_to_image")
-    sentence = "There is no picture to pick from."
+    sentence = "No images to pick from."
     spent = [page.page.evaluate("""message => {
         const node_id = String(app.graph.nodes.find(node => node.type === "SaveImage").id), since = performance.now();
         app.api.dispatchCustomEvent("execution_error", {

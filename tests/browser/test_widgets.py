@@ -77,12 +77,12 @@ def test_a_value_that_is_no_choice_is_said(page, picker):
     ratios = ", ".join([*sizes.RATIOS, sizes.CUSTOM])
     page.set(LATENT, aspect_ratio="5:4")
     expect(picker.locator(".summary")).to_have_text(
-        f"aspect_ratio has no choice 5:4, so this will not run: choose {ratios}")
+        f"Aspect ratio has no choice 5:4, so this will not run: choose {ratios}")
     expect(picker.get_by_role("radio", name="1:1")).not_to_be_checked()
     page.set(LATENT, aspect_ratio="constructor")  # a name that every object of JavaScript has
     expect(picker.locator(".summary")).to_contain_text("has no choice constructor")
     page.set(LATENT, aspect_ratio="1:1", size="999")
-    expect(picker.locator(".summary")).to_contain_text("size has no choice 999, so this will not run: choose 512, 768")
+    expect(picker.locator(".summary")).to_contain_text("Size class has no choice 999, so this will not run: choose 512, 768")
     page.set(LATENT, size="1024")
     expect(picker.locator(".summary")).to_have_text(summary(1024, 1024))
 
@@ -156,7 +156,7 @@ def test_meter_of_a_promoted_prompt_counts_what_the_subgraph_node_says(page, met
     page.page.evaluate(PROMOTED)
     page.page.wait_for_function(said, arg="4 of 1,000 tokens")
     page.page.evaluate(SECOND)
-    page.page.wait_for_function(said, arg="Counted when it runs: 2 subgraph nodes set prompt, each its own")
+    page.page.wait_for_function(said, arg="Counted when it runs: 2 subgraph nodes set Prompt, each its own")
 
 
 def test_what_does_not_count_is_greyed_out(page, picker):
@@ -213,6 +213,17 @@ def test_nodes_keep_what_python_says(page, references):
     page.page.wait_for_timeout(3000)
     expect(messages).to_have_count(1)
     assert "names none of" not in json.dumps(page.page.evaluate("app.graph.serialize()"))
+
+
+@pytest.mark.parametrize("page", ["classic"], indirect=True)
+def test_an_empty_text_box_is_named_by_its_label(page):
+    """The other renderer shows the label beside the box."""
+    page.open("poster_brief")
+    boxes = page.page.evaluate("""() => app.graph.nodes.find(node => node.type === "QwenImage2PosterBrief").widgets
+        .filter(widget => widget.element?.placeholder).map(widget => [widget.name, widget.element.placeholder])""")
+    shown = dict(boxes)
+    assert shown["picture"] == "Picture description"
+    assert not set(shown) & set(shown.values())
 
 
 def test_a_report_keeps_its_lines_until_the_next_one(page, meter):

@@ -27,7 +27,12 @@ def api(name: str) -> dict:
     return json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+def in_turn(first: int) -> list[tuple[str, str]]:
+    """Each workflow in one renderer: what is opened in one of them is run in the other."""
+    return [(("classic", "vue")[(number + first) % 2], name) for number, name in enumerate(NAMES)]
+
+
+@pytest.mark.parametrize("page, name", in_turn(1), indirect=["page"])
 def test_opens_tidily_and_exports_the_api_copy(page, name):
     page.open(name)
     assert page.exported() == {key: {"class_type": node["class_type"], "inputs": node["inputs"]}
@@ -85,14 +90,14 @@ def test_a_saved_workflow_is_the_same_as_without_the_extension(page):
     assert "qwen_image_2_" not in json.dumps(graph)
 
 
-@pytest.mark.parametrize("page, name", [(("classic", "vue")[number % 2], name) for number, name in enumerate(NAMES)],
-                         indirect=["page"])
+@pytest.mark.parametrize("page, name", in_turn(0), indirect=["page"])
 def test_runs_from_the_template_browser_to_a_picture(page, name):
     """As a new user does it: Templates, the pack's name, a card, the miniature's settings, Run."""
     page.open_template(name)
     assert {key: node["class_type"] for key, node in page.exported().items()} == {
         key: node["class_type"] for key, node in api(name).items()}
     assert page.page.get_by_role("dialog").count() == 0  # the page tells of missing nodes and models in one
+    assert_tidy(page)
     for kind, values in MINIATURE.items():
         page.set(kind, **values)
     if name == "edit_masked":
