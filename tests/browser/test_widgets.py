@@ -82,7 +82,8 @@ def test_a_value_that_is_no_choice_is_said(page, picker):
     page.set(LATENT, aspect_ratio="constructor")  # a name that every object of JavaScript has
     expect(picker.locator(".summary")).to_contain_text("has no choice constructor")
     page.set(LATENT, aspect_ratio="1:1", size="999")
-    expect(picker.locator(".summary")).to_contain_text("Size class has no choice 999, so this will not run: choose 512, 768")
+    expect(picker.locator(".summary")).to_contain_text(
+        "Size class has no choice 999, so this will not run: choose 512, 768")
     page.set(LATENT, size="1024")
     expect(picker.locator(".summary")).to_have_text(summary(1024, 1024))
 
