@@ -216,17 +216,6 @@ def test_nodes_keep_what_python_says(page, references):
     assert "names none of" not in json.dumps(page.page.evaluate("app.graph.serialize()"))
 
 
-@pytest.mark.parametrize("page", ["classic"], indirect=True)
-def test_an_empty_text_box_is_named_by_its_label(page):
-    """The other renderer shows the label beside the box."""
-    page.open("poster_brief")
-    boxes = page.page.evaluate("""() => app.graph.nodes.find(node => node.type === "QwenImage2PosterBrief").widgets
-        .filter(widget => widget.element?.placeholder).map(widget => [widget.name, widget.element.placeholder])""")
-    shown = dict(boxes)
-    assert shown["picture"] == "Picture description"
-    assert not set(shown) & set(shown.values())
-
-
 def test_a_report_keeps_its_lines_until_the_next_one(page, meter):
     """Sentences of several lines, such as a table, and what a second run says instead of them."""
     said = """([kind, sentences]) => app.graph.nodes.find(node => node.type === kind)
@@ -307,3 +296,14 @@ def test_graphs_do_not_need_the_extension(chromium, server, renderer):
                                for key, node in api.items()}
     assert tab.locator(".qwen-image-2").count() == 0
     tab.close()
+
+
+@pytest.mark.parametrize("page", ["classic"], indirect=True)
+def test_an_empty_text_box_is_named_by_its_label(page):
+    """The other renderer shows the label beside the box."""
+    page.open("poster_brief")
+    boxes = page.page.evaluate("""() => app.graph.nodes.find(node => node.type === "QwenImage2PosterBrief").widgets
+        .filter(widget => widget.element?.placeholder).map(widget => [widget.name, widget.element.placeholder])""")
+    shown = dict(boxes)
+    assert shown["picture"] == "Picture description"
+    assert not set(shown) & set(shown.values())
