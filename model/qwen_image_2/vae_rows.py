@@ -1,4 +1,4 @@
-"""The autoencoder's levels row by row: little memory at any height, and the result of the whole image.
+"""The autoencoder's levels in chunks of rows: little memory at any height, and the result of the whole image.
 
 Outside the mid-block a layer sees at most the neighbouring rows. So the rows of a feature map flow through the layers
 from top to bottom in chunks, and each 3x3 convolution keeps its last two input rows for the next chunk. Nothing is
