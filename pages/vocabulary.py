@@ -94,7 +94,7 @@ ENGLISH = Language(
         "grid": "The {count} data points stand in an even grid of {columns}, each with room around it.",
         "timeline": "The {count} data points stand along one continuous timeline, in order, with even spacing.",
         "steps": "The {count} data points are steps, joined by arrows in order.",
-        "panels": "The page has {count} panels with clean borders and narrow even gutters, read in chunks of rows, in "
+        "panels": "The page has {count} panels with clean borders and narrow even gutters, read row by row, in "
                   "{columns}.",
     },
     columns={1: "one column", 2: "two columns", 3: "three columns", 4: "four columns"},

@@ -99,7 +99,7 @@ def layers_to_quantize(shapes: Mapping[str, tuple[int, ...]], target: str) -> Qu
         layer = name.removesuffix(".weight")
         if layer.startswith(INNER_LAYERS):
             found[layer] = _record(TARGETS[target], shape)
-        elif layer in VOCABULARY:  # looked up in chunks of rows, which no 4-bit format can be
+        elif layer in VOCABULARY:  # looked up row by row, which no 4-bit format can be
             found[layer] = _record(TARGETS["int8 (ConvRot)"] if "4-bit" in target else TARGETS[target], shape)
     return {layer: record for layer, record in found.items() if record is not None}
 

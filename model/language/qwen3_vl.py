@@ -132,7 +132,7 @@ def _prefix(checkpoint: Checkpoint, marker: str) -> str:
 
 
 def _refuse_packed_vocabulary(checkpoint: Checkpoint, table: dict[str, Source]) -> None:
-    """Words are looked up in chunks of rows, which blocks and rotated 4 bits do not allow in ComfyUI's embeddings."""
+    """Words are looked up row by row, which blocks and rotated 4 bits do not allow in ComfyUI's embeddings."""
     if EMBEDDINGS not in table:
         return
     name = table[EMBEDDINGS].name
