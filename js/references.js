@@ -46,7 +46,9 @@ export function addReferences(node, promptName, inputName) {
   }
 
   onChange(node, [], update);
-  widget.afterQueued = () => { queued = JSON.stringify(connected(node, inputName)); };
+  // Before it is sent: a busy page may hear of the result earlier than that the server has taken it. A microtask comes
+  // after the same call on all other widgets, which may change their values in it.
+  widget.beforeQueued = () => queueMicrotask(() => { queued = JSON.stringify(connected(node, inputName)); });
   chain(node, "onExecuted", (output) => {
     const previews = output?.[KEY], slots = connected(node, inputName);
     const state = JSON.stringify(slots);

@@ -151,6 +151,14 @@ class Page:
         prompt = sent.value.request.post_data_json["prompt"]
         return prompt, self.client.wait(sent.value.json()["prompt_id"], timeout)
 
+    def finish(self) -> None:
+        """Wait for the end of all runs: what the page hears of one goes to the nodes of the same ids in whatever
+        workflow is open by then."""
+        self.page.wait_for_function("""async () => {
+            const queue = await (await app.api.fetchApi("/queue")).json();
+            return !queue.queue_running.length && !queue.queue_pending.length && app.ui.lastQueueSize === 0;
+        }""", polling=100, timeout=120_000)
+
     @contextlib.contextmanager
     def requests(self) -> Iterator[list[str]]:
         """The pack's routes that the page asks inside, by the last part of their paths; the list grows."""
@@ -220,6 +228,7 @@ def page(pages, request):
     page = pages(request.param)
     page.errors.clear()
     yield page
+    page.finish()
     assert page.errors == []
 
 

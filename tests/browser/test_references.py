@@ -95,6 +95,22 @@ def test_what_a_run_said_goes_with_its_links(page, references):
     expect(references.locator("img")).to_have_attribute("src", re.compile("blue.png"))
 
 
+def test_a_result_may_come_before_the_page_knows_that_it_is_queued(page, references, server):
+    def late(route):
+        answer = route.fetch()
+        page.client.wait(answer.json()["prompt_id"], 90)
+        page.page.wait_for_function("app.nodeOutputs[8]?.images?.length", timeout=90_000)
+        route.fulfill(response=answer)
+
+    page.page.route("**/api/prompt", late)
+    try:
+        page.set(EDIT, negative_prompt=f"early {page.vue}")
+        page.page.evaluate("app.queuePrompt(0)")
+    finally:
+        page.page.unroute("**/api/prompt")
+    expect(named(references)).to_have_text(["<image1>", "<image2>", "<image3>"])
+
+
 def test_links_that_changed_while_it_ran_are_not_answered_by_it(page, references):
     page.set(EDIT, negative_prompt=f"late {page.vue}")
     with_node(page, """app.queuePrompt(0).then(() =>
