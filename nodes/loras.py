@@ -4,7 +4,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..messages import Message
+from ..messages import Message, plural
 from .bridge.files.folders import file_names
 from .bridge.lora import Applied, apply
 from .common import categories
@@ -47,7 +47,8 @@ class QwenImage2LoadLoRA(io.ComfyNode):
 
 
 def in_words(name: str, applied: Applied) -> list[str]:
-    sentences = [Message("lora_applied", "{file}: {count} weights patched.", file=name, count=applied.matrices)]
+    patched = plural("weights_patched", applied.matrices, "{count} weight patched", "{count} weights patched")
+    sentences = [Message("lora_applied", "{file}: {patched}.", file=name, patched=patched)]
     if applied.unused:
         sentences.append(Message("lora_unused", "{count} LoRA keys did not match this model and were ignored: {names}.",
                                  count=len(applied.unused), names=applied.unused))

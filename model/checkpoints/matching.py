@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from torch import nn
 
-from ...messages import Message, reason
+from ...messages import Message, Refusal
 from . import quantization
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, missing_tensor
@@ -63,9 +63,12 @@ def sized(checkpoint: Checkpoint, build: Callable[..., Result], *arguments: obje
         return build(*arguments)
     except CheckpointError:
         raise
-    except (ValueError, ZeroDivisionError) as error:
+    except Refusal as error:
         raise checkpoint.fail("sizes_inconsistent", "{file} has inconsistent layer sizes: {error}",
-                              error=reason(error)) from error
+                              error=error.message) from error
+    except (ValueError, ZeroDivisionError) as error:  # of reading a shape: Python's words for it are no user's
+        raise checkpoint.fail("sizes_impossible", "{file} has layers of sizes that do not belong together. Download it "
+                              "again, or choose another file.") from error
 
 
 def needed_config(checkpoint: Checkpoint, spec_of: Callable[[Checkpoint], Spec], spec: Spec) -> Mapping:

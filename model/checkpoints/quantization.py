@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +49,8 @@ FORMATS = {
     "convrot_w4a4": Format("4-bit ConvRot", ("I8", "U8"), ("weight_scale",), packed=2),
     "gguf": Format("GGUF", tuple(gguf.BLOCKS), ()),  # the pack's own: blocks with their scales inside
 }
+# As safetensors names them: their own dtype, or bare bytes.
+BLOCK_SCALES = {torch.float8_e8m0fnu: ("F8_E8M0", "U8"), torch.float8_e4m3fn: ("F8_E4M3", "U8")}
 ROWS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "gguf")  # whose rows can be looked up one by one
 # What may stand beside a quantized weight.
 COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
@@ -85,7 +87,7 @@ BYTES = {"float8_e4m3fn": 1, "int8_tensorwise": 1, "nvfp4": 1 / 2 + 1 / 16}  # o
 # As in the official files: the layers between are quantized, what stands around them is not. For ComfyUI's modules.
 INNER_LAYERS = ("transformer_blocks.", "model.layers.")
 VOCABULARY = ("model.embed_tokens", "model.lm_head")
-ROTATIONS = (256, 64, 16)  # inputs that ConvRot mixes: powers of four
+ROTATIONS = (256, 64, 16)  # inputs that ConvRot mixes: powers of four, these have kernels everywhere
 # Scales of blocks are stored in tiles of so many rows and blocks.
 TILE_ROWS, TILE_BLOCKS = 128, 4
 
@@ -129,30 +131,33 @@ def _record(target: Mapping, shape: tuple[int, int]) -> dict | None:
 
 def read_records(checkpoint: StoredCheckpoint) -> QuantConfig:
     """The quantized layers that a file tells of. Raises CheckpointError for a record that cannot be read."""
-    try:
-        found = _old_settings(checkpoint)
-        if METADATA in checkpoint.metadata:
-            found |= _layers(json.loads(checkpoint.metadata[METADATA]), checkpoint)
-        for name in checkpoint.tensors:
-            if name.endswith(QUANT_RECORD):
-                found[name.removesuffix(QUANT_RECORD)] = json.loads(checkpoint.read(name).numpy().tobytes())
-    except CheckpointError:
-        raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _unreadable(checkpoint, str(error)) from error
+    found = _old_settings(checkpoint)
+    if METADATA in checkpoint.metadata:
+        found |= _layers(checkpoint)
+    for name in checkpoint.tensors:
+        if name.endswith(QUANT_RECORD):
+            found[name.removesuffix(QUANT_RECORD)] = _json(checkpoint, checkpoint.read(name).numpy().tobytes(), name)
     return found
 
 
-def _layers(metadata: Mapping, checkpoint: StoredCheckpoint) -> QuantConfig:
-    layers = metadata["layers"]
+def _layers(checkpoint: StoredCheckpoint) -> QuantConfig:
+    metadata = _json(checkpoint, checkpoint.metadata[METADATA], METADATA)
+    layers = metadata.get("layers") if isinstance(metadata, dict) else None
     if not isinstance(layers, dict):  # a list of pairs would pass for one, whatever its names are
-        raise _unreadable(checkpoint, f"layers: {str(layers)[:60]}")
+        raise _unreadable(checkpoint, METADATA)
     return layers
 
 
-def _unreadable(checkpoint: StoredCheckpoint, error: str) -> CheckpointError:
-    return checkpoint.fail("quantization_unreadable", "{file} is marked as quantized, but its settings cannot be read "
-                           "({error}). Download it again.", error=error)
+def _json(checkpoint: StoredCheckpoint, text: str | bytes, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _unreadable(checkpoint, where) from error
+
+
+def _unreadable(checkpoint: StoredCheckpoint, where: str) -> CheckpointError:
+    return checkpoint.fail("quantization_unreadable", "{file} is marked as quantized, but its settings in {where} "
+                           "cannot be read. Download it again.", where=where)
 
 
 def _old_settings(checkpoint: StoredCheckpoint) -> QuantConfig:
@@ -224,6 +229,7 @@ def plain_weight(checkpoint: Checkpoint, layer: str) -> TensorInfo:
         return weight
     rows, columns = weight.shape
     matrix = TensorInfo((rows, columns * kind.packed), weight.dtype)
+    _check_rotation(checkpoint, layer, matrix)
     _check_scales(checkpoint, layer, kind, matrix)
     return matrix
 
@@ -240,10 +246,6 @@ def _checked_format(checkpoint: Checkpoint, layer: str) -> Format:
         raise checkpoint.fail("gguf_type", "{file}: tensor {layer}.weight has the GGUF type {type}, which is not "
                               "supported ({known}). Choose another file.", layer=layer,
                               type=found, known=", ".join(gguf.BLOCKS))
-    group = _setting(settings, "convrot_groupsize", ROTATIONS[0])
-    if not isinstance(group, int):
-        raise checkpoint.fail("rotation_group", "{file}: layer {layer} is rotated in groups of {group} inputs, which "
-                              "is invalid. Download it again.", layer=layer, group=str(group)[:60])
     linear = _setting(settings, "linear_dtype", LINEAR_DTYPES[0])
     if name == "convrot_w4a4" and linear not in LINEAR_DTYPES:
         raise checkpoint.fail("linear_dtype", "{file}: layer {layer} asks for products in {dtype}, which {format} does "
@@ -271,8 +273,20 @@ def _checked_weight(checkpoint: Checkpoint, layer: str, kind: Format) -> TensorI
     return weight
 
 
+def _check_rotation(checkpoint: Checkpoint, layer: str, matrix: TensorInfo) -> None:
+    """Inputs are rotated in groups that the matrix has a whole number of, by a matrix that is made in powers of four."""
+    settings = checkpoint.quantization[layer]
+    group = _setting(settings, "convrot_groupsize", ROTATIONS[0])
+    known = not isinstance(group, bool) and group in (4 ** power for power in range(1, 9))
+    rotates = settings["format"] == "convrot_w4a4" or _setting(settings, "convrot", False)
+    if rotates and not (known and matrix.shape[1] % group == 0):
+        raise checkpoint.fail("rotation_group", "{file}: layer {layer} has {columns} inputs and rotates them in groups "
+                              "of {group}; that must be a power of 4 which divides them. Choose another file.",
+                              layer=layer, group=repr(group)[:60], columns=matrix.shape[1])
+
+
 def _check_scales(checkpoint: Checkpoint, layer: str, kind: Format, matrix: TensorInfo) -> None:
-    """Every scale of the format is there, and those of the weight are as many as its matrix needs."""
+    """Every scale of the format is there, a number that can scale, and as many as the matrix needs."""
     scales = companion_tensors(layer, checkpoint.tensors)
     for scale in kind.scales:
         if scale not in scales:
@@ -281,14 +295,29 @@ def _check_scales(checkpoint: Checkpoint, layer: str, kind: Format, matrix: Tens
     if foreign := sorted(set(scales) - {*kind.scales, *kind.others, "input_scale"}):
         raise checkpoint.fail("scale_foreign", "{file}: layer {layer} is quantized as {format}, which does not use "
                               "{scale}. Download it again.", layer=layer, format=kind.words, scale=foreign[0])
-    (rows, columns), shape = matrix.shape, checkpoint.tensors[scales["weight_scale"]].shape
-    if not _scales_fit(kind, shape, rows, columns):
-        raise checkpoint.fail("scale_shape", "{file}: tensor {tensor} has shape {shape}, but the matrix has {rows} "
-                              "rows and {columns} columns ({format}).", tensor=scales["weight_scale"],
-                              shape=str(list(shape)), rows=rows, columns=columns, format=kind.words)
+    rows, columns = matrix.shape
+    for last in (*kind.scales, *(last for last in kind.others if last in scales)):
+        shape, dtype = checkpoint.tensors[scales[last]]
+        if dtype not in (known := _scale_dtypes(kind, last)):
+            raise checkpoint.fail("scale_dtype", "{file}: tensor {tensor} must have one of the dtypes {known} "
+                                  "({format}), not {dtype}. Choose another file.", tensor=scales[last],
+                                  known=", ".join(known), format=kind.words, dtype=dtype)
+        if not _scale_fits(kind, last, shape, rows, columns):
+            raise checkpoint.fail("scale_shape", "{file}: tensor {tensor} has shape {shape}, but the matrix has "
+                                  "{rows} rows and {columns} columns ({format}).", tensor=scales[last],
+                                  shape=str(list(shape)), rows=rows, columns=columns, format=kind.words)
 
 
-def _scales_fit(kind: Format, shape: tuple[int, ...], rows: int, columns: int) -> bool:
+def _scale_dtypes(kind: Format, last: str) -> tuple[str, ...]:
+    """What safetensors calls the dtypes that this scale may have."""
+    return BLOCK_SCALES[kind.block_scale] if last == "weight_scale" and kind.block_scale else tuple(PLAIN_DTYPES)
+
+
+def _scale_fits(kind: Format, last: str, shape: tuple[int, ...], rows: int, columns: int) -> bool:
+    if last == "pre_quant_scale":
+        return shape == (columns,)
+    if last != "weight_scale":
+        return math.prod(shape) == 1
     if not kind.block:
         return math.prod(shape) == 1 or shape in ((rows,), (rows, 1))
     blocks = -(-columns // kind.block)

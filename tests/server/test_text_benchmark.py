@@ -10,8 +10,8 @@ from qwen_image_2.tools.text_benchmark import benchmark, prompt_sets
 from qwen_image_2.tools.text_benchmark.benchmark import Run, Settings, loader_files
 from qwen_image_2.tools.text_benchmark.prompt_sets import Prompt
 
-PICTURES = 6
-FLOOR = 4  # of them; the miniature writes 83 % of its words right in 40 steps
+PICTURES = 4
+FLOOR = 3  # of them; the miniature writes 83 % of its words right in 40 steps
 
 
 def answers(client, folder, prompts, files=BUILT_IN) -> list[benchmark.Answer]:

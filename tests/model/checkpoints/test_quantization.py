@@ -25,6 +25,7 @@ def check(settings, tensors) -> TensorInfo:
     ("int8_tensorwise", INT8 | {"weight_scale": ((), "F32")}, (96, 64)),
     ("nvfp4", NVFP4, (96, 64)),
     ("nvfp4", NVFP4 | {"weight_scale": ((96, 4), "F8_E4M3")}, (96, 64)),
+    ("nvfp4", NVFP4 | {"weight_scale": ((128, 4), "U8"), "pre_quant_scale": ((64,), "BF16")}, (96, 64)),
     ("float8_e4m3fn", {"weight": ((96, 64), "F8_E4M3"), "scale_weight": ((1,), "F32")}, (96, 64)),
 ])
 def test_a_layer_is_seen_as_the_matrix_that_it_stands_for(name, tensors, expected):
@@ -38,8 +39,10 @@ def test_a_gguf_matrix_holds_its_scales_itself():
 @pytest.mark.parametrize("settings, key", [
     (None, "layer_format"), ({}, "layer_format"), ({"format": "int3"}, "layer_format"), ({"format": 8}, "layer_format"),
     ({"format": "gguf", "type": "Q9"}, "gguf_type"), ({"format": "gguf"}, "gguf_type"),
-    ({"format": "int8_tensorwise", "convrot_groupsize": "64"}, "rotation_group"),
-    ({"format": "int8_tensorwise", "params": {"convrot_groupsize": "64"}}, "rotation_group"),
+    *(({"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": group}, "rotation_group")
+      for group in ("64", 0, 1, True, 32, 48, 256, -4, [64], None)),
+    ({"format": "int8_tensorwise", "params": {"convrot": True, "convrot_groupsize": "64"}}, "rotation_group"),
+    ({"format": "int8_tensorwise", "convrot": True}, "rotation_group"),  # 256 where nothing is said: 64 inputs here
     ({"format": "convrot_w4a4", "linear_dtype": 0}, "linear_dtype"),
     ({"format": "convrot_w4a4", "params": {"linear_dtype": "fp8"}}, "linear_dtype"),
 ])
@@ -54,12 +57,33 @@ def test_formats_that_are_refused(settings, key):
     ({"weight": ((96, 64, 1), "I8")}, "layer_matrix"), ({"weight_scale": None}, "scale_missing"),
     ({"weight_scale": ((64, 1), "F32")}, "scale_shape"), ({"weight_scale": ((96, 64), "F32")}, "scale_shape"),
     ({"pre_quant_scale": ((64,), "F32")}, "scale_foreign"), ({"weight_scale_2": ((), "F32")}, "scale_foreign"),
+    *(({"weight_scale": ((96, 1), dtype)}, "scale_dtype") for dtype in ("I64", "BOOL", "U8", "F8_E4M3", "F64")),
 ])
 def test_weights_and_scales_that_are_refused(change, key):
     tensors = {name: info for name, info in (INT8 | change).items() if info is not None}
     with pytest.raises(CheckpointError) as refused:
         check({"format": "int8_tensorwise"}, tensors)
     assert refused.value.key == key
+
+
+@pytest.mark.parametrize("change, key", [
+    ({"weight_scale": ((128, 4), "F32")}, "scale_dtype"), ({"weight_scale": ((128, 4), "F8_E8M0")}, "scale_dtype"),
+    ({"weight_scale_2": ((), "I32")}, "scale_dtype"), ({"weight_scale_2": ((96,), "F32")}, "scale_shape"),
+    ({"input_scale": ((2,), "F32")}, "scale_shape"), ({"pre_quant_scale": ((32,), "F32")}, "scale_shape"),
+    ({"pre_quant_scale": ((64,), "U8")}, "scale_dtype"),
+])
+def test_each_scale_of_a_block_format_is_looked_at(change, key):
+    with pytest.raises(CheckpointError) as refused:
+        check({"format": "nvfp4"}, NVFP4 | change)
+    assert refused.value.key == key
+
+
+def test_an_odd_group_counts_for_nothing_where_nothing_rotates():
+    assert check({"format": "int8_tensorwise", "convrot_groupsize": 256}, INT8) == TensorInfo((96, 64), "I8")
+
+
+def test_a_scale_that_the_format_has_no_use_for_may_be_anything():
+    assert check({"format": "int8_tensorwise"}, INT8 | {"input_scale": ((3,), "I64")}) == TensorInfo((96, 64), "I8")
 
 
 @pytest.mark.parametrize("settings, tensors, kept", [
@@ -84,4 +108,4 @@ def test_layers_in_the_metadata_are_named_entries(layers, tmp_path):
     save_file({"layer.weight": torch.zeros(2)}, path, {quantization.METADATA: json.dumps({"layers": layers})})
     with pytest.raises(CheckpointError) as refused:
         open_checkpoint(path)
-    assert refused.value.key == "quantization_unreadable"
+    assert refused.value.key == "quantization_unreadable" and quantization.METADATA in str(refused.value)
