@@ -22,6 +22,21 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 MARKS = {"server": ["server"], "browser": ["browser", "server"]}
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """Side by side, a process runs whole files, and one of them all of tests/browser: a browser, its server and its
+    pages take longer to start than most tests of the page."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/browser" if nodeid.startswith("tests/browser/") else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         for folder, marks in MARKS.items():

@@ -232,11 +232,12 @@ def page(pages, request):
     assert page.errors == []
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def chinese(chromium, server):
-    """A page whose language is Chinese, by ComfyUI's setting."""
+    """A page whose language is Chinese, by ComfyUI's setting as it was when the page was loaded."""
     tab = chromium.new_page()
     tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("zh"))
-    yield Page(tab, server, "classic")
+    page = Page(tab, server, "classic")
     tab.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps("en"))
+    yield page
     tab.close()

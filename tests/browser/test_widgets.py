@@ -203,6 +203,23 @@ def test_references_follow_the_links(page, references):
     expect(references.get_by_role("button")).to_have_count(2)
 
 
+def test_growing_sockets_are_called_as_messages_call_them(page):
+    """On a node that is put on the canvas, and connected, by hand."""
+    page.open("text_to_image")
+    page.page.evaluate("""kind => {
+        const edit = LiteGraph.createNode(kind), source = LiteGraph.createNode("LoadImage");
+        app.graph.clear(); app.graph.add(edit); app.graph.add(source);
+        edit.pos = [100, 100];
+        source.connect(0, edit, edit.inputs.findIndex(input => input.name === "images.image_1"));
+    }""", EDIT)
+    page.show(EDIT)
+    page.page.wait_for_function("""kind => JSON.stringify(app.graph.nodes.find(node => node.type === kind).inputs
+        .filter(input => input.name.startsWith("images.")).map(input => input.label)) === '["Image 1","Image 2"]'""",
+        arg=EDIT)
+    for label in ("Image 1", "Image 2") if page.vue else ():  # the other renderer draws them on the canvas
+        expect(page.page.get_by_text(label, exact=True).first).to_be_visible()
+
+
 def test_nodes_keep_what_python_says(page, references):
     """A real run on tiny weights; the advice names <image1>, which the page's own box would take for a tag."""
     page.set(EDIT, prompt=f"Mix them{'.' * (1 + page.vue)}", resolution="128")  # not the other page's, cached

@@ -103,13 +103,13 @@ def test(setup: Setup, arguments: list[str]) -> int:
 
 
 def side_by_side(arguments: list[str]) -> list[str]:
-    """For pytest: several processes, each with whole files, where no test is named. Some tests' names or options, such
-    as --pdb, want one process; a person's own -n counts."""
+    """For pytest: several processes, each with whole files, where no test is named; one more than cores, because many
+    tests wait for a server or a page. Some options, such as --pdb, want one process; a person's own -n counts."""
     named = any((ROOT / argument.partition("::")[0]).exists() for argument in arguments if argument)
     single = {"--pdb", "--trace", "-s", "--capture=no", "--collect-only", "--co"} & set(arguments)
     if named or single or any(argument.startswith(("-n", "--numprocesses")) for argument in arguments):
         return []
-    return ["-n", str(min(os.cpu_count() or 1, MAX_TEST_PROCESSES)), "--dist", "loadfile"]
+    return ["-n", str(min((os.cpu_count() or 1) + 1, MAX_TEST_PROCESSES)), "--dist", "loadfile"]
 
 
 def may_need_browser(arguments: list[str]) -> bool:
