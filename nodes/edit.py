@@ -50,12 +50,12 @@ def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, wid
 
 
 def for_the_page(images: dict, resized: list[torch.Tensor]) -> dict:
-    """The references (1, H, W, 4) in order: the slot each comes from, and a small file of it in ComfyUI's temporary
-    folder. What a slot holds is known to nobody before it has run: a batch is several references."""
-    slots = [slot for slot, batch in images.items() if batch is not None for _ in batch]
+    """The references (1, H, W, 4) in order: the socket each comes from, and a small file of it in ComfyUI's temporary
+    folder. What a socket holds is known to nobody before it has run: a batch is several references."""
+    sockets = [socket for socket, batch in images.items() if batch is not None for _ in batch]
     files = ui.ImageSaveHelper.save_images([preview(image[0]) for image in resized], "qwen-image-2-reference",
                                            io.FolderType.temp, None, compress_level=1)
-    return {REFERENCES: [{"slot": slot, "file": file} for slot, file in zip(slots, files, strict=True)]}
+    return {REFERENCES: [{"slot": socket, "file": file} for socket, file in zip(sockets, files, strict=True)]}
 
 
 def preview(image: torch.Tensor) -> torch.Tensor:

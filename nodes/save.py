@@ -58,15 +58,15 @@ class QwenImage2SaveQuantized(io.ComfyNode):
             check_clip(clip)
             networks["clip"] = text_network(clip)
         # Everything that can be refused, before anything is unloaded or written.
-        for kind, network in networks.items():
-            quantize.check(network, f"The {kind} {filename_prefix}")
+        for part, network in networks.items():
+            quantize.check(network, f"The {part} {filename_prefix}")
         with contextlib.ExitStack() as held:
-            paths = {kind: held.enter_context(new_paths(f"{FOLDERS[kind]}/{filename_prefix}", [".safetensors"]))[0]
-                     for kind in networks}
-            require_room({paths[kind]: network.size for kind, network in networks.items()})
-            for kind, network in networks.items():
-                quantize.save(paths[kind], network, loading_progress(1))
-        return io.NodeOutput(ui=notify(cls, *(in_words(kind, path) for kind, path in paths.items())))
+            paths = {part: held.enter_context(new_paths(f"{FOLDERS[part]}/{filename_prefix}", [".safetensors"]))[0]
+                     for part in networks}
+            require_room({paths[part]: network.size for part, network in networks.items()})
+            for part, network in networks.items():
+                quantize.save(paths[part], network, loading_progress(1))
+        return io.NodeOutput(ui=notify(cls, *(in_words(part, path) for part, path in paths.items())))
 
 
 def require_room(files: dict[Path, int]) -> None:
@@ -86,6 +86,6 @@ def in_bytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def in_words(kind: str, path: Path) -> str:
+def in_words(part: str, path: Path) -> str:
     return Message("model_saved", "Saved {file} ({size}) into {folder} below ComfyUI's output folder.",
-                   file=path.name, size=in_bytes(path.stat().st_size), folder=FOLDERS[kind])
+                   file=path.name, size=in_bytes(path.stat().st_size), folder=FOLDERS[part])

@@ -126,7 +126,7 @@ class GGUFCheckpoint(StoredCheckpoint):
     def of(cls, label: str, stored: Mapping[str, gguf.Stored], header: Mapping[str, object],
            config: Mapping | None = None, homes: Mapping[str, Path] | None = None) -> GGUFCheckpoint:
         """Every matrix that is packed is a layer quantized in GGUF's way."""
-        tensors = {name: TensorInfo(one.shape, one.kind) for name, one in stored.items()}
+        tensors = {name: TensorInfo(one.shape, one.type) for name, one in stored.items()}
         records = {name.removesuffix(".weight"): {"format": "gguf", "type": info.dtype}
                    for name, info in tensors.items() if info.dtype not in gguf.PLAIN}
         return cls(label, tensors, config or {}, records, homes or {}, {}, stored, header)

@@ -26,9 +26,9 @@ def is_finite(values: Tensor) -> bool:
     return all(bool(torch.isfinite(extreme)) for extreme in values.aminmax())
 
 
-def has_finite_scales(packed: Tensor, kind: str) -> bool:
+def has_finite_scales(packed: Tensor, type_name: str) -> bool:
     """The same of packed blocks (rows, bytes) uint8: all that is not whole numbers in them is their scales."""
-    block = gguf.BLOCKS[kind]
+    block = gguf.BLOCKS[type_name]
     blocks = packed.reshape(-1, block.bytes)
     # The upper byte of an fp16 number is one of fp8 (e5m2), with the same exponent.
     return all(_below(blocks[:, offset + 1], E5M2) for offset in block.halves)

@@ -156,9 +156,9 @@ TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_
          29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0"}
 
 
-def dequantize(packed: Tensor, kind: str) -> Tensor:
+def dequantize(packed: Tensor, type_name: str) -> Tensor:
     """Rows of packed blocks (rows, bytes) uint8 -> the matrix (rows, columns), fp32."""
-    block = BLOCKS[kind]
+    block = BLOCKS[type_name]
     return block.decode(packed.reshape(-1, block.bytes)).view(len(packed), -1)
 
 
@@ -173,7 +173,7 @@ def quantize(matrix: Tensor) -> Tensor:
 
 class Stored(NamedTuple):
     shape: tuple[int, ...]  # of the tensor
-    kind: str               # F32, F16, BF16 or one of ggml's quantized types
+    type: str               # F32, F16, BF16 or one of ggml's quantized types
     data: Tensor            # mapped from the file: the tensor, or its rows of packed blocks
     crossing: str = ""      # the type of blocks that cross the ends of rows: the tensor is F32, decoded when it is read
 
@@ -208,39 +208,39 @@ def read(path: Path) -> tuple[dict[str, object], dict[str, Stored]]:
 
 def _stored(file: numpy.memmap, shape: tuple[int, ...], number: int, start: int) -> Stored:
     """A tensor whose bytes begin at `start`; one of a type that is not read has no data and is refused by its type."""
-    kind = TYPES.get(number, f"number {number}")
-    if kind in PLAIN:
-        values, size = 1, PLAIN[kind].itemsize
-    elif kind in BLOCKS:
-        values, size = BLOCKS[kind].values, BLOCKS[kind].bytes
+    type_name = TYPES.get(number, f"number {number}")
+    if type_name in PLAIN:
+        values, size = 1, PLAIN[type_name].itemsize
+    elif type_name in BLOCKS:
+        values, size = BLOCKS[type_name].values, BLOCKS[type_name].bytes
     else:
-        return Stored(shape, kind, torch.empty(0))
+        return Stored(shape, type_name, torch.empty(0))
     if 0 in shape or (shape or (1,))[-1] % values:
         raise Refusal("gguf_tensor_shape", "a tensor of type {type} has the invalid shape {shape}",
-                      type=kind, shape=str(list(shape)))
+                      type=type_name, shape=str(list(shape)))
     end = start + math.prod(shape) // values * size
     if end > len(file):
         raise Refusal("gguf_tensor_end", "a tensor ends at byte {end}", end=f"{end:,}")
     data = torch.from_numpy(file[start:end])
-    if kind in PLAIN:
-        return Stored(shape, kind, data.view(PLAIN[kind]).view(shape))
-    return Stored(shape, kind, data.view(math.prod(shape[:-1]), -1))
+    if type_name in PLAIN:
+        return Stored(shape, type_name, data.view(PLAIN[type_name]).view(shape))
+    return Stored(shape, type_name, data.view(math.prod(shape[:-1]), -1))
 
 
 def _reshaped(stored: Stored, claim: object) -> Stored:
     """The tensor in its original shape. Rows of whole blocks stay packed, in all other shapes it counts as F32."""
-    shape, kind = _as_shape(claim), stored.kind
+    shape, type_name = _as_shape(claim), stored.type
     if shape is None or math.prod(shape) != math.prod(stored.shape):
         raise Refusal("gguf_original_shape", "a tensor of shape {shape} declares the original shape {original}",
                       shape=str(list(stored.shape)),
                       original=str(claim[:_Header.MAX_ORIGINAL_AXES + 1] if isinstance(claim, list) else claim))
-    if kind in PLAIN:
-        return Stored(shape, kind, stored.data.view(shape))
-    if kind not in BLOCKS:  # it is refused by its type
-        return Stored(shape, kind, stored.data)
-    if len(shape) == 2 and shape[1] % BLOCKS[kind].values == 0:
-        return Stored(shape, kind, stored.data.view(shape[0], -1))
-    return Stored(shape, "F32", stored.data, crossing=kind)
+    if type_name in PLAIN:
+        return Stored(shape, type_name, stored.data.view(shape))
+    if type_name not in BLOCKS:  # it is refused by its type
+        return Stored(shape, type_name, stored.data)
+    if len(shape) == 2 and shape[1] % BLOCKS[type_name].values == 0:
+        return Stored(shape, type_name, stored.data.view(shape[0], -1))
+    return Stored(shape, "F32", stored.data, crossing=type_name)
 
 
 def _as_shape(claim: object) -> tuple[int, ...] | None:
@@ -281,7 +281,7 @@ class _Header:
         return metadata, {self.text(): self.entry() for _ in range(tensors)}
 
     def check_entries(self, size: int, most: int) -> None:
-        """size: bytes that all entries take at least; most: how many there are of one kind."""
+        """size: bytes that all entries take at least; most: how many there are of one type_name."""
         if most > self.MAX_ENTRIES or size > len(self.buffer) - self.offset:
             raise Refusal("gguf_entries", "its header declares {count} entries", count=f"{most:,}")
 
@@ -292,25 +292,25 @@ class _Header:
         shape = tuple(self.number("Q") for _ in range(axes))[::-1]  # ggml counts axes from the last
         return shape, self.number("I"), self.number("Q")
 
-    def value(self, kind: int) -> object:
-        if kind == self.TEXT:
+    def value(self, value_type: int) -> object:
+        if value_type == self.TEXT:
             return self.text()
-        if kind == self.ARRAY:
-            kind, count = self.number("I"), self.number("Q")
+        if value_type == self.ARRAY:
+            value_type, count = self.number("I"), self.number("Q")
             self.items += count
             if self.items > self.MAX_ITEMS:
                 raise Refusal("gguf_items", "its header declares arrays of {count} values",
                               count=f"{self.items:,}")
-            if kind == self.TEXT:
+            if value_type == self.TEXT:
                 return [self.text() for _ in range(count)]
-            raw = self.take(count * struct.calcsize(self.code(kind)))
-            return [value for value, in struct.iter_unpack("<" + self.code(kind), raw)]
-        return self.number(self.code(kind))
+            raw = self.take(count * struct.calcsize(self.code(value_type)))
+            return [value for value, in struct.iter_unpack("<" + self.code(value_type), raw)]
+        return self.number(self.code(value_type))
 
-    def code(self, kind: int) -> str:
-        if kind not in self.NUMBERS:
-            raise Refusal("gguf_value_type", "a value is of type {type}", type=kind)
-        return self.NUMBERS[kind]
+    def code(self, value_type: int) -> str:
+        if value_type not in self.NUMBERS:
+            raise Refusal("gguf_value_type", "a value is of type {type}", type=value_type)
+        return self.NUMBERS[value_type]
 
     def number(self, code: str) -> Any:  # int, float or bool, as the code says
         value, = struct.unpack_from("<" + code, self.buffer, self.offset)

@@ -223,14 +223,14 @@ def unpack(stored: Checkpoint) -> Unpacked:
 def plain_weight(checkpoint: Checkpoint, layer: str) -> TensorInfo:
     """The layer's weight as it would be without quantization. Raises CheckpointError for a record, a weight or scales
     that ComfyUI could not compute with."""
-    kind = _checked_format(checkpoint, layer)
-    weight = _checked_weight(checkpoint, layer, kind)
-    if not kind.scales:
+    form = _checked_format(checkpoint, layer)
+    weight = _checked_weight(checkpoint, layer, form)
+    if not form.scales:
         return weight
     rows, columns = weight.shape
-    matrix = TensorInfo((rows, columns * kind.packed), weight.dtype)
+    matrix = TensorInfo((rows, columns * form.packed), weight.dtype)
     _check_rotation(checkpoint, layer, matrix)
-    _check_scales(checkpoint, layer, kind, matrix)
+    _check_scales(checkpoint, layer, form, matrix)
     return matrix
 
 
@@ -260,21 +260,21 @@ def _setting(settings: Mapping, name: str, default: object) -> object:
     return settings.get(name, inner.get(name, default) if isinstance(inner, Mapping) else default)
 
 
-def _checked_weight(checkpoint: Checkpoint, layer: str, kind: Format) -> TensorInfo:
+def _checked_weight(checkpoint: Checkpoint, layer: str, form: Format) -> TensorInfo:
     """The stored weight: a matrix of the format's dtype."""
     weight = checkpoint.tensors.get(f"{layer}.weight")
     if weight is None:
         raise missing_tensor(checkpoint.label, f"{layer}.weight")
-    if weight.dtype not in kind.dtypes or len(weight.shape) != 2:
+    if weight.dtype not in form.dtypes or len(weight.shape) != 2:
         raise checkpoint.fail("layer_matrix", "{file}: tensor {layer}.weight must be a matrix of {expected} "
                               "({format}), but has shape {shape} and dtype {dtype}.", layer=layer,
-                              expected=kind.dtypes[0], format=kind.words, shape=str(list(weight.shape)),
+                              expected=form.dtypes[0], format=form.words, shape=str(list(weight.shape)),
                               dtype=weight.dtype)
     return weight
 
 
 def _check_rotation(checkpoint: Checkpoint, layer: str, matrix: TensorInfo) -> None:
-    """Inputs are rotated in groups that the matrix has a whole number of, by a matrix that is made in powers of four."""
+    """Inputs rotate in groups, a whole number of them, by a matrix whose sizes are powers of four."""
     settings = checkpoint.quantization[layer]
     group = _setting(settings, "convrot_groupsize", ROTATIONS[0])
     known = not isinstance(group, bool) and group in (4 ** power for power in range(1, 9))
@@ -285,42 +285,42 @@ def _check_rotation(checkpoint: Checkpoint, layer: str, matrix: TensorInfo) -> N
                               layer=layer, group=repr(group)[:60], columns=matrix.shape[1])
 
 
-def _check_scales(checkpoint: Checkpoint, layer: str, kind: Format, matrix: TensorInfo) -> None:
+def _check_scales(checkpoint: Checkpoint, layer: str, form: Format, matrix: TensorInfo) -> None:
     """Every scale of the format is there, a number that can scale, and as many as the matrix needs."""
     scales = companion_tensors(layer, checkpoint.tensors)
-    for scale in kind.scales:
+    for scale in form.scales:
         if scale not in scales:
             raise checkpoint.fail("scale_missing", "{file} is incomplete: layer {layer} is quantized, but its {scale} "
                                   "is missing.", layer=layer, scale=scale)
-    if foreign := sorted(set(scales) - {*kind.scales, *kind.others, "input_scale"}):
+    if foreign := sorted(set(scales) - {*form.scales, *form.others, "input_scale"}):
         raise checkpoint.fail("scale_foreign", "{file}: layer {layer} is quantized as {format}, which does not use "
-                              "{scale}. Download it again.", layer=layer, format=kind.words, scale=foreign[0])
+                              "{scale}. Download it again.", layer=layer, format=form.words, scale=foreign[0])
     rows, columns = matrix.shape
-    for last in (*kind.scales, *(last for last in kind.others if last in scales)):
+    for last in (*form.scales, *(last for last in form.others if last in scales)):
         shape, dtype = checkpoint.tensors[scales[last]]
-        if dtype not in (known := _scale_dtypes(kind, last)):
+        if dtype not in (known := _scale_dtypes(form, last)):
             raise checkpoint.fail("scale_dtype", "{file}: tensor {tensor} must have one of the dtypes {known} "
                                   "({format}), not {dtype}. Choose another file.", tensor=scales[last],
-                                  known=", ".join(known), format=kind.words, dtype=dtype)
-        if not _scale_fits(kind, last, shape, rows, columns):
+                                  known=", ".join(known), format=form.words, dtype=dtype)
+        if not _scale_fits(form, last, shape, rows, columns):
             raise checkpoint.fail("scale_shape", "{file}: tensor {tensor} has shape {shape}, but the matrix has "
                                   "{rows} rows and {columns} columns ({format}).", tensor=scales[last],
-                                  shape=str(list(shape)), rows=rows, columns=columns, format=kind.words)
+                                  shape=str(list(shape)), rows=rows, columns=columns, format=form.words)
 
 
-def _scale_dtypes(kind: Format, last: str) -> tuple[str, ...]:
+def _scale_dtypes(form: Format, last: str) -> tuple[str, ...]:
     """What safetensors calls the dtypes that this scale may have."""
-    return BLOCK_SCALES[kind.block_scale] if last == "weight_scale" and kind.block_scale else tuple(PLAIN_DTYPES)
+    return BLOCK_SCALES[form.block_scale] if last == "weight_scale" and form.block_scale else tuple(PLAIN_DTYPES)
 
 
-def _scale_fits(kind: Format, last: str, shape: tuple[int, ...], rows: int, columns: int) -> bool:
+def _scale_fits(form: Format, last: str, shape: tuple[int, ...], rows: int, columns: int) -> bool:
     if last == "pre_quant_scale":
         return shape == (columns,)
     if last != "weight_scale":
         return math.prod(shape) == 1
-    if not kind.block:
+    if not form.block:
         return math.prod(shape) == 1 or shape in ((rows,), (rows, 1))
-    blocks = -(-columns // kind.block)
+    blocks = -(-columns // form.block)
     return shape in ((rows, blocks), (rows + -rows % TILE_ROWS, blocks + -blocks % TILE_BLOCKS))
 
 

@@ -1,4 +1,4 @@
-"""Names of the same tensors in two layouts, as tables that work in both directions; which tables, families know."""
+"""Names of the same tensors in two conventions, as tables that work in both directions; which tables, families know."""
 import re
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ Pairs = Iterable[tuple[str, str]]
 
 
 class KeyMap:
-    """Names of the same tensors in two layouts: ours, and that of other files.
+    """Names of the same tensors in two conventions: ours, and that of other files.
 
     starts: pairs (our start of a name, theirs), of which the first that matches is applied; a {field} is a number and
     comes over unchanged. leaves: pairs (ours, theirs) that are exchanged in those names of ours that contain `inside`.

@@ -77,10 +77,10 @@ def _of_architecture(found: object) -> Message:
 def unfit(projector: GGUFCheckpoint, language: GGUFCheckpoint) -> CheckpointError | None:
     """What keeps a projector from this language model; None where nothing does."""
     header = projector.header
-    kind = header.get("clip.projector_type") or header.get("clip.vision.projector_type")
-    if kind != PROJECTOR:
-        what = (_of_architecture(header.get("general.architecture")) if kind is None else
-                Message("of_type", "of the type {type}", type=str(kind)))
+    projector_type = header.get("clip.projector_type") or header.get("clip.vision.projector_type")
+    if projector_type != PROJECTOR:
+        what = (_of_architecture(header.get("general.architecture")) if projector_type is None else
+                Message("of_type", "of the type {type}", type=str(projector_type)))
         return projector.fail("not_the_projector", "{file} is {what}, not the vision projector of Qwen3-VL "
                                "({projector}): {advice}.", what=what, projector=PROJECTOR,
                                advice=GET_PROJECTOR)
@@ -105,7 +105,7 @@ def _text_config(header: Mapping) -> dict:
 
 
 def _is_convolution(stored: gguf.Stored) -> bool:
-    return len(stored.shape) == 4 and stored.kind in gguf.PLAIN
+    return len(stored.shape) == 4 and stored.type in gguf.PLAIN
 
 
 def _vision(checkpoint: GGUFCheckpoint) -> tuple[dict[str, gguf.Stored], dict]:
@@ -119,7 +119,7 @@ def _vision(checkpoint: GGUFCheckpoint) -> tuple[dict[str, gguf.Stored], dict]:
             raise checkpoint.fail("frame_shapes", "{file}: the patch embeddings of the two frames differ in shape: "
                                   "{advice}.", advice=GET_PROJECTOR)
         joined = torch.stack([frame.read() for frame in frames], 2)  # (width, 3, 2, patch, patch)
-        stored[FRAMES[0]] = gguf.Stored(tuple(joined.shape), frames[0].kind, joined)
+        stored[FRAMES[0]] = gguf.Stored(tuple(joined.shape), frames[0].type, joined)
     heads = checkpoint.header.get("clip.vision.attention.head_count")
     config = {"deepstack_visual_indexes": layers, "num_heads": heads}
     return stored, {name: value for name, value in config.items() if value}

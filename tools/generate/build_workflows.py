@@ -34,12 +34,12 @@ def api_format(workflow: Workflow, schemas: dict) -> dict:
     ids = _ids(workflow)
     graph = {}
     for name, node in workflow.nodes.items():
-        if node.kind in schemas:
+        if node.node_class in schemas:
             graph[str(ids[name])] = {
                 "inputs": {key: [str(ids[value[0]]), value[1]] if isinstance(value, tuple) else value
                            for key, value in node.inputs.items()},
-                "class_type": node.kind,
-                "_meta": {"title": node.title or schemas[node.kind]["display_name"]},
+                "class_type": node.node_class,
+                "_meta": {"title": node.title or schemas[node.node_class]["display_name"]},
             }
     return graph
 
@@ -97,29 +97,29 @@ def _links(workflow: Workflow, schemas: dict) -> list[list]:
     """[id, from node, from slot, to node, to slot, type]"""
     ids, links = _ids(workflow), []
     for name, node in workflow.nodes.items():
-        names = list(_sockets(node, schemas[node.kind])) if node.kind in schemas else []
+        names = list(_sockets(node, schemas[node.node_class])) if node.node_class in schemas else []
         for key, value in node.inputs.items():
             if isinstance(value, tuple):
                 source, slot = value
-                kind = schemas[workflow.nodes[source].kind]["output"][slot]
-                links.append([len(links) + 1, ids[source], slot, ids[name], names.index(key), kind])
+                io_type = schemas[workflow.nodes[source].node_class]["output"][slot]
+                links.append([len(links) + 1, ids[source], slot, ids[name], names.index(key), io_type])
     return links
 
 
 def _ui_node(name: str, node: Node, ids: dict, links: list, schemas: dict, order: int) -> dict:
-    common = {"id": ids[name], "type": node.kind, "pos": list(node.at), "size": list(node.size), "flags": {},
+    common = {"id": ids[name], "type": node.node_class, "pos": list(node.at), "size": list(node.size), "flags": {},
               "order": order, "mode": 0}
-    if node.kind == "MarkdownNote":
+    if node.node_class == "MarkdownNote":
         return common | {"title": node.title, "inputs": [], "outputs": [], "properties": {},
                          "widgets_values": [node.text]}
-    schema = schemas[node.kind]
+    schema = schemas[node.node_class]
     entry = common | {
         "inputs": [_ui_input(slot, key, spec, links, ids[name])
                    for slot, (key, spec) in enumerate(_sockets(node, schema).items())],
-        "outputs": [{"name": label, "type": kind,
+        "outputs": [{"name": label, "type": io_type,
                      "links": [link[0] for link in links if link[1:3] == [ids[name], slot]] or None}
-                    for slot, (label, kind) in enumerate(zip(schema["output_name"], schema["output"], strict=True))],
-        "properties": {"Node name for S&R": node.kind} | _origin(schema) | _files(node),
+                    for slot, (label, io_type) in enumerate(zip(schema["output_name"], schema["output"], strict=True))],
+        "properties": {"Node name for S&R": node.node_class} | _origin(schema) | _files(node),
         "widgets_values": _widget_values(node, schema),
     }
     return entry | ({"title": node.title} if node.title else {})
@@ -139,8 +139,8 @@ def _files(node: Node) -> dict:
 
 def _ui_input(slot: int, name: str, spec: list, links: list, node_id: int) -> dict:
     link = next((link[0] for link in links if link[3:5] == [node_id, slot]), None)
-    kind = "COMBO" if isinstance(spec[0], list) else spec[0]
-    entry = {"name": name, "type": kind, "link": link}
+    io_type = "COMBO" if isinstance(spec[0], list) else spec[0]
+    entry = {"name": name, "type": io_type, "link": link}
     return entry | ({"widget": {"name": name}} if _is_widget(spec) else {})
 
 

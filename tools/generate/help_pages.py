@@ -51,24 +51,24 @@ LANGUAGES = {
 
 def inputs_of(schema: dict) -> dict[str, tuple[str, dict, bool]]:
     """Name -> type, options, optional or not, from a node's entry in ComfyUI's /object_info."""
-    return {name: (*_type_and_options(name, spec), kind == "optional")
-            for kind in ("required", "optional") for name, spec in schema["input"].get(kind, {}).items()}
+    return {name: (*_type_and_options(name, spec), group == "optional")
+            for group in ("required", "optional") for name, spec in schema["input"].get(group, {}).items()}
 
 
 def _type_and_options(name: str, spec: list) -> tuple[str, dict]:
-    kind, options = spec[0], (spec[1] if len(spec) > 1 else {})
-    if kind != GROWING:
-        return kind, options
+    io_type, options = spec[0], (spec[1] if len(spec) > 1 else {})
+    if io_type != GROWING:
+        return io_type, options
     template = options["template"]
-    (kind, options), = template["input"]["required"].values()
-    return kind, {**options, "min": template["min"], "max": len(template["names"])}
+    (io_type, options), = template["input"]["required"].values()
+    return io_type, {**options, "min": template["min"], "max": len(template["names"])}
 
 
 def outputs_of(schema: dict) -> list[tuple[str, str, str]]:
     """Name, type and tooltip of each output."""
     tooltips = schema.get("output_tooltips") or [None] * len(schema["output"])
-    return [(name, kind, tooltip or "") for name, kind, tooltip in zip(schema["output_name"], schema["output"],
-                                                                      tooltips, strict=True)]
+    outputs = zip(schema["output_name"], schema["output"], tooltips, strict=True)
+    return [(name, io_type, tooltip or "") for name, io_type, tooltip in outputs]
 
 
 def page(schema: dict, language: str, translation: dict, before: str) -> str:
@@ -95,9 +95,9 @@ def hand_written(text: str, words: Language) -> tuple[str, str]:
 
 
 def _input_line(name: str, spec: tuple[str, dict, bool], words: Language, own: dict) -> str:
-    kind, options, optional = spec
-    facts = [words.types.get(kind, kind)]
-    if kind == "COMBO":
+    io_type, options, optional = spec
+    facts = [words.types.get(io_type, io_type)]
+    if io_type == "COMBO":
         facts = [] if name in FROM_FOLDERS else [words.choices.format(" / ".join(map(str, options["options"])))]
     if "min" in options:
         facts.append(words.upto.format(options["min"], options["max"]))
@@ -110,8 +110,9 @@ def _input_line(name: str, spec: tuple[str, dict, bool], words: Language, own: d
 
 
 def _output_line(output: tuple[str, str, str], words: Language, own: dict) -> str:
-    name, kind, tooltip = output
-    return _line(name, [kind] if kind != name else [], own.get("tooltip", tooltip), words, own.get("name", label(name)))
+    name, io_type, tooltip = output
+    types = [io_type] if io_type != name else []
+    return _line(name, types, own.get("tooltip", tooltip), words, own.get("name", label(name)))
 
 
 def _line(name: str, facts: list[str], tooltip: str, words: Language, own_name: str) -> str:

@@ -18,7 +18,7 @@ BUILT_IN = "built-in (English)"  # Glyph Reference's font that is everywhere
 class Node:
     """One node: class, inputs (a value, or (node name, output slot)), place and size on the canvas."""
 
-    kind: str
+    node_class: str
     at: tuple[int, int]
     size: tuple[int, int]
     inputs: dict = field(default_factory=dict)
@@ -65,13 +65,13 @@ LOADER = {"diffusion_model": TRANSFORMER, "text_encoder": TEXT_ENCODER, "vae": V
           "weight_format": "as stored", "vision_projector": "auto"}
 
 
-def brief(kind: str, fields: dict, prefix: str) -> Workflow:
+def brief(node_class: str, fields: dict, prefix: str) -> Workflow:
     """Loader, brief, prompt and canvas from it, sampler, decoder, picture."""
     return Workflow(
         nodes={
             "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=pages.NOTE),
             "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
-            "brief": Node(kind, (900, 60), (520, 960), fields),
+            "brief": Node(node_class, (900, 60), (520, 960), fields),
             "canvas": Node("QwenImage2EmptyLatent", (1480, 60), (400, 350), {
                 "aspect_ratio": "custom", "size": "2048", "width": ("brief", 1), "height": ("brief", 2),
                 "batch_size": 1}),

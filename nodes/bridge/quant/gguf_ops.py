@@ -20,7 +20,7 @@ class BlockLayout(QuantizedLayout):
     class Params:
         orig_dtype: torch.dtype
         orig_shape: tuple[int, ...]
-        kind: str
+        type: str
         scale: None = None  # in the blocks; ComfyUI asks for one
 
         def _tensor_fields(self) -> list[str]:
@@ -33,7 +33,7 @@ class BlockLayout(QuantizedLayout):
             return self
 
         def copy_from(self, src, non_blocking=False):
-            object.__setattr__(self, "kind", src.kind)
+            object.__setattr__(self, "type", src.type)
 
     @classmethod
     def quantize(cls, tensor: Tensor, **kwargs):
@@ -41,7 +41,7 @@ class BlockLayout(QuantizedLayout):
 
     @classmethod
     def dequantize(cls, qdata: Tensor, params) -> Tensor:
-        return gguf.dequantize(qdata, params.kind).to(params.orig_dtype)
+        return gguf.dequantize(qdata, params.type).to(params.orig_dtype)
 
     @classmethod
     def get_plain_tensors(cls, qtensor):
@@ -125,7 +125,7 @@ def gguf_operations(core, dtype: torch.dtype | None = None):
                 dtype = self.weight.dtype
                 weight, _, stream = comfy.ops.cast_bias_weight(self, device=input.device, dtype=dtype, offloadable=True)
                 if isinstance(weight, QuantizedTensor):
-                    values = gguf.dequantize(weight._qdata[input.flatten()], weight._params.kind)
+                    values = gguf.dequantize(weight._qdata[input.flatten()], weight._params.type)
                 else:
                     values = weight[input.flatten()]
                 comfy.ops.uncast_bias_weight(self, weight, None, stream)

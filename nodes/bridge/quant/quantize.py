@@ -38,16 +38,16 @@ def quantize(matrix: Tensor, absmax: Tensor, record: Mapping) -> dict[str, Tenso
 def form(shape: tuple[int, int], record: Mapping) -> dict[str, Tensor]:
     """What `quantize` gives for a matrix of this shape, on the meta device: without values."""
     (rows, columns), name = shape, record["format"]
-    kind, dtype = quantization.FORMATS[name], torch.float32
-    if kind.block:
-        blocks, dtype = columns // kind.block, kind.block_scale
+    form, dtype = quantization.FORMATS[name], torch.float32
+    if form.block:
+        blocks, dtype = columns // form.block, form.block_scale
         scale = (rows + -rows % quantization.TILE_ROWS, blocks + -blocks % quantization.TILE_BLOCKS)
     else:
         scale = {"float8_e4m3fn": (), "float8_e5m2": (), "int8_tensorwise": (rows, 1), "convrot_w4a4": (rows,)}[name]
     with torch.device("meta"):
-        made = {"weight": torch.empty(rows, columns // kind.packed, dtype=QUANT_ALGOS[name]["storage_t"]),
+        made = {"weight": torch.empty(rows, columns // form.packed, dtype=QUANT_ALGOS[name]["storage_t"]),
                 "weight_scale": torch.empty(scale, dtype=dtype)}
-        return made | ({"weight_scale_2": torch.empty(())} if "weight_scale_2" in kind.scales else {})
+        return made | ({"weight_scale_2": torch.empty(())} if "weight_scale_2" in form.scales else {})
 
 
 # ---------------------------------------------------------------- saving
