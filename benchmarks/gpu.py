@@ -15,6 +15,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import load_process
@@ -53,11 +55,13 @@ class Setup(NamedTuple):
     sides: tuple[int, ...]  # of the pictures, pixels
     text_tokens: int
     product: int            # side of the matrices, and MiB of the copies, that the card's rates are measured with
+    attention_tokens: tuple[int, ...]
 
 
-FULL = Setup(TransformerSpec(), VAESpec(), (1024, 2048), 300, 8192)
-SMALL = Setup(TransformerSpec(layers=4, dim=256, heads=4, head_dim=64, mlp_dim=768, context_dim=64,
-                              rope_axes=(8, 28, 28)), VAESpec(base_dim=8, decoder_base_dim=12), (64, 96), 16, 64)
+FULL = Setup(TransformerSpec(), VAESpec(), (1024, 2048), 300, 8192, (1024, 2048, 4096, 8192, 16384, 32768))
+SMALL = Setup(
+    TransformerSpec(layers=4, dim=256, heads=4, head_dim=64, mlp_dim=768, context_dim=64, rope_axes=(8, 28, 28)),
+    VAESpec(base_dim=8, decoder_base_dim=12), (64, 96), 16, 64, (16, 32))
 
 
 @dataclass
@@ -94,7 +98,7 @@ class Measurement:
     floor: float             # milliseconds
     transfer: float = 0.0    # milliseconds that copying the streamed weights takes alone
     theirs: float | None = None  # diffusers' step, milliseconds
-    error: float | None = None   # difference to diffusers' velocity as a share of its norm
+    error: float | None = None   # difference to diffusers' velocity, or core's attention, as a share of its norm
     goal: float | None = None    # milliseconds
 
     @property
@@ -308,6 +312,43 @@ def beside_diffusers(one: Measurement, model, asked: Given, velocity: Tensor, de
         one.theirs = milliseconds(step, device)[0]
 
 
+# ---------------------------------------------------------------- attention
+
+def measure_attention(setup: Setup, card: Card, device: torch.device) -> list[Measurement]:
+    """Attention of one block over more and more tokens: in ComfyUI's order of PyTorch's backends, and in ours for cards
+    for servers (nodes/bridge/runtime/attention.py, whose constant the crossover is for)."""
+    import comfy.ops
+
+    from qwen_image_2.nodes.bridge.runtime.attention import cudnn_attention
+    spec, found = setup.spec, []
+
+    def core(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        return comfy.ops.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    for tokens in setup.attention_tokens:
+        generator = torch.Generator(device).manual_seed(1)
+        q, k, v = (torch.randn(1, tokens, spec.heads, spec.head_dim, generator=generator, device=device).bfloat16()
+                   for _ in range(3))
+        expected, cost = core(q, k, v).float(), 4 * spec.heads * spec.head_dim * tokens ** 2
+        for form, way in (("ComfyUI's order", core), ("cuDNN first", cudnn_attention)):
+            error = ((way(q, k, v).float() - expected).norm() / expected.norm()).item()
+            found.append(Measurement(f"attention of {tokens:,} tokens, {form}", "bf16", 0, 0, 1.0,
+                                     *milliseconds(partial(way, q, k, v), device),
+                                     1000 * cost / card.products["bf16"], error=error))
+    return found
+
+
+def crossover(found: list[Measurement]) -> str:
+    """From how many tokens on cuDNN's attention is the faster one at every larger number, too."""
+    pairs = [(core, ours) for core, ours in pairwise(found) if ours.what.endswith("cuDNN first")]
+    faster = [ours.milliseconds < core.milliseconds for core, ours in pairs]
+    first = next((number for number in range(len(faster)) if all(faster[number:])), None)
+    tokens = None if first is None else pairs[first][1].what.split(" tokens")[0].removeprefix("attention of ")
+    return "cuDNN's attention is not the faster one" if tokens is None else \
+        f"cuDNN's attention is the faster one from {tokens} tokens on"
+
+
 # ---------------------------------------------------------------- a decode
 
 def measure_decodes(setup: Setup, card: Card, device: torch.device) -> list[Measurement]:
@@ -364,8 +405,8 @@ def row(one: Measurement) -> tuple[str, ...]:
     return (
         one.what, f"{one.milliseconds:.1f}", f"{one.peak / 1e9:.1f} GB" if one.peak else "", f"{one.floor:.1f}",
         f"{one.milliseconds / one.floor:.2f}",
-        *(("", "", "") if one.theirs is None else
-          (f"{one.theirs:.1f}", f"{one.milliseconds / one.theirs:.2f}", f"{one.error:.1e}")),
+        *(("", "") if one.theirs is None else (f"{one.theirs:.1f}", f"{one.milliseconds / one.theirs:.2f}")),
+        "" if one.error is None else f"{one.error:.1e}",
         "" if one.goal is None else f"at most {one.goal:.0f}", {None: "", True: "yes", False: "NO"}[one.met])
 
 
@@ -379,6 +420,9 @@ def in_words(card: Card) -> dict[str, str]:
 def measure(setup: Setup, device: torch.device, clock: Clock) -> tuple[Card, list[Measurement]]:
     card, found = measure_card(device, setup.product), []
     print(report.listing(in_words(card)), flush=True)
+    if clock.allows("attention", 0 if setup is SMALL else STEP_SECONDS):
+        with clock.memory_for("attention"):
+            found += measure_attention(setup, card, device)
     for kind in FORMATS:
         if clock.allows(f"{kind}, all sizes", 0 if setup is SMALL else MODEL_SECONDS):
             print(f"Making a model in {kind} ...", flush=True)
@@ -408,6 +452,8 @@ def main() -> None:
     host = report.host()
     card, found = measure(SMALL if chosen.small else FULL, device, clock)
     text = f"{report.listing(in_words(card))}\n\n{report.aligned([COLUMNS, *map(row, found)])}"
+    if attention := [one for one in found if one.what.startswith("attention")]:
+        text += f"\n\n{crossover(attention)}."
     if clock.left_out:
         text += "\n\nLeft out:\n" + "\n".join(f"- {what}" for what in clock.left_out)
     print(f"\n{text}")

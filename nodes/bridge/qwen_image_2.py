@@ -29,9 +29,8 @@ from . import saving
 from .keys import CACHE_LOCATION_KEY, REPORT_KEY
 from .prefix_cond import PrefixCond, PromptPrefix, condition_from, prefix_count, prefix_shape, prefix_tokens
 from .quant.quantize import Origin
-from .runtime import prefix_placement
+from .runtime import attention, prefix_placement
 from .runtime.budget import BudgetedModel
-from .runtime.kernels import comfy_attention
 from .runtime.oom import retry_on_oom
 from .runtime.prefix_placement import CacheLocation
 from .runtime.run_state import RunState
@@ -116,7 +115,7 @@ class DiffusionModel(Transformer):
         key = (weights_key, x.device, x.dtype, time_key)
         if not prefix.is_valid(key):
             self._fill(prefix, key, x, timestep, transformer_options, first_location, others)
-        return super().forward(x, timestep, prefix.cache, comfy_attention(transformer_options))
+        return super().forward(x, timestep, prefix.cache, attention.attention_for(transformer_options))
 
     @torch.compiler.disable  # run once, at a length of its own: compiling anew for each prompt would never pay
     def _fill(self, prefix: PromptPrefix, key: Hashable, x, timestep, transformer_options,
@@ -127,7 +126,8 @@ class DiffusionModel(Transformer):
         needed = kept_bytes(spec, tokens, x.element_size())
         working = working_bytes(spec, tokens + x[:, 0].numel(), x.element_size())
         condition, sigma = prefix.condition.to(x.device), None if spec.causal_condition else timestep
-        start_pass = partial(self.prefix_layers, condition, sigma, x.dtype, comfy_attention(transformer_options))
+        attend = attention.attention_for(transformer_options)
+        start_pass = partial(self.prefix_layers, condition, sigma, x.dtype, attend)
         cache, location = prefix_placement.allocate_prefix_cache(
             start_pass, prefix_end(condition), needed, working, x.device, first_location, others)
         prefix.fill(key, cache, location)
@@ -135,6 +135,8 @@ class DiffusionModel(Transformer):
             prefix.reported.add(location)
             report = transformer_options.get(REPORT_KEY, log.info)
             for sentence in prefix_placement.in_words(cache, location, first_location, tokens, needed, x.device):
+                report(sentence)
+            if sentence := attention.in_words(x.device, transformer_options):
                 report(sentence)
 
 

@@ -65,6 +65,9 @@ def test_gpu_measures_steps_of_every_format_and_share(run):
                     if (kind, share) == ("bf16", "100%"):
                         assert 0 < float(row["difference"]) < 1e-4
                         assert float(row["diffusers (ms)"]) > 0
+    for form in ("ComfyUI's order", "cuDNN first"):
+        assert float(found[f"attention of 32 tokens, {form}"]["difference"]) < 1e-2
+    assert re.search(r"^cuDNN's attention is (not )?the faster one", done.stdout, re.M)
     for form in ("", ", doublings as nearest and 3x3", ", the same in channels_last"):
         assert float(found[f"VAE decode, 96 x 96{form}"]["ms"]) > 0
     assert "Left out" not in done.stdout
@@ -74,7 +77,7 @@ def test_gpu_says_what_it_had_no_time_for(run):
     done = run("gpu", "--small", "--seconds", "0")
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^- (.*) \(no time was left\)$", done.stdout, re.M) == [
-        "bf16, all sizes", "int8 (ConvRot), all sizes", "fp8, all sizes", "VAE decode, 96 x 96"]
+        "attention", "bf16, all sizes", "int8 (ConvRot), all sizes", "fp8, all sizes", "VAE decode, 96 x 96"]
 
 
 def test_gpu_does_not_pass_a_cpu_off_as_a_card(run):

@@ -8,6 +8,7 @@ from ....model.checkpoints import quantization
 from ....model.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
 from ....model.checkpoints.matching import Detected
 from ....model.checkpoints.quantization import FULL_PRECISION, QuantConfig
+from ..runtime.kernels import has_fused
 
 # Formats that are dequantized on every device: torch multiplies no two e5m2 matrices.
 NEVER_NATIVE = {"gguf", "float8_e5m2"}
@@ -30,9 +31,15 @@ def without_arithmetic(device: torch.device) -> set[str]:
 
 
 def multiplies_integers(device: torch.device) -> bool:
-    """torch (2.11) multiplies 8-bit integers on these devices only; on Apple's it raises NotImplementedError."""
+    """torch (2.11) multiplies 8-bit integers on these devices only; on Apple's it raises NotImplementedError. On a card
+    without comfy-kitchen's kernels the product's many passes over the activations take longer than dequantizing."""
     asked = getattr(comfy.model_management, "supports_int8_compute", None)  # core's own answer, from about 0.38 on
-    return device.type in ("cpu", "cuda", "xpu") if asked is None else asked(device)
+    able = device.type in ("cpu", "cuda", "xpu") if asked is None else asked(device)
+    return able and not lacks_kernels(device)
+
+
+def lacks_kernels(device: torch.device) -> bool:
+    return device.type == "cuda" and not has_fused("int8_linear")
 
 
 def check_device(checkpoint: Checkpoint, layers: QuantConfig, device: torch.device) -> None:
@@ -109,6 +116,9 @@ def in_words(settings: QuantConfig, unscaled: set[str], dtype: torch.dtype, devi
         return Message("weights_no_device", "{weights}, dequantized layer by layer (no hardware support for this "
                        "format)",
                        weights=words)
+    if formats & INTEGERS and lacks_kernels(device):
+        return Message("weights_kernels_off", "{weights}, dequantized layer by layer (comfy-kitchen's kernels are off: "
+                       "on NVIDIA they need PyTorch for CUDA 13)", weights=words)
     if formats & without_arithmetic(device):
         return Message("weights_this_device", "{weights}, dequantized layer by layer (not supported on this device)",
                        weights=words)

@@ -1,7 +1,6 @@
-"""ComfyUI's attention and comfy-kitchen's fused kernels behind the transformer's `Kernels`."""
+"""comfy-kitchen's fused kernels behind the transformer's `Kernels`."""
 import logging
 
-import comfy.ldm.modules.attention
 import comfy.ops
 import torch
 from torch import Tensor, nn
@@ -12,27 +11,28 @@ from ....model.runtime.kernels import TORCH, Kernels
 log = logging.getLogger(__name__)
 
 
-def comfy_attention(transformer_options: dict):
-    """The attention that ComfyUI was started with (xformers, flash, sage, PyTorch), or that a node overrides."""
-    def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-        if causal:  # only the prompt's own tokens, once: ComfyUI's functions take no causal flag
-            return plain.attention(q, k, v, causal=True)
-        heads = q.shape[2]
-        return comfy.ldm.modules.attention.optimized_attention(
-            q.flatten(2), k.flatten(2), v.flatten(2), heads, transformer_options=transformer_options)
-    return attention
-
-
 def kernels_for(device: torch.device) -> Kernels:
     """Fused kernels where the device has them. On the CPU comfy-kitchen only repeats what torch does."""
     if device.type == "cpu":
         return TORCH
-    try:
-        import comfy_kitchen
-    except ImportError:
-        log.warning("comfy-kitchen is not installed: the transformer runs with plain PyTorch kernels.")
+    if not has_fused("rms_rope", "adaln"):
+        log.warning("comfy-kitchen has no kernels for this device (on NVIDIA it needs PyTorch for CUDA 13, or ComfyUI "
+                    "started with --enable-triton-backend): the transformer runs with plain PyTorch kernels.")
         return TORCH
+    import comfy_kitchen
     return kitchen_kernels(comfy_kitchen)
+
+
+def has_fused(*functions: str) -> bool:
+    """Whether comfy-kitchen computes these with kernels of its own here. Without one it still answers, with several
+    PyTorch operations ("eager") that move more bytes than the plain forms; ComfyUI switches its CUDA kernels off for
+    PyTorch below CUDA 13."""
+    try:
+        from comfy_kitchen import registry
+    except ImportError:
+        return False
+    return any(one["available"] and not one["disabled"] and set(functions) <= set(one["capabilities"])
+               for name, one in registry.list_backends().items() if name != "eager")
 
 
 def kitchen_kernels(kitchen) -> Kernels:

@@ -14,12 +14,15 @@ from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
 CARD = torch.device("cuda:0")
 
 
-@pytest.fixture
-def on_a_card(comfyui, monkeypatch):
-    """Core's choices for a card, and ours."""
+@pytest.fixture(params=[(8, 9), (9, 0)], ids=["RTX 4090", "H100"])
+def on_a_card(comfyui, monkeypatch, request):
+    """Core's choices for a card of this capability, and ours."""
     import comfy.ldm.modules.attention
     import comfy.model_management
 
+    from qwen_image_2.nodes.bridge.runtime import attention as ours
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: request.param)
+    monkeypatch.setattr(ours, "CUDNN_MIN_KEYS", 30)
     attention = comfy.ldm.modules.attention
     monkeypatch.setattr(attention, "optimized_attention", attention.attention_pytorch)
     monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda device: 2**40)

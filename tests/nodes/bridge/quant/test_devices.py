@@ -145,10 +145,24 @@ def test_integers_are_dequantised_where_the_file_asks_for_it(management, plain, 
 def test_which_devices_multiply_integers(management, monkeypatch, device, core, expected):
     """core: the answer of its newer versions, which counts."""
     from qwen_image_2.nodes.bridge.quant import formats
+    monkeypatch.setattr(formats, "has_fused", lambda *functions: True)
     monkeypatch.delattr(management, "supports_int8_compute", raising=False)
     if core is not None:
         monkeypatch.setattr(management, "supports_int8_compute", lambda device=None: core, raising=False)
     assert formats.multiplies_integers(torch.device(device)) == expected
+
+
+@pytest.mark.parametrize("name", ["int8 ConvRot", "int8 per row", "4-bit ConvRot"])
+def test_integers_are_dequantised_on_a_card_without_kernels(management, plain, monkeypatch, tmp_path, name):
+    """PyTorch for CUDA 12: ComfyUI switches comfy-kitchen's kernels off."""
+    from qwen_image_2.nodes.bridge.quant import formats
+    card, lacks_kernels = torch.device("cuda"), formats.lacks_kernels
+    monkeypatch.setattr(formats, "lacks_kernels", lambda device: lacks_kernels(card))
+    monkeypatch.setattr(formats, "has_fused", lambda *functions: False)
+    assert formats.without_arithmetic(torch.device("cpu")) >= formats.INTEGERS
+    model = load(write(quantize(plain, name)[0], tmp_path / "q.safetensors"))
+    assert product_error(model.diffusion_model.get_submodule(WIDEST), 5000) < 1e-5
+    assert "dequantized layer by layer (comfy-kitchen's kernels are off" in model.weights
 
 
 @pytest.mark.parametrize("name", ["fp8 e4m3", "fp8 e5m2", "mxfp8", "nvfp4"])

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from qwen_image_2.model.qwen_image_2.prefix_cache import Condition
-from qwen_image_2.model.runtime.kernels import TORCH, attention
+from qwen_image_2.model.runtime import kernels as plain
+from qwen_image_2.model.runtime.kernels import TORCH
 from qwen_image_2.tests.nodes.bridge.quant import test_gguf_ops
 from qwen_image_2.tools import tiny
 
@@ -37,8 +38,8 @@ def on_a_card(comfyui, monkeypatch):
     import comfy_aimdo.model_vbar
     import comfy_aimdo.torch
 
-    from qwen_image_2.nodes.bridge import loading, qwen_image_2
-    from qwen_image_2.nodes.bridge.runtime import prefix_placement
+    from qwen_image_2.nodes.bridge import loading
+    from qwen_image_2.nodes.bridge.runtime import attention, prefix_placement
 
     def replace(module, **by):
         for name, value in by.items():
@@ -54,7 +55,7 @@ def on_a_card(comfyui, monkeypatch):
             device_supports_non_blocking=lambda device: False)
     replace(prefix_placement, _may_fit=lambda size, device: True)
     replace(loading, kernels_for=lambda device: TORCH)
-    replace(qwen_image_2, comfy_attention=lambda options: attention)
+    replace(attention, attention_for=lambda options: plain.attention)
 
 
 def dynamic(patcher):

@@ -62,11 +62,22 @@ def test_norms_share_no_buffer(comfyui, monkeypatch):
     assert not taken and all(error(f, e) < 1e-6 for f, e in zip(found, expected))
 
 
-def test_graphics_cards_get_the_fused_kernels(comfyui):
+@pytest.mark.parametrize("backends, fused", [
+    ({"cuda": "on", "eager": "on"}, True), ({"triton": "on", "eager": "on"}, True),
+    ({"cuda": "disabled", "triton": "disabled", "eager": "on"}, False), ({"eager": "on"}, False),
+    ({"cuda": "missing", "eager": "on"}, False), ({"cuda": "without adaln", "eager": "on"}, False)])
+def test_graphics_cards_get_the_fused_kernels_that_there_are(comfyui, monkeypatch, caplog, backends, fused):
+    """As comfy-kitchen's registry says it; ComfyUI disables its CUDA kernels for PyTorch below CUDA 13."""
+    from comfy_kitchen import registry
+
     from qwen_image_2.nodes.bridge.runtime.kernels import kernels_for
+    monkeypatch.setattr(registry, "list_backends", lambda: {
+        name: {"available": how != "missing", "disabled": how == "disabled",
+               "capabilities": ["rms_rope"] + ["adaln"] * (how != "without adaln")} for name, how in backends.items()})
     assert kernels_for(torch.device("cpu")) is plain.TORCH
-    fused = kernels_for(torch.device("cuda"))
-    assert fused.norm_rope is not plain.norm_rope and fused.scaled_layer_norm is not plain.scaled_layer_norm
+    found = kernels_for(torch.device("cuda"))
+    assert (found.norm_rope is not plain.norm_rope and found.scaled_layer_norm is not plain.scaled_layer_norm) == fused
+    assert ("plain PyTorch kernels" in caplog.text) != fused
 
 
 @torch.no_grad()
