@@ -48,7 +48,7 @@ class QwenImage2LoadLoRA(io.ComfyNode):
 
 def in_words(name: str, applied: Applied) -> list[str]:
     patched = plural("weights_patched", applied.matrices, "{count} weight patched", "{count} weights patched")
-    sentences = [Message("lora_applied", "{file}: {patched}.", file=name, patched=patched)]
+    sentences = [Message("lora_applied", "LoRA {file}: {patched}.", file=name, patched=patched)]
     if applied.unused:
         sentences.append(Message("lora_unused", "{count} LoRA keys did not match this model and were ignored: {names}.",
                                  count=len(applied.unused), names=applied.unused))

@@ -277,9 +277,10 @@ def _check_rotation(checkpoint: Checkpoint, layer: str, matrix: TensorInfo) -> N
     """Inputs rotate in groups, a whole number of them, by a matrix whose sizes are powers of four."""
     settings = checkpoint.quantization[layer]
     group = _setting(settings, "convrot_groupsize", ROTATIONS[0])
-    known = not isinstance(group, bool) and group in (4 ** power for power in range(1, 9))
+    fits = (isinstance(group, int) and not isinstance(group, bool) and group in (4 ** power for power in range(1, 9))
+            and matrix.shape[1] % group == 0)
     rotates = settings["format"] == "convrot_w4a4" or _setting(settings, "convrot", False)
-    if rotates and not (known and matrix.shape[1] % group == 0):
+    if rotates and not fits:
         raise checkpoint.fail("rotation_group", "{file}: layer {layer} has {columns} inputs and rotates them in groups "
                               "of {group}; that must be a power of 4 which divides them. Choose another file.",
                               layer=layer, group=repr(group)[:60], columns=matrix.shape[1])

@@ -8,7 +8,7 @@ from ....model.checkpoints import quantization
 from ....model.checkpoints.checkpoint import Checkpoint, StoredCheckpoint
 from ....model.checkpoints.matching import Detected
 from ....model.checkpoints.quantization import FULL_PRECISION, QuantConfig
-from ..runtime.kernels import has_fused
+from ..kitchen import has_fused
 
 # Formats that are dequantized on every device: torch multiplies no two e5m2 matrices.
 NEVER_NATIVE = {"gguf", "float8_e5m2"}

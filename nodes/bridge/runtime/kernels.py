@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ....model.runtime import kernels as plain
 from ....model.runtime.kernels import TORCH, Kernels
+from ..kitchen import has_fused
 
 log = logging.getLogger(__name__)
 
@@ -21,18 +22,6 @@ def kernels_for(device: torch.device) -> Kernels:
         return TORCH
     import comfy_kitchen
     return kitchen_kernels(comfy_kitchen)
-
-
-def has_fused(*functions: str) -> bool:
-    """Whether comfy-kitchen computes these with kernels of its own here. Without one it still answers, with several
-    PyTorch operations ("eager") that move more bytes than the plain forms; ComfyUI switches its CUDA kernels off for
-    PyTorch below CUDA 13."""
-    try:
-        from comfy_kitchen import registry
-    except ImportError:
-        return False
-    return any(one["available"] and not one["disabled"] and set(functions) <= set(one["capabilities"])
-               for name, one in registry.list_backends().items() if name != "eager")
 
 
 def kitchen_kernels(kitchen) -> Kernels:
