@@ -1,4 +1,7 @@
 """References and an instruction -> CONDITIONING and the latent to edit on."""
+from collections.abc import Sequence
+from functools import partial
+
 import node_helpers
 import torch
 from comfy_api.latest import io, ui
@@ -6,6 +9,7 @@ from comfy_api.latest import io, ui
 from ..messages import Message, Refusal
 from ..model.images import sizes
 from ..model.images.references import CLEAN_SIDE, named_references, off_failing_grid, resize
+from .bridge.text_encoders.lazy import LazyConditioning
 from .bridge.text_encoders.qwen3_vl import check_clip, encode_together
 from .common import categories
 from .common.checks import check_before_run, check_no_others, check_vae
@@ -49,6 +53,10 @@ def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, wid
     return [clean if size == target else size for size in wanted], clean, note
 
 
+def with_references(conditioning: Sequence, latents: list[torch.Tensor]) -> list:
+    return node_helpers.conditioning_set_values(conditioning, {"reference_latents": latents})
+
+
 def for_the_page(images: dict, resized: list[torch.Tensor]) -> dict:
     """The references (1, H, W, 4) in order: the socket each comes from, and a small file of it in ComfyUI's temporary
     folder. What a socket holds is known to nobody before it has run: a batch is several references."""
@@ -81,7 +89,8 @@ class QwenImage2EditEncode(io.ComfyNode):
                                 extra_dict=ui_hints(meter=True, references="images"),
                                 tooltip="What to change. Refer to several references as <image1>, <image2>, ..."),
                 io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True, default="",
-                                tooltip="What to avoid. Only used when the sampler's CFG is above 1."),
+                                tooltip="What to avoid. Only used, and only encoded, where the sampler's CFG is above "
+                                        "1."),
                 reference_inputs("RGB or RGBA, any size. Every picture of a batch is used."),
                 io.Combo.Input("resolution", [*RESOLUTIONS, AS_IT_IS], default="1024",
                                tooltip="Size class that each reference is resized to, at its own ratio. as it is: only "
@@ -117,10 +126,10 @@ class QwenImage2EditEncode(io.ComfyNode):
         wanted, target, note = plan_sizes(references, resolution, canvas, width, height, grid_guard)
         resized = [resize(image, *size) for image, size in zip(references, wanted)]
         latents = [vae.encode(image) for image in resized]
-        positive, negative = (node_helpers.conditioning_set_values(encoded, {"reference_latents": latents})
+        positive, negative = (LazyConditioning(partial(with_references, encoded, latents))
                               for encoded in encode_together(clip, (prompt, negative_prompt), resized))
         advice = None if named or len(references) == 1 else Message(
             "references_unnamed", "The prompt names none of the {count} references. Refer to them as <image1>, "
             "<image2>, ...", count=len(references))
-        return io.NodeOutput(positive, negative, empty_latent(*target, batch_size),
+        return io.NodeOutput(list(positive), negative, empty_latent(*target, batch_size),
                              ui=notify(cls, advice_on(prompt), note, advice) | for_the_page(images, resized))

@@ -2,7 +2,7 @@
 from comfy_api.latest import io
 
 from ..messages import Message
-from .bridge.text_encoders.qwen3_vl import check_clip, count_tokens
+from .bridge.text_encoders.qwen3_vl import check_clip, count_tokens, encode_together
 from .common import categories
 from .common.prompts import TRAINED_TOKENS, advice_on
 from .common.schemas import schema
@@ -26,7 +26,8 @@ class QwenImage2TextEncode(io.ComfyNode):
                                         "about 1,000 tokens; nothing is cut off. Prompt weights like (word:1.2) have "
                                         "no effect: the text is read as it is."),
                 io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True, default="",
-                                tooltip="What to avoid. Only used when the sampler's CFG is above 1."),
+                                tooltip="What to avoid. Only used, and only encoded, where the sampler's CFG is above "
+                                        "1."),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),
@@ -38,10 +39,9 @@ class QwenImage2TextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, clip, prompt, negative_prompt):
         check_clip(clip)
-        positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text))
-                              for text in (prompt, negative_prompt))
+        positive, negative = encode_together(clip, (prompt, negative_prompt), [])
         tokens = count_tokens(prompt)
         note = Message("prompt_tokens", "{tokens} tokens.", tokens=tokens) if tokens <= TRAINED_TOKENS else Message(
             "prompt_long", "{tokens} tokens; the model was trained for {max}. The prompt is encoded whole, but its end "
             "may be ignored.", tokens=tokens, max=TRAINED_TOKENS)
-        return io.NodeOutput(positive, negative, tokens, ui=notify(cls, note, advice_on(prompt)))
+        return io.NodeOutput(list(positive), negative, tokens, ui=notify(cls, note, advice_on(prompt)))

@@ -7,6 +7,7 @@ import contextlib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import comfy.model_management
 import comfy.sd
@@ -33,6 +34,7 @@ from ..quant.gguf_ops import gguf_operations, patch_gguf_on_use
 from ..quant.quantize import Network, Origin, patches_below
 from ..quant.weight_format import DTYPES, conversion, keeps_fp32
 from . import shared
+from .lazy import LazyConditioning
 
 NAME = "qwen3vl_8b"
 AUTO = "auto"  # the vision projector: whichever lies beside the language model and fits
@@ -57,6 +59,27 @@ def language_config(spec: TextEncoderSpec):
     return config
 
 
+def compute_dtype(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
+
+
+class Seen(NamedTuple):
+    """What the vision tower makes of an image: its tokens, (rows, columns) of patches, and features for some layers."""
+
+    merged: Tensor                # (tokens, width of the language model)
+    grid: Tensor                  # (1, 3)
+    deepstack: tuple[Tensor, ...]  # each like merged
+
+    def to(self, device: torch.device) -> "Seen":
+        return Seen(self.merged.to(device), self.grid.to(device), tuple(layer.to(device) for layer in self.deepstack))
+
+
+class VisionTower(comfy.text_encoders.qwen3vl.Qwen3VLVisionModel):
+    def fast_pos_embed_interpolate(self, grid_thw):
+        """In what the tower computes in: positions that a file has in fp32, as mmproj files do, would widen all."""
+        return super().fast_pos_embed_interpolate(grid_thw).to(compute_dtype(grid_thw.device))
+
+
 class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
     """Core's Qwen3-VL, built from a spec instead of core's table of known sizes."""
 
@@ -64,13 +87,13 @@ class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
         nn.Module.__init__(self)
         self.spec = spec
         self.origin: Origin | None = None
-        self.seen: dict[Tensor, tuple[Tensor, dict]] | None = None  # see seeing_once
+        self.seen: dict[Tensor, Seen] | None = None  # see seeing_once
         self.label, self.weights = "", ""  # the files, and how their weights are stored, for people
         self.num_layers = spec.layers
         self.dtype = dtype
         self.model = comfy.text_encoders.llama.Llama2_(language_config(spec), device=device, dtype=dtype,
                                                        ops=operations)
-        self.visual = None if spec.vision is None else comfy.text_encoders.qwen3vl.Qwen3VLVisionModel(
+        self.visual = None if spec.vision is None else VisionTower(
             shared.vision_config(spec.vision, spec.dim), device=device, dtype=dtype, ops=operations)
 
     def preprocess_embed(self, embed, device):
@@ -80,18 +103,28 @@ class Qwen3VL(comfy.text_encoders.qwen3vl.Qwen3VL):
         image, seen = embed["data"], {} if self.seen is None else self.seen
         if image not in seen:
             patches, grid = image_patches(image, self.spec.vision)
-            merged, deepstack = self.visual(patches.to(device), grid.to(device))
-            seen[image] = merged, {"grid": grid, "deepstack": deepstack}
-        return seen[image]
+            merged, deepstack = self.visual(patches.to(device, compute_dtype(device)), grid.to(device))
+            seen[image] = Seen(merged, grid, tuple(deepstack))
+        found = seen[image].to(device)
+        return found.merged, {"grid": found.grid, "deepstack": list(found.deepstack)}
 
     @contextlib.contextmanager
-    def seeing_once(self):
-        """Inside, an image, as this very tensor, passes through the vision tower once. Its weights must not change."""
-        self.seen = {}
+    def seeing_once(self, seen: dict[Tensor, Seen]):
+        """Inside, an image, as this very tensor, passes through the vision tower if it is not in `seen`, and is noted
+        there. The tower's weights must not change. What is noted waits in RAM."""
+        self.seen = seen
         try:
             yield
         finally:
             self.seen = None
+            seen.update({image: features.to(torch.device("cpu")) for image, features in seen.items()})
+
+    def forward(self, input_ids, attention_mask=None, embeds=None, **more):
+        """Core's, in bf16 on a card that has it: as the reference computes, where core would take fp32. Quantized
+        weights are dequantized all the same; their arithmetic would round activations that few tokens dominate."""
+        if embeds is not None:
+            embeds = embeds.to(compute_dtype(embeds.device))
+        return super().forward(input_ids, attention_mask, embeds=embeds, **more)
 
 
 def image_patches(image: Tensor, spec: VisionSpec) -> tuple[Tensor, Tensor]:
@@ -176,16 +209,21 @@ def over_white(image: Tensor) -> Tensor:
     return ((colour * alpha + (1 - alpha)) * 255).round() / 255  # in 8 bits, as the reference composes
 
 
-def encode_together(clip, prompts: Sequence[str], images: Sequence[Tensor]) -> list:
-    """CONDITIONING of each prompt with the same references (1, H, W, 3 or 4), sides multiples of 32.
+def encode_together(clip, prompts: Sequence[str], images: Sequence[Tensor]) -> list[LazyConditioning]:
+    """CONDITIONING of each prompt with the same references (1, H, W, 3 or 4), sides multiples of 32, encoded when it is
+    read.
 
     The vision tower sees each reference once for all prompts; where hooks on the CLIP change its weights while it
     encodes, once for each.
     """
-    shown = [over_white(image) for image in images]
-    once = language_model(clip).seeing_once() if clip.patcher.forced_hooks is None else contextlib.nullcontext()
-    with once:
-        return [clip.encode_from_tokens_scheduled(clip.tokenize(text, images=shown)) for text in prompts]
+    shown, seen = [over_white(image) for image in images], {}
+
+    def encode(tokens: dict) -> list:
+        once = language_model(clip).seeing_once(seen) if clip.patcher.forced_hooks is None else contextlib.nullcontext()
+        with once:
+            return clip.encode_from_tokens_scheduled(tokens)
+
+    return [LazyConditioning(functools.partial(encode, clip.tokenize(text, images=shown))) for text in prompts]
 
 
 def check_clip(clip, reads_images: bool = False) -> None:
@@ -245,7 +283,7 @@ def text_encoder_summary(clip: comfy.sd.CLIP) -> list[Message]:
 
 
 def weights_in_words(settings: quantization.QuantConfig, dtype: torch.dtype) -> str:
-    """How the weights are stored, and what is made of them: ComfyUI computes text encoders in fp32."""
+    """How the weights are stored, and what is made of them."""
     if not settings:
         return str(dtype).removeprefix("torch.")
     return Message("weights_dequantised", "{weights}, dequantized layer by layer",

@@ -57,6 +57,15 @@ def test_at_cfg_1_no_room_is_made_for_a_prompt_that_is_not_computed(guiders, mod
     assert ours == theirs < before
 
 
+def test_a_negative_prompt_is_encoded_above_1_only(guiders, model):
+    from qwen_image_2.nodes.bridge.text_encoders.lazy import LazyConditioning
+    negative = LazyConditioning(lambda: prompt(2, 9))
+    run(guiders.guider_for(model, prompt(0), negative, 1.0))
+    assert not negative.is_encoded
+    found = run(guiders.guider_for(model, prompt(0), negative, 3.0))
+    assert negative.is_encoded and torch.equal(found, run(guiders.guider_for(model, prompt(0), prompt(2, 9), 3.0)))
+
+
 def test_above_1_both_prompts_count(guiders, model, asked):
     positive, negative = prompt(0), prompt(2, 9)
     found = run(guiders.guider_for(model, positive, negative, 3.0))

@@ -12,9 +12,9 @@ from qwen_image_2.tools import tiny
 CONVROT = {"convrot": True, "convrot_groupsize": 64}
 # As in test_formats.py. All are dequantized: no activation is rounded.
 FORMATS = {
-    "int8": ("int8_tensorwise", {}, {"per_channel": True}, 1e-3),
-    "int8 ConvRot": ("int8_tensorwise", CONVROT, {"per_channel": True, **CONVROT}, 1e-3),
-    "fp8": ("float8_e4m3fn", {}, {"scale": "recalculate"}, 1e-3),
+    "int8": ("int8_tensorwise", {}, {"per_channel": True}),
+    "int8 ConvRot": ("int8_tensorwise", CONVROT, {"per_channel": True, **CONVROT}),
+    "fp8": ("float8_e4m3fn", {}, {"scale": "recalculate"}),
 }
 PROMPT = "a red circle, 红色的圆"
 
@@ -61,12 +61,18 @@ def test_a_vocabulary_in_blocks_is_refused(comfyui, reference, tmp_path):
         states(write(stored, tmp_path / "blocks.safetensors"))
 
 
+# In bf16, where a matrix's scale is rounded too, states are about as far from each other as from those in fp32.
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-3), (torch.bfloat16, 0.03)],
+                         ids=["as on a CPU", "as on a card"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_says_what_its_weights_say(comfyui, reference, tmp_path, name):
+def test_every_format_says_what_its_weights_say(comfyui, reference, tmp_path, monkeypatch, name, dtype, bound):
+    from qwen_image_2.nodes.bridge.text_encoders import qwen3_vl
+    monkeypatch.setattr(qwen3_vl, "compute_dtype", lambda device: dtype)
+    monkeypatch.delattr(torch, "_int_mm")
     stored, rounded = quantize(reference.text_encoder.state_dict(), name)
     found = states(write(stored, tmp_path / "quantised.safetensors"))
     expected = states(write(rounded, tmp_path / "rounded.safetensors"))
-    assert error(found, expected) < FORMATS[name][3]
+    assert error(found, expected) < bound
     # And the weights themselves are rounded: the plain file says something else.
     assert error(expected, states(write(reference.text_encoder.state_dict(), tmp_path / "plain.safetensors"))) > 5e-3
 

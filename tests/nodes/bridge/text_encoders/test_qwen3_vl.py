@@ -1,4 +1,6 @@
 """Prompt states and image slots against the reference pipeline's."""
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -108,8 +110,57 @@ def test_hooks_that_change_the_tower_between_prompts_are_seen(clip, looks):
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import encode_together
     hooked = clip.clone()
     hooked.use_clip_schedule, hooked.patcher.forced_hooks = True, comfy.hooks.create_hook_lora({}, 1.0, 1.0)
-    assert len(encode_together(hooked, ("make <image1> blue", "blurred"), REFERENCES)) == 2
+    for conditioning in encode_together(hooked, ("make <image1> blue", "blurred"), REFERENCES):
+        assert len(conditioning) == 1
     assert len(looks) == 6
+
+
+def test_a_prompt_that_nobody_reads_is_not_encoded(clip, looks, monkeypatch):
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import encode_together, language_model
+    prompts, passes, language = ("make <image1> blue", "blurred"), [], language_model(clip).model
+    forward = language.forward
+    monkeypatch.setattr(language, "forward", lambda *arguments, **more: passes.append(1) or forward(*arguments, **more))
+    read, unread = encode_together(clip, prompts, REFERENCES)
+    assert len(read) == 1 and (len(passes), len(looks)) == (1, 3) and not unread.is_encoded
+    assert len(unread) == 1 and (len(passes), len(looks)) == (2, 3)  # the tower's features have waited
+
+
+def test_a_prompt_that_cannot_be_encoded_is_refused_before_it_is_read(clip):
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import encode_together
+    with pytest.raises(ValueError, match="is reserved for reference images"):
+        encode_together(clip, ("a cat", "draw <|image_pad|>"), [])
+
+
+@pytest.mark.parametrize("images", [0, 3])
+def test_a_card_with_bf16_computes_in_it_as_the_reference_does(clip, reference, monkeypatch, images):
+    """States are no further from those in fp32 than the reference's own in bf16."""
+    from qwen_image_2.nodes.bridge.text_encoders import qwen3_vl
+    shown = pictures([(64, 64), (32, 160), (128, 96)], "RGB")[:images]
+    tensors = [torch.from_numpy(np.asarray(image).astype(np.float32) / 255).unsqueeze(0) for image in shown]
+    asked, dtypes = (PROMPTS["mixed"], shown or None), set()
+    exact = reference.encode_prompt(*asked)[0]
+    monkeypatch.setattr(reference, "text_encoder", copy.deepcopy(reference.text_encoder).bfloat16())
+    theirs = reference.encode_prompt(*asked)[0].float()
+    monkeypatch.setattr(qwen3_vl, "compute_dtype", lambda device: torch.bfloat16)
+    model = qwen3_vl.language_model(clip)
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: dtypes.add(inputs[0].dtype))
+             for layer in (model.model.layers[0].mlp, *([model.visual.blocks[0].mlp] if images else []))]
+    ours, _ = encode(clip, PROMPTS["mixed"], tensors)
+    for hook in hooks:
+        hook.remove()
+    assert dtypes == {torch.bfloat16} and ours.dtype == torch.float32
+    distance = [((states - exact).norm() / exact.norm()).item() for states in (ours, theirs)]
+    assert 1e-4 < distance[0] < 1.5 * distance[1]
+
+
+@pytest.mark.parametrize("able, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_card_is_asked_for_bf16(comfyui, monkeypatch, able, dtype):
+    import comfy.model_management
+
+    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import compute_dtype
+    assert compute_dtype(torch.device("cpu")) == torch.float32
+    monkeypatch.setattr(comfy.model_management, "should_use_bf16", lambda device: able)
+    assert compute_dtype(torch.device("cuda")) == dtype
 
 
 def test_readout_is_before_the_final_norm(clip, reference):

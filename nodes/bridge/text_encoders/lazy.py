@@ -1,0 +1,43 @@
+"""CONDITIONING that is encoded when somebody reads it."""
+from collections.abc import Callable, Sequence
+
+
+class LazyConditioning(Sequence):
+    """The list that `encode` makes, made when it is first read.
+
+    At CFG 1, the default, nobody reads the negative prompt, and encoding it takes as long as the positive one.
+    ComfyUI's nodes read it as the list that it stands for; sums and copies of it are plain lists. Where encoding fails
+    or is interrupted, the next reader begins anew.
+    """
+
+    def __init__(self, encode: Callable[[], list]):
+        self._encode: Callable[[], list] | None = encode
+        self._encoded: list = []
+
+    def _read(self) -> list:
+        if self._encode is not None:
+            self._encoded = self._encode()
+            self._encode = None  # with all that it holds: the CLIP, and what the vision tower has seen
+        return self._encoded
+
+    @property
+    def is_encoded(self) -> bool:
+        return self._encode is None
+
+    def __getitem__(self, index):
+        return self._read()[index]
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __add__(self, other: Sequence) -> list:
+        return [*self, *other]
+
+    def __radd__(self, other: Sequence) -> list:
+        return [*other, *self]
+
+    def copy(self) -> list:
+        return list(self)
+
+    def __reduce__(self):
+        return list, (self._read(),)
