@@ -87,7 +87,7 @@ BYTES = {"float8_e4m3fn": 1, "int8_tensorwise": 1, "nvfp4": 1 / 2 + 1 / 16}  # o
 # As in the official files: the layers between are quantized, what stands around them is not. For ComfyUI's modules.
 INNER_LAYERS = ("transformer_blocks.", "model.layers.")
 VOCABULARY = ("model.embed_tokens", "model.lm_head")
-ROTATIONS = (256, 64, 16)  # inputs that ConvRot mixes: powers of four, these have kernels everywhere
+ROTATIONS = (256, 64, 16)  # inputs that ConvRot mixes: powers of four
 # Scales of blocks are stored in tiles of so many rows and blocks.
 TILE_ROWS, TILE_BLOCKS = 128, 4
 
