@@ -2,6 +2,7 @@
 
 RapidOCR is an optional extra and heavy, so it is imported when an image is read and not before.
 """
+import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib.util import find_spec
@@ -57,7 +58,15 @@ def _reader() -> Callable[[ndarray], Any]:  # its own annotation is of all that 
     return RapidOCR(params={
         "Global.log_level": "error", "Global.use_cls": False, "Global.max_side_len": MAX_SIDE,
         "Global.text_score": 0.0,  # what it doubts is told apart here, by its confidence
+        "EngineConfig.onnxruntime.intra_op_num_threads": _threads(),
         "Det.model_path": str(_model("det")), "Rec.model_path": str(_model("rec"))})
+
+
+def _threads() -> int:
+    """As many as OMP_NUM_THREADS gives this process for its other computations; else -1, ONNX Runtime's own choice. Its
+    threads wait for each other actively, so too many of them make a shared machine many times slower."""
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has one number for each level
+    return int(given) if given.isdecimal() else -1
 
 
 @lru_cache(maxsize=1)

@@ -18,6 +18,8 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
+# Folders and files that take minutes, the longest first.
+LONGEST = ("browser", "tools/test_benchmarks.py", "server", "tools", "nodes/bridge")
 # What every test in a folder is marked with. The tests of the page start a server as well.
 MARKS = {"server": ["server"], "browser": ["browser", "server"]}
 
@@ -37,7 +39,13 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
 
 
+def _rank(path: Path) -> int:
+    return next((rank for rank, name in enumerate(LONGEST) if HERE / name in (path, *path.parents)), len(LONGEST))
+
+
 def pytest_collection_modifyitems(items):
+    if "PYTEST_XDIST_WORKER" in os.environ:  # what takes longest begins first, or one process would end alone
+        items.sort(key=lambda item: _rank(item.path))
     for item in items:
         for folder, marks in MARKS.items():
             if HERE / folder in item.path.parents:

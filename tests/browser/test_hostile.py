@@ -10,9 +10,9 @@ from .conftest import ROOT, Page, expect
 MARKUP = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 
 
-@pytest.fixture(params=["classic", "vue"])
+@pytest.fixture(scope="module", params=["classic", "vue"])
 def own_page(chromium, server, request):
-    """Menus remember what a file has put into them: nobody else's page."""
+    """Menus remember what a file has put into them: not the page of other tests."""
     tab = chromium.new_page(viewport={"width": 1900, "height": 1200})
     yield Page(tab, server, request.param)
     tab.close()

@@ -120,6 +120,15 @@ def test_a_missing_reader_gives_the_install_command(nodes, monkeypatch, found):
         nodes.check(page("FREE"), "FREE")
 
 
+@pytest.mark.parametrize(("given", "threads"), [("3", 3), ("2,1", 2), (None, -1), ("many", -1)])
+def test_the_reader_has_the_threads_of_the_process(monkeypatch, given, threads):
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert ocr._threads() == threads
+
+
 def test_cancelling_stops_between_pictures(nodes, monkeypatch):
     import comfy.model_management as management
     looked = []

@@ -1,4 +1,5 @@
 """GGUF text encoders through a running server: prompts, edits with references, and what is said without a projector."""
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,16 +70,23 @@ def test_without_a_projector_prompts_work_and_edits_are_refused(client, tmp_path
         edit(client, tmp_path, text_encoder=EXACT, vision_projector="none")
 
 
-def test_a_projector_that_is_put_beside_the_file_is_found(client, models, tmp_path):
-    """As the refusal says to do, without a restart."""
+@pytest.fixture
+def alone(models):
+    """A folder that has the file, and no projector; the others' menus do not show it."""
     folder = models / "text_encoders" / "alone"
     folder.mkdir()
-    alone = f"alone/{Path(EXACT).name}"
     (folder / Path(EXACT).name).symlink_to(models / "text_encoders" / EXACT)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_projector_that_is_put_beside_the_file_is_found(client, models, tmp_path, alone):
+    """As the refusal says to do, without a restart."""
+    chosen = f"alone/{Path(EXACT).name}"
     with pytest.raises(WorkflowError, match="without its vision projector"):
-        edit(client, tmp_path, text_encoder=alone)
-    (folder / "mmproj-F32.gguf").symlink_to(models / "text_encoders" / PROJECTOR)
-    assert error(edit(client, tmp_path, text_encoder=alone), edit(client, tmp_path)) < 1e-4
+        edit(client, tmp_path, text_encoder=chosen)
+    (alone / "mmproj-F32.gguf").symlink_to(models / "text_encoders" / PROJECTOR)
+    assert error(edit(client, tmp_path, text_encoder=chosen), edit(client, tmp_path)) < 1e-4
 
 
 def test_a_projector_for_a_safetensors_file_is_refused(client, tmp_path):

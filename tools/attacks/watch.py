@@ -3,6 +3,7 @@ import json
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -66,23 +67,25 @@ def attacked(name: str, seed: int, numbers: range, limits: Limits, module: str =
 
 def _outcomes(module: str, name: str, seed: int, numbers: range, limits: Limits) -> Iterator[Outcome]:
     """Up to the first input that ends the process, or for which it has to be ended."""
-    command = [sys.executable, "-I", "-c", CHILD, str(ROOT / "tools"), module, name, str(seed), str(numbers.start),
-               str(len(numbers))]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    lines: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_read, args=(child, lines), daemon=True).start()
-    try:
-        for number in numbers:
-            if _next(lines, START_SECONDS) is None:
-                raise RuntimeError(f"The process that attacks {name} did not start, or was lost before input {number}.")
-            answer = _next(lines, limits.seconds + GRACE)
-            if answer is None:
-                yield _lost(child, number, limits)
-                return
-            yield Outcome(**json.loads(answer))
-    finally:
-        child.kill()
-        child.wait()
+    with tempfile.TemporaryDirectory(prefix="qwen-image-2-attack-") as folder:  # the process may not come to its end
+        command = [sys.executable, "-I", "-c", CHILD, str(ROOT / "tools"), module, folder, name, str(seed),
+                   str(numbers.start), str(len(numbers))]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=_read, args=(child, lines), daemon=True).start()
+        try:
+            for number in numbers:
+                if _next(lines, START_SECONDS) is None:
+                    raise RuntimeError(f"The process that attacks {name} did not start, or was lost before input "
+                                       f"{number}.")
+                answer = _next(lines, limits.seconds + GRACE)
+                if answer is None:
+                    yield _lost(child, number, limits)
+                    return
+                yield Outcome(**json.loads(answer))
+        finally:
+            child.kill()
+            child.wait()
 
 
 def _read(child: subprocess.Popen, lines: queue.Queue) -> None:

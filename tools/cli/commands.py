@@ -109,7 +109,8 @@ def side_by_side(arguments: list[str]) -> list[str]:
     single = {"--pdb", "--trace", "-s", "--capture=no", "--collect-only", "--co"} & set(arguments)
     if named or single or any(argument.startswith(("-n", "--numprocesses")) for argument in arguments):
         return []
-    return ["-n", str(min((os.cpu_count() or 1) + 1, MAX_TEST_PROCESSES)), "--dist", "loadfile"]
+    return ["-n", str(min((os.cpu_count() or 1) + 1, MAX_TEST_PROCESSES)), "--dist", "loadfile",
+            "--no-loadscope-reorder"]  # the tests know which files take long
 
 
 def may_need_browser(arguments: list[str]) -> bool:

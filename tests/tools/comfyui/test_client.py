@@ -35,12 +35,25 @@ def slow(**inputs):
 
 
 @pytest.fixture(scope="module")
-def server(comfyui_path):
-    with Server(comfyui_path, cpu=True, require_pack=False) as running:
-        yield running
+def running(comfyui_path):
+    """Gives a running server: one for all tests, and the next one only where a test has ended it."""
+    with contextlib.ExitStack() as stack:
+        servers = []
+
+        def server() -> Server:
+            if not servers or servers[-1].process.poll() is not None:
+                servers.append(stack.enter_context(Server(comfyui_path, cpu=True, require_pack=False)))
+            return servers[-1]
+
+        yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def server(running):
+    return running()
+
+
+@pytest.fixture
 def client(server):
     return Client(server.url)
 
@@ -219,6 +232,6 @@ def test_absent_server_is_reported():
 
 
 def test_death_of_the_server_ends_the_waiting(server, client):
-    """Last in this file: it ends the server that the others use."""
+    """Last in this file, because the others would wait for another server."""
     with pytest.raises(ServerGone):
         client.run(slow(color=7), lambda event: os.kill(server.process.pid, signal.SIGKILL), timeout=60)
