@@ -82,8 +82,7 @@ def step_errors(folder: Path) -> dict[str, float]:
     plain.load_state_dict(state)
     exact, found = velocity(plain), {}
     for name, (algorithm, settings, arguments) in FORMATS.items():
-        stored, _ = tiny.quantized(lambda key: "transformer_blocks" in key, tiny.to_comfy_transformer(state),
-                                   algorithm, settings, arguments)
+        stored, _ = tiny.quantized(lambda key: "transformer_blocks" in key, state, algorithm, settings, arguments)
         path = folder / "quantised.safetensors"
         tiny.save_as_they_are(stored, path)
         network = load_model(path, path.name, "base").model.diffusion_model

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from qwen_image_2.model.checkpoints import loading
 from qwen_image_2.model.checkpoints.files import open_checkpoint
-from qwen_image_2.model.qwen_image_2 import key_maps
 from qwen_image_2.model.qwen_image_2.detect import detect_transformer
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 
@@ -42,11 +41,7 @@ def ours(path: Path) -> Loaded:
 
 def safetensors(path: Path) -> Loaded:
     """What safetensors does on its own; the values stay on the disk until somebody reads them."""
-    state = load_file(path)
-    for name in [name for name in state if key_maps.FUSED_MLP in name]:
-        halves = state.pop(name).chunk(2)
-        state.update({name.replace(key_maps.FUSED_MLP, split): rows for split, rows in zip(key_maps.SPLIT_MLP, halves)})
-    return state
+    return load_file(path)
 
 
 def safetensors_read(path: Path) -> Loaded:

@@ -41,7 +41,7 @@ class Networks:
             context_in_dim=spec.context_dim).eval()
         self.theirs.load_state_dict(tiny.randomise(self.theirs.state_dict(), seed=0))
         self.ours = Transformer(spec).eval()
-        self.ours.load_state_dict(self.theirs.state_dict())
+        self.ours.load_state_dict(tiny.to_comfy_transformer(self.theirs.state_dict()))
         generator = torch.Generator().manual_seed(1)
         count = int(reference)
         self.references = torch.randn(count, spec.channels, SIDE, SIDE, generator=generator).split(1) if count else ()
@@ -81,7 +81,7 @@ def their_network(ours: Transformer) -> QwenImage21Transformer2DModel:
     made = empty(1)
     # They hold tables that are no parameters.
     network.pos_embed, network.time_text_embed = made.pos_embed, made.time_text_embed
-    network.load_state_dict(ours.state_dict(), assign=True)
+    network.load_state_dict(tiny.to_diffusers_transformer(ours.state_dict()), assign=True)
     return network.eval()
 
 

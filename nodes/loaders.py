@@ -129,7 +129,8 @@ class QwenImage2LoadModel(io.ComfyNode):
         model = load_model(folders.resolve(folders.TRANSFORMER, diffusion_model), diffusion_model, variant,
                            weight_format)
         about = miniature.ABOUT if diffusion_model == miniature.NAME else None
-        return io.NodeOutput(model, ui=notify(cls, in_words(diffusion_model, variant, model), about))
+        return io.NodeOutput(model, ui=notify(cls, in_words(diffusion_model, variant, model),
+                                              about_mlps(diffusion_model, model), about))
 
 
 def in_words(name: str, variant: str, model) -> Message:
@@ -137,6 +138,13 @@ def in_words(name: str, variant: str, model) -> Message:
     return Message("transformer_loaded", "{file}: {variant} model, {blocks} blocks of width {width}, {size} GiB, "
                    "{weights}.", file=name, variant=variant, blocks=spec.layers, width=spec.dim,
                    size=f"{model.model_size() / 2**30:.2f}", weights=model.model.weights)
+
+
+def about_mlps(name: str, model) -> Message | None:
+    return None if model.model.spec.fused_mlp else Message(
+        "mlp_in_halves", "{file} stores gate and projection of an MLP in different types, or with one scale each, so "
+        "they stay two matrices and a step takes a little longer. Choose a file with fused MLPs, such as Comfy-Org's, "
+        "to avoid that.", file=name)
 
 
 class QwenImage2LoadTextEncoder(io.ComfyNode):

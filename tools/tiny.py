@@ -72,7 +72,7 @@ def shapes(module: torch.nn.Module) -> State:
 
 
 def to_comfy_transformer(state: State) -> State:
-    """diffusers names -> Comfy-Org's single file: gate and projection fused, gate rows first."""
+    """diffusers names -> Comfy-Org's single file and the pack's own: gate and projection fused, gate rows first."""
     gate, projection = key_maps.SPLIT_MLP
     out = {}
     for name, value in state.items():
@@ -81,6 +81,12 @@ def to_comfy_transformer(state: State) -> State:
         elif projection not in name:
             out[name] = value
     return out
+
+
+def to_diffusers_transformer(state: State) -> State:
+    """The inverse; gate and projection are views of the matrix's rows."""
+    return {name: rows for whole, value in state.items()
+            for names in [key_maps.rows_of(whole)] for name, rows in zip(names, value.chunk(len(names)), strict=True)}
 
 
 def to_wan_vae(state: State) -> State:
@@ -117,7 +123,8 @@ def mark(**settings) -> torch.Tensor:
 
 
 def save_as_they_are(state: State, path: Path, metadata: dict[str, str] | None = None) -> None:
-    safetensors.torch.save_file({name: value.contiguous() for name, value in state.items()}, path, metadata)
+    tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    safetensors.torch.save_file(tensors, path, metadata)  # which refuses views of one tensor
 
 
 def text_encoder_state() -> State:
@@ -152,7 +159,7 @@ def scripted(state: State, tokens: list[int]) -> State:
 
 
 def save(state: State, path: Path, config: dict, dtype=torch.bfloat16) -> None:
-    tensors = {name: value.to(dtype).contiguous() for name, value in state.items()}
+    tensors = {name: value.to(dtype, copy=True).contiguous() for name, value in state.items()}
     atomic.write_bytes(path, safetensors.torch.save(tensors, {"format": "pt", "config": json.dumps(config)}))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from . import finite, gguf, quantization
 from .checkpoint import Checkpoint, GGUFCheckpoint, StoredCheckpoint, Tensors
-from .matching import Detected, Source, layer_of
+from .matching import Detected, layer_of
 from .quantization import PLAIN_DTYPES
 
 Read = Callable[[str], Tensor]  # name of a tensor of the file -> the tensor
@@ -71,8 +71,19 @@ class _Entries:
     def as_stored(self, name: str) -> Tensor:
         """A quantized weight, or one of its scales."""
         source = self.detected.table[name]
-        value = _rows(self.mapped(source.name), source)
-        self.refuse_infinite(quantization.as_numbers(name, value, self.detected.quantization), source.name)
+        if len(source) == 1:
+            return self.looked_at(name, source[0], self.mapped)
+        values = [self.looked_at(name, tensor, self.checkpoint.read) for tensor in source]
+        layer, _, last = name.rpartition(".")
+        if last == "weight_scale" and self.detected.quantization[layer]["format"] in quantization.ONE_SCALE_OR_ROWS:
+            weights = self.detected.table[f"{layer}.weight"]
+            values = [value.reshape(-1, 1).expand(self.checkpoint.tensors[weight].shape[0], 1)
+                      for value, weight in zip(values, weights, strict=True)]
+        return torch.cat(values)
+
+    def looked_at(self, name: str, tensor: str, read: Read) -> Tensor:
+        value = read(tensor)
+        self.refuse_infinite(quantization.as_numbers(name, value, self.detected.quantization), tensor)
         return value
 
     def quantized(self, name: str, layer: str) -> Mapping[str, Tensor]:
@@ -81,21 +92,24 @@ class _Entries:
         return self.quantizing.quantize(self.plain(name, read), absmax, self.quantizing.layers[layer])
 
     def converted(self, name: str) -> Tensor:
-        """In the module's dtype, or fp32 that is kept. A tensor that is converted is mapped on its own, so that its
-        pages go when the copy is there."""
-        stored = PLAIN_DTYPES.get(self.checkpoint.tensors[self.detected.table[name].name].dtype)
-        dtype = stored if self.keep_fp32 and stored == torch.float32 else self.dtype
-        read = self.mapped if stored == dtype else self.checkpoint.read
+        """In the module's dtype, or fp32 that is kept. A tensor that is converted, or joined with others, is mapped on
+        its own, so that its pages go when the copy is there."""
+        source = self.detected.table[name]
+        stored = {PLAIN_DTYPES.get(self.checkpoint.tensors[tensor].dtype) for tensor in source}
+        dtype = torch.float32 if self.keep_fp32 and stored == {torch.float32} else self.dtype
+        read = self.mapped if len(source) == 1 and stored == {dtype} else self.checkpoint.read
         return self.plain(name, read).to(dtype)
 
     def plain(self, name: str, read: Read) -> Tensor:
         """The values in the parameter's shape, decoded where they are GGUF's blocks."""
-        source = self.detected.table[name]
-        value, stored = _rows(read(source.name), source), self.checkpoint.tensors[source.name].dtype
+        parts = [self.decoded(tensor, read) for tensor in self.detected.table[name]]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(self.detected.shapes[name])
+
+    def decoded(self, tensor: str, read: Read) -> Tensor:
+        value, stored = read(tensor), self.checkpoint.tensors[tensor].dtype
         if stored in gguf.BLOCKS:
             value = gguf.dequantize(value, stored)
-        value = value.reshape(self.detected.shapes[name])
-        self.refuse_infinite(value, source.name)
+        self.refuse_infinite(value, tensor)
         return value
 
     def refuse_infinite(self, value: Tensor, name: str) -> None:
@@ -105,10 +119,6 @@ class _Entries:
         if not (finite.has_finite_scales(value, stored) if packed else finite.is_finite(value)):
             raise self.checkpoint.fail("tensor_not_finite", "{file} is damaged: tensor {tensor} contains NaN or "
                                        "infinite values.", tensor=name)
-
-
-def _rows(value: Tensor, source: Source) -> Tensor:
-    return value if source.rows == slice(None) else value[source.rows]
 
 
 def stored_dtype(tensors: Tensors) -> torch.dtype:

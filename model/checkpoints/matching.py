@@ -19,13 +19,8 @@ Result = TypeVar("Result")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-class Source(NamedTuple):
-    """Where a parameter's values are: a tensor of the file, or some of its rows."""
-
-    name: str
-    rows: slice = slice(None)
-
-
+# Where a parameter's values are: a tensor of the file, or several whose rows follow each other.
+Source = tuple[str, ...]
 Sources = Mapping[str, Source]
 
 
@@ -42,7 +37,7 @@ class Detected(Generic[Spec]):
     @property
     def tensors(self) -> set[str]:
         """The file's tensors that it is made of."""
-        return {source.name for source in self.table.values()}
+        return {name for source in self.table.values() for name in source}
 
 
 class Part(NamedTuple):
@@ -86,25 +81,24 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def match(checkpoint: Checkpoint, expected: Shapes, sources: Sources) -> dict[str, Source]:
-    """The sources, after a check that they and the expected parameters agree one to one, in name and shape."""
-    for name, shape in expected.items():
+    """The sources, after a check that they and the expected parameters agree one to one, in name and shape. Tensors
+    that make one parameter have equal shares of its rows."""
+    for name, whole in expected.items():
         source = sources[name]
-        if source.name not in checkpoint.tensors:
-            raise missing_tensor(checkpoint.label, source.name)
-        found = _shape_of_rows(checkpoint.tensors[source.name].shape, source.rows)
-        if _without_unit_axes(found) != _without_unit_axes(shape):
-            raise checkpoint.fail("tensor_shape", "{file}: tensor {tensor} has shape {shape}, expected {expected}.",
-                                  tensor=source.name, shape=str(list(found)),
-                                  expected=str(list(shape)))
-    unknown = sorted(set(checkpoint.tensors) - {source.name for source in sources.values()})
+        shape = whole if len(source) == 1 else (whole[0] // len(source), *whole[1:])
+        for tensor in source:
+            if tensor not in checkpoint.tensors:
+                raise missing_tensor(checkpoint.label, tensor)
+            found = checkpoint.tensors[tensor].shape
+            if _without_unit_axes(found) != _without_unit_axes(shape):
+                raise checkpoint.fail("tensor_shape", "{file}: tensor {tensor} has shape {shape}, expected {expected}.",
+                                      tensor=tensor, shape=str(list(found)),
+                                      expected=str(list(shape)))
+    unknown = sorted(set(checkpoint.tensors) - {tensor for source in sources.values() for tensor in source})
     if unknown:
         raise checkpoint.fail("tensors_unknown", "{file} has {count} tensors that do not belong to this architecture, "
                               "for example {tensor}.", count=len(unknown), tensor=unknown[0])
     return dict(sources)
-
-
-def _shape_of_rows(shape: tuple[int, ...], rows: slice) -> tuple[int, ...]:
-    return (len(range(*rows.indices(shape[0]))), *shape[1:]) if shape else shape
 
 
 def _without_unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -120,27 +114,38 @@ def layer_of(name: str) -> str:
 
 def records_of(checkpoint: Checkpoint, table: Sources) -> dict[str, dict]:
     """The records of the layers that quantized tensors fill, by the layers' own names."""
-    return {layer_of(name): checkpoint.quantization[layer_of(source.name)] for name, source in table.items()
-            if layer_of(source.name) in checkpoint.quantization}
+    return {layer_of(name): checkpoint.quantization[layer_of(source[0])] for name, source in table.items()
+            if layer_of(source[0]) in checkpoint.quantization}
 
 
-def companion_sources(stored: Checkpoint, companions: Mapping[str, Mapping[str, str]],
-                      table: Sources) -> dict[str, Source]:
-    """Scales of each quantized parameter: the rows that its weight has of a fused one, or the one for all rows."""
-    found = {}
-    for name, source in table.items():
-        rows = stored.tensors[source.name].shape[:1]
-        for companion, theirs in companions.get(source.name, {}).items():
-            scales = stored.tensors[theirs]
-            # One byte is the scale of a block. Those lie in tiles of rows, which cannot be cut.
-            in_tiles = scales.dtype[:2] in ("F8", "U8")
-            if source.rows != slice(None) and rows[0] // 2 % quantization.TILE_ROWS and in_tiles:
-                raise stored.fail("fused_scales", "{file}: the block scales of {tensor} span both halves ({rows} rows "
-                                  "each). Quantize gate and projection separately.", tensor=source.name,
-                                  rows=rows[0] // 2)
-            one_for_each_row = scales.shape[:1] == rows and len(rows) and companion != "pre_quant_scale"
-            found[f"{layer_of(name)}.{companion}"] = Source(theirs, source.rows if one_for_each_row else slice(None))
-    return found
+def companion_sources(companions: Mapping[str, Mapping[str, str]], table: Sources) -> dict[str, Source]:
+    """The scales of each quantized parameter, from the same tensors as its weight."""
+    return {f"{layer_of(name)}.{companion}": tuple(companions[tensor][companion] for tensor in source)
+            for name, source in table.items() for companion in companions.get(source[0], {})}
+
+
+def can_be_joined(stored: Checkpoint, companions: Mapping[str, Mapping[str, str]], weights: Source) -> bool:
+    """Whether the rows of these matrices are those of one matrix in the same format, to the bit.
+
+    Not where they differ in their formats, and not where one number scales a whole matrix: each has another, and
+    scaling values of 8 bits anew would round them once more. int8 alone may have a scale for each row instead.
+    companions: see quantization.unpack.
+    """
+    records = [stored.quantization.get(layer_of(weight)) for weight in weights]
+    if any(record != records[0] for record in records):
+        return False
+    if records[0] is None or not quantization.FORMATS[records[0]["format"]].scales:
+        return True  # plain, or GGUF's blocks with their scales inside
+    if any(set(companions[weight]) != {"weight_scale"} for weight in weights):
+        return False
+    if records[0]["format"] in quantization.ONE_SCALE_OR_ROWS:
+        return True
+    rows = {stored.tensors[weight].shape[:1] for weight in weights}
+    scales = {stored.tensors[companions[weight]["weight_scale"]].shape for weight in weights}
+    in_tiles = quantization.FORMATS[records[0]["format"]].block
+    # Scales of blocks lie in tiles of rows: those of another matrix can follow where the last tile is full.
+    return len(scales) == 1 and {shape[:1] for shape in scales} == rows and not (
+        in_tiles and any(count % quantization.TILE_ROWS for count, in rows))
 
 
 def refuse_other_tools(checkpoint: Checkpoint) -> None:

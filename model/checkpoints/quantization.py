@@ -52,6 +52,8 @@ FORMATS = {
 # As safetensors names them: their own dtype, or bare bytes.
 BLOCK_SCALES = {torch.float8_e8m0fnu: ("F8_E8M0", "U8"), torch.float8_e4m3fn: ("F8_E4M3", "U8")}
 ROWS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "gguf")  # whose rows can be looked up one by one
+# Formats of which ComfyUI computes the same with one scale for the matrix, and with that scale for each row.
+ONE_SCALE_OR_ROWS = ("int8_tensorwise",)
 # What may stand beside a quantized weight.
 COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
 OLD_COMPANIONS = {"weight_scale": "scale_weight", "input_scale": "scale_input"}

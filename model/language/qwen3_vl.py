@@ -14,7 +14,7 @@ from ..checkpoints.config_json import COUNT, INDEX, POSITIVE
 from ..checkpoints.matching import (
     Detected,
     Part,
-    Source,
+    Sources,
     Spec,
     companion_sources,
     layer_of,
@@ -110,16 +110,16 @@ def detect_language_model(checkpoint: Checkpoint, part: Part, markers: tuple[str
     prefix = _prefix(checkpoint, markers[0])
     stored = checkpoint.below(prefix)
     unpacked = quantization.unpack(stored)
-    table = {key_maps.COMFY.back(name): Source(name) for name in unpacked.plain.tensors}
-    named = stored.with_tensors({name: unpacked.plain.tensors[source.name] for name, source in table.items()})
+    table: Sources = {key_maps.COMFY.back(name): (name,) for name in unpacked.plain.tensors}
+    named = stored.with_tensors({name: unpacked.plain.tensors[tensor] for name, (tensor,) in table.items()})
     if not all(marker in named.tensors for marker in markers):
         raise wrong_file(checkpoint, part)
     refuse_unexplained(unpacked.plain)
     _refuse_packed_vocabulary(stored, table)
     records = records_of(stored, table)
-    table |= companion_sources(stored, unpacked.companions, table)
+    table = {**table, **companion_sources(unpacked.companions, table)}
     spec = sized(named, spec_of, named)
-    return Detected(spec, {name: Source(prefix + source.name, source.rows) for name, source in table.items()},
+    return Detected(spec, {name: (prefix + tensor,) for name, (tensor,) in table.items()},
                     {name: info.shape for name, info in named.tensors.items()}, records,
                     needed_config(named, spec_of, spec))
 
@@ -131,11 +131,11 @@ def _prefix(checkpoint: Checkpoint, marker: str) -> str:
     return prefix if prefix.endswith(CORE_NETWORK) else ""
 
 
-def _refuse_packed_vocabulary(checkpoint: Checkpoint, table: dict[str, Source]) -> None:
+def _refuse_packed_vocabulary(checkpoint: Checkpoint, table: Sources) -> None:
     """Words are looked up row by row, which blocks and rotated 4 bits do not allow in ComfyUI's embeddings."""
     if EMBEDDINGS not in table:
         return
-    name = table[EMBEDDINGS].name
+    name, = table[EMBEDDINGS]
     found = checkpoint.quantization.get(layer_of(name), {}).get("format")
     if found is not None and found not in quantization.ROWS:
         raise checkpoint.fail("vocabulary_quantised", "{file}: the vocabulary ({tensor}) is quantized as {format}, "

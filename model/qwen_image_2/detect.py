@@ -2,7 +2,8 @@
 
 Pure functions of a `Checkpoint`; no tensor is read. A file that holds something else gives one sentence that says what.
 """
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from ...messages import Message
 from ..checkpoints import quantization
@@ -11,7 +12,8 @@ from ..checkpoints.config_json import COUNT, FLAG, NUMBER, POSITIVE
 from ..checkpoints.matching import (
     Detected,
     Part,
-    Source,
+    Sources,
+    can_be_joined,
     companion_sources,
     match,
     needed_config,
@@ -52,13 +54,14 @@ def detect_transformer(checkpoint: Checkpoint) -> Detected[TransformerSpec]:
     stored = checkpoint.below(prefix)
     plain, companions = quantization.unpack(stored)
     refuse_unexplained(plain)
-    spec = sized(plain, transformer_spec, plain)
+    found = sized(plain, transformer_spec, plain)
+    spec = replace(found, fused_mlp=_can_fuse_mlps(stored, companions, found.layers))
     expected = sized(plain, lambda: shapes(Transformer(spec, device="meta")))
     table = match(plain, expected, _transformer_sources(expected, plain.tensors))
     records = records_of(stored, table)
-    table |= companion_sources(stored, companions, table)
-    return Detected(spec, {name: Source(prefix + source.name, source.rows) for name, source in table.items()},
-                    expected, records, needed_config(plain, transformer_spec, spec))
+    table |= companion_sources(companions, table)
+    return Detected(spec, {name: tuple(prefix + tensor for tensor in source) for name, source in table.items()},
+                    expected, records, needed_config(plain, transformer_spec, found))
 
 
 def transformer_spec(checkpoint: Checkpoint) -> TransformerSpec:
@@ -88,17 +91,17 @@ def _rope_axes(head_dim: int) -> tuple[int, int, int]:
     return frame, (head_dim - frame) // 2, (head_dim - frame) // 2
 
 
-def _transformer_sources(expected: Iterable[str], tensors: Tensors) -> dict[str, Source]:
-    """Each parameter's tensor; both halves of a fused MLP matrix are rows of it, gate first."""
-    sources = {}
-    for name in expected:
-        sources[name] = Source(name)
-        for half, split in enumerate(key_maps.SPLIT_MLP):
-            fused = name.replace(split, key_maps.FUSED_MLP)
-            if split in name and fused in tensors and tensors[fused].shape:
-                rows = tensors[fused].shape[0] // 2
-                sources[name] = Source(fused, slice(half * rows, (half + 1) * rows))
-    return sources
+def _can_fuse_mlps(stored: Checkpoint, companions: Mapping[str, Mapping[str, str]], layers: int) -> bool:
+    """Whether gate and projection are one matrix in every block of the file, or can be made one. A network has one form
+    for all its blocks."""
+    halves = [tuple(f"transformer_blocks.{block}.{half}.weight" for half in key_maps.SPLIT_MLP)
+              for block in range(layers)]
+    return all(can_be_joined(stored, companions, pair) for pair in halves if stored.tensors.keys() >= set(pair))
+
+
+def _transformer_sources(expected: Iterable[str], tensors: Tensors) -> Sources:
+    """Each parameter's tensor; where a file has no fused MLP matrix, its halves, gate first."""
+    return {name: (name,) if name in tensors else key_maps.rows_of(name) for name in expected}
 
 
 # ---------------------------------------------------------------- autoencoder
@@ -119,8 +122,8 @@ def detect_vae(checkpoint: Checkpoint) -> Detected[VAESpec]:
     spec = sized(named, vae_spec, named)
     expected = sized(named, lambda: shapes(VAE(spec, device="meta")))
     used = {name: info for name, info in named.tensors.items() if key_maps.VAE_UNUSED not in name}
-    table = match(named.with_tensors(used), expected, {name: Source(name) for name in expected})
-    return Detected(spec, {name: Source(prefix + theirs(source.name)) for name, source in table.items()}, expected,
+    table = match(named.with_tensors(used), expected, {name: (name,) for name in expected})
+    return Detected(spec, {name: (prefix + theirs(name),) for name in table}, expected,
                     config=needed_config(named, vae_spec, spec))
 
 

@@ -1,7 +1,8 @@
 """The names that the same weights carry in circulating files, as tables that work in both directions.
 
-Our modules use the names of the diffusers checkpoint. Any file may have a prefix; transformer files differ in whether
-the MLP's gate and projection are fused (Comfy-Org); VAE files may use Wan 2.2's names.
+Our modules use the names of the diffusers checkpoint, and for the MLP's matrix that of Comfy-Org's files, in which gate
+and projection are fused. Any file may have a prefix; transformer files have fused MLPs or split ones; VAE files may use
+Wan 2.2's names.
 """
 from ..checkpoints.rename import KeyMap
 
@@ -38,6 +39,15 @@ VAE_WAN = KeyMap((
 ), inside=".resnets.")
 # In every file, and never used for a single frame.
 VAE_UNUSED = ".time_conv."
+
+
+def rows_of(name: str) -> tuple[str, ...]:
+    """The names in split files of the rows of this matrix: two for a fused MLP matrix, else the name itself. Also of
+    names that have no dots."""
+    for written in (lambda form: form, lambda form: form.replace(".", "_")):
+        if written(FUSED_MLP) in name:
+            return tuple(name.replace(written(FUSED_MLP), written(half)) for half in SPLIT_MLP)
+    return (name,)
 
 
 def mlp_halves(name: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """LoRA files in the form that ComfyUI's loader and this transformer share.
 
 Trainers that work on Comfy-Org's files (ai-toolkit, musubi) adapt the MLP's gate and projection as one matrix,
-img_mlp.gate_up; here they are two. Some files keep their scale in their metadata alone, where ComfyUI does not look.
+img_mlp.gate_up, others as two. Some files keep their scale in their metadata alone, where ComfyUI does not look.
 """
 import json
 import re
@@ -48,7 +48,7 @@ def normalized(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: 
     _check_family(renamed, origins, label)
     scales = _all_scales(renamed, metadata, label)
     origins |= dict.fromkeys(scales, METADATA)
-    return split_mlp(Normalized(renamed | scales, origins), label)
+    return Normalized(renamed | scales, origins)
 
 
 def twice(label: str, one: str, other: str) -> LoraError:
@@ -67,7 +67,8 @@ def _check_family(state: Mapping[str, Tensor], origins: Mapping[str, str], label
 
 
 def split_mlp(found: Normalized, label: str) -> Normalized:
-    """Adapters of the fused MLP matrix -> one for the gate and one for the projection, its rows' halves."""
+    """Adapters of the fused MLP matrix -> one for the gate and one for the projection, its rows' halves: for a
+    transformer that has these as two matrices."""
     state: dict[str, Tensor] = {}
     origins: dict[str, str] = {}
     for name, tensor in found.state.items():
@@ -105,7 +106,7 @@ def _halves(part: str, tensor: Tensor, name: str, label: str) -> tuple[Tensor, T
         raise whole_transformer(label, name)
     if part not in _ROWS or not tensor.ndim or len(tensor) % 2:
         raise LoraError("lora_fused", "{file} adapts {matrix} as one matrix in a way that cannot be split ({tensor}); "
-                        "this model has two. Train the LoRA on the diffusers form of the weights instead.",
+                        "this model's file has two. Load the model from Comfy-Org's file instead.",
                         file=label, matrix=FUSED_MLP, tensor=name)
     upper, lower = (half.contiguous() for half in tensor.chunk(2))
     return upper, lower

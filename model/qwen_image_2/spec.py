@@ -22,6 +22,7 @@ class TransformerSpec:
     rope_theta: float = 10000.0
     eps: float = 1e-6
     causal_condition: bool = True   # text and references are modulated at t = 0, so their keys can be kept
+    fused_mlp: bool = True          # gate and projection are the rows of one matrix; two where a file forbids that
 
     def __post_init__(self) -> None:
         if sum(self.rope_axes) != self.head_dim:

@@ -1,7 +1,7 @@
 """The diffusion transformer of Qwen-Image 2.x: one stream, block-causal, modulated by scale and gate alone.
 
 Written from the technical report (arXiv 2605.10730) and checked tensor by tensor against diffusers 0.42.1,
-transformer_qwenimage21.py. Module names are those of the diffusers checkpoint.
+transformer_qwenimage21.py. Module names are those of the diffusers checkpoint, but for the MLP's fused matrix.
 
 Shapes: B batch of targets, P batch of prefixes (1 or B), S tokens of the pass at hand, N target tokens = h * w,
 T prefix tokens, D width, H heads, C channels of a head, M hidden width of the MLP.
@@ -119,7 +119,22 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """Gate and projection stay two matrices, as in the reference: a fused file is split into views of its rows."""
+    """Gate and projection are one matrix, whose upper half of rows is the gate's, as in Comfy-Org's files: one product,
+    one input to quantize, and an output that a kernel can multiply while it quantizes it (runtime/kernels.py)."""
+
+    def __init__(self, spec: TransformerSpec, ops: Operations, kernels: Kernels, **factory: Unpack[Factory]):
+        super().__init__()
+        self.kernels = kernels
+        self.gate_up = ops.Linear(spec.dim, 2 * spec.mlp_dim, bias=False, **factory)
+        self.out = ops.Linear(spec.mlp_dim, spec.dim, bias=False, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernels.linear_of_swiglu(self.out, self.gate_up(x))  # (B, S, 2M) -> (B, S, D)
+
+
+class SplitSwiGLU(nn.Module):
+    """The same with two matrices, as in the reference: for files whose halves cannot be joined to the bit, because
+    each has a type or a scale of its own (detect.py)."""
 
     def __init__(self, spec: TransformerSpec, ops: Operations, **factory: Unpack[Factory]):
         super().__init__()
@@ -138,7 +153,8 @@ class Block(nn.Module):
         self.eps = spec.eps
         self.kernels = kernels
         self.attn = Attention(spec, ops, kernels, **factory)
-        self.img_mlp = SwiGLU(spec, ops, **factory)
+        self.img_mlp: SwiGLU | SplitSwiGLU = (SwiGLU(spec, ops, kernels, **factory) if spec.fused_mlp
+                                              else SplitSwiGLU(spec, ops, **factory))
 
     def forward(self, x: Tensor, modulation: Modulation, rope: Tensor, attend: Attend) -> Tensor:
         """x (B, S, D) -> x + gate * attention(norm(x) * (1 + scale)), and the same with the MLP: no shift.

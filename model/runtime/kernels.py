@@ -1,9 +1,9 @@
-"""The operations that a host may replace by faster ones: attention, QK-norm with RoPE, scaled LayerNorm.
+"""The operations that a host may replace by faster ones: attention, QK-norm with RoPE, scaled LayerNorm, SwiGLU.
 
 The transformer calls them through a `Kernels` object and never asks which backend runs. `TORCH` is the plain
 version, the one that defines the result.
 
-Shapes: B batch, Q query tokens, K key tokens, H heads, C channels of a head, S tokens, D width.
+Shapes: B batch, Q query tokens, K key tokens, H heads, C channels of a head, S tokens, D width, M hidden width.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,11 +46,18 @@ def scaled_layer_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     return torch.addcmul(normed, normed, scale)
 
 
+def linear_of_swiglu(linear: nn.Module, gate_up: Tensor) -> Tensor:
+    """linear(silu(gate) * projection) -> (B, S, D); gate_up (B, S, 2M) has the gate's channels first."""
+    gate, projection = gate_up.chunk(2, dim=-1)
+    return linear(F.silu(gate).mul_(projection))
+
+
 @dataclass(frozen=True)
 class Kernels:
     attention: Callable[..., Tensor] = attention
     norm_rope: Callable[..., tuple[Tensor, Tensor]] = norm_rope
     scaled_layer_norm: Callable[..., Tensor] = scaled_layer_norm
+    linear_of_swiglu: Callable[[nn.Module, Tensor], Tensor] = linear_of_swiglu
     # A scale (B or 1, 1, D) in whatever form scaled_layer_norm wants, made once for a pass through all blocks.
     prepare_scale: Callable[[Tensor], Any] = lambda scale: scale
     # Rotations (S, C/2) on the CPU -> in whatever form norm_rope wants, made once for a pass through all blocks.

@@ -12,12 +12,28 @@ from ...model.checkpoints import adapters
 from ...model.checkpoints.adapters import Adapter
 from ...model.checkpoints.checkpoint import aligned
 from ...model.checkpoints.files import check_header, check_is_no_text, readable, tensor_infos
-from ...model.qwen_image_2 import lora
+from ...model.qwen_image_2 import key_maps, lora
 from ...model.qwen_image_2.lora import LoraError, Normalized
 from .adapters.checks import check_lora_shapes
 from .adapters.dora import Decomposed
 
 MAX_TENSORS = 20_000  # in a LoRA; those of the largest published transformers have a quarter
+
+
+class Place(NamedTuple):
+    """What an adapter changes."""
+
+    key: str                                   # the parameter, as ComfyUI names it
+    rows: tuple[int, int, int] | None = None   # axis 0, the first row and how many; None: all of it
+
+    @property
+    def patch_key(self) -> str | tuple[str, tuple[int, int, int]]:
+        """What ComfyUI's patches call it."""
+        return self.key if self.rows is None else (self.key, self.rows)
+
+    def shape(self, model) -> tuple[int, ...]:
+        whole = tuple(comfy.utils.get_attr(model, self.key).shape)
+        return whole if self.rows is None else (self.rows[2], *whole[1:])
 
 
 class Applied(NamedTuple):
@@ -30,17 +46,34 @@ def apply(model, path: Path, label: str, strength: float) -> Applied:
     """Raises LoraError or CheckpointError for a file of which nothing fits, and for one that would do something else
     than was trained: damaged, of another shape, or with parts that the pack does not know."""
     file = lora.normalized(*_read(path, label), label)
-    keys = comfy.lora.model_lora_keys_unet(model.model, {})
-    used = _used(file, keys, label)
+    if not model.model.spec.fused_mlp:
+        file = lora.split_mlp(file, label)
+    places = _places(model.model)
+    used = _used(file, places, label)
     if not used:
-        raise _nothing_fits(file, keys, label)
+        raise _nothing_fits(file, places, label)
     for adapter in used:
-        _check(adapter, file, tuple(comfy.utils.get_attr(model.model, keys[adapter.module]).shape), label)
+        _check(adapter, file, places[adapter.module].shape(model.model), label)
     clone = model.clone()
-    done = clone.add_patches(_patches(used, keys), strength)
+    clone.add_patches(_patches(used, places), strength)
     check_lora_shapes(clone)
     read = {file.origins[f"{adapter.module}.{part}"] for adapter in used for part in adapter.parts}
-    return Applied(clone, len(done), sorted(set(file.origins.values()) - read - {lora.METADATA}))
+    changed = {places[adapter.module].key for adapter in used}
+    return Applied(clone, len(changed), sorted(set(file.origins.values()) - read - {lora.METADATA}))
+
+
+def _places(model) -> dict[str, Place]:
+    """The modules that a LoRA may name -> what they are in this model; the MLP's halves too, which it has as one."""
+    places = {}
+    for module, key in comfy.lora.model_lora_keys_unet(model, {}).items():
+        if not isinstance(key, str):  # newer ComfyUI knows the halves
+            continue
+        places[module] = Place(key)
+        for half, name in enumerate(key_maps.rows_of(module)):
+            if name != module:
+                rows = comfy.utils.get_attr(model, key).shape[0] // len(key_maps.SPLIT_MLP)
+                places[name] = Place(key, (0, half * rows, rows))
+    return places
 
 
 def _read(path: Path, label: str) -> tuple[dict, dict]:
@@ -56,15 +89,18 @@ def _read(path: Path, label: str) -> tuple[dict, dict]:
                         file=label, error=str(error)) from error
 
 
-def _used(file: Normalized, keys: Mapping[str, str], label: str) -> list[Adapter]:
-    """The adapters of this model's matrices. Raises LoraError where two change the same one."""
-    used: dict[str, Adapter] = {}
+def _used(file: Normalized, places: Mapping[str, Place], label: str) -> list[Adapter]:
+    """The adapters of this model's matrices. Raises LoraError where two change the same one, or the same rows."""
+    used: dict[str, dict[Place, Adapter]] = {}  # by the matrix
     for module, parts in adapters.of_modules(file.state):
-        for adapter in adapters.complete(module, parts) if module in keys else ():
-            if keys[module] in used:
-                raise lora.twice(label, _name(used[keys[module]], file), _name(adapter, file))
-            used[keys[module]] = adapter
-    return list(used.values())
+        for adapter in adapters.complete(module, parts) if module in places else ():
+            place = places[module]
+            others = used.setdefault(place.key, {})
+            for other, earlier in others.items():
+                if other == place or None in (other.rows, place.rows):
+                    raise lora.twice(label, _name(earlier, file), _name(adapter, file))
+            others[place] = adapter
+    return [adapter for of_matrix in used.values() for adapter in of_matrix.values()]
 
 
 def _name(adapter: Adapter, file: Normalized, part: str = "") -> str:
@@ -72,13 +108,13 @@ def _name(adapter: Adapter, file: Normalized, part: str = "") -> str:
     return file.origins[f"{adapter.module}.{part or next(iter(adapter.parts))}"]
 
 
-def _nothing_fits(file: Normalized, keys: Mapping[str, str], label: str) -> LoraError:
+def _nothing_fits(file: Normalized, places: Mapping[str, Place], label: str) -> LoraError:
     for module, parts in adapters.of_modules(file.state):
-        if module in keys:
+        if module in places:
             return LoraError("lora_incomplete", "{file} is incomplete: {tensor} belongs to an adapter whose other "
                              "tensors are missing, and no other key fits this model. Download it again.",
                              file=label, tensor=file.origins[f"{module}.{next(iter(parts))}"])
-    whole = next((name for name in file.state if name.removesuffix(".weight") in keys), None)
+    whole = next((name for name in file.state if name.removesuffix(".weight") in places), None)
     if whole is not None:
         return lora.whole_transformer(label, file.origins[whole])
     return LoraError("lora_no_match", "{file} does not match this model: none of its keys fit. It was made for another "
@@ -112,13 +148,13 @@ def _check_part(part: str, tensor: Tensor, shape: tuple[int, ...], name: str, la
                         "is {shape} in this model.", file=label, tensor=name, shape=str(list(shape)))
 
 
-def _patches(used: Iterable[Adapter], keys: Mapping[str, str]) -> dict:
-    """Parameter -> ComfyUI's patch for it."""
+def _patches(used: Iterable[Adapter], places: Mapping[str, Place]) -> dict:
+    """Parameter, or some of its rows -> ComfyUI's patch for it."""
     patches = {}
     for adapter in used:
         own = {f"{adapter.module}.{part}": tensor for part, tensor in adapter.parts.items()
                if part not in (adapters.MAGNITUDE, adapters.RESHAPE)}
-        patch = comfy.lora.load_lora(own, {adapter.module: keys[adapter.module]}, log_missing=False)
+        patch = comfy.lora.load_lora(own, {adapter.module: places[adapter.module].patch_key}, log_missing=False)
         patches |= {key: _with_magnitude(one, adapter) for key, one in patch.items()}
     return patches
 

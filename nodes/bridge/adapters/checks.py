@@ -11,9 +11,11 @@ from .shapes import made_shape, tensors_of
 def check_lora_shapes(patcher) -> None:
     """Refuse LoRAs made for another width: ComfyUI would log a line per layer and sample without them."""
     for key, patch, offset in patches_of(patcher):
-        if offset is None:  # no part of a matrix
-            # Not the state dict's: that of a quantized layer holds packed values.
-            _check_patch(key, patch, tuple(comfy.utils.get_attr(patcher.model, key).shape))
+        # Not the state dict's: that of a quantized layer holds packed values.
+        expected = list(comfy.utils.get_attr(patcher.model, key).shape)
+        if offset is not None:  # some rows or columns of the matrix
+            axis, _, expected[axis] = offset
+        _check_patch(key, patch, tuple(expected))
 
 
 def check_loras(patcher, *_) -> None:

@@ -61,8 +61,8 @@ def without_input_scale(layers: QuantConfig, detected: Detected, checkpoint: Sto
     would be wrong on every card that multiplies fp8. 1.0 in a file means for ComfyUI, too, that none was measured.
     """
     def has_scale(layer: str) -> bool:
-        source = detected.table.get(f"{layer}.input_scale")
-        return source is not None and bool((checkpoint.read(source.name).float() != 1).any())
+        source = detected.table.get(f"{layer}.input_scale", ())
+        return any(bool((checkpoint.read(tensor).float() != 1).any()) for tensor in source)
 
     return {layer for layer, one in layers.items() if one["format"] == NEEDS_INPUT_SCALE and not has_scale(layer)}
 

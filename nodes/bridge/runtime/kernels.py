@@ -5,7 +5,6 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
-from ....model.runtime import kernels as plain
 from ....model.runtime.kernels import TORCH, Kernels
 from ..kitchen import has_fused
 
@@ -32,7 +31,8 @@ def kitchen_kernels(kitchen) -> Kernels:
     def scaled_layer_norm(x: Tensor, scale: tuple[Tensor, Tensor], eps: float) -> Tensor:
         return kitchen.adaln(x, *scale, eps)
 
-    return Kernels(plain.attention, norm_rope, scaled_layer_norm, with_zero_shift, rotation_matrices)
+    return Kernels(norm_rope=norm_rope, scaled_layer_norm=scaled_layer_norm, prepare_scale=with_zero_shift,
+                   prepare_rotations=rotation_matrices)
 
 
 def ready_weight(norm: nn.Module, x: Tensor) -> Tensor:

@@ -46,12 +46,12 @@ def named(*names):
 
 
 TRANSFORMER_LAYOUTS = {
-    "diffusers": lambda state: state,
-    "Comfy-Org": tiny.to_comfy_transformer,
+    "diffusers": tiny.to_diffusers_transformer,
+    "Comfy-Org": lambda state: state,
     "prefixed": lambda state: {f"model.diffusion_model.{name}": value for name, value in state.items()},
     "another prefix": lambda state: {f"net.{name}": value for name, value in state.items()},
-    "prefixed and fused": lambda state: {f"model.diffusion_model.{name}": value
-                                         for name, value in tiny.to_comfy_transformer(state).items()},
+    "prefixed and split": lambda state: {f"model.diffusion_model.{name}": value
+                                         for name, value in tiny.to_diffusers_transformer(state).items()},
 }
 
 
@@ -86,15 +86,12 @@ def test_published_sizes_are_found():
     """The real file: 265 tensors, 7,115,124,736 parameters."""
     with torch.device("meta"):
         state = Transformer(TransformerSpec()).state_dict()
-    fused = {}
-    for name, value in state.items():
-        if key_maps.SPLIT_MLP[0] in name:
-            fused[name.replace(key_maps.SPLIT_MLP[0], key_maps.FUSED_MLP)] = TensorInfo((24576, 4096), "BF16")
-        elif key_maps.SPLIT_MLP[1] not in name:
-            fused[name] = TensorInfo(tuple(value.shape), "BF16")
-    assert (len(state), len(fused)) == (297, 265)
-    assert sum(torch.Size(info.shape).numel() for info in fused.values()) == 7_115_124_736
-    assert detect.detect_transformer(Checkpoint("file", fused)).spec == TransformerSpec()
+    split = {name: TensorInfo((shape[0] // len(names), *shape[1:]), "BF16")
+             for whole, (shape, _) in infos(state).items() for names in [key_maps.rows_of(whole)] for name in names}
+    assert (len(split), len(state)) == (297, 265)
+    for tensors in (infos(state, "BF16"), split):
+        assert sum(torch.Size(info.shape).numel() for info in tensors.values()) == 7_115_124_736
+        assert detect.detect_transformer(Checkpoint("file", tensors)).spec == TransformerSpec()
 
 
 def test_published_vae_has_its_parameters():
@@ -288,14 +285,16 @@ print(resident("VmHWM") - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_loading_needs_little_more_memory_than_the_weights(tmp_path, dtype):
-    """Stored in bf16; kept so, or converted to twice the size."""
+@pytest.mark.parametrize("dtype, layout", [
+    ("bfloat16", dict), ("float32", dict), ("bfloat16", tiny.to_diffusers_transformer)],
+    ids=["kept", "converted", "joined"])
+def test_loading_needs_little_more_memory_than_the_weights(tmp_path, dtype, layout):
+    """Stored in bf16; kept so, converted to twice the size, or with MLPs of two matrices that become one."""
     spec = TransformerSpec(layers=8, dim=1024, heads=8, mlp_dim=3072, context_dim=1024)
     state = {name: torch.zeros(shape, dtype=torch.bfloat16)
              for name, shape in matching.shapes(Transformer(spec, device="meta")).items()}
     path = tmp_path / "model.safetensors"
-    save_file(tiny.to_comfy_transformer(state), path)
+    tiny.save_as_they_are(layout(state), path)
     kept = path.stat().st_size * (2 if dtype == "float32" else 1)
     out = subprocess.run([sys.executable, "-c", PEAK, ROOT, path, dtype], capture_output=True, text=True, check=True)
     assert 0.9 * kept < int(out.stdout) < 1.15 * kept

@@ -12,6 +12,7 @@ from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.model.runtime.kernels import TORCH
 from qwen_image_2.tests import reference
 from qwen_image_2.tests.reference import error
+from qwen_image_2.tools import tiny
 
 BOUND = 1e-4
 TARGET = (4, 6)
@@ -21,7 +22,7 @@ FIRST_STATE = (0, 11)
 
 
 def ours(theirs) -> Transformer:
-    state = theirs.state_dict()
+    state = tiny.to_comfy_transformer(theirs.state_dict())
     tensors = {name: TensorInfo(tuple(value.shape), "F32") for name, value in state.items()}
     config = {"causal_condition": theirs.config.causal_condition}
     model = Transformer(detect.detect_transformer(Checkpoint("reference", tensors, config)).spec)
@@ -78,6 +79,18 @@ def test_velocity_equals_the_reference(pair, batch, references):
     cache = model.encode_prefix(condition, sigma)
     expected = velocity_of_reference(theirs, condition, target, sigma, cached=False)
     assert error(model(target, sigma, cache), expected) < BOUND
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("references", [0, 2])
+def test_an_mlp_of_two_matrices_equals_the_reference(references):
+    """As files have it whose halves cannot be joined."""
+    theirs = reference.transformer()
+    model = Transformer(replace(ours(theirs).spec, fused_mlp=False)).eval()
+    model.load_state_dict(theirs.state_dict())
+    condition, target, sigma = inputs(2, REFERENCES[references])
+    expected = velocity_of_reference(theirs, condition, target, sigma, cached=False)
+    assert error(model(target, sigma, model.encode_prefix(condition)), expected) < BOUND
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from qwen_image_2.tests.nodes.bridge.text_encoders import test_quantized as text
 from qwen_image_2.tests.reference import error
 from qwen_image_2.tools import tiny
 
-MATRICES = ("img_in.weight", "transformer_blocks.0.attn.to_q.weight", "transformer_blocks.1.img_mlp.gate_layer.weight")
+MATRICES = ("img_in.weight", "transformer_blocks.0.attn.to_q.weight", "transformer_blocks.1.img_mlp.gate_up.weight")
 ENHANCER_CONFIG = {"text_config": tiny.ENHANCER_TEXT_CONFIG, "vision_config": tiny.ENHANCER_VISION_CONFIG}
 TEXT_MATRIX = "qwen3vl_8b.transformer.model.layers.0.self_attn.q_proj.weight"
 
@@ -81,7 +81,7 @@ def model_of(folder, plain, name: str):
     """A MODEL of a file in this format, or of a plain file with this weight_format."""
     if name in files.FORMATS:
         return load(files.write(files.quantize(plain, name)[0], folder / "model.safetensors"))
-    return load(files.write(tiny.to_comfy_transformer(plain), folder / "model.safetensors"), name)
+    return load(files.write(plain, folder / "model.safetensors"), name)
 
 
 def clip_of(folder, reference, name: str):
@@ -260,7 +260,7 @@ def test_a_checkpoint_of_an_image_to_video_model(output, tmp_path, plain, refere
 
 def test_what_sizes_cannot_tell_is_in_the_file(output, tmp_path, plain, reference, clip):
     """Core's nodes write no configuration: without it the model would take its prefix for one that stays."""
-    tiny.save_as_they_are(tiny.to_comfy_transformer(plain), tmp_path / "model.safetensors",
+    tiny.save_as_they_are(plain, tmp_path / "model.safetensors",
                           {"config": json.dumps({"causal_condition": False})})
     model, vae = load(tmp_path / "model.safetensors"), vae_of(tmp_path, reference, {"latents_mean": [0.25] * 64})
     assert not load(saved(output, "ModelSave", model=model)).model.spec.causal_condition
@@ -272,7 +272,7 @@ def test_what_sizes_cannot_tell_is_in_the_file(output, tmp_path, plain, referenc
 
 def test_what_sizes_tell_is_not_written(output, tmp_path, plain):
     """Other programs read these files too."""
-    tiny.save_as_they_are(tiny.to_comfy_transformer(plain), tmp_path / "model.safetensors",
+    tiny.save_as_they_are(plain, tmp_path / "model.safetensors",
                           {"config": json.dumps({"causal_condition": True})})
     names = load_file(saved(output, "ModelSave", model=load(tmp_path / "model.safetensors")))
     assert set(names) == {f"model.diffusion_model.{name}" for name in plain}
@@ -282,7 +282,7 @@ def test_what_sizes_tell_is_not_written(output, tmp_path, plain):
                                           (torch.zeros(4, dtype=torch.uint8), "The configuration inside")])
 def test_a_configuration_that_is_none(comfyui, tmp_path, plain, value, words):
     path = tmp_path / "model.safetensors"
-    tiny.save_as_they_are(tiny.to_comfy_transformer(plain) | {"qwen_image_2_config": value}, path)
+    tiny.save_as_they_are(plain | {"qwen_image_2_config": value}, path)
     with pytest.raises(CheckpointError, match=words):
         load(path)
 
@@ -298,7 +298,7 @@ def refusal(output, node: str, **objects) -> str:
 
 def test_ggufs_blocks_are_refused(output, tmp_path, plain, reference):
     """Core would mark them without the type that they have: a file that nothing can read."""
-    model = load(gguf_files.write(tmp_path / "model.gguf", tiny.to_comfy_transformer(plain), "Q4_K"))
+    model = load(gguf_files.write(tmp_path / "model.gguf", plain, "Q4_K"))
     path = gguf_text_files.write_language(tmp_path / "clip.gguf", reference.text_encoder.state_dict(), lambda _: "Q8_0")
     clip = load_clip(path)
     for words in (refusal(output, "ModelSave", model=model), refusal(output, "CLIPSave", clip=clip.clone()),
@@ -321,7 +321,7 @@ def test_loras_of_another_size_are_refused(output, tmp_path, plain, clip):
 def test_quantised_models_are_not_merged(output, tmp_path, plain, name, node):
     """Nor subtracted, for a LoRA to be extracted: core asks their layers for what is in the state dict alone."""
     from comfy_extras import nodes_model_merging as core
-    model = (load(gguf_files.write(tmp_path / "model.gguf", tiny.to_comfy_transformer(plain), "Q4_K"))
+    model = (load(gguf_files.write(tmp_path / "model.gguf", plain, "Q4_K"))
              if name == "GGUF" else model_of(tmp_path, plain, name))
     with pytest.raises(Refusal, match="Nodes that merge or subtract models need unquantized weights"):
         getattr(core, node)().merge(model, with_lora(model), 0.5)

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from qwen_image_2.tests.nodes.bridge.test_lora import DOTS, FORMS, ROWS, changed, draw
+from qwen_image_2.tests.nodes.bridge.test_lora import DOTS, FORMS, ROWS, changed, draw, in_halves, mlp_rows
 from qwen_image_2.tests.nodes.bridge.test_lora_of_others import Q, applied_to, change
 from qwen_image_2.tests.reference import error
 
@@ -15,11 +15,6 @@ def decomposed(weight: torch.Tensor, update: torch.Tensor, magnitude: torch.Tens
     """Equation 5 of arXiv 2402.09353, written out; magnitude (rows,)."""
     updated = weight + update
     return magnitude[:, None] * updated / updated.square().sum(1, keepdim=True).sqrt()
-
-
-def fused_weight(model) -> torch.Tensor:
-    mlp = model.model.diffusion_model.transformer_blocks[1].img_mlp
-    return torch.cat([mlp.gate_layer.weight, mlp.proj.weight]).float().clone()
 
 
 # Computed by PEFT 0.18.0 (use_dora, r 2, lora_alpha 4, merge_and_unload) from the five tensors below.
@@ -41,13 +36,15 @@ def test_it_is_what_peft_makes(comfyui):
 
 @pytest.mark.parametrize("strength", [1.0, 0.5, -1.0])
 @pytest.mark.parametrize("form", ["ai-toolkit", "LoHa", "LoKr"])
-def test_every_low_rank_form_can_have_magnitudes(model, tmp_path, form, strength):
+@pytest.mark.parametrize("written", [dict, in_halves], ids=["one matrix", "two matrices"])
+def test_every_low_rank_form_can_have_magnitudes(model, tmp_path, form, strength, written):
     """A large update: core's division by |W| would be far off."""
     tensors, update = FORMS[form]
-    weight = fused_weight(model)
-    found, applied = changed(model, tmp_path, {**tensors, f"{DOTS}.dora_scale": MAGNITUDE[:, None].clone()}, strength)
+    weight = mlp_rows(model)
+    tensors = written({**tensors, f"{DOTS}.dora_scale": MAGNITUDE[:, None].clone()})
+    found, applied = changed(model, tmp_path, tensors, strength)
     assert error(found, strength * (decomposed(weight, update, MAGNITUDE) - weight)) < 1e-5
-    assert applied.matrices == 2 and not applied.unused
+    assert applied.matrices == 1 and not applied.unused
 
 
 def test_magnitudes_of_columns(model, tmp_path):

@@ -22,19 +22,25 @@ def draw(*shape: int) -> torch.Tensor:
 
 
 def changed(model, tmp_path, tensors: dict, strength: float = 1.0, metadata: dict | None = None):
-    """Applies a file; returns what it did to block 1's gate and projection, (2 M, D), and what was said of it."""
+    """Applies a file; returns what it did to block 1's gate and projection, (2 M, D), and what was said of it. A LoRA
+    on an MLP of two matrices changes the same rows."""
     import comfy.model_management
 
     from qwen_image_2.nodes.bridge.lora import apply
     path = tmp_path / "style.safetensors"
     safetensors.torch.save_file(tensors, path, metadata)
-    mlp = model.model.diffusion_model.transformer_blocks[1].img_mlp
-    before = torch.cat([mlp.gate_layer.weight, mlp.proj.weight]).clone()
+    before = mlp_rows(model)
     applied = apply(model, path, path.name, strength)
     comfy.model_management.load_models_gpu([applied.model])
-    after = torch.cat([mlp.gate_layer.weight, mlp.proj.weight]).clone()
+    after = mlp_rows(model)
     applied.model.detach()
     return after - before, applied
+
+
+def mlp_rows(model) -> torch.Tensor:
+    """Of block 1: the gate's, then the projection's."""
+    mlp = model.model.diffusion_model.transformer_blocks[1].img_mlp
+    return torch.cat([mlp.gate_up.weight] if model.model.spec.fused_mlp else [mlp.gate_layer.weight, mlp.proj.weight])
 
 
 DOTS, BARS = f"diffusion_model.{BLOCK}.img_mlp.gate_up", "lora_unet_" + f"{BLOCK}.img_mlp.gate_up".replace(".", "_")
@@ -58,20 +64,81 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_adapters_of_the_fused_mlp_reach_both_matrices(model, tmp_path, form):
-    tensors, expected = FORMS[form]
-    difference, applied = changed(model, tmp_path, tensors, strength=0.5)
-    assert error(difference, expected / 2) < 1e-5
-    assert applied.matrices == 2 and not applied.unused
-
-
-def test_an_adapter_of_the_halves_needs_no_change(model, tmp_path):
+def in_halves(tensors: dict) -> dict:
+    """The same adapter as trainers write it that have the MLP as two matrices, each with its half of the rows."""
     halves = {}
-    for half, rows in (("gate_layer", UP[:ROWS // 2]), ("proj", UP[ROWS // 2:])):
-        halves |= {f"transformer.{BLOCK}.img_mlp.{half}.lora_A.weight": DOWN.clone(),
-                   f"transformer.{BLOCK}.img_mlp.{half}.lora_B.weight": rows.contiguous()}
-    assert error(changed(model, tmp_path, halves)[0], UP @ DOWN) < 1e-5
+    for name, tensor in tensors.items():
+        rows = tensor.chunk(2) if tensor.shape[:1] in ((ROWS,), W1.shape[:1]) else (tensor, tensor)
+        halves |= {name.replace("gate_up", half): part.clone()
+                   for half, part in zip(("gate_layer", "proj"), rows, strict=True)}
+    return halves
+
+
+@pytest.fixture(scope="module")
+def model_of_halves(reference, tmp_path_factory):
+    """A transformer with two matrices in each MLP: its file has them in two types, of which no one matrix is made."""
+    from qwen_image_2.nodes.bridge.loading import load_model
+    from qwen_image_2.tests.nodes.bridge.quant import test_gguf_ops as files
+    state = reference.transformer.state_dict()
+    kinds = {f"{BLOCK}.img_mlp.gate_layer.weight": "Q8_0", f"{BLOCK}.img_mlp.proj.weight": "Q5_1"}
+    path = tmp_path_factory.mktemp("halves") / "halves.gguf"
+    files.write_blocks(path, state, {name: files.pack(state[name], kind) for name, kind in kinds.items()}, kinds)
+    return load_model(path, path.name, "base", "fp32")
+
+
+@pytest.fixture(params=["model", "model_of_halves"])
+def either(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("written", [dict, in_halves], ids=["one matrix", "two matrices"])
+@pytest.mark.parametrize("form", FORMS)
+def test_adapters_of_the_mlp_reach_their_rows(either, tmp_path, form, written):
+    """Whether the file has one for gate and projection or two, and the transformer one matrix or two."""
+    tensors, expected = FORMS[form]
+    difference, applied = changed(either, tmp_path, written(tensors), strength=0.5)
+    assert error(difference, expected / 2) < 1e-5
+    assert applied.matrices == (1 if either.model.spec.fused_mlp else 2) and not applied.unused
+
+
+@pytest.mark.parametrize("half, rows", [("gate_layer", slice(None, ROWS // 2)), ("proj", slice(ROWS // 2, None))])
+def test_an_adapter_of_one_half_leaves_the_other(either, tmp_path, half, rows):
+    name = DOTS.replace("gate_up", half)
+    pair = {f"{name}.lora_A.weight": DOWN, f"{name}.lora_B.weight": UP[rows].clone()}
+    difference, _ = changed(either, tmp_path, pair)
+    assert error(difference[rows], (UP @ DOWN)[rows]) < 1e-5
+    assert difference.count_nonzero() == difference[rows].count_nonzero()
+
+
+def test_a_turn_of_all_rows_needs_one_matrix(model, model_of_halves, tmp_path):
+    """OFT's blocks may hold rows of both halves."""
+    turn = {f"{DOTS}.oft_blocks": draw(3, ROWS // 3, ROWS // 3)}
+    before = mlp_rows(model)
+    after = before + changed(model, tmp_path, turn)[0]
+    assert error(after, before) > 0.1
+    assert error(after.norm(dim=0), before.norm(dim=0)) < 1e-4
+    for parts in (turn, {f"{DOTS}.lokr_w1": torch.zeros(3, 8), f"{DOTS}.lokr_w2": W2}):
+        with pytest.raises(LoraError, match="cannot be split"):
+            changed(model_of_halves, tmp_path, parts)
+
+
+@pytest.mark.parametrize("shape", [(ROWS // 2, 4), (ROWS, 4)])
+def test_a_half_of_another_shape_is_refused(model, tmp_path, shape):
+    """What core's loader loads, too: it names the rows by an offset."""
+    import comfy.lora
+
+    from qwen_image_2.nodes.bridge.adapters.checks import check_lora_shapes
+    key, module = f"{DOTS}.weight", DOTS.replace("gate_up", "proj")
+    patches = comfy.lora.load_lora({f"{module}.lora_A.weight": DOWN, f"{module}.lora_B.weight": draw(*shape)},
+                                   {module: (key, (0, ROWS // 2, ROWS // 2))}, log_missing=False)
+    clone = model.clone()
+    assert clone.add_patches(patches)
+    if shape[0] == ROWS // 2:
+        check_lora_shapes(clone)
+    else:
+        with pytest.raises(CheckpointError, match=rf"shape mismatch at {key}: the LoRA gives \[1536, 256\], the model "
+                                                  r"expects \[768, 256\]"):
+            check_lora_shapes(clone)
 
 
 @pytest.mark.parametrize(("settings", "scale"), [
@@ -95,12 +162,12 @@ def test_a_scale_in_the_metadata_counts(model, tmp_path, settings, scale):
 
 
 def test_dora_by_its_own_name_and_by_pefts(model, tmp_path):
-    """A magnitude for each row of the matrix, the halves' each to its half."""
+    """A magnitude for each row of the matrix."""
     magnitude, lora = draw(ROWS).abs() + 1, FORMS["ai-toolkit"][0]
     ours, applied = changed(model, tmp_path, {**lora, f"{DOTS}.dora_scale": magnitude[:, None].clone()})
     theirs, _ = changed(model, tmp_path, {**lora, f"{DOTS}.lora_magnitude_vector": magnitude})
     # The names' lengths decide where the same matrices lie in the file, and so how they are multiplied.
-    assert error(ours, theirs) < 1e-5 and applied.matrices == 2
+    assert error(ours, theirs) < 1e-5 and applied.matrices == 1
     assert error(ours, UP @ DOWN) > 0.1
 
 
@@ -110,7 +177,7 @@ def test_a_file_whose_matrices_lie_at_odd_addresses_is_copied(model, tmp_path):
     applied = apply(model, path, path.name, 1.0)
     assert applied.unused == ["odd"]
     matrices = [tensor for (_, adapter, *_), in applied.model.patches.values() for tensor in adapter.weights[:2]]
-    assert len(matrices) == 4 and all(map(is_aligned, matrices))
+    assert len(matrices) == 2 and all(map(is_aligned, matrices))
 
 
 def test_what_is_not_used_is_named(model, tmp_path):
@@ -127,8 +194,8 @@ def patterns(alphas: dict) -> dict:
     ({"lora_unet_down_blocks_0.lora_down.weight": DOWN}, None, "does not match this model: none of its keys fit"),
     ({f"diffusion_model.{BLOCK}.attn.to_q.lora_A.weight": torch.zeros(4, 3072),
       f"diffusion_model.{BLOCK}.attn.to_q.lora_B.weight": torch.zeros(3072, 4)}, None, r"Qwen-Image 1\.x"),
-    ({f"{DOTS}.oft_blocks": torch.zeros(2, 4, 4)}, None, "cannot be split"),
-    ({f"{DOTS}.lokr_w1": torch.zeros(3, 8), f"{DOTS}.lokr_w2": W2}, None, "cannot be split"),
+    ({f"{DOTS}.oft_blocks": torch.zeros(2, 4, 4)}, None, "LoRA shape mismatch"),
+    ({f"{DOTS}.lokr_w1": torch.zeros(3, 8), f"{DOTS}.lokr_w2": W2}, None, "LoRA shape mismatch"),
     ({f"diffusion_model.{BLOCK}.img_mlp.gate_up.weight": torch.zeros(4, 4)}, None,
      "not a LoRA but a whole transformer"),
     (FORMS["ai-toolkit"][0], {"lora_adapter_metadata": "{not json"}, "metadata of style.safetensors .* cannot be read"),
@@ -177,5 +244,5 @@ def test_a_pipe_is_not_waited_for(model, tmp_path):
 @pytest.mark.parametrize("part", ["_lokr_x", ".diff", ".img_mlp.gate_up", ".lora_B.default", "base_model.model."])
 def test_a_name_that_repeats_itself_is_another_models(model, tmp_path, part):
     """A pattern that tries all ends of such a name takes hours."""
-    with pytest.raises(ValueError, match="does not match this model|is incomplete|is not a LoRA|cannot be split"):
+    with pytest.raises(ValueError, match="does not match this model|is incomplete|is not a LoRA"):
         changed(model, tmp_path, {"a" + part * 100_000 + "!": torch.zeros(4, 4)})

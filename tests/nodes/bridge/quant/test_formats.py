@@ -34,9 +34,8 @@ def plain():
 
 
 def quantize(state: dict, name: str) -> tuple[dict, dict]:
-    """The block linears of a file with fused MLPs in one format, and the same weights dequantized."""
-    fused = tiny.to_comfy_transformer(state)
-    return tiny.quantized(lambda key: "transformer_blocks" in key, fused, *FORMATS[name][:3])
+    """The block linears in one format, and the same weights dequantized."""
+    return tiny.quantized(lambda key: "transformer_blocks" in key, state, *FORMATS[name][:3])
 
 
 def velocity(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -67,13 +66,7 @@ def assert_same_tensors(found: Mapping[str, torch.Tensor], wanted: Mapping[str, 
 
 def expected(state: dict) -> torch.Tensor:
     model = Transformer(SPEC)
-    split = {}
-    for key, value in state.items():
-        if "gate_up" in key:
-            split[key.replace("gate_up", "gate_layer")], split[key.replace("gate_up", "proj")] = value.chunk(2)
-        else:
-            split[key] = value
-    model.load_state_dict(split)
+    model.load_state_dict(state)
     return velocity(model)
 
 
@@ -95,7 +88,7 @@ def test_every_format_computes_what_its_weights_say(comfyui, plain, tmp_path, na
     assert type(model.transformer_blocks[0].attn.to_q.weight.data).__name__ == "QuantizedTensor"
     found, bound = velocity(model), FORMATS[name][3]
     assert error(found, expected(rounded)) < bound
-    assert error(found, expected(tiny.to_comfy_transformer(plain))) < 2 * bound
+    assert error(found, expected(plain)) < 2 * bound
 
 
 def test_convrot_is_the_most_exact_where_channels_stand_out(comfyui, plain, tmp_path):
@@ -103,7 +96,7 @@ def test_convrot_is_the_most_exact_where_channels_stand_out(comfyui, plain, tmp_
     state = {name: value.clone() for name, value in plain.items()}
     for name in ("img_in.weight", "txt_in.out_layer.weight"):
         state[name][:4] *= 20
-    exact, found = expected(tiny.to_comfy_transformer(state)), {}
+    exact, found = expected(state), {}
     for name in ("int8 ConvRot", "int8 per row", "fp8 e4m3"):
         found[name] = error(velocity(load(write(quantize(state, name)[0], tmp_path / "q.safetensors"))), exact)
     assert found["int8 ConvRot"] < 0.8 * min(found["int8 per row"], found["fp8 e4m3"]), found
@@ -239,7 +232,7 @@ PATHS = {
     "int8 ConvRot": ("int8 with rotation", "computed in integers"),
     "int8 per row": ("int8", "computed in integers"),
     "4-bit ConvRot": ("4-bit ConvRot", "computed in integers"),
-    "fp8 e4m3": ("fp8 (e4m3)", "dequantized layer by layer where activation scales are missing (14 of 14 "
+    "fp8 e4m3": ("fp8 (e4m3)", "dequantized layer by layer where activation scales are missing (12 of 12 "
                                "layers)"),
     "mxfp8": ("mxfp8", "computed natively"),
     "nvfp4": ("nvfp4", "computed natively"),
@@ -302,10 +295,68 @@ def test_loras_work_on_quantised_layers(comfyui, plain, tmp_path, name):
     assert error(velocity(network), before) < rounding(name)
 
 
-def test_scales_in_tiles_are_not_cut(comfyui, tmp_path):
-    """Halves of 96 rows share a tile of 128: their scales cannot be told apart."""
+# ---------------------------------------------------------------- files with gate and projection apart
+
+# What no one matrix can be made of: each half has one number for all its values.
+APART = ("fp8 e4m3", "fp8 e5m2", "nvfp4")
+MLP = "transformer_blocks.1.img_mlp"
+HALVES = (f"{MLP}.gate_layer", f"{MLP}.proj")
+
+
+def halves(name: str, plain: dict) -> tuple[dict, dict]:
+    """A file of diffusers' layout in one format, and the same weights dequantized and fused. The gate's are larger, so
+    that no scale is both halves'."""
+    state = {key: value * 3 if "gate_layer" in key else value
+             for key, value in tiny.to_diffusers_transformer(plain).items()}
+    stored, rounded = tiny.quantized(lambda key: "transformer_blocks" in key, state, *FORMATS[name][:3])
+    return stored, tiny.to_comfy_transformer(rounded)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_halves_are_joined_to_the_bit_or_stay_apart(comfyui, plain, tmp_path, name):
+    stored, rounded = halves(name, plain)
+    model = load(write(stored, tmp_path / "split.safetensors"))
+    assert model.spec.fused_mlp == (name not in APART)
+    layers = [model.get_submodule(layer) for layer in ([f"{MLP}.gate_up"] if model.spec.fused_mlp else HALVES)]
+    assert all(layer.quant_format == FORMATS[name][0] for layer in layers)
+    assert torch.equal(torch.cat([layer.weight.dequantize() for layer in layers]), rounded[f"{MLP}.gate_up.weight"])
+    assert error(velocity(model), expected(rounded)) < FORMATS[name][3]
+
+
+@pytest.mark.parametrize("change, fused", [
+    ({"comfy_quant": tiny.mark(format="int8_tensorwise")}, False),
+    ({"comfy_quant": None, "weight_scale": None, "weight": torch.zeros(768, 256)}, False),
+    ({"weight_scale": torch.tensor(0.01)}, True), ({"weight_scale": torch.full((768,), 0.01)}, True),
+], ids=["another record", "one half plain", "one scale for one half", "scales without a column"])
+def test_halves_of_different_kinds(comfyui, plain, tmp_path, change, fused):
+    stored, _ = halves("int8 ConvRot", plain)
+    for part, value in change.items():
+        stored.pop(f"{HALVES[1]}.{part}")
+        stored |= {} if value is None else {f"{HALVES[1]}.{part}": value}
+    model = load(write(stored, tmp_path / "split.safetensors"))
+    assert model.spec.fused_mlp == fused and velocity(model).isfinite().all()
+    if fused:
+        weight = model.get_submodule(f"{MLP}.gate_up").weight
+        assert weight._params.scale.shape == (1536, 1)
+        assert torch.equal(weight._params.scale[:768], stored[f"{HALVES[0]}.weight_scale"])
+        assert (weight._params.scale[768:] == torch.tensor(0.01)).all()
+
+
+@pytest.mark.parametrize("part", ["weight", "weight_scale"])
+@pytest.mark.parametrize("half", HALVES)
+def test_damage_in_a_half_is_named(comfyui, plain, tmp_path, half, part):
+    stored, _ = halves("mxfp8", plain)
+    stored[f"{half}.{part}"].view(torch.uint8)[5, 1] = 0xFF
+    with pytest.raises(CheckpointError, match=f"^nan.safetensors is damaged: tensor {half}.{part} contains NaN"):
+        load(write(stored, tmp_path / "nan.safetensors"))
+
+
+@pytest.mark.parametrize("layout, fused", [(dict, True), (tiny.to_diffusers_transformer, False)],
+                         ids=["fused", "split"])
+def test_scales_in_tiles_are_neither_cut_nor_joined(comfyui, tmp_path, layout, fused):
+    """Halves of 96 rows share a tile of 128."""
     spec = TransformerSpec(layers=1, dim=128, heads=2, head_dim=64, mlp_dim=96, context_dim=64, rope_axes=(8, 28, 28))
-    state = tiny.to_comfy_transformer(tiny.randomise(tiny.shapes(Transformer(spec)), 5))
-    stored, _ = tiny.quantized(lambda key: "gate_up" in key, state, *FORMATS["mxfp8"][:3])
-    with pytest.raises(CheckpointError, match="span both halves \\(96 rows each\\). Quantize gate and projection sep"):
-        load(write(stored, tmp_path / "tiles.safetensors"))
+    state = layout(tiny.randomise(tiny.shapes(Transformer(spec)), 5))
+    stored, _ = tiny.quantized(lambda key: ".img_mlp." in key and ".out." not in key, state, *FORMATS["mxfp8"][:3])
+    model = load(write(stored, tmp_path / "tiles.safetensors"))
+    assert model.spec.fused_mlp == fused and velocity(model).isfinite().all()

@@ -103,19 +103,35 @@ BOUNDS = {"Q8_0": 0.02, "Q6_K": 0.1, "Q5_K": 0.2, "Q4_K": 0.35, "Q4_0": 0.3, "Q5
 @pytest.mark.parametrize("kind", BOUNDS)
 @pytest.mark.parametrize("fused, prefix, metadata", [(True, "", True), (False, PREFIX, False)])
 def test_every_type_computes_what_its_blocks_say(comfyui, plain, tmp_path, kind, fused, prefix, metadata):
-    state = tiny.to_comfy_transformer(plain) if fused else plain
+    state = plain if fused else tiny.to_diffusers_transformer(plain)
     path = write(tmp_path / "model.gguf", {prefix + name: value for name, value in state.items()}, kind, metadata)
     model = files.load(path)
     assert type(model.transformer_blocks[0].attn.to_q.weight.data).__name__ == "QuantizedTensor"
     found = files.velocity(model)
-    assert error(found, files.expected(rounded(state, kind))) < 1e-4
-    assert 1e-4 < error(found, files.expected(tiny.to_comfy_transformer(plain))) < BOUNDS[kind]
+    assert error(found, files.expected(rounded(plain, kind))) < 1e-4
+    assert 1e-4 < error(found, files.expected(plain)) < BOUNDS[kind]
+
+
+@pytest.mark.parametrize("weight_format", ["as stored", "fp32", "int8 (ConvRot)"])
+def test_halves_of_two_types_stay_two_matrices(comfyui, plain, tmp_path, weight_format):
+    """In one block only: the network has one form for all."""
+    state = tiny.to_diffusers_transformer(plain)
+    kinds = {name: "Q5_1" if name == "transformer_blocks.1.img_mlp.proj.weight" else "Q8_0"
+             for name, value in state.items() if "transformer_blocks" in name and value.ndim == 2}
+    path = write_blocks(tmp_path / "mixed.gguf", state, {name: pack(state[name], kind) for name, kind in kinds.items()},
+                        kinds)
+    model = files.load(path, weight_format=weight_format)
+    decoded = tiny.to_comfy_transformer({
+        name: pack_gguf.dequantize(torch.from_numpy(pack(value, kinds[name])), kinds[name]) if name in kinds else value
+        for name, value in state.items()})
+    assert not model.spec.fused_mlp
+    assert error(files.velocity(model), files.expected(decoded)) < (0.02 if "int8" in weight_format else 1e-4)
 
 
 def test_a_mix_of_all_types_computes_what_its_blocks_say(comfyui, plain, tmp_path):
     """As publishers mix them: one tensor of a type that is not read would refuse the whole file. The package cannot
     pack most of them, so the blocks are random, with scales that make their values as large as those of weights."""
-    state, kinds = tiny.to_comfy_transformer(plain), itertools.cycle(pack_gguf.BLOCKS)
+    state, kinds = plain, itertools.cycle(pack_gguf.BLOCKS)
     matrices = {name: next(kinds) for name, value in state.items() if "transformer_blocks" in name and value.ndim == 2}
     assert set(matrices.values()) == set(pack_gguf.BLOCKS)
     blocks = {name: random_blocks(state[name], kind) for name, kind in matrices.items()}
@@ -127,7 +143,7 @@ def test_a_mix_of_all_types_computes_what_its_blocks_say(comfyui, plain, tmp_pat
 
 def test_matrices_of_other_rows_have_their_original_shape(comfyui, plain, tmp_path):
     """What lies around the blocks as city96's converter writes it: rows of 256 values, the shape in the metadata."""
-    state = tiny.to_comfy_transformer(plain)
+    state = plain
     names = [name for name, value in state.items() if value.ndim == 2 and value.shape[1] % 256]
     assert names
     folded = {name: state[name].reshape(-1, 256) for name in names}
@@ -154,7 +170,7 @@ def test_norms_keep_fp32_beside_bf16(comfyui, plain, tmp_path, monkeypatch, pack
     """As on a card, where the network computes in bf16 and core would choose layers that do not cast."""
     import comfy.model_management
     monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *arguments, **options: None)
-    path, state = with_norms_in_fp32(tmp_path / "model.gguf", tiny.to_comfy_transformer(plain), packed)
+    path, state = with_norms_in_fp32(tmp_path / "model.gguf", plain, packed)
     model = files.load(path)
     norms = {name: value for name, value in state.items() if value.ndim == 1}
     assert norms and not all(torch.equal(value, value.bfloat16().float()) for value in norms.values())
@@ -172,7 +188,7 @@ def test_norms_keep_fp32_beside_bf16(comfyui, plain, tmp_path, monkeypatch, pack
 def test_norms_are_saved_in_the_dtype_that_they_are_kept_in(comfyui, plain, tmp_path, lora):
     from qwen_image_2.nodes.bridge.loading import diffusion_network, load_model
     from qwen_image_2.nodes.bridge.quant import quantize
-    path, state = with_norms_in_fp32(tmp_path / "model.gguf", tiny.to_comfy_transformer(plain), packed=False)
+    path, state = with_norms_in_fp32(tmp_path / "model.gguf", plain, packed=False)
     model = load_model(path, path.name, "base")
     model = runs.with_lora(model, "img_in.weight") if lora else model
     quantize.save(tmp_path / "saved.safetensors", diffusion_network(model), lambda done, total: None)
@@ -184,12 +200,12 @@ def test_norms_are_saved_in_the_dtype_that_they_are_kept_in(comfyui, plain, tmp_
 
 
 def test_norms_become_what_is_asked_for(comfyui, plain, tmp_path):
-    path, _ = with_norms_in_fp32(tmp_path / "model.gguf", tiny.to_comfy_transformer(plain), packed=False)
+    path, _ = with_norms_in_fp32(tmp_path / "model.gguf", plain, packed=False)
     assert {value.dtype for value in files.load(path, weight_format="bf16").parameters()} == {torch.bfloat16}
 
 
 def test_a_gguf_file_can_become_another_format(comfyui, plain, tmp_path):
-    state = tiny.to_comfy_transformer(plain)
+    state = plain
     path = write(tmp_path / "model.gguf", state, "Q8_0")
     wanted = files.expected(rounded(state, "Q8_0"))
     assert error(files.velocity(files.load(path, weight_format="fp32")), wanted) < 1e-5
@@ -199,7 +215,7 @@ def test_a_gguf_file_can_become_another_format(comfyui, plain, tmp_path):
 @pytest.mark.parametrize("weight_format", ["as stored", "bf16", "fp8"])
 def test_damage_in_blocks_is_named(comfyui, plain, tmp_path, weight_format):
     from qwen_image_2.nodes.bridge.loading import load_model
-    name, state = "transformer_blocks.1.attn.to_v.weight", tiny.to_comfy_transformer(plain)
+    name, state = "transformer_blocks.1.attn.to_v.weight", plain
     path = write(tmp_path / "nan.gguf", state, "Q8_0")
     content = path.read_bytes()
     blocks = pack(state[name], "Q8_0").tobytes()
@@ -213,7 +229,7 @@ def test_loras_reach_packed_matrices(comfyui, plain, tmp_path):
     import comfy.model_management
 
     from qwen_image_2.nodes.bridge.loading import load_model
-    state = tiny.to_comfy_transformer(plain)
+    state = plain
     model = load_model(write(tmp_path / "model.gguf", state, "Q4_K"), "model.gguf", "base").clone()
     name = "transformer_blocks.1.attn.to_q.weight"
     change = torch.randn(256, 256) * 0.05
@@ -244,7 +260,7 @@ def test_the_dynamic_patcher_merges_no_lora_into_packed_matrices(comfyui, plain,
     from comfy.patcher_extension import CallbacksMP
 
     from qwen_image_2.nodes.bridge.loading import load_model
-    model = load_model(write(tmp_path / "m.gguf", tiny.to_comfy_transformer(plain), "Q4_K"), "m.gguf", "base")
+    model = load_model(write(tmp_path / "m.gguf", plain, "Q4_K"), "m.gguf", "base")
     layer = model.model.diffusion_model.transformer_blocks[1].attn.to_q
     key, change = "diffusion_model.transformer_blocks.1.attn.to_q.weight", torch.randn(256, 256) * 0.05
     patch = LowVramPatch(key, {key: [(1.0, ("diff", (change,)), 1.0, None, None)]})
@@ -262,7 +278,7 @@ def test_the_dynamic_patcher_merges_no_lora_into_packed_matrices(comfyui, plain,
 def test_packed_blocks_stream(comfyui, plain, tmp_path):
     from qwen_image_2.nodes.bridge.loading import load_model
     from qwen_image_2.nodes.bridge.runtime.budget import BudgetPatcher
-    model = load_model(write(tmp_path / "m.gguf", tiny.to_comfy_transformer(plain), "Q4_K"), "m.gguf", "base")
+    model = load_model(write(tmp_path / "m.gguf", plain, "Q4_K"), "m.gguf", "base")
     network = model.model.diffusion_model
     expected = files.velocity(network)
     budgeted = BudgetPatcher.of(model, float("inf"))
@@ -277,7 +293,7 @@ def test_packed_blocks_stream(comfyui, plain, tmp_path):
 def test_a_lora_makes_no_packed_matrix_larger_than_the_budget_knows(comfyui, plain, tmp_path):
     from qwen_image_2.nodes.bridge.loading import load_model
     from qwen_image_2.nodes.bridge.runtime.budget import BudgetPatcher, costs
-    state = tiny.to_comfy_transformer(plain)
+    state = plain
     model = load_model(write(tmp_path / "m.gguf", state, "Q4_K"), "m.gguf", "base")
     name, change = "transformer_blocks.1.attn.to_q.weight", torch.randn(256, 256) * 0.05
     budgeted = BudgetPatcher.of(model, float("inf"))
@@ -309,7 +325,7 @@ def test_llama_cpps_files_are_no_transformers(comfyui, tmp_path, name, words):
 
 def test_types_that_are_not_read_are_named(comfyui, plain, tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "iq.gguf", "qwen_image21")
-    for name, value in tiny.to_comfy_transformer(plain).items():
+    for name, value in plain.items():
         if name.endswith("block.attn.to_q.weight") or name == "transformer_blocks.0.attn.to_q.weight":
             writer.add_tensor(name, np.zeros((256, 110), np.uint8), raw_dtype=gguf.GGMLQuantizationType.IQ3_S)
         else:
@@ -326,7 +342,7 @@ def test_sizes_are_those_of_the_packed_file(comfyui, plain, tmp_path):
     import comfy.model_management
 
     from qwen_image_2.nodes.bridge.loading import load_model
-    model = load_model(write(tmp_path / "m.gguf", tiny.to_comfy_transformer(plain), "Q4_K"), "m.gguf", "base")
+    model = load_model(write(tmp_path / "m.gguf", plain, "Q4_K"), "m.gguf", "base")
     inner = sum(value.numel() for name, value in plain.items() if "transformer_blocks" in name and value.ndim == 2)
     rest = sum(value.numel() for value in plain.values()) - inner
     size = comfy.model_management.module_size(model.model.diffusion_model)
@@ -339,7 +355,7 @@ def test_the_loaders_offer_gguf_files(comfyui, plain, tmp_path, monkeypatch):
 
     from qwen_image_2.nodes.bridge.files import folders
     (tmp_path / "below").mkdir()
-    path = write(tmp_path / "below" / "model.gguf", tiny.to_comfy_transformer(plain), "Q8_0")
+    path = write(tmp_path / "below" / "model.gguf", plain, "Q8_0")
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], {".safetensors"}))
     assert "below/model.gguf" in folders.choices(folders.TRANSFORMER)
     assert folders.resolve(folders.TRANSFORMER, "below/model.gguf") == path

@@ -30,7 +30,7 @@ def plain():
 
 @pytest.fixture(scope="module")
 def path(plain, tmp_path_factory):
-    return files.write(tiny.to_comfy_transformer(plain), tmp_path_factory.mktemp("plain") / "plain.safetensors")
+    return files.write(plain, tmp_path_factory.mktemp("plain") / "plain.safetensors")
 
 
 def load(path, weight_format="as stored"):
@@ -52,7 +52,7 @@ def test_quantised_while_loading_is_what_the_tools_make(comfyui, plain, path, ta
     _, rounded = files.quantize(plain, SAME[target])
     found = files.velocity(load(path, target).model.diffusion_model)
     assert error(found, files.expected(rounded)) < files.FORMATS[SAME[target]][3]
-    assert error(found, files.expected(tiny.to_comfy_transformer(plain))) > 1e-3
+    assert error(found, files.expected(plain)) > 1e-3
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -95,6 +95,29 @@ def test_a_saved_file_loads_as_it_was(comfyui, path, tmp_path, target):
     assert error(files.velocity(again), files.velocity(before)) < files.rounding(target)
 
 
+@pytest.mark.parametrize("name", files.FORMATS)
+def test_a_saved_file_is_what_was_on_the_disk(comfyui, plain, tmp_path, name):
+    """Names, dtypes, shapes and every bit, in every format that a file may have."""
+    stored, _ = files.quantize(plain, name)
+    saved = load_file(save(tmp_path / "saved.safetensors", load(files.write(stored, tmp_path / "q.safetensors"))))
+    assert saved.keys() == stored.keys()
+    marks = {key for key in stored if key.endswith("comfy_quant")}  # JSON, which core writes in its own way
+    files.assert_same_tensors({key: saved[key] for key in saved.keys() - marks},
+                              {key: stored[key] for key in stored.keys() - marks})
+
+
+@pytest.mark.parametrize("name", files.FORMATS)
+def test_halves_are_saved_as_one_matrix_where_they_are_one(comfyui, plain, tmp_path, name):
+    stored, _ = files.halves(name, plain)
+    model = load(files.write(stored, tmp_path / "split.safetensors"))
+    saved = save(tmp_path / "saved.safetensors", model)
+    fused = files.quantize(plain, name)[0]
+    assert load_file(saved).keys() == (stored if name in files.APART else fused).keys()
+    again = load(saved)
+    assert again.model.spec == model.model.spec
+    files.assert_same_tensors(again.model.diffusion_model.state_dict(), model.model.diffusion_model.state_dict())
+
+
 @pytest.mark.parametrize("target", ["as stored", *TARGETS])
 def test_a_saved_files_weights_lie_where_kernels_want_them(comfyui, path, tmp_path, target):
     """Though in the network each is followed by its mark, a text of any length."""
@@ -117,7 +140,7 @@ def test_what_a_matrix_becomes_is_known_beforehand(comfyui, mark, shape):
 
 def test_what_is_not_quantised_keeps_its_dtype(comfyui, plain, tmp_path):
     """On a CPU ComfyUI computes quantized models in fp32 and holds their other weights so."""
-    half = {name: value.bfloat16() for name, value in tiny.to_comfy_transformer(plain).items()}
+    half = {name: value.bfloat16() for name, value in plain.items()}
     saved = load_file(save(tmp_path / "q.safetensors", load(files.write(half, tmp_path / "p.safetensors"), "fp8")))
     kept = {name: value for name, value in saved.items() if name in half and "transformer_blocks" not in name}
     assert len(kept) > 5
@@ -126,7 +149,7 @@ def test_what_is_not_quantised_keeps_its_dtype(comfyui, plain, tmp_path):
 
 def test_halves_that_stand_apart_share_one_scale(comfyui, plain, path, tmp_path):
     """A diffusers file has gate and projection apart; Comfy-Org's layout needs one fp8 scale for both."""
-    split = files.write(plain, tmp_path / "split.safetensors")
+    split = files.write(tiny.to_diffusers_transformer(plain), tmp_path / "split.safetensors")
     apart = load_file(save(tmp_path / "a.safetensors", load(split, "fp8")))
     fused = load_file(save(tmp_path / "b.safetensors", load(path, "fp8")))
     assert set(apart) == set(fused)
@@ -137,15 +160,15 @@ def test_halves_that_stand_apart_share_one_scale(comfyui, plain, path, tmp_path)
 def test_loras_are_baked_in(comfyui, path, tmp_path, target):
     """A saved file says what the model said with its LoRA, but for what quantizing once more rounds."""
     model = load(path, target).clone()
-    key = "diffusion_model.transformer_blocks.1.img_mlp.proj.weight"
-    model.add_patches({key: ("diff", (torch.randn(768, 256) * 0.05,))}, 0.7)
+    key = "diffusion_model.transformer_blocks.1.img_mlp.gate_up.weight"
+    model.add_patches({(key, (0, 768, 768)): ("diff", (torch.randn(768, 256) * 0.05,))}, 0.7)
     with_lora = load(save(tmp_path / "with.safetensors", model)).model.diffusion_model
     without = load(save(tmp_path / "without.safetensors", load(path, target))).model.diffusion_model
-    name = "transformer_blocks.1.img_mlp.proj"
-    change = (_weight(with_lora, name) - _weight(without, name))
+    name = "transformer_blocks.1.img_mlp.gate_up"
+    change = (_weight(with_lora, name) - _weight(without, name))[768:]
     wanted = model.patches[key][0][1][1][0] * 0.7
     assert error(change, wanted) < {"bf16": 0.05, "4-bit (nvfp4)": 0.6}.get(target, 0.2)
-    same = "transformer_blocks.0.img_mlp.proj"
+    same = "transformer_blocks.0.img_mlp.gate_up"
     assert torch.equal(_weight(with_lora, same), _weight(without, same))
 
 
@@ -227,7 +250,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_unloaded_or_writte
 
     from qwen_image_2.nodes import save as node
     from qwen_image_2.tests.nodes.bridge.quant import test_gguf_ops
-    packed = load(test_gguf_ops.write(tmp_path / "q8.gguf", tiny.to_comfy_transformer(plain), "Q8_0"))
+    packed = load(test_gguf_ops.write(tmp_path / "q8.gguf", plain, "Q8_0"))
     plain_clip = node.text_network(clip)
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
     monkeypatch.setattr(node, "text_network", lambda clip: plain_clip._replace(module=packed.model.diffusion_model))
@@ -239,7 +262,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_unloaded_or_writte
 
 
 def load_plain(folder, plain):
-    return load(files.write(tiny.to_comfy_transformer(plain), folder / "p.safetensors"))
+    return load(files.write(plain, folder / "p.safetensors"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="limits of a process are POSIX")
@@ -296,7 +319,7 @@ def test_what_does_not_fit_a_block_stays_as_it_is():
 
 def test_a_network_too_small_for_a_format_is_refused(comfyui, tmp_path):
     spec = TransformerSpec(layers=1, dim=32, heads=1, head_dim=32, mlp_dim=96, context_dim=16, rope_axes=(4, 14, 14))
-    state = tiny.to_comfy_transformer(tiny.randomise(tiny.shapes(Transformer(spec)), 5))
+    state = tiny.randomise(tiny.shapes(Transformer(spec)), 5)
     with pytest.raises(CheckpointError, match="small.safetensors has no matrix large enough for 4-bit"):
         load(files.write(state, tmp_path / "small.safetensors"), "4-bit (nvfp4)")
 

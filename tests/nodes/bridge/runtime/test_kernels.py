@@ -90,7 +90,8 @@ def test_a_whole_transformer_runs_on_the_fused_kernels(comfyui, reference, dtype
     from qwen_image_2.model.qwen_image_2 import detect
     from qwen_image_2.model.qwen_image_2.transformer import Transformer
     from qwen_image_2.nodes.bridge.runtime.kernels import kitchen_kernels
-    state = {name: value.to(dtype) for name, value in reference.transformer.state_dict().items()}
+    fused = tiny.to_comfy_transformer(reference.transformer.state_dict())
+    state = {name: value.to(dtype) for name, value in fused.items()}
     tensors = {n: TensorInfo(tuple(v.shape), "F32") for n, v in state.items()}
     spec = detect.detect_transformer(Checkpoint("reference", tensors)).spec
     condition = Condition(torch.randn(3, 20, 64).to(dtype), ((4, 6),), (torch.randn(1, 64, 4, 6).to(dtype),))
