@@ -1,10 +1,12 @@
-"""comfy-kitchen's fused kernels behind the transformer's `Kernels`."""
+"""comfy-kitchen's fused kernels behind the transformer's `Kernels`, and ComfyUI's SwiGLU inside the int8 quantizer."""
 import logging
 
 import comfy.ops
 import torch
+from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
+from ....model.runtime import kernels as plain
 from ....model.runtime.kernels import TORCH, Kernels
 from ..kitchen import has_fused
 
@@ -31,8 +33,31 @@ def kitchen_kernels(kitchen) -> Kernels:
     def scaled_layer_norm(x: Tensor, scale: tuple[Tensor, Tensor], eps: float) -> Tensor:
         return kitchen.adaln(x, *scale, eps)
 
-    return Kernels(norm_rope=norm_rope, scaled_layer_norm=scaled_layer_norm, prepare_scale=with_zero_shift,
-                   prepare_rotations=rotation_matrices)
+    return Kernels(norm_rope=norm_rope, scaled_layer_norm=scaled_layer_norm, linear_of_swiglu=linear_of_swiglu,
+                   prepare_scale=with_zero_shift, prepare_rotations=rotation_matrices)
+
+
+# The queries', keys' and values' products round the same input three times. comfy-kitchen (0.2.26) rotates and rounds
+# activations in its int8_linear alone: what is public beside it rounds without the rotation, or multiplies into 32-bit
+# integers, which are more bytes than are saved. One matrix for the three would do, but few files allow it: fp8 and
+# nvfp4 have a scale for each, GGUF often another type for the values.
+
+def linear_of_swiglu(linear: nn.Module, gate_up: Tensor) -> Tensor:
+    """The plain form, but for int8: a kernel rotates and rounds its input anyway, and ComfyUI's own form (where this
+    version has it) multiplies gate and projection in that kernel. Their product is never written and read again."""
+    if hasattr(comfy.ops, "linear_input_act") and multiplies_int8(linear):
+        return comfy.ops.linear_input_act(linear, gate_up, "swiglu")
+    return plain.linear_of_swiglu(linear, gate_up)
+
+
+def multiplies_int8(linear: nn.Module) -> bool:
+    """Whether this layer's own product would be one of integers, and nothing else: ComfyUI's form looks at the weight
+    alone, and calls no layer. One that was told to dequantize, whose LoRA is computed as it is used, or whose forward
+    another node has replaced keeps its own way; so does one that torch compiles, which cannot look into the call."""
+    if getattr(linear, "quant_format", None) != "int8_tensorwise" or not isinstance(linear.weight, QuantizedTensor):
+        return False
+    told = linear._full_precision_mm or getattr(linear, "comfy_force_cast_weights", False) or linear.weight_function
+    return not (told or "forward" in vars(linear) or torch.compiler.is_compiling())
 
 
 def ready_weight(norm: nn.Module, x: Tensor) -> Tensor:

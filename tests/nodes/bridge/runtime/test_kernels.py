@@ -153,3 +153,97 @@ def test_zero_shifts_are_made_once_for_a_pass(comfyui):
         model(torch.randn(2, 64, 4, 6), torch.rand(2), cache)
     counts = {event.key: event.count for event in calls.key_averages()}
     assert counts["comfy_kitchen::adaln"] == 2 * 5 + 1 and counts["aten::zeros_like"] == 3
+
+
+# ---------------------------------------------------------------- SwiGLU inside the int8 quantizer
+
+@pytest.fixture
+def int8_layer(comfyui):
+    """The MLP's last layer as the loader makes it: 512 inputs, 256 outputs, int8 with rotation."""
+    import comfy.ops
+
+    from qwen_image_2.nodes.bridge.quant.formats import decoding
+    settings = {"convrot": True, "convrot_groupsize": 256}
+    weight = torch.randn(256, 512, generator=torch.Generator().manual_seed(4)) / 20
+    stored, _ = tiny.quantized(lambda name: True, {"weight": weight}, "int8_tensorwise", settings,
+                               {"per_channel": True, **settings})
+    layer = decoding(comfy.ops.mixed_precision_ops({}, torch.float32)).Linear(512, 256, bias=False)
+    layer.load_state_dict(stored)
+    return layer
+
+
+@pytest.fixture
+def folded(comfyui, monkeypatch):
+    """The layers that ComfyUI's own form was called with."""
+    import comfy.ops
+    calls, core = [], comfy.ops.linear_input_act
+
+    def linear_input_act(linear, x, act):
+        calls.append((linear, act))
+        return core(linear, x, act)
+
+    monkeypatch.setattr(comfy.ops, "linear_input_act", linear_input_act)
+    return calls
+
+
+def swiglu(layer) -> torch.Tensor:
+    import comfy_kitchen
+
+    from qwen_image_2.nodes.bridge.runtime.kernels import kitchen_kernels
+    x = torch.randn(2, 7, 1024, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        found, expected = (kernels.linear_of_swiglu(layer, x)
+                           for kernels in (kitchen_kernels(comfy_kitchen), plain.TORCH))
+    assert found.shape == (2, 7, 256) and error(found, expected) < 1e-6
+    return found
+
+
+def test_swiglu_is_folded_into_the_int8_quantizer(int8_layer, folded):
+    swiglu(int8_layer)
+    assert folded == [(int8_layer, "swiglu")]
+
+
+def to_dequantize(layer):
+    layer._full_precision_mm = True
+
+
+def with_a_lora_in_use(layer):
+    layer.weight_function = [lambda weight: weight * 2]
+
+
+def with_cast_weights(layer):
+    layer.comfy_force_cast_weights = True
+
+
+def with_another_forward(layer):
+    own = layer.forward
+    layer.forward = lambda x: own(x) * 3  # as core's bypass LoRAs do it
+
+
+@pytest.mark.parametrize("told", [to_dequantize, with_a_lora_in_use, with_cast_weights, with_another_forward])
+def test_a_layer_that_was_told_otherwise_keeps_its_own_way(int8_layer, folded, told):
+    """ComfyUI's form looks at the weight alone."""
+    told(int8_layer)
+    swiglu(int8_layer)
+    assert not folded
+
+
+def test_an_older_comfyui_computes_the_plain_form(int8_layer, monkeypatch):
+    import comfy.ops
+    monkeypatch.delattr(comfy.ops, "linear_input_act")
+    swiglu(int8_layer)
+
+
+def test_layers_of_other_kinds_compute_the_plain_form(comfyui, folded):
+    import comfy.ops
+    layer = comfy.ops.manual_cast.Linear(512, 256, bias=False)
+    torch.nn.init.normal_(layer.weight)
+    swiglu(layer)
+    assert not folded
+
+
+def test_torch_compiles_the_plain_form(int8_layer, folded, monkeypatch):
+    """It cannot look into ComfyUI's, which is no registered operation."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    swiglu(int8_layer)
+    assert not folded
