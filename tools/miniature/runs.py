@@ -66,8 +66,10 @@ def shipped_vae() -> VAE:
 def shipped_transformer() -> Transformer:
     checkpoint = open_checkpoint(miniature.FOLDER / miniature.FILES["diffusion_models"])
     detected = detect.detect_transformer(checkpoint)
-    network = Transformer(detected.spec, device="meta")
-    loading.load(network, detected, checkpoint, torch.float32)
+    fused = Transformer(detected.spec, device="meta")
+    loading.load(fused, detected, checkpoint, torch.float32)
+    network = Transformer(train_transformer.SPEC)
+    network.load_state_dict(tiny.to_diffusers_transformer(fused.state_dict()))
     return network.requires_grad_(True).train()
 
 
