@@ -22,9 +22,9 @@ class QwenImage2LoadLoRA(io.ComfyNode):
             node_id="QwenImage2LoadLoRA",
             display_name="Load LoRA (Qwen-Image 2)",
             category=categories.LOADERS,
-            description="Applies a LoRA. Unlike core's loader it also accepts files that adapt the fused MLP matrix or "
-                        "keep their scale in the metadata, computes DoRA as PEFT does, and refuses damaged files and "
-                        "LoRAs of other models at once.",
+            description="Applies a LoRA. Unlike core's loader it also accepts files that keep their scale in the "
+                        "metadata, computes DoRA as PEFT does, and refuses damaged files and LoRAs of other models at "
+                        "once.",
             search_aliases=["lora", "lora loader", "lycoris", "lokr", "style", "lightning"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load Qwen-Image 2, or after another LoRA."),

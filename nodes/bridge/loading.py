@@ -17,6 +17,7 @@ from ...model.qwen_image_2 import key_maps
 from ...model.qwen_image_2.detect import detect_transformer
 from ...model.qwen_image_2.spec import TransformerSpec
 from .adapters.checks import check_lora_shapes, check_loras
+from .adapters.places import placing
 from .progress import loading_progress
 from .quant import formats
 from .quant.gguf_ops import gguf_operations, patch_gguf_on_use
@@ -60,7 +61,8 @@ def model_from(checkpoint: StoredCheckpoint, detected: Detected[TransformerSpec]
     comfy.model_management.archive_model_dtypes(model.diffusion_model)
     model.device = comfy.model_management.unet_offload_device()
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    patcher = patcher_class(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
+    patcher = placing(patcher_class(model, load_device=device,
+                                    offload_device=comfy.model_management.unet_offload_device()))
     patcher.add_wrapper(WrappersMP.OUTER_SAMPLE, check_run)
     patcher.add_callback(CallbacksMP.ON_LOAD, budget.on_load)
     patcher.add_callback(CallbacksMP.ON_LOAD, patch_gguf_on_use)

@@ -12,28 +12,13 @@ from ...model.checkpoints import adapters
 from ...model.checkpoints.adapters import Adapter
 from ...model.checkpoints.checkpoint import aligned
 from ...model.checkpoints.files import check_header, check_is_no_text, readable, tensor_infos
-from ...model.qwen_image_2 import key_maps, lora
+from ...model.qwen_image_2 import lora
 from ...model.qwen_image_2.lora import LoraError, Normalized
 from .adapters.checks import check_lora_shapes
 from .adapters.dora import Decomposed
+from .adapters.places import Place
 
 MAX_TENSORS = 20_000  # in a LoRA; those of the largest published transformers have a quarter
-
-
-class Place(NamedTuple):
-    """What an adapter changes."""
-
-    key: str                                   # the parameter, as ComfyUI names it
-    rows: tuple[int, int, int] | None = None   # axis 0, the first row and how many; None: all of it
-
-    @property
-    def patch_key(self) -> str | tuple[str, tuple[int, int, int]]:
-        """What ComfyUI's patches call it."""
-        return self.key if self.rows is None else (self.key, self.rows)
-
-    def shape(self, model) -> tuple[int, ...]:
-        whole = tuple(comfy.utils.get_attr(model, self.key).shape)
-        return whole if self.rows is None else (self.rows[2], *whole[1:])
 
 
 class Applied(NamedTuple):
@@ -63,17 +48,9 @@ def apply(model, path: Path, label: str, strength: float) -> Applied:
 
 
 def _places(model) -> dict[str, Place]:
-    """The modules that a LoRA may name -> what they are in this model; the MLP's halves too, which it has as one."""
-    places = {}
-    for module, key in comfy.lora.model_lora_keys_unet(model, {}).items():
-        if not isinstance(key, str):  # newer ComfyUI knows the halves
-            continue
-        places[module] = Place(key)
-        for half, name in enumerate(key_maps.rows_of(module)):
-            if name != module:
-                rows = comfy.utils.get_attr(model, key).shape[0] // len(key_maps.SPLIT_MLP)
-                places[name] = Place(key, (0, half * rows, rows))
-    return places
+    """The modules that a LoRA may name -> what they are in this model."""
+    keys = comfy.lora.model_lora_keys_unet(model, {})
+    return {module: model.place_of(key) if isinstance(key, str) else Place(*key) for module, key in keys.items()}
 
 
 def _read(path: Path, label: str) -> tuple[dict, dict]:

@@ -16,16 +16,18 @@ import comfy.model_management
 import comfy.model_sampling
 import comfy.patcher_extension
 import comfy.supported_models_base
+import comfy.utils
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...messages import Message, Refusal
-from ...model.qwen_image_2 import latents, schedule
+from ...model.qwen_image_2 import key_maps, latents, schedule
 from ...model.qwen_image_2.spec import TransformerSpec
 from ...model.qwen_image_2.transformer import Transformer, prefix_end
 from ...model.runtime.kernels import Kernels
 from . import saving
+from .adapters.places import Place
 from .keys import CACHE_LOCATION_KEY, REPORT_KEY
 from .prefix_cond import PrefixCond, PromptPrefix, condition_from, prefix_count, prefix_shape, prefix_tokens
 from .quant.quantize import Origin
@@ -170,6 +172,21 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
     @property
     def spec(self) -> TransformerSpec:
         return self.diffusion_model.spec
+
+    def state_dict(self, *args, **kwargs):
+        """With the names of the MLPs' halves, for ComfyUI's LoRA loaders (adapters/places.py); nothing stands there."""
+        state = super().state_dict(*args, **kwargs)
+        state.update({half: torch.empty(0) for key in list(state) if key.endswith(".weight")
+                      for half in key_maps.rows_of(key) if half != key})
+        return state
+
+    def place_of(self, key: str) -> Place:
+        """The parameter of this name; for one of the MLP's halves, its rows of the matrix where the model has one."""
+        whole = key_maps.fused_mlp(key)
+        if whole == key or not self.spec.fused_mlp or not key.endswith(".weight"):
+            return Place(key)
+        rows = comfy.utils.get_attr(self, whole).shape[0] // len(key_maps.SPLIT_MLP)
+        return Place(whole, (0, key_maps.rows_of(whole).index(key) * rows, rows))
 
     def extra_conds(self, **kwargs):
         return {"prefix": PrefixCond(PromptPrefix(condition_from(kwargs, self.spec, self.process_latent_in)))}

@@ -1,1 +1,1 @@
-"""ComfyUI patches of low rank and others: what shape they make, and DoRA."""
+"""ComfyUI patches of low rank and others: what they change, what shape they make, and DoRA."""

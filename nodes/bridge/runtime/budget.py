@@ -16,6 +16,7 @@ from torch import nn
 from ....messages import Message
 from ....model.runtime import offload
 from ....model.runtime.offload import Plan, Streamer
+from ..adapters.places import PlacingPatcher
 from ..quant.gguf_ops import is_packed
 
 BUDGET = "qwen_image_2_budget"  # the attachment that holds it, in bytes; ComfyUI copies it into every clone
@@ -43,7 +44,7 @@ class BudgetedModel:
             self.diffusion_model.streamer.release()
 
 
-class BudgetPatcher(ModelPatcher):
+class BudgetPatcher(PlacingPatcher, ModelPatcher):
     """Loads no more of its transformer onto the device than the budget, or less where ComfyUI has less room.
 
     ComfyUI has no seam for a patcher of another kind, and its own rules are bent here in three ways, each for a reason.

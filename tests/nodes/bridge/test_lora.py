@@ -122,6 +122,43 @@ def test_a_turn_of_all_rows_needs_one_matrix(model, model_of_halves, tmp_path):
             changed(model_of_halves, tmp_path, parts)
 
 
+# ---------------------------------------------------------------- by core's loaders
+
+@pytest.mark.parametrize("written", [dict, in_halves], ids=["one matrix", "two matrices"])
+@pytest.mark.parametrize("form", ["ai-toolkit", "musubi, alpha half the rank", "LoHa", "LoKr", "whole difference"])
+def test_cores_loader_reaches_the_same_rows(model, caplog, form, written):
+    """It takes its names from the model's state dict; what it does not find there it logs, and does without."""
+    import comfy.model_management
+    import comfy.sd
+    tensors, expected = FORMS[form]
+    before = mlp_rows(model)
+    clone, _ = comfy.sd.load_lora_for_models(model, None, written(tensors), 0.5, 0)
+    comfy.model_management.load_models_gpu([clone])
+    difference = mlp_rows(model) - before
+    clone.detach()
+    assert error(difference, expected / 2) < 1e-5
+    assert "not loaded" not in caplog.text.lower() and list(clone.patches) == [f"{DOTS}.weight"]
+
+
+def test_cores_hooks_reach_the_same_rows(model):
+    import comfy.hooks
+    import comfy.lora
+    lora = in_halves(FORMS["ai-toolkit"][0])
+    clone, _, hooks = comfy.hooks.load_hook_lora_for_models(model, None, lora, 0.5, 0)
+    patches = clone.hook_patches[hooks.hooks[0].hook_ref]
+    assert list(patches) == [f"{DOTS}.weight"]
+    found = comfy.lora.calculate_weight(patches[f"{DOTS}.weight"], mlp_rows(model), DOTS) - mlp_rows(model)
+    assert error(found, UP @ DOWN / 2) < 1e-5
+
+
+def test_who_asks_a_patcher_gets_parameters_alone(model):
+    """Core's nodes that merge, subtract and extract compute with each, and ModelSave writes them."""
+    own = {f"diffusion_model.{name}" for name in model.model.diffusion_model.state_dict()}
+    assert {name for name in model.model_state_dict() if name.startswith("diffusion_model.")} == own
+    assert model.get_key_patches("diffusion_model.").keys() == own
+    assert model.model_size() == sum(value.nbytes for value in model.model_state_dict().values())
+
+
 @pytest.mark.parametrize("shape", [(ROWS // 2, 4), (ROWS, 4)])
 def test_a_half_of_another_shape_is_refused(model, tmp_path, shape):
     """What core's loader loads, too: it names the rows by an offset."""

@@ -92,6 +92,20 @@ def test_two_steps(on_a_card, reference, transformer_file, tmp_path, weights, lo
         assert (velocity.device, velocity.dtype, velocity.shape) == (CARD, x.dtype, x.shape)
 
 
+def test_clones_take_patches_of_the_mlps_halves(on_a_card, model):
+    """Static ones too, which core makes of its own class, for TorchCompileModel."""
+    from qwen_image_2.nodes.bridge.adapters.places import placing
+    patcher = placing(dynamic(model))
+    static = patcher.clone(disable_dynamic=True, model_override=model.get_clone_model_override())
+    assert patcher.is_dynamic() and not static.is_dynamic()
+    matrix = "diffusion_model.transformer_blocks.1.img_mlp.gate_up.weight"
+    half, rows = matrix.replace("gate_up", "proj"), model.model.spec.mlp_dim
+    for each in (patcher, patcher.clone(), static, static.clone()):
+        assert each.add_patches({half: ("diff", (torch.zeros(rows, model.model.spec.dim),))}) == [half]
+        assert [patch[3] for patch in each.patches[matrix]] == [(0, rows, rows)] and half not in each.patches
+        each.patches.clear()
+
+
 def test_a_picture_and_back(on_a_card, vae_file):
     from qwen_image_2.nodes.bridge.vae import load_vae
     vae = load_vae(vae_file, vae_file.name)
