@@ -190,6 +190,50 @@ def test_missing_unknown_and_misshapen_tensors_are_named():
         detect.detect_transformer(Checkpoint("file", {**tensors, gone: TensorInfo((64, 32), "F32")}))
 
 
+HALVES = ("transformer_blocks.1.img_mlp.gate_layer", "transformer_blocks.1.img_mlp.proj")
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_half_of_an_mlp_that_is_missing_or_misshapen_is_named(half):
+    """Also where both together have all the rows of the matrix."""
+    tensors = infos(tiny.to_diffusers_transformer(transformer_state()))
+    with pytest.raises(CheckpointError, match=f"incomplete: tensor {half}.weight is missing"):
+        detect.detect_transformer(Checkpoint("file", {n: t for n, t in tensors.items() if n != f"{half}.weight"}))
+    other, = set(HALVES) - {half}
+    unequal = {f"{half}.weight": TensorInfo((190, 64), "F32"), f"{other}.weight": TensorInfo((194, 64), "F32")}
+    with pytest.raises(CheckpointError, match=r"has shape \[19[04], 64\], expected \[192, 64\]"):
+        detect.detect_transformer(Checkpoint("file", tensors | unequal))
+
+
+def quantized_half(dtype: str, scale: tuple[int, ...], scale_dtype: str = "F32", **record):
+    return TensorInfo((192, 64), dtype), TensorInfo(scale, scale_dtype), record
+
+
+ROWWISE = quantized_half("I8", (192, 1), format="int8_tensorwise")
+FP8 = quantized_half("F8_E4M3", (), format="float8_e4m3fn")
+FP8_ROWS = quantized_half("F8_E4M3", (192, 1), format="float8_e4m3fn")
+
+
+@pytest.mark.parametrize("gate, projection, fused", [
+    (ROWWISE, ROWWISE, True), (ROWWISE, quantized_half("I8", (), format="int8_tensorwise"), True),
+    (ROWWISE, quantized_half("I8", (192, 1), format="int8_tensorwise", convrot=True, convrot_groupsize=64), False),
+    (FP8, FP8, False), (FP8_ROWS, FP8_ROWS, True), (FP8_ROWS, FP8, False), (ROWWISE, FP8_ROWS, False),
+    (*[quantized_half("F8_E4M3", (192, 2), "F8_E8M0", format="mxfp8")] * 2, False),
+], ids=["rows", "rows and one", "another rotation", "one each", "fp8 by rows", "fp8 by rows and one", "two formats",
+        "tiles of 128 rows"])
+def test_halves_are_one_matrix_where_each_row_keeps_its_scale(gate, projection, fused):
+    tensors, records = infos(tiny.to_diffusers_transformer(transformer_state())), {}
+    for half, (weight, scale, record) in zip(HALVES, (gate, projection), strict=True):
+        tensors |= {f"{half}.weight": weight, f"{half}.weight_scale": scale}
+        records[half] = record
+    found = detect.detect_transformer(Checkpoint("file", tensors, {}, records))
+    assert found.spec.fused_mlp == fused
+    matrix = "transformer_blocks.1.img_mlp.gate_up"
+    assert set(found.quantization) == ({matrix} if fused else set(HALVES))
+    if fused:
+        assert found.table[f"{matrix}.weight_scale"] == tuple(f"{half}.weight_scale" for half in HALVES)
+
+
 @pytest.mark.parametrize("extra", [
     {"transformer_blocks.0.attn.to_q.weight_scale": TensorInfo((64, 1), "F32")},
     {"transformer_blocks.0.attn.to_q.scale_weight": TensorInfo((), "F32")},
