@@ -14,7 +14,8 @@ def check_lora_shapes(patcher) -> None:
         # Not the state dict's: that of a quantized layer holds packed values.
         expected = list(comfy.utils.get_attr(patcher.model, key).shape)
         if offset is not None:  # some rows or columns of the matrix
-            axis, _, expected[axis] = offset
+            axis, _, length = offset
+            expected[axis] = length
         _check_patch(key, patch, tuple(expected))
 
 
