@@ -22,6 +22,8 @@ MINIATURE = {
     "QwenImage2PromptEnhance": SMALL | {"max_tokens": 32},
 }
 
+TWO_SLIDES = "## One\n- A point\n## Two\n- Another point"
+
 
 def api(name: str) -> dict:
     return json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
@@ -107,6 +109,8 @@ def test_runs_from_the_template_browser_to_a_picture(page, name):
     assert_tidy(page)
     for kind, values in MINIATURE.items():
         page.set(kind, **values)
+    if name == "slides_deck":
+        page.set("QwenImage2DeckOutline", outline=TWO_SLIDES)  # all ten of it are drawn in tests/server
     if name == "edit_masked":
         page.set("LoadImage", image="painted.png")  # what its note asks for
     prompt, result = page.run(timeout=300)
