@@ -28,7 +28,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from qwen_image_2.model.checkpoints.checkpoint import StoredCheckpoint, TensorInfo
 from qwen_image_2.model.checkpoints.matching import shapes
 from qwen_image_2.model.qwen_image_2.detect import detect_transformer
-from qwen_image_2.model.qwen_image_2.prefix_cache import TOKENS_PER_SLOT
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.model.qwen_image_2.vae import VAE
@@ -206,8 +205,8 @@ class Given(NamedTuple):
 
     @property
     def slots(self) -> int:
-        """Of one reference."""
-        return self.target_tokens // TOKENS_PER_SLOT
+        """States of one reference, one for 2 x 2 latent tokens, which diffusers reads and ignores."""
+        return self.target_tokens // 4
 
     @property
     def prefix_tokens(self) -> int:
@@ -223,7 +222,7 @@ def given(setup: Setup, side: int, references: int, device: torch.device) -> Giv
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device)
 
-    text = random(1, setup.text_tokens + references * grid * grid // TOKENS_PER_SLOT, spec.context_dim)
+    text = random(1, setup.text_tokens + references * grid * grid // 4, spec.context_dim)
     return Given(random(1, spec.channels, grid, grid), torch.full((1,), SIGMA, device=device), text,
                  [random(1, spec.channels, grid, grid) for _ in range(references)])
 
@@ -233,8 +232,9 @@ def our_step(patcher, asked: Given) -> Callable[[], Tensor]:
     from qwen_image_2.nodes.bridge.keys import SLOTS_KEY
     from qwen_image_2.nodes.bridge.prefix_cond import PromptPrefix, condition_from
     model = patcher.model
-    slots = ((0, asked.slots),) if asked.references else ()
-    entries = {"cross_attn": asked.text, SLOTS_KEY: slots, "reference_latents": asked.references}
+    count = len(asked.references)
+    entries = {"cross_attn": asked.text[:, count * asked.slots:], SLOTS_KEY: [0] * count,
+               "reference_latents": asked.references}
     prefix = PromptPrefix(condition_from(entries, model.spec, lambda latent: latent))
     return lambda: model.apply_model(asked.latent, asked.sigma, transformer_options={}, prefix=prefix)
 

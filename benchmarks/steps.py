@@ -11,7 +11,7 @@ from timing import Budget, Comparison, compare
 from torch import Tensor
 
 from qwen_image_2.model.qwen_image_2 import schedule
-from qwen_image_2.model.qwen_image_2.prefix_cache import TOKENS_PER_SLOT, Condition
+from qwen_image_2.model.qwen_image_2.prefix_cache import Condition
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.tools import tiny
@@ -22,6 +22,7 @@ BATCH_SPEC = replace(SPEC, layers=4)
 TEXT_TOKENS = 256
 SIDE = 32  # latents: pictures of 512 x 512
 TOKENS = SIDE * SIDE
+TOKENS_PER_SLOT = 4  # latent tokens of a reference for each state that diffusers reads in its place, and ignores
 SLOTS = TOKENS // TOKENS_PER_SLOT
 SEEDS, STEPS = 4, 4
 
@@ -50,8 +51,8 @@ class Networks:
 
     def our_prefix(self):
         """The reference stands before the text, as in the pack's prompts."""
-        slots = ((0, SLOTS),) if self.references else ()
-        return self.ours.encode_prefix(Condition(self.text, slots, self.references))
+        count = len(self.references)
+        return self.ours.encode_prefix(Condition(self.text[:, count * SLOTS:], (0,) * count, self.references))
 
     def new_cache(self) -> QwenImage21KVCache:
         return QwenImage21KVCache(len(self.theirs.transformer_blocks))

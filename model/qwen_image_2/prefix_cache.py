@@ -16,9 +16,6 @@ from torch import Tensor
 
 from ...messages import Refusal
 
-# One image slot of the text encoder (one <|image_pad|> state) stands for 2 x 2 latent tokens.
-TOKENS_PER_SLOT = 4
-
 
 class Segment(NamedTuple):
     """A run of prefix tokens [start, end): text (grid None, attention causal) or one image (attention full)."""
@@ -33,14 +30,14 @@ class Segment(NamedTuple):
 class Condition:
     """One prompt and its reference images.
 
-    text: text-encoder states (P, S, K), the states in image slots included (they are ignored).
-    slots: (first state, number of states) of each reference, in the order of the prompt.
+    text: text-encoder states (P, S, K), without those of the images, whose place the references take.
+    slots: how many of these states stand before each reference, in the order of the prompt.
     references: latents on the transformer's scale, each (P or 1, 64, h, w).
     Raises ValueError where these do not fit together.
     """
 
     text: Tensor
-    slots: tuple[tuple[int, int], ...] = ()
+    slots: tuple[int, ...] = ()
     references: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
@@ -48,34 +45,27 @@ class Condition:
             raise Refusal("slots_without_references", "The prompt has {slots} image placeholders, but {references} "
                           "reference latents came with it. Each reference needs both.", slots=len(self.slots),
                           references=len(self.references))
-        free = 0
-        for number, ((first, states), latent) in enumerate(zip(self.slots, self.references, strict=True), start=1):
-            self._check_slot(number, first, states, free)
-            self._check_latent(number, states, latent)
-            free = first + states
+        before = 0
+        for number, (slot, latent) in enumerate(zip(self.slots, self.references, strict=True), start=1):
+            self._check_slot(number, slot, before)
+            self._check_latent(number, latent)
+            before = slot
 
-    def _check_slot(self, number: int, first: int, states: int, free: int) -> None:
-        """free: the first state that no slot before has taken."""
+    def _check_slot(self, number: int, slot: int, before: int) -> None:
+        """before: the slot in front of it."""
         length = self.text.shape[1]
-        if not free <= first < first + states <= length:
-            raise Refusal("image_slot", "Image placeholder {number} covers positions {first} to {last} of the prompt; "
-                          "{free} to {end} are available. Placeholders must lie within the prompt, in order and "
-                          "without overlap. Encode the prompt again with Encode Edit (Qwen-Image 2).",
-                          number=number, first=first,
-                          last=first + states - 1, free=free, end=length - 1)
+        if not before <= slot <= length:
+            raise Refusal("image_slot", "Image placeholder {number} stands at position {slot} of the prompt; {before} "
+                          "to {end} are possible. Placeholders must lie within the prompt and in order. Encode the "
+                          "prompt again with Encode Edit (Qwen-Image 2).",
+                          number=number, slot=slot, before=before, end=length)
 
-    def _check_latent(self, number: int, states: int, latent: Tensor) -> None:
+    def _check_latent(self, number: int, latent: Tensor) -> None:
         if len(latent) not in (1, len(self.text)):
             raise Refusal("reference_batch", "Reference {number} is a batch of {latents} latents for {prompts} "
                           "prompts. It must hold one for all prompts or one per prompt.",
                           number=number, latents=len(latent),
                           prompts=len(self.text))
-        tokens = latent.shape[-2] * latent.shape[-1]
-        if states * TOKENS_PER_SLOT != tokens:
-            raise Refusal("reference_tokens", "Reference {number} has {width} x {height} latent tokens, but its "
-                          "placeholder in the prompt has {tokens}: text encoder and VAE got different sizes.",
-                          number=number,
-                          width=latent.shape[-1], height=latent.shape[-2], tokens=states * TOKENS_PER_SLOT)
 
     def to(self, device: torch.device) -> "Condition":
         return Condition(self.text.to(device), self.slots, tuple(latent.to(device) for latent in self.references))
@@ -83,13 +73,13 @@ class Condition:
     def segments(self) -> Iterator[Segment]:
         """The prefix in order, text runs and images."""
         state, token = 0, 0
-        for number, ((first, states), latent) in enumerate(zip(self.slots, self.references, strict=True)):
-            if first > state:
-                yield Segment(token, token + first - state, None, state)
-                token += first - state
+        for number, (slot, latent) in enumerate(zip(self.slots, self.references, strict=True)):
+            if slot > state:
+                yield Segment(token, token + slot - state, None, state)
+                token += slot - state
             height, width = latent.shape[-2:]
             yield Segment(token, token + height * width, (height, width), number)
-            state, token = first + states, token + height * width
+            state, token = slot, token + height * width
         rest = self.text.shape[1] - state
         if rest:
             yield Segment(token, token + rest, None, state)

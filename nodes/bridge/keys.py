@@ -1,7 +1,9 @@
 """Names of the pack's own entries in ComfyUI's dictionaries, shared by those who write and those who read them."""
 
-# The conditioning's entry that says which states of the prompt are image slots: ((first, count), ...).
-SLOTS_KEY = "qwen_image_2_slots"
+# The conditioning's entry that says where the references go: a list of how many states of the prompt stand before each.
+# The name and the form are those of ComfyUI's own Qwen-Image 2.1 (comfy/text_encoders/qwen_image21.py), so that its
+# nodes and the pack's take each other's conditioning.
+SLOTS_KEY = "image_slots"
 # The entry of transformer_options that takes sentences about a run: a function of one string.
 REPORT_KEY = "qwen_image_2_report"
 # The entry of transformer_options that says where the KV cache is tried first.

@@ -84,7 +84,7 @@ def condition_from(cond: dict, spec: TransformerSpec, normalize) -> Condition:
         raise Refusal("conditioning_width", "The conditioning holds {found}, but this transformer expects width "
                       "{width}. Encode the prompt with Encode Prompt (Qwen-Image 2) and its text encoder.", found=found,
                       width=spec.context_dim)
-    slots = tuple(cond.get(SLOTS_KEY, ()))
+    slots = tuple(cond.get(SLOTS_KEY) or ())
     references = tuple(normalize(latent) for latent in cond.get("reference_latents") or ())
     if len(references) != len(slots):
         raise Refusal("conditioning_slots", "The conditioning has {references} reference latents but {slots} image "

@@ -161,7 +161,7 @@ def test_a_training_step_reaches_every_weight():
     transformer = train_transformer.build()
     for parameter in transformer.parameters():  # past the start, where the gates are shut
         parameter.data += 0.05 * torch.randn_like(parameter)
-    prepared = [Prepared(torch.randn(20, 128), ((4, 4),), (torch.randn(64, 4, 4),), torch.randn(64, 6, 4))
+    prepared = [Prepared(torch.randn(20, 128), (4,), (torch.randn(64, 4, 4),), torch.randn(64, 6, 4))
                 for _ in range(3)]
     batch = train_transformer.Batch(prepared, (0.0,) * 64, (1.0,) * 64, torch.Generator(), torch.device("cpu"))
     assert batch.noisy.shape == (3 * train_transformer.LEVELS, 64, 6, 4)

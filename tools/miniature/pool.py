@@ -24,7 +24,7 @@ from .train_vae import pixels
 EXAMPLES = 2048         # of a shard
 ENCODE_BATCH = 32
 
-Slots = tuple[tuple[int, int], ...]
+Slots = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Pool:
         images = [(pixels([scene]).permute(0, 2, 3, 1) + 1) / 2 for scene in example.references]
         tokens = self.clip.tokenize(example.prompt, images=images)
         (text, extra), = self.clip.encode_from_tokens_scheduled(tokens)
-        return text[0].half(), tuple(map(tuple, extra.get("qwen_image_2_slots", ())))
+        return text[0].half(), tuple(extra.get("image_slots", ()))
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def _write(path: Path, made: list[Prepared]) -> None:
 def _read(path: Path) -> list[Prepared]:
     with safe_open(path, "pt") as file:
         slots = json.loads(file.metadata()["slots"])
-        return [Prepared(file.get_tensor(f"{number}.text"), tuple(map(tuple, of_one)),
+        return [Prepared(file.get_tensor(f"{number}.text"), tuple(of_one),
                          tuple(file.get_tensor(f"{number}.latent.{i + 1}") for i in range(len(of_one))),
                          file.get_tensor(f"{number}.latent.0"))
                 for number, of_one in enumerate(slots)]

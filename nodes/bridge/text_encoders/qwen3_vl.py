@@ -1,7 +1,8 @@
 """Qwen3-VL as ComfyUI's CLIP: core's own modules, sized by the file, with Qwen-Image 2's template and readout.
 
-The transformer reads the last decoder layer's output before the final norm, without the 14 tokens of the system
-turn. Core's prompt weights and textual inversions do not apply: the text goes to the tokenizer as it is.
+The transformer reads the last decoder layer's output before the final norm, without the 14 tokens of the system turn
+and without the images' own, whose place their latents take. Core's prompt weights and textual inversions do not apply:
+the text goes to the tokenizer as it is.
 """
 import contextlib
 import functools
@@ -37,6 +38,8 @@ from . import shared
 from .lazy import LazyConditioning
 
 NAME = "qwen3vl_8b"
+# In an image's token: whether its states stay. Core keeps that beside the tokens, where its own encoder alone looks.
+KEEP_VISION = "keep_vision"
 AUTO = "auto"  # the vision projector: whichever lies beside the language model and fits
 
 
@@ -143,7 +146,7 @@ def image_patches(image: Tensor, spec: VisionSpec) -> tuple[Tensor, Tensor]:
 
 
 class PromptEncoder(sd1_clip.SDClipModel):
-    """Tokens -> states that the transformer reads, and where the image slots are among them."""
+    """Tokens -> states that the transformer reads, and where the references go among them."""
 
     def __init__(self, spec: TextEncoderSpec, device="cpu", dtype=None, model_options=None, **_):
         super().__init__(
@@ -154,23 +157,29 @@ class PromptEncoder(sd1_clip.SDClipModel):
 
     def forward(self, tokens):
         states, pooled = super().forward(tokens)[:2]
-        slots = image_slots(tokens[0], self.transformer.spec.vision)
-        first = prompt.SYSTEM_TOKENS
-        return states[:, first:], pooled, {SLOTS_KEY: tuple((start - first, count) for start, count in slots)}
+        keep = torch.ones(states.shape[1], dtype=torch.bool)
+        keep[:prompt.SYSTEM_TOKENS] = False
+        slots = []
+        for first, count in image_slots(tokens[0], self.transformer.spec.vision):
+            keep[first:first + count] = False
+            slots.append(int(keep[:first].sum()))
+        return states[:, keep.to(states.device)], pooled, {SLOTS_KEY: slots} if slots else {}
 
     # Core's writes text with the images' positions and features; it needs nothing of its own class.
     generate = comfy.text_encoders.qwen3vl.Qwen3VLClipModel.generate
 
 
 def image_slots(tokens: list, spec: VisionSpec) -> list[tuple[int, int]]:
-    """(first state, number of states) of each image among the encoder's states. An image is one entry of `tokens`."""
+    """(first state, number of states) of each image whose latents are to come, among the encoder's states. An image is
+    one entry of `tokens`."""
     slots, position = [], 0
     for token in tokens:
         length = 1
         if isinstance(token, dict):
             side = spec.patch * spec.merge
             length = (token["data"].shape[1] // side) * (token["data"].shape[2] // side)
-            slots.append((position, length))
+            if not token[KEEP_VISION]:
+                slots.append((position, length))
         position += length
     return slots
 
@@ -178,16 +187,19 @@ def image_slots(tokens: list, spec: VisionSpec) -> list[tuple[int, int]]:
 class Tokenizer(saving.TokenizerBesideWeights, comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
     """Core's tokenizer files, Qwen-Image 2's template."""
 
-    def tokenize_with_weights(self, text, return_word_ids=False, images=(), skip_template=False, **kwargs):
+    def tokenize_with_weights(self, text, return_word_ids=False, images=(), skip_template=False, keep_vision=False,
+                              **kwargs):
         """text: the bare prompt, or without the template a whole conversation.
-        images: references (1, H, W, 3 or 4), sides multiples of 32. Raises Refusal for what cannot be encoded."""
+        images: references (1, H, W, 3 or 4), sides multiples of 32. Raises Refusal for what cannot be encoded.
+        keep_vision: no latents of them will come, so the transformer reads the images' own states (core's
+        TextEncodeQwenImage21 without a VAE)."""
         if images and kwargs.get("llama_template") is not None:  # core's TextEncodeQwenImageEditPlus
             raise Refusal("other_template", "Another node sets its own prompt template for references, that of "
                           "Qwen-Image 1.x (as TextEncodeQwenImageEditPlus does), but this text encoder is Qwen-Image "
                           "2's. Use Encode Edit (Qwen-Image 2) instead.")
         ids = self.hugging_face(text if skip_template else prompt.render(text, len(images)))["input_ids"]
         waiting = iter(over_white(image) for image in images)
-        tokens = [{"type": "image", "data": next(waiting), "original_type": "image"}
+        tokens = [{"type": "image", "data": next(waiting), "original_type": "image", KEEP_VISION: keep_vision}
                   if token == IMAGE_PAD_TOKEN else token for token in ids]
         row = [(token, 1.0, position) if return_word_ids else (token, 1.0) for position, token in enumerate(tokens)]
         return {NAME: [row]}

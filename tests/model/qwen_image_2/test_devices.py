@@ -35,7 +35,7 @@ def test_a_transformer_stays_on_its_device(dtype, causal):
     spec = dataclasses.replace(TransformerSpec(), layers=2, causal_condition=causal)
     network = Transformer(spec, device=CARD, dtype=dtype)
     # The text encoder's states are fp32.
-    condition = Condition(torch.randn(1, 20, spec.context_dim, device=CARD), ((3, 8),),
+    condition = Condition(torch.randn(1, 20, spec.context_dim, device=CARD), (3,),
                           (torch.randn(1, 64, 4, 8, device=CARD),))
     x, sigma = torch.randn(2, 64, 6, 10, device=CARD, dtype=dtype), torch.rand(2, device=CARD)
     cache = network.encode_prefix(condition, sigma[:1], dtype)

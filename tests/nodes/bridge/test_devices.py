@@ -45,7 +45,7 @@ def test_a_step_stays_on_the_card_and_waits_for_nothing(on_a_card, dtype, weight
     from qwen_image_2.nodes.bridge.runtime.prefix_placement import CacheLocation
     spec = dataclasses.replace(TransformerSpec(), layers=2)
     network = DiffusionModel(spec, kitchen_kernels(comfy_kitchen), dtype, torch.device(weights), comfy.ops.manual_cast)
-    prefix = PromptPrefix(Condition(torch.randn(1, 20, spec.context_dim), ((3, 8),), (torch.randn(1, 64, 4, 8),)))
+    prefix = PromptPrefix(Condition(torch.randn(1, 20, spec.context_dim), (3,), (torch.randn(1, 64, 4, 8),)))
     x, sigma = torch.randn(2, 64, 6, 10, device=CARD, dtype=dtype), torch.rand(2, device=CARD)
     for _ in range(2):
         velocity = network(x, sigma, prefix=prefix, first_location=CacheLocation[place])

@@ -51,4 +51,4 @@ def test_conditionings_that_do_not_fit_are_refused(prefix_cond, model):
     with pytest.raises(ValueError, match="holds no prompt"):
         check()
     with pytest.raises(ValueError, match="0 reference latents but 1 image placeholders"):
-        check(cross_attn=torch.zeros(1, 20, 64), qwen_image_2_slots=((3, 4),))
+        check(cross_attn=torch.zeros(1, 20, 64), image_slots=[3])

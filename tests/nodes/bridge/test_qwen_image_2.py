@@ -175,7 +175,7 @@ def test_the_room_for_keys_and_values_is_what_they_take(qwen_image_2, model, mon
     with the timestep every picture has."""
     monkeypatch.setattr(model.model.diffusion_model, "spec", replace(model.model.spec, causal_condition=causal))
     told = []
-    prefix = qwen_image_2.PromptPrefix(Condition(torch.randn(prompts, 20, 64), ((4, 2),), (torch.randn(1, 64, 2, 4),)))
+    prefix = qwen_image_2.PromptPrefix(Condition(torch.randn(prompts, 18, 64), (4,), (torch.randn(1, 64, 2, 4),)))
     with torch.no_grad():
         model.model.diffusion_model(torch.randn(3, 64, 4, 6), torch.full((3,), 0.7), prefix=prefix,
                                     transformer_options={qwen_image_2.REPORT_KEY: told.append})

@@ -40,7 +40,7 @@ def quantize(state: dict, name: str) -> tuple[dict, dict]:
 
 def velocity(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
-    condition = Condition(torch.randn(1, 12, 64, generator=generator).to(dtype), ((2, 4),),
+    condition = Condition(torch.randn(1, 12, 64, generator=generator).to(dtype), (2,),
                           (torch.randn(1, 64, 4, 4, generator=generator).to(dtype),))
     latent = torch.randn(1, 64, 4, 6, generator=generator).to(dtype)
     with torch.no_grad():

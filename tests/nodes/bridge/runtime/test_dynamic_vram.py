@@ -83,7 +83,7 @@ def test_two_steps(on_a_card, reference, transformer_file, tmp_path, weights, lo
         assert model.add_patches({MATRIX: ("diff", (change,))}, 1.0) == [MATRIX]
     model.partially_load(CARD)
     assert all(hasattr(block.attn.to_q, "_v") for block in network.transformer_blocks)
-    prefix = PromptPrefix(Condition(torch.randn(1, 20, network.spec.context_dim), ((3, 8),),
+    prefix = PromptPrefix(Condition(torch.randn(1, 20, network.spec.context_dim), (3,),
                                     (torch.randn(1, 64, 4, 8),)))
     x = torch.empty(1, 64, 4, 6, device=CARD, dtype=model.model.get_dtype_inference())
     for _ in range(2):

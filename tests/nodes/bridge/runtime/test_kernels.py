@@ -94,7 +94,7 @@ def test_a_whole_transformer_runs_on_the_fused_kernels(comfyui, reference, dtype
     state = {name: value.to(dtype) for name, value in fused.items()}
     tensors = {n: TensorInfo(tuple(v.shape), "F32") for n, v in state.items()}
     spec = detect.detect_transformer(Checkpoint("reference", tensors)).spec
-    condition = Condition(torch.randn(3, 20, 64).to(dtype), ((4, 6),), (torch.randn(1, 64, 4, 6).to(dtype),))
+    condition = Condition(torch.randn(3, 20, 64).to(dtype), (4,), (torch.randn(1, 64, 4, 6).to(dtype),))
     x, sigma, velocities = torch.randn(3, 64, 5, 3).to(dtype), torch.tensor([0.9, 0.5, 0.1]), []
     for ops, kernels in ((torch.nn, plain.TORCH), (comfy.ops.manual_cast, kitchen_kernels(comfy_kitchen))):
         model = Transformer(spec, ops, kernels, dtype=dtype)
@@ -128,7 +128,7 @@ def test_a_batch_whose_prefix_changes_with_sigma(comfyui, prompts):
     model.load_state_dict(tiny.randomise(tiny.shapes(Transformer(spec)), 5))
     exact = Transformer(spec)
     exact.load_state_dict(model.state_dict())
-    condition = Condition(torch.randn(prompts, 9, 64), ((2, 4),), (torch.randn(1, 64, 4, 4),))
+    condition = Condition(torch.randn(prompts, 9, 64), (2,), (torch.randn(1, 64, 4, 4),))
     x, sigma = torch.randn(3, 64, 4, 6), torch.tensor([0.9, 0.5, 0.1])
     together = model(x, sigma, model.encode_prefix(condition, sigma))
     alone = torch.cat([exact(x[i:i + 1], sigma[i:i + 1], exact.encode_prefix(
