@@ -100,7 +100,8 @@ def velocity(patcher) -> torch.Tensor:
 
 def states(clip, images: bool = True) -> torch.Tensor:
     image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
-    (text, _), = clip.encode_from_tokens_scheduled(clip.tokenize("a red circle", images=[image] if images else []))
+    (text, _), = clip.encode_from_tokens_scheduled(clip.tokenize(
+        "a red circle", images=[image] if images else [], keep_vision=True))
     return text
 
 

@@ -151,7 +151,7 @@ def load(path, weight_format="as stored", projector="auto"):
 
 def states(clip, picture: bool = True) -> torch.Tensor:
     images = [torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(0))] if picture else []
-    (text, _), = clip.encode_from_tokens_scheduled(clip.tokenize(text_files.PROMPT, images=images))
+    (text, _), = clip.encode_from_tokens_scheduled(clip.tokenize(text_files.PROMPT, images=images, keep_vision=True))
     return text
 
 

@@ -34,7 +34,7 @@ def states(path) -> torch.Tensor:
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
     clip = load_text_encoder(path, path.name)
     image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
-    (text, _), = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT, images=[image]))
+    (text, _), = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT, images=[image], keep_vision=True))
     return text
 
 
