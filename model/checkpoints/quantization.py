@@ -1,6 +1,7 @@
 """Quantized linear layers in checkpoint files: which layers, in which format, with which scales.
 
-Three ways are in circulation, all ComfyUI's (0.30, comfy/ops.py, comfy/quant_ops.py, comfy/utils.py): a tensor
+Three ways are in circulation, all ComfyUI's (0.30, comfy/ops.py, comfy/quant_ops.py, comfy/utils.py; 0271a469 of both
+for the 4-bit formats in groups, and comfy-kitchen's tensor/w4a8_int8.py and awq_w4a16.py): a tensor
 `{layer}.comfy_quant` that holds JSON as bytes, all of it in the file's metadata `_quantization_metadata`, and in older
 files a tensor `scaled_fp8` and `{layer}.scale_weight`. ComfyUI's own operations compute with them; here names and
 shapes are checked, and layers chosen that a plain file can have quantized.
@@ -36,6 +37,7 @@ class Format:
     packed: int = 1             # columns of the matrix in one stored value
     block: int = 0              # columns that share a scale with no other row's; such scales lie in tiles
     block_scale: torch.dtype | None = None  # of such scales, which some files hold as bare bytes
+    group: int = 0              # columns that share a scale where the record does not say; such scales lie in no tiles
 
 
 FORMATS = {
@@ -47,18 +49,29 @@ FORMATS = {
                     block=16, block_scale=torch.float8_e4m3fn),
     "int8_tensorwise": Format("int8", ("I8",), ("weight_scale",)),
     "convrot_w4a4": Format("4-bit ConvRot", ("I8", "U8"), ("weight_scale",), packed=2),
+    # Two of 16 levels in a byte, the even column's in its low half: level * s_rel of its group * s_channel of its row,
+    # then the inputs rotate back. The levels are the codebook's, or -8 to 7 where there is none.
+    "asym_w4a8_int8": Format("4-bit ConvRot in groups", ("I8",), ("weight_s_rel", "weight_s_channel"),
+                             ("weight_codebook",), packed=2, group=16),
+    # Packed alike: (level - 8) * scale + zero, both of the row and the group.
+    "awq_w4a16": Format("4-bit AWQ", ("I8",), ("weight_scale", "weight_zeros"), packed=2, group=64),
     "gguf": Format("GGUF", tuple(gguf.BLOCKS), ()),  # the pack's own: blocks with their scales inside
 }
 # As safetensors names them: their own dtype, or bare bytes.
 BLOCK_SCALES = {torch.float8_e8m0fnu: ("F8_E8M0", "U8"), torch.float8_e4m3fn: ("F8_E4M3", "U8")}
+# Of the scales that are not floats of any width: what ComfyUI hands to its kernels as it is.
+OTHER_SCALES = {"weight_s_rel": ("F8_E4M3", "U8", "F32"), "weight_s_channel": ("F32",), "weight_codebook": ("F32",)}
 ROWS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "gguf")  # whose rows can be looked up one by one
 # Formats of which ComfyUI computes the same with one scale for the matrix, and with that scale for each row.
 ONE_SCALE_OR_ROWS = ("int8_tensorwise",)
 # What may stand beside a quantized weight.
-COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
+COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale", "weight_s_rel", "weight_s_channel",
+              "weight_codebook", "weight_zeros")
 OLD_COMPANIONS = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
 # In a record: the input's scale counts for nothing. ComfyUI, too, takes an old file's 1.0 for one never measured.
 NO_INPUT_SCALE = "no_input_scale"
+# Formats whose inputs rotate whether the record says so or not.
+ALWAYS_ROTATED = ("convrot_w4a4", "asym_w4a8_int8")
 # In a record of 4-bit ConvRot: what its products are computed in.
 LINEAR_DTYPES = ("int4", "int8")
 # In a record, and for ComfyUI as well: the weight is dequantized, and multiplied as plain numbers.
@@ -232,6 +245,7 @@ def plain_weight(checkpoint: Checkpoint, layer: str) -> TensorInfo:
     rows, columns = weight.shape
     matrix = TensorInfo((rows, columns * form.packed), weight.dtype)
     _check_rotation(checkpoint, layer, matrix)
+    _check_group(checkpoint, layer, form, matrix)
     _check_scales(checkpoint, layer, form, matrix)
     return matrix
 
@@ -281,11 +295,27 @@ def _check_rotation(checkpoint: Checkpoint, layer: str, matrix: TensorInfo) -> N
     group = _setting(settings, "convrot_groupsize", ROTATIONS[0])
     fits = (isinstance(group, int) and not isinstance(group, bool) and group in (4 ** power for power in range(1, 9))
             and matrix.shape[1] % group == 0)
-    rotates = settings["format"] == "convrot_w4a4" or _setting(settings, "convrot", False)
+    rotates = settings["format"] in ALWAYS_ROTATED or _setting(settings, "convrot", False)
     if rotates and not fits:
         raise checkpoint.fail("rotation_group", "{file}: layer {layer} has {columns} inputs and rotates them in groups "
                               "of {group}; that must be a power of 4 which divides them. Choose another file.",
                               layer=layer, group=repr(group)[:60], columns=matrix.shape[1])
+
+
+def _check_group(checkpoint: Checkpoint, layer: str, form: Format, matrix: TensorInfo) -> None:
+    """Columns share a scale in groups, a whole number of them, which meet those of 16 that integers are multiplied in.
+    """
+    group = _group(checkpoint.quantization[layer], form)
+    fits = (isinstance(group, int) and not isinstance(group, bool) and group >= 4
+            and matrix.shape[1] % group == 0 and (16 % group == 0 or group % 16 == 0))
+    if form.group and not fits:
+        raise checkpoint.fail("scale_group", "{file}: layer {layer} has {columns} inputs and scales for groups of "
+                              "{group}; that must be 4, 8 or a multiple of 16 which divides them. Choose another file.",
+                              layer=layer, group=repr(group)[:60], columns=matrix.shape[1])
+
+
+def _group(settings: Mapping, form: Format) -> Any:
+    return _setting(settings, "group_size", form.group)
 
 
 def _check_scales(checkpoint: Checkpoint, layer: str, form: Format, matrix: TensorInfo) -> None:
@@ -305,7 +335,8 @@ def _check_scales(checkpoint: Checkpoint, layer: str, form: Format, matrix: Tens
             raise checkpoint.fail("scale_dtype", "{file}: tensor {tensor} must have one of the dtypes {known} "
                                   "({format}), not {dtype}. Choose another file.", tensor=scales[last],
                                   known=", ".join(known), format=form.words, dtype=dtype)
-        if not _scale_fits(form, last, shape, rows, columns):
+        group = _group(checkpoint.quantization[layer], form) if form.group else 0
+        if not _scale_fits(form, last, shape, rows, columns, group):
             raise checkpoint.fail("scale_shape", "{file}: tensor {tensor} has shape {shape}, but the matrix has "
                                   "{rows} rows and {columns} columns ({format}).", tensor=scales[last],
                                   shape=str(list(shape)), rows=rows, columns=columns, format=form.words)
@@ -313,10 +344,17 @@ def _check_scales(checkpoint: Checkpoint, layer: str, form: Format, matrix: Tens
 
 def _scale_dtypes(form: Format, last: str) -> tuple[str, ...]:
     """What safetensors calls the dtypes that this scale may have."""
-    return BLOCK_SCALES[form.block_scale] if last == "weight_scale" and form.block_scale else tuple(PLAIN_DTYPES)
+    if last == "weight_scale" and form.block_scale:
+        return BLOCK_SCALES[form.block_scale]
+    return OTHER_SCALES.get(last, tuple(PLAIN_DTYPES))
 
 
-def _scale_fits(form: Format, last: str, shape: tuple[int, ...], rows: int, columns: int) -> bool:
+def _scale_fits(form: Format, last: str, shape: tuple[int, ...], rows: int, columns: int, group: int) -> bool:
+    """group: columns that share a scale, where the format has such."""
+    if group:
+        groups = columns // group
+        return shape == {"weight_s_rel": (rows, groups), "weight_s_channel": (rows,), "weight_codebook": (16,),
+                         "weight_scale": (groups, rows), "weight_zeros": (groups, rows)}[last]
     if last == "pre_quant_scale":
         return shape == (columns,)
     if last != "weight_scale":
@@ -330,7 +368,8 @@ def _scale_fits(form: Format, last: str, shape: tuple[int, ...], rows: int, colu
 def as_numbers(name: str, value: Tensor, settings: Mapping[str, dict]) -> Tensor:
     """A parameter of a quantized layer; bytes that are scales of blocks as the numbers that they mean."""
     layer, _, last = name.rpartition(".")
-    meant = FORMATS[settings[layer]["format"]].block_scale if last == "weight_scale" else None
+    meant = {"weight_scale": FORMATS[settings[layer]["format"]].block_scale,
+             "weight_s_rel": torch.float8_e4m3fn}.get(last)
     return value.view(meant) if meant and value.dtype == torch.uint8 else value
 
 

@@ -1,7 +1,7 @@
 """What devices make of the formats that weights are stored in: which way each layer's product takes."""
 import comfy.model_management
 import torch
-from comfy.quant_ops import QuantizedTensor
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
 from ....messages import Message, Refusal
 from ....model.checkpoints import quantization
@@ -10,12 +10,13 @@ from ....model.checkpoints.matching import Detected
 from ....model.checkpoints.quantization import FULL_PRECISION, QuantConfig
 from ..kitchen import has_fused
 
-# Formats that are dequantized on every device: torch multiplies no two e5m2 matrices.
-NEVER_NATIVE = {"gguf", "float8_e5m2"}
+# Formats that are dequantized on every device: torch multiplies no two e5m2 matrices, and AWQ's product is for a few
+# rows.
+NEVER_NATIVE = {"gguf", "float8_e5m2", "awq_w4a16"}
 # Formats whose matrices are multiplied as integers.
-INTEGERS = {"int8_tensorwise", "convrot_w4a4"}
-# Formats whose matrices or scales of blocks are fp8 numbers.
-FP8_INSIDE = {"float8_e4m3fn", "float8_e5m2", "mxfp8", "nvfp4"}
+INTEGERS = {"int8_tensorwise", "convrot_w4a4", "asym_w4a8_int8"}
+# Formats whose matrices or scales are fp8 numbers.
+FP8_INSIDE = {"float8_e4m3fn", "float8_e5m2", "mxfp8", "nvfp4", "asym_w4a8_int8"}
 # One scale for all activations of a layer, which only the file can know. The other formats measure theirs in each call.
 NEEDS_INPUT_SCALE = "float8_e4m3fn"
 
@@ -43,8 +44,13 @@ def lacks_kernels(device: torch.device) -> bool:
 
 
 def check_device(checkpoint: Checkpoint, layers: QuantConfig, device: torch.device) -> None:
-    """Raises CheckpointError for weights that cannot be brought to the device: Apple's and DirectML know no fp8."""
-    formats = {one["format"] for one in layers.values()} & FP8_INSIDE
+    """Raises CheckpointError for weights that this ComfyUI cannot read, or that cannot be brought to the device:
+    Apple's and DirectML know no fp8."""
+    formats = {one["format"] for one in layers.values()}
+    if newer := sorted(quantization.FORMATS[name].words for name in formats - {"gguf"} - QUANT_ALGOS.keys()):
+        raise checkpoint.fail("format_newer", "{file} is quantized as {format}, which this ComfyUI cannot read. Update "
+                              "ComfyUI, or choose a bf16, fp8, int8 or GGUF file.", format=", ".join(newer))
+    formats &= FP8_INSIDE
     if formats and not comfy.model_management.supports_cast(device, torch.float8_e4m3fn):
         raise checkpoint.fail("fp8_device", "{file} cannot be used as {format}: this device ({device}) does not "
                               "support fp8. Choose a bf16, int8 or GGUF file, or another Weight format for a bf16 "

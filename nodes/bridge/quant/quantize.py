@@ -19,6 +19,8 @@ from .formats import INTEGERS
 # Largest value of the format times that of its block scales: what a matrix's largest magnitude is mapped to, where the
 # format has one scale for all of it.
 FORMAT_MAX = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0, "nvfp4": 6.0 * 448.0}
+# Formats that the pack only reads: their codebook and zeros are found by calibration.
+READ_ONLY = {name for name, form in quantization.FORMATS.items() if form.group}
 
 
 def quantize(matrix: Tensor, absmax: Tensor, record: Mapping) -> dict[str, Tensor]:
@@ -82,6 +84,15 @@ def patches_below(prefix: str, patcher) -> dict[str, list]:
 def check(network: Network, name: str) -> None:
     """Raises ValueError for a network that cannot be written. name: of the file."""
     refuse_packed(network.module, name)
+    patched = {_format(network, parameter) for parameter in network.patches}
+    if found := sorted(quantization.FORMATS[one].words for one in patched & READ_ONLY):
+        raise Refusal("save_read_only", "{model} cannot be saved with its LoRAs: its layers are {format}, which the "
+                      "pack only reads. Remove the LoRAs, or load the bf16 file.", model=name, format=", ".join(found))
+
+
+def _format(network: Network, parameter: str) -> str | None:
+    layer = network.module.get_submodule(parameter.rpartition(".")[0])
+    return getattr(layer, "quant_format", None)
 
 
 def refuse_packed(module: nn.Module, name: str) -> None:

@@ -12,6 +12,10 @@ from qwen_image_2.model.checkpoints.files import open_checkpoint
 
 INT8 = {"weight": ((96, 64), "I8"), "weight_scale": ((96, 1), "F32")}
 NVFP4 = {"weight": ((96, 32), "U8"), "weight_scale": ((128, 4), "F8_E4M3"), "weight_scale_2": ((), "F32")}
+# As core reads them (comfy/ops.py 0271a469): groups of 16 and of 64 columns where the record says nothing.
+W4A8 = {"weight": ((96, 128), "I8"), "weight_s_rel": ((96, 16), "F8_E4M3"), "weight_s_channel": ((96,), "F32"),
+        "weight_codebook": ((16,), "F32")}
+AWQ = {"weight": ((96, 128), "I8"), "weight_scale": ((4, 96), "BF16"), "weight_zeros": ((4, 96), "BF16")}
 
 
 def check(settings, tensors) -> TensorInfo:
@@ -30,6 +34,45 @@ def check(settings, tensors) -> TensorInfo:
 ])
 def test_a_layer_is_seen_as_the_matrix_that_it_stands_for(name, tensors, expected):
     assert check({"format": name}, tensors) == TensorInfo(expected, tensors["weight"][1])
+
+
+@pytest.mark.parametrize("settings, tensors", [
+    ({"format": "asym_w4a8_int8"}, W4A8),
+    ({"format": "asym_w4a8_int8", "group_size": 32, "convrot_groupsize": 64}, W4A8 | {"weight_s_rel": ((96, 8), "U8")}),
+    ({"format": "asym_w4a8_int8", "params": {"group_size": 8}}, W4A8 | {"weight_s_rel": ((96, 32), "F32")}),
+    ({"format": "asym_w4a8_int8"}, {name: info for name, info in W4A8.items() if name != "weight_codebook"}),
+    ({"format": "awq_w4a16"}, AWQ),
+    ({"format": "awq_w4a16", "group_size": 128},
+     AWQ | {"weight_scale": ((2, 96), "F16"), "weight_zeros": ((2, 96), "F16")}),
+])
+def test_scales_of_groups_of_columns(settings, tensors):
+    assert check(settings, tensors) == TensorInfo((96, 256), "I8")
+    infos = {f"layer.{name}": TensorInfo(*info) for name, info in tensors.items()}
+    plain, companions = quantization.unpack(Checkpoint("some.safetensors", infos, quantization={"layer": settings}))
+    assert {"weight", *companions["layer.weight"]} == set(tensors) and set(plain.tensors) == {"layer.weight"}
+
+
+@pytest.mark.parametrize("settings, tensors, change, key", [
+    ({}, W4A8, {"weight": ((96, 128), "U8")}, "layer_matrix"), ({}, W4A8, {"weight_s_rel": None}, "scale_missing"),
+    ({}, W4A8, {"weight_s_channel": None}, "scale_missing"), ({}, W4A8, {"weight_zeros": ((), "F32")}, "scale_foreign"),
+    ({}, W4A8, {"weight_scale": ((), "F32")}, "scale_foreign"),
+    ({}, W4A8, {"weight_s_rel": ((96, 8), "U8")}, "scale_shape"),
+    ({}, W4A8, {"weight_s_rel": ((96, 16), "BF16")}, "scale_dtype"),
+    ({}, W4A8, {"weight_s_channel": ((96, 1), "F32")}, "scale_shape"),
+    ({}, W4A8, {"weight_s_channel": ((96,), "BF16")}, "scale_dtype"),
+    ({}, W4A8, {"weight_codebook": ((15,), "F32")}, "scale_shape"),
+    ({}, AWQ, {"weight_zeros": None}, "scale_missing"), ({}, AWQ, {"weight_scale": ((96, 4), "BF16")}, "scale_shape"),
+    ({}, AWQ, {"weight_zeros": ((1, 96), "BF16")}, "scale_shape"),
+    ({}, AWQ, {"weight_scale": ((4, 96), "U8")}, "scale_dtype"),
+    ({"convrot_groupsize": 32}, W4A8, {}, "rotation_group"), ({"convrot_groupsize": 1024}, W4A8, {}, "rotation_group"),
+    *(({"group_size": group}, tensors, {}, "scale_group") for group in (0, 2, 12, 24, 512, True, "16", None)
+      for tensors in (W4A8, AWQ)),
+])
+def test_groups_and_their_scales_that_are_refused(settings, tensors, change, key):
+    name = "awq_w4a16" if tensors is AWQ else "asym_w4a8_int8"
+    with pytest.raises(CheckpointError) as refused:
+        check({"format": name, **settings}, {k: v for k, v in (tensors | change).items() if v is not None})
+    assert refused.value.key == key
 
 
 def test_a_gguf_matrix_holds_its_scales_itself():
