@@ -59,14 +59,15 @@ def generate(clip, instruction: str, prompt: str, images: Sequence[Tensor], task
 
 
 def _for_each_token(clip, progress: Callable[[int], None]):
-    """A context in which the first layer, which runs once for each token, calls progress."""
+    """A context in which progress is called for each token: before the final norm, which runs in Python once for each.
+    The layers do not where ComfyUI replays them as CUDA graphs (comfy/model_prefetch.py 03fb330a)."""
     written = itertools.count()
 
     def before(*_):
         comfy.model_management.throw_exception_if_processing_interrupted()
         progress(next(written))
 
-    return _language_model(clip).model.layers[0].register_forward_pre_hook(before)
+    return _language_model(clip).model.norm.register_forward_pre_hook(before)
 
 
 def _tokens(clip, instruction: str, prompt: str, images: list[Tensor]) -> dict:

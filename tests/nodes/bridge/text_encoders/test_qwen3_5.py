@@ -143,11 +143,42 @@ def test_a_published_file_is_recognised_by_its_shapes(comfyui):
 
 # ---------------------------------------------------------------- which CLIPs are asked
 
-def ask(clip, images=()):
+def ask(clip, images=(), progress=lambda tokens: None):
     from qwen_image_2.nodes.bridge.text_encoders import generation
     generation.check_writes(clip, sees=bool(images))
     return generation.generate(clip, "Be good.", "a dog", [image[0] for image in images], enhancement.TEXT_TO_IMAGE,
-                               0, 3, lambda tokens: None)
+                               0, 3, progress)
+
+
+class Replayed(torch.nn.Module):
+    """A layer as newer ComfyUI runs it from a CUDA graph: what it computes, and none of its hooks."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.layer_type = layer, layer.layer_type
+
+    def __call__(self, *arguments, **options):
+        return self.layer.forward(*arguments, **options)
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_tokens_are_counted_and_cancelled_where_layers_are_replayed(enhancer, monkeypatch, replayed):
+    import comfy.model_management as management
+
+    from qwen_image_2.nodes.bridge.text_encoders import generation
+    model, counted = generation._language_model(enhancer).model, []
+    if replayed:
+        monkeypatch.setitem(model._modules, "layers", torch.nn.ModuleList(map(Replayed, model.layers)))
+    assert ask(enhancer, progress=counted.append).tokens == len(counted) and counted == list(range(len(counted)))
+
+    def cancel(tokens):
+        management.interrupt_current_processing(tokens == 0)
+        counted.append(tokens)
+
+    counted.clear()
+    with pytest.raises(management.InterruptProcessingException):
+        ask(enhancer, progress=cancel)
+    assert counted == [0] and not model.norm._forward_pre_hooks
 
 
 def other_clip(model, tokenizer):
