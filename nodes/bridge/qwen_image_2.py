@@ -50,6 +50,11 @@ class LatentFormat(comfy.latent_formats.LatentFormat):
     latent_rgb_factors = [list(row) for row in latents.PREVIEW_FACTORS]
     latent_rgb_factors_bias = list(latents.PREVIEW_BIAS)
 
+    def __init__(self):
+        """With the tiny decoder for previews that core names for these latents, if it does: it can read that one."""
+        core = getattr(comfy.latent_formats, "QwenImage21", comfy.latent_formats.LatentFormat)
+        self.taesd_decoder_name = core().taesd_decoder_name
+
     def process_in(self, latent: Tensor) -> Tensor:
         return latents.normalize(latent)
 

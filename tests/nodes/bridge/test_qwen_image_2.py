@@ -186,6 +186,20 @@ def test_the_room_for_keys_and_values_is_what_they_take(qwen_image_2, model, mon
     assert f": {prefixes * 26} tokens, {taken / 2**20:.1f} MiB, " in told[0] and told[0].startswith("KV cache of ")
 
 
+def test_the_decoder_for_previews_is_the_one_that_core_can_read(qwen_image_2, monkeypatch):
+    """Newer versions name one for these latents (comfy/latent_formats.py, 0.38); in an older one nothing could."""
+    from comfy import latent_formats
+
+    class QwenImage21(latent_formats.LatentFormat):
+        def __init__(self):
+            self.taesd_decoder_name = "taeqi2_1_decoder"
+
+    monkeypatch.delattr(latent_formats, "QwenImage21", raising=False)
+    assert qwen_image_2.LatentFormat().taesd_decoder_name is None
+    monkeypatch.setattr(latent_formats, "QwenImage21", QwenImage21, raising=False)
+    assert qwen_image_2.LatentFormat().taesd_decoder_name == "taeqi2_1_decoder"
+
+
 def test_preview_factors_fit_the_latent(qwen_image_2):
     latent_format = qwen_image_2.LatentFormat()
     assert len(latent_format.latent_rgb_factors) == 64
