@@ -8,9 +8,39 @@ from comfy.quant_ops import QuantizedLayout, QuantizedTensor, register_layout_cl
 from torch import Tensor, nn
 
 from ....model.checkpoints import gguf, quantization
+from ....model.runtime.triton.checked import Checked
 from .formats import STATE_DICT_ONLY
 
 LAYOUT = "QwenImage2GGUF"
+
+# The types that fill published files (Q8_0, Q6_K and the K mixtures); of the others a file has a few tensors.
+WITH_KERNEL = ("Q8_0", "Q6_K", "Q5_K", "Q4_K")
+
+
+def plain_decode(packed: Tensor, type_name: str, dtype: torch.dtype) -> Tensor:
+    return gguf.dequantize(packed, type_name).to(dtype)
+
+
+def triton_decode():
+    from ....model.runtime.triton.gguf import decode
+    return decode
+
+
+def few_blocks(packed: Tensor, type_name: str, dtype: torch.dtype) -> tuple[Tensor, str, torch.dtype]:
+    """Three rows of random blocks on the same device, whose scales are fp16 numbers from 0.25 to 4."""
+    block, generator = gguf.BLOCKS[type_name], torch.Generator().manual_seed(1)
+    data = torch.randint(256, (3 * 5, block.bytes), generator=generator, dtype=torch.uint8)
+    for place in block.halves:
+        data[:, place + 1] = data[:, place + 1] % 16 + 52
+    return data.view(3, -1).to(packed.device), type_name, dtype
+
+
+decode_in_one_pass = Checked("GGUF weights are dequantized", plain_decode, triton_decode, few_blocks)
+
+
+def decode(packed: Tensor, type_name: str, dtype: torch.dtype) -> Tensor:
+    """Rows of packed blocks (rows, bytes) uint8 -> the matrix (rows, columns) in this dtype."""
+    return (decode_in_one_pass if type_name in WITH_KERNEL else plain_decode)(packed, type_name, dtype)
 
 
 class BlockLayout(QuantizedLayout):
@@ -41,7 +71,7 @@ class BlockLayout(QuantizedLayout):
 
     @classmethod
     def dequantize(cls, qdata: Tensor, params) -> Tensor:
-        return gguf.dequantize(qdata, params.type).to(params.orig_dtype)
+        return decode(qdata, params.type, params.orig_dtype)
 
     @classmethod
     def get_plain_tensors(cls, qtensor):
@@ -125,7 +155,7 @@ def gguf_operations(core, dtype: torch.dtype | None = None):
                 dtype = self.weight.dtype
                 weight, _, stream = comfy.ops.cast_bias_weight(self, device=input.device, dtype=dtype, offloadable=True)
                 if isinstance(weight, QuantizedTensor):
-                    values = gguf.dequantize(weight._qdata[input.flatten()], weight._params.type)
+                    values = decode(weight._qdata[input.flatten()], weight._params.type, out_dtype or dtype)
                 else:
                     values = weight[input.flatten()]
                 comfy.ops.uncast_bias_weight(self, weight, None, stream)
