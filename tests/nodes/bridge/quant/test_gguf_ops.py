@@ -128,6 +128,20 @@ def test_halves_of_two_types_stay_two_matrices(comfyui, plain, tmp_path, weight_
     assert error(files.velocity(model), files.expected(decoded)) < (0.02 if "int8" in weight_format else 1e-4)
 
 
+def test_the_usual_types_are_decoded_in_one_pass_where_a_kernel_runs(comfyui, monkeypatch):
+    """The others by PyTorch's operations; and what a kernel is compared on are finite blocks of its own type."""
+    from qwen_image_2.nodes.bridge.quant import gguf_ops
+    taken = []
+    monkeypatch.setattr(gguf_ops, "decode_in_one_pass",
+                        lambda *args: taken.append(args[1]) or gguf_ops.plain_decode(*args))
+    for kind in pack_gguf.BLOCKS:
+        example = gguf_ops.few_blocks(torch.empty(0), kind, torch.bfloat16)
+        params = gguf_ops.BlockLayout.Params(torch.bfloat16, (), kind)
+        found = gguf_ops.BlockLayout.dequantize(example[0], params)
+        assert found.dtype == torch.bfloat16 and found.isfinite().all() and found.unique().numel() > 10
+    assert sorted(taken) == sorted(gguf_ops.WITH_KERNEL)
+
+
 def test_a_mix_of_all_types_computes_what_its_blocks_say(comfyui, plain, tmp_path):
     """As publishers mix them: one tensor of a type that is not read would refuse the whole file. The package cannot
     pack most of them, so the blocks are random, with scales that make their values as large as those of weights."""
