@@ -20,20 +20,18 @@ def fresh_module():
     return importlib.reload(gguf)
 
 
-@pytest.fixture(scope="module")
-def interpreted():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        module = fresh_module()
-        yield module
+@pytest.fixture
+def interpreted(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    yield fresh_module()
+    monkeypatch.undo()
     fresh_module()
 
 
-@pytest.fixture(scope="module")
-def compiled():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("TRITON_INTERPRET", raising=False)
-        yield fresh_module()
+@pytest.fixture
+def compiled(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    return fresh_module()
 
 
 # Scales: usual ones, the largest, the smallest, subnormal ones, zeros of both signs.
