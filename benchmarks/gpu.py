@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from qwen_image_2.model.checkpoints import gguf
 from qwen_image_2.model.checkpoints.checkpoint import StoredCheckpoint, TensorInfo
 from qwen_image_2.model.checkpoints.matching import shapes
 from qwen_image_2.model.qwen_image_2.detect import detect_transformer
@@ -97,7 +98,7 @@ class Measurement:
     floor: float             # milliseconds
     transfer: float = 0.0    # milliseconds that copying the streamed weights takes alone
     theirs: float | None = None  # diffusers' step, milliseconds
-    error: float | None = None   # difference to diffusers' velocity, or core's attention, as a share of its norm
+    error: float | None = None   # difference to the form beside it, as a share of its norm
     goal: float | None = None    # milliseconds
 
     @property
@@ -349,6 +350,29 @@ def crossover(found: list[Measurement]) -> str:
         f"cuDNN's attention is the faster one from {tokens} tokens on"
 
 
+# ---------------------------------------------------------------- GGUF
+
+def measure_gguf(setup: Setup, card: Card, device: torch.device) -> list[Measurement]:
+    """An MLP's matrix decoded to bf16, by PyTorch's operations and by what the pack chooses here; the log says where a
+    kernel did not stand its comparison."""
+    from qwen_image_2.nodes.bridge.quant import gguf_ops
+    rows, columns, found = 2 * setup.spec.mlp_dim, setup.spec.dim, []
+    for type_name in gguf_ops.WITH_KERNEL:
+        block = gguf.BLOCKS[type_name]
+        blocks = rows * columns // block.values
+        few, *settings = gguf_ops.few_blocks(torch.empty(0, device=device), type_name, torch.bfloat16)
+        few = few.view(-1, block.bytes)
+        packed = few.repeat(math.ceil(blocks / len(few)), 1)[:blocks].view(rows, -1)
+        expected = gguf_ops.plain_decode(packed, *settings).float()
+        moved = packed.nbytes + 2 * expected.numel()
+        for form, way in (("PyTorch's operations", gguf_ops.plain_decode), ("the pack's choice", gguf_ops.decode)):
+            error = ((way(packed, *settings).float() - expected).norm() / expected.norm()).item()
+            found.append(Measurement(f"GGUF {type_name} of {rows:,} x {columns:,}, {form}", type_name, 0, 0, 1.0,
+                                     *milliseconds(partial(way, packed, *settings), device),
+                                     1000 * moved / card.memory, error=error))
+    return found
+
+
 # ---------------------------------------------------------------- a decode
 
 def measure_decodes(setup: Setup, card: Card, device: torch.device) -> list[Measurement]:
@@ -423,6 +447,9 @@ def measure(setup: Setup, device: torch.device, clock: Clock) -> tuple[Card, lis
     if clock.allows("attention", 0 if setup is SMALL else STEP_SECONDS):
         with clock.memory_for("attention"):
             found += measure_attention(setup, card, device)
+    if clock.allows("GGUF", 0 if setup is SMALL else STEP_SECONDS):
+        with clock.memory_for("GGUF"):
+            found += measure_gguf(setup, card, device)
     for kind in FORMATS:
         if clock.allows(f"{kind}, all sizes", 0 if setup is SMALL else MODEL_SECONDS):
             print(f"Making a model in {kind} ...", flush=True)

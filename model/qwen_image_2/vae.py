@@ -3,7 +3,6 @@
 The mid-block, which sees everything, works on the whole latent; all other levels work in rows (vae_rows.py).
 """
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...messages import Refusal
@@ -56,7 +55,7 @@ class VAE(nn.Module):
         for block in decoder.up_blocks:
             rows = vae_rows.up_block(block, rows, height, chunk_bytes)
             height *= 1 if block.upsampler is None else 2
-        normed = vae_rows.map_rows(lambda x: F.silu(decoder.norm_out(x)), rows)
+        normed = vae_rows.map_rows(decoder.norm_out.silu, rows)
         rows = vae_rows.convolution(decoder.conv_out, normed, height)
         top = 0
         for chunk in rows:

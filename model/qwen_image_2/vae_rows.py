@@ -9,7 +9,6 @@ Shapes: a chunk is (B, C, rows, W); `Rows` yields the chunks of one feature map 
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .vae_layers import Doubling, DownBlock, FoldedWeights, ResidualBlock, UpBlock, avg_down, dup_up
@@ -104,8 +103,8 @@ def strided_conv(pad: nn.Module, layer: nn.Module, rows: Rows, height: int) -> R
 
 def residual(block: ResidualBlock, rows: Rows, height: int) -> Rows:
     buffer = RowBuffer()
-    y = map_rows(lambda chunk: F.silu(block.norm1(chunk)), _remember(rows, buffer))
-    y = map_rows(lambda chunk: F.silu(block.norm2(chunk)), convolution(block.conv1, y, height))
+    y = map_rows(block.norm1.silu, _remember(rows, buffer))
+    y = map_rows(block.norm2.silu, convolution(block.conv1, y, height))
     return map_rows(lambda chunk: chunk + block.conv_shortcut(buffer.take(chunk.shape[2])),
                 convolution(block.conv2, y, height))
 

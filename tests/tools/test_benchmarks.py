@@ -13,7 +13,7 @@ BENCHMARKS = ROOT / "benchmarks"
 QUANTISED = ("int8 (ConvRot)", "fp8")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(comfyui_path):
     """The finished process of one benchmark. Each puts the pack's root on sys.path, so none is imported here."""
     def start(name: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -67,23 +67,31 @@ def test_gpu_measures_steps_of_every_format_and_share(run):
                         assert float(row["diffusers (ms)"]) > 0
     for form in ("ComfyUI's order", "cuDNN first"):
         assert float(found[f"attention of 32 tokens, {form}"]["difference"]) < 1e-2
+    for type_name in ("Q8_0", "Q6_K", "Q5_K", "Q4_K"):
+        for form in ("PyTorch's operations", "the pack's choice"):
+            one = found[f"GGUF {type_name} of 1,536 x 256, {form}"]
+            assert float(one["floor (ms)"]) >= 0 and float(one["difference"]) < 1e-2
     assert re.search(r"^cuDNN's attention is (not )?the faster one", done.stdout, re.M)
     for form in ("", ", doublings as nearest and 3x3", ", the same in channels_last"):
         assert float(found[f"VAE decode, 96 x 96{form}"]["ms"]) > 0
     assert "Left out" not in done.stdout
 
 
-def test_gpu_says_what_it_had_no_time_for(run):
+@pytest.fixture(scope="module")
+def without_time(run):
     done = run("gpu", "--small", "--seconds", "0")
     assert done.returncode == 0, done.stderr
-    assert re.findall(r"^- (.*) \(no time was left\)$", done.stdout, re.M) == [
-        "attention", "bf16, all sizes", "int8 (ConvRot), all sizes", "fp8, all sizes", "VAE decode, 96 x 96"]
+    return done.stdout
 
 
-def test_gpu_does_not_pass_a_cpu_off_as_a_card(run):
+def test_gpu_says_what_it_had_no_time_for(without_time):
+    assert re.findall(r"^- (.*) \(no time was left\)$", without_time, re.M) == [
+        "attention", "GGUF", "bf16, all sizes", "int8 (ConvRot), all sizes", "fp8, all sizes", "VAE decode, 96 x 96"]
+
+
+def test_gpu_does_not_pass_a_cpu_off_as_a_card(run, without_time):
     import torch
-    done = run("gpu", "--small", "--seconds", "0")
-    assert torch.cuda.is_available() != ("no figure above is one of a graphics card" in done.stdout)
+    assert torch.cuda.is_available() != ("no figure above is one of a graphics card" in without_time)
     if not torch.cuda.is_available():
         refused = run("gpu")
         assert refused.returncode == 2

@@ -36,8 +36,9 @@ class Checked:
         self._told: set[str] = set()
 
     def __call__(self, tensor: Tensor, *args: Any) -> Tensor:
-        # A graph that is being compiled is fused by its own compiler, and may not take the way of this comparison.
-        if tensor.device.type != "cuda" or torch.compiler.is_compiling():
+        # A graph that is being compiled is fused by its own compiler, and may not take the way of this comparison. Nor
+        # have kernels derivatives.
+        if tensor.device.type != "cuda" or torch.compiler.is_compiling() or _is_learnt(tensor, *args):
             return self.plain(tensor, *args)
         # The device and what a kernel is compiled for: dtypes and settings.
         case = (tensor.device, *(each.dtype if isinstance(each, Tensor) else each for each in (tensor, *args)))
@@ -73,3 +74,7 @@ class Checked:
             found.float(), expected.float(), rtol=self.tolerance * torch.finfo(expected.dtype).eps,
             atol=self.tolerance * torch.finfo(expected.dtype).smallest_normal)
         return "" if same else f"the kernel's result differs on {torch.cuda.get_device_name(found.device)}"
+
+
+def _is_learnt(*args: Any) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in args)

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from qwen_image_2.model.qwen_image_2 import vae_memory
+from qwen_image_2.model.qwen_image_2 import vae_layers, vae_memory
 from qwen_image_2.model.qwen_image_2.spec import VAESpec
 from qwen_image_2.model.qwen_image_2.vae import VAE
 
@@ -88,3 +88,36 @@ def test_arithmetic(vae, direction, side):
         counts.append(counter.get_total_flops())
     banded, whole = counts
     assert 1 <= banded / whole < 1.05
+
+
+class Traffic(TorchDispatchMode):
+    """Bytes that kernels read and write beside the products of convolutions and attention."""
+
+    PRODUCTS = {"convolution", "bmm"}
+    NOTHING = {"empty", "empty_like", "new_empty", "empty_strided"}
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        name = function.overloadpacket.__name__
+        if not function.is_view and name not in self.PRODUCTS | self.NOTHING:
+            self.bytes += sum(tensor.nbytes for tensor in tree_leaves((arguments, options, result))
+                              if isinstance(tensor, torch.Tensor))
+        return result
+
+
+@torch.no_grad()
+def test_a_kernel_for_the_norms_moves_less_than_half(vae, monkeypatch):
+    """Of a decode of 2048 x 2048, where a card waits for memory. The kernel reads twice and writes once."""
+    given = inputs("decode", 2048, 2048)
+    with Traffic() as plain:
+        vae.decode(given)
+
+    def kernel(x, gamma):
+        fused.bytes += 3 * x.nbytes
+        return torch.empty_like(x)
+
+    monkeypatch.setattr(vae_layers, "normed_silu", kernel)
+    with Traffic() as fused:
+        vae.decode(given)
+    assert fused.bytes < 0.4 * plain.bytes  # 209 of 573 GB; of what is left 71 join chunks at their seams

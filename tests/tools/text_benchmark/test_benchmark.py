@@ -114,8 +114,8 @@ def test_fewer_prompts_are_spread_over_all():
 
 
 def test_word_prompts_of_the_miniature_are_the_same_every_time():
-    first = prompt_sets.of_miniature(3)
-    assert first == prompt_sets.of_miniature(4)[:3]
+    first = prompt_sets.of_miniature(1)
+    assert first == prompt_sets.of_miniature(2)[:1]
     assert all(prompt.lines[0] in prompt.prompt for prompt in first)
 
 

@@ -101,10 +101,13 @@ def test_memory_that_runs_out_says_nothing_about_a_kernel(forms, caplog):
     assert calls == ["plain", "triton"] * 2 and not caplog.messages
 
 
-def test_on_a_cpu_and_in_a_compiled_graph_the_plain_form_runs(forms, monkeypatch):
+def test_on_a_cpu_for_gradients_and_in_a_compiled_graph_the_plain_form_runs(forms, monkeypatch):
     calls, make = forms
     operation = make(torch.mul)
     operation(torch.ones(3), 2)
+    learnt = torch.ones(3).as_subclass(OnCard)
+    learnt.requires_grad_()
+    operation(learnt, 2)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     operation(X, 2)
-    assert calls == ["plain"] * 2
+    assert calls == ["plain"] * 3
