@@ -25,6 +25,8 @@ def files(models, reference):
     written.write_language(folder / EXACT, state, lambda name: "F32")
     written.write_language(folder / PACKED, state, lambda name: "Q8_0")
     written.write_projector(folder / PROJECTOR, state)
+    yield
+    shutil.rmtree(folder / "gguf")  # other files look at the menus, too
 
 
 def edit(client, tmp_path, **loader) -> torch.Tensor:

@@ -60,9 +60,10 @@ def client(server):
 
 def test_workflow_gives_its_files_times_and_events(client):
     events = []
-    result = client.run({"1": image(color=1), "9": {**SAVE}}, events.append, timeout=60)
+    save = {**SAVE, "inputs": {"images": ["1", 0], "filename_prefix": "followed"}}
+    result = client.run({"1": image(color=1), "9": save}, events.append, timeout=60)
     (file,) = result.files
-    assert (file.node, file.filename, file.type) == ("9", "blue_00001_.png", "output")
+    assert (file.node, file.filename, file.type) == ("9", "followed_00001_.png", "output")
     assert client.view(file).startswith(b"\x89PNG")
     assert set(result.seconds) == {"1", "9"}
     assert [event.kind for event in events if event.node == "9"] == ["started", "finished"]

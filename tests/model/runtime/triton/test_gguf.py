@@ -1,5 +1,4 @@
 """GGUF's kernels without a card: compiled for some, and interpreted on the CPU beside the plain form."""
-import importlib
 import re
 
 import pytest
@@ -9,29 +8,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from qwen_image_2.model.checkpoints import gguf as plain
 
 pytest.importorskip("triton")
+KERNELS = "gguf"
 TYPES = ("Q8_0", "Q6_K", "Q5_K", "Q4_K")
 CARDS = {"A100": ("cuda", 80, 32), "RTX 4090": ("cuda", 89, 32), "H100": ("cuda", 90, 32), "B200": ("cuda", 100, 32),
          "MI300": ("hip", "gfx942", 64)}
-
-
-def fresh_module():
-    """The kernels, as Triton takes them now: its decorator asks the environment whether to interpret."""
-    from qwen_image_2.model.runtime.triton import gguf
-    return importlib.reload(gguf)
-
-
-@pytest.fixture
-def interpreted(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    yield fresh_module()
-    monkeypatch.undo()
-    fresh_module()
-
-
-@pytest.fixture
-def compiled(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    return fresh_module()
 
 
 # Scales: usual ones, the largest, the smallest, subnormal ones, zeros of both signs.
