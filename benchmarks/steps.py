@@ -14,6 +14,7 @@ from qwen_image_2.model.qwen_image_2 import schedule
 from qwen_image_2.model.qwen_image_2.prefix_cache import Condition
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
+from qwen_image_2.model.runtime.sigmas import linear_times
 from qwen_image_2.tools import tiny
 
 SPEC = TransformerSpec(layers=8, dim=512, heads=4, head_dim=128, mlp_dim=1536, context_dim=512)
@@ -106,7 +107,7 @@ def their_velocity(network: QwenImage21Transformer2DModel, text: Tensor, referen
 
 def sample(x: Tensor, velocity: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Euler steps from noise to latents."""
-    sigmas = schedule.shifted_sigmas(schedule.linear_times(STEPS), TOKENS)
+    sigmas = schedule.SHIFT.unstretched(linear_times(STEPS), TOKENS)
     for sigma, following in pairwise(sigmas):
         x = x + (following - sigma) * velocity(x, sigma.expand(len(x)))
     return x

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..messages import Message, Refusal
 from ..model.images import references, sizes
 from ..model.qwen_image_2 import schedule
+from ..model.runtime import sigmas as formulas
 from .bridge.files import miniature
 from .bridge.guider import guider_for, sample
 from .common import categories
@@ -43,8 +44,8 @@ def sigmas_for(preset: str, steps: int, denoise: float, samples: torch.Tensor) -
     """Sigmas (steps + 1,) for latents (B, C, h, w)."""
     tokens = samples.shape[-2] * samples.shape[-1]
     if preset == CUSTOM:
-        return schedule.truncate_by_denoise(lambda n: schedule.base_sigmas(n, tokens), steps, denoise)
-    return schedule.tail(schedule.PRESETS[preset](tokens), denoise)
+        return formulas.truncate_by_denoise(lambda n: schedule.SHIFT.sigmas(n, tokens), steps, denoise)
+    return formulas.tail(schedule.PRESETS[preset](tokens), denoise)
 
 
 def variant_warning(model, preset: str) -> str | None:

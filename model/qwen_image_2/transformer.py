@@ -19,8 +19,8 @@ from ...messages import Refusal
 from ..runtime.kernels import TORCH, Kernels
 from ..runtime.offload import Streamer
 from ..runtime.operations import Factory, ModuleList, Operations
+from ..runtime.rope import image_positions, rotations, text_positions
 from .prefix_cache import Condition, PrefixCache, Segment
-from .rope import image_positions, rotations, text_positions
 from .spec import TransformerSpec
 
 TIME_CHANNELS = 256

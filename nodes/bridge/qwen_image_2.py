@@ -85,7 +85,7 @@ class ModelConfig(comfy.supported_models_base.BASE):
     latent_format = LatentFormat
     unet_extra_config = {}  # core's are for a UNet
     # Core's schedulers know no image size: they get the shift of 1024 x 1024. QwenImage2Sigmas has the right one.
-    sampling_settings = {"shift": schedule.compute_mu(1024 * 1024 // schedule.PIXELS_PER_TOKEN)}
+    sampling_settings = {"shift": schedule.SHIFT.mu(1024 * 1024 // schedule.PIXELS_PER_TOKEN)}
 
     def __init__(self, unet_config: Mapping):
         super().__init__(unet_config)

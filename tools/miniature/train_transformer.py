@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...model.qwen_image_2 import latents, schedule
+from ...model.qwen_image_2 import latents
 from ...model.qwen_image_2.prefix_cache import Condition, PrefixCache
 from ...model.qwen_image_2.spec import TransformerSpec
 from ...model.qwen_image_2.transformer import Transformer
+from ...model.runtime.sigmas import shifted
 from .pool import Pool, Prepared
 from .training import SAVE_SECONDS, Log, State, learning_rate, optimizers, set_rate
 
@@ -71,7 +72,7 @@ def _sigmas(examples: int, generator: torch.Generator) -> Tensor:
     """Noise levels (LEVELS * examples,): each example has one from each equal part of the schedule's times."""
     part = torch.arange(LEVELS).repeat_interleave(examples)
     times = (part + torch.rand(len(part), generator=generator)) / LEVELS
-    return schedule.shifted(times.clamp(1e-3), SHIFT)
+    return shifted(times.clamp(1e-3), SHIFT)
 
 
 def loss(transformer: Transformer, batch: Batch) -> Tensor:

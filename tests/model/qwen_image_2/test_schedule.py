@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from qwen_image_2.model.qwen_image_2 import schedule
+from qwen_image_2.model.runtime.sigmas import tail, truncate_by_denoise
 from qwen_image_2.tests import reference
 
 BOUND = 1e-6
@@ -20,7 +21,7 @@ def sigmas_of_reference(scheduler, tokens: int, times) -> torch.Tensor:
 def test_base_schedule_equals_the_reference(side, steps):
     tokens = (side // 16) ** 2
     expected = sigmas_of_reference(reference.scheduler(), tokens, np.linspace(1, 1 / steps, steps))
-    found = schedule.base_sigmas(steps, tokens)
+    found = schedule.SHIFT.sigmas(steps, tokens)
     assert found.dtype == torch.float32
     assert (found - expected).abs().max() < BOUND
     assert found[-2] == pytest.approx(0.02, abs=BOUND) and found[-1] == 0
@@ -30,12 +31,12 @@ def test_base_schedule_equals_the_reference(side, steps):
 def test_one_step_goes_straight_to_the_picture():
     # The reference divides 0 by 0 here and samples NaN.
     assert not torch.isfinite(sigmas_of_reference(reference.scheduler(), 1024, [1.0])).all()
-    assert schedule.base_sigmas(1, 1024).tolist() == [1, 0]
+    assert schedule.SHIFT.sigmas(1, 1024).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("side, mu", [(512, 0.5387), (1024, 0.6936), (2048, 1.3129)])
 def test_shift_grows_with_the_picture(side, mu):
-    assert schedule.compute_mu((side // 16) ** 2) == pytest.approx(mu, abs=1e-4)
+    assert schedule.SHIFT.mu((side // 16) ** 2) == pytest.approx(mu, abs=1e-4)
 
 
 def test_turbo_schedule_is_the_checkpoints_own():
@@ -72,18 +73,18 @@ def test_every_preset_falls_from_noise_to_the_picture(preset):
 
 
 def test_denoise_keeps_the_end_of_the_schedule():
-    whole = schedule.base_sigmas(40, 4096)
-    part = schedule.truncate_by_denoise(lambda n: schedule.base_sigmas(n, 4096), 20, 0.5)
+    whole = schedule.SHIFT.sigmas(40, 4096)
+    part = truncate_by_denoise(lambda n: schedule.SHIFT.sigmas(n, 4096), 20, 0.5)
     assert torch.equal(part, whole[-21:])
-    assert torch.equal(schedule.tail(whole, 0.25), whole[-11:])
-    assert torch.equal(schedule.tail(whole, 1), whole)
-    assert len(schedule.tail(schedule.turbo_sigmas(), 0.01)) == 2
+    assert torch.equal(tail(whole, 0.25), whole[-11:])
+    assert torch.equal(tail(whole, 1), whole)
+    assert len(tail(schedule.turbo_sigmas(), 0.01)) == 2
 
 
 @pytest.mark.parametrize("call", [
-    lambda: schedule.base_sigmas(0, 4096),
-    lambda: schedule.tail(schedule.turbo_sigmas(), 0),
-    lambda: schedule.truncate_by_denoise(lambda n: schedule.base_sigmas(n, 4096), 20, 1.5),
+    lambda: schedule.SHIFT.sigmas(0, 4096),
+    lambda: tail(schedule.turbo_sigmas(), 0),
+    lambda: truncate_by_denoise(lambda n: schedule.SHIFT.sigmas(n, 4096), 20, 1.5),
 ])
 def test_impossible_requests_are_refused(call):
     with pytest.raises(ValueError, match="Steps must be at least 1|denoise must be"):

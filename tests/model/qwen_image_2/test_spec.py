@@ -5,8 +5,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKLQwenImage21, QwenImage21Transformer2DModel
 
-from qwen_image_2.model.qwen_image_2.rope import image_positions, rotations, text_positions
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
+from qwen_image_2.model.runtime.rope import image_positions, rotations, text_positions
 from qwen_image_2.tests import reference
 
 

@@ -1,8 +1,8 @@
-"""Rotary positions of the joint sequence [text and references | target], three axes (frame, height, width).
+"""Rotary positions on three axes (frame, height, width), as both families have them.
 
-Text advances one counter on all three axes. An image freezes the frame axis at the counter, lays its rows and
-columns out centred on zero, and advances the counter by its longer side. (diffusers 0.42.1,
-transformer_qwenimage21.py, QwenImage21Rope)
+Text advances one counter on all three axes. An image stands still on the frame axis and lays its rows and columns out
+centred on zero. Which counter an image has, and where the text begins, is its family's. (diffusers 0.42.1,
+transformer_qwenimage21.py, QwenImage21Rope; transformer_qwenimage.py, QwenEmbedRope)
 
 Shapes: S tokens, C channels of a head.
 """
@@ -15,7 +15,7 @@ def text_positions(start: int, length: int) -> torch.Tensor:
 
 
 def image_positions(start: int, height: int, width: int) -> torch.Tensor:
-    """Positions (height * width, 3) of one image whose frame axis stands at the counter `start`."""
+    """Positions (height * width, 3) of one image whose frame axis stands at `start`."""
     rows = torch.arange(height) - (height - height // 2)
     columns = torch.arange(width) - (width - width // 2)
     return torch.stack([
