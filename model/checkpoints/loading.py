@@ -71,6 +71,8 @@ class _Entries:
     def as_stored(self, name: str) -> Tensor:
         """A quantized weight, or one of its scales."""
         source = self.detected.table[name]
+        if not source:
+            return torch.ones(())
         if len(source) == 1:
             return self.looked_at(name, source[0], self.mapped)
         values = [self.looked_at(name, tensor, self.checkpoint.read) for tensor in source]
@@ -128,7 +130,7 @@ def stored_dtype(tensors: Tensors) -> torch.dtype:
     for shape, dtype in tensors.values():
         if dtype in PLAIN_DTYPES:
             values[dtype] = values.get(dtype, 0) + math.prod(shape)
-    return PLAIN_DTYPES[max(values, key=values.__getitem__)]
+    return PLAIN_DTYPES[max(values, key=values.__getitem__)] if values else torch.bfloat16  # all of it was cast to fp8
 
 
 def has_fp32_beside(checkpoint: Checkpoint) -> bool:

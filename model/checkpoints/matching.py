@@ -12,6 +12,7 @@ from . import quantization
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, missing_tensor
 from .known_files import describe
+from .quantization import layer_of
 
 Spec = TypeVar("Spec")
 Result = TypeVar("Result")
@@ -19,7 +20,8 @@ Result = TypeVar("Result")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-# Where a parameter's values are: a tensor of the file, or several whose rows follow each other.
+# Where a parameter's values are: a tensor of the file, or several whose rows follow each other. Empty: it is the scale,
+# 1, of a matrix that was cast as it was.
 Source = tuple[str, ...]
 Sources = Mapping[str, Source]
 
@@ -108,20 +110,20 @@ def _without_unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 # ---------------------------------------------------------------- quantized layers
 
-def layer_of(name: str) -> str:
-    return name.removesuffix(".weight")
-
-
 def records_of(checkpoint: Checkpoint, table: Sources) -> dict[str, dict]:
     """The records of the layers that quantized tensors fill, by the layers' own names."""
     return {layer_of(name): checkpoint.quantization[layer_of(source[0])] for name, source in table.items()
             if layer_of(source[0]) in checkpoint.quantization}
 
 
-def companion_sources(companions: Mapping[str, Mapping[str, str]], table: Sources) -> dict[str, Source]:
+def companion_sources(stored: Checkpoint, companions: Mapping[str, Mapping[str, str]],
+                      table: Sources) -> dict[str, Source]:
     """The scales of each quantized parameter, from the same tensors as its weight."""
-    return {f"{layer_of(name)}.{companion}": tuple(companions[tensor][companion] for tensor in source)
-            for name, source in table.items() for companion in companions.get(source[0], {})}
+    scales = {f"{layer_of(name)}.{companion}": tuple(companions[tensor][companion] for tensor in source)
+              for name, source in table.items() for companion in companions.get(source[0], {})}
+    cast = {layer for layer, record in stored.quantization.items() if record.get(quantization.PLAIN_CAST)}
+    return scales | {f"{layer_of(name)}.weight_scale": () for name, source in table.items()
+                     if layer_of(source[0]) in cast}
 
 
 def can_be_joined(stored: Checkpoint, companions: Mapping[str, Mapping[str, str]], weights: Source) -> bool:
@@ -134,8 +136,10 @@ def can_be_joined(stored: Checkpoint, companions: Mapping[str, Mapping[str, str]
     records = [stored.quantization.get(layer_of(weight)) for weight in weights]
     if any(record != records[0] for record in records):
         return False
-    if records[0] is None or not quantization.FORMATS[records[0]["format"]].scales:
-        return True  # plain, or GGUF's blocks with their scales inside
+    if records[0] is None or records[0].get(quantization.PLAIN_CAST):
+        return True
+    if not quantization.FORMATS[records[0]["format"]].scales:
+        return True  # GGUF's blocks with their scales inside
     if any(set(companions[weight]) != {"weight_scale"} for weight in weights):
         return False
     if records[0]["format"] in quantization.ONE_SCALE_OR_ROWS:
@@ -165,7 +169,8 @@ def refuse_quantized(checkpoint: Checkpoint) -> None:
     """Refuse tensors that are quantized in a way that nothing explains."""
     tensors = checkpoint.tensors
     signs = sorted(name for name in tensors if name.endswith((".comfy_quant", ".weight_scale", ".scale_weight")))
-    dtypes = {info.dtype for name, info in tensors.items() if name.endswith(".weight")}
+    dtypes = {info.dtype for name, info in tensors.items() if name.endswith(".weight")
+              and not (info.dtype in quantization.FP8_DTYPES and len(info.shape) == 1)}  # a norm, cast with the others
     odd = sorted(dtypes - set(quantization.PLAIN_DTYPES))
     if signs or odd:
         raise checkpoint.fail("quantization_unknown", "{file} is quantized in an unsupported format ({found}). Choose "

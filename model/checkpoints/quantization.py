@@ -70,6 +70,9 @@ COMPANIONS = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale"
 OLD_COMPANIONS = {"weight_scale": "scale_weight", "input_scale": "scale_input"}
 # In a record: the input's scale counts for nothing. ComfyUI, too, takes an old file's 1.0 for one never measured.
 NO_INPUT_SCALE = "no_input_scale"
+# In a record: the weight was cast and nothing scales it, as in files that say nothing of it.
+PLAIN_CAST = "plain_cast"
+FP8_DTYPES = {dtype: name for name, one in FORMATS.items() if one.words.startswith("fp8") for dtype in one.dtypes}
 # Formats whose inputs rotate whether the record says so or not.
 ALWAYS_ROTATED = ("convrot_w4a4", "asym_w4a8_int8")
 # In a record of 4-bit ConvRot: what its products are computed in.
@@ -152,7 +155,7 @@ def read_records(checkpoint: StoredCheckpoint) -> QuantConfig:
     for name in checkpoint.tensors:
         if name.endswith(QUANT_RECORD):
             found[name.removesuffix(QUANT_RECORD)] = _json(checkpoint, checkpoint.read(name).numpy().tobytes(), name)
-    return found
+    return found or _plain_cast(checkpoint)
 
 
 def _layers(checkpoint: StoredCheckpoint) -> QuantConfig:
@@ -180,16 +183,29 @@ def _old_settings(checkpoint: StoredCheckpoint) -> QuantConfig:
     record = next((name for name in checkpoint.tensors if name.rpartition(".")[2] == OLD_MARKER), None)
     if record is None:
         return {}
-    formats = {dtype: name for name, one in FORMATS.items() if one.words.startswith("fp8") for dtype in one.dtypes}
     full = {FULL_PRECISION: True} if checkpoint.tensors[record].shape == (2,) else {}
-    found = {layer.removesuffix(".weight"): {"format": formats[info.dtype], **full}
-             for layer, info in checkpoint.tensors.items() if layer.endswith(".weight") and info.dtype in formats}
+    found = {layer.removesuffix(".weight"): {"format": FP8_DTYPES[info.dtype], **full}
+             for layer, info in checkpoint.tensors.items() if layer.endswith(".weight") and info.dtype in FP8_DTYPES}
     with checkpoint.mapped() as read:
         for layer, settings in found.items():
             name = f"{layer}.{OLD_COMPANIONS['input_scale']}"
             if name in checkpoint.tensors and (read(name).float() == 1.0).all():
                 settings[NO_INPUT_SCALE] = True
     return found
+
+
+def _plain_cast(checkpoint: StoredCheckpoint) -> QuantConfig:
+    """The matrices of a file that was cast to fp8 as it was. They are multiplied as what they were cast from: in fp8
+    their activations would have no scale either."""
+    if any(companion_tensors(layer_of(name), checkpoint.tensors) for name in checkpoint.tensors):
+        return {}
+    return {layer_of(name): {"format": FP8_DTYPES[info.dtype], FULL_PRECISION: True, PLAIN_CAST: True}
+            for name, info in checkpoint.tensors.items()
+            if name.endswith(".weight") and len(info.shape) == 2 and info.dtype in FP8_DTYPES}
+
+
+def layer_of(name: str) -> str:
+    return name.removesuffix(".weight")
 
 
 def companion_tensors(layer: str, stored: Mapping[str, TensorInfo]) -> dict[str, str]:
@@ -244,6 +260,8 @@ def plain_weight(checkpoint: Checkpoint, layer: str) -> TensorInfo:
         return weight
     rows, columns = weight.shape
     matrix = TensorInfo((rows, columns * form.packed), weight.dtype)
+    if checkpoint.quantization[layer].get(PLAIN_CAST):
+        return matrix
     _check_rotation(checkpoint, layer, matrix)
     _check_group(checkpoint, layer, form, matrix)
     _check_scales(checkpoint, layer, form, matrix)
@@ -386,7 +404,8 @@ def in_words(settings: QuantConfig) -> str:
 
 def encoded(record: Mapping) -> Tensor:
     """A record as the tensor that files hold."""
-    return torch.frombuffer(bytearray(json.dumps(record).encode()), dtype=torch.uint8)
+    told = {name: value for name, value in record.items() if name != PLAIN_CAST}  # its scale, 1, stands beside it
+    return torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8)
 
 
 def absmax(matrices: Iterable[Tensor]) -> Tensor:

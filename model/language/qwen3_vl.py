@@ -117,9 +117,9 @@ def detect_language_model(checkpoint: Checkpoint, part: Part, markers: tuple[str
     refuse_unexplained(unpacked.plain)
     _refuse_packed_vocabulary(stored, table)
     records = records_of(stored, table)
-    table = {**table, **companion_sources(unpacked.companions, table)}
+    table = {**table, **companion_sources(stored, unpacked.companions, table)}
     spec = sized(named, spec_of, named)
-    return Detected(spec, {name: (prefix + tensor,) for name, (tensor,) in table.items()},
+    return Detected(spec, {name: tuple(prefix + tensor for tensor in source) for name, source in table.items()},
                     {name: info.shape for name, info in named.tensors.items()}, records,
                     needed_config(named, spec_of, spec))
 

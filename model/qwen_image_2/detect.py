@@ -59,7 +59,7 @@ def detect_transformer(checkpoint: Checkpoint) -> Detected[TransformerSpec]:
     expected = sized(plain, lambda: shapes(Transformer(spec, device="meta")))
     table = match(plain, expected, _transformer_sources(expected, plain.tensors))
     records = records_of(stored, table)
-    table |= companion_sources(companions, table)
+    table |= companion_sources(stored, companions, table)
     return Detected(spec, {name: tuple(prefix + tensor for tensor in source) for name, source in table.items()},
                     expected, records, needed_config(plain, transformer_spec, found))
 

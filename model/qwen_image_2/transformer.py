@@ -6,7 +6,6 @@ transformer_qwenimage21.py. Module names are those of the diffusers checkpoint, 
 Shapes: B batch of targets, P batch of prefixes (1 or B), S tokens of the pass at hand, N target tokens = h * w,
 T prefix tokens, D width, H heads, C channels of a head, M hidden width of the MLP.
 """
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -20,10 +19,9 @@ from ..runtime.kernels import TORCH, Kernels
 from ..runtime.offload import Streamer
 from ..runtime.operations import Factory, ModuleList, Operations
 from ..runtime.rope import image_positions, rotations, text_positions
+from ..runtime.time_embedding import TIME_CHANNELS, timestep_embedding
 from .prefix_cache import Condition, PrefixCache, Segment
 from .spec import TransformerSpec
-
-TIME_CHANNELS = 256
 
 
 class Modulation(NamedTuple):
@@ -37,19 +35,6 @@ class Modulation(NamedTuple):
 
 # attend(q, k, v) -> attended values; q, k, v (B, S, H, C) -> (B, S, H * C)
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def timestep_embedding(sigma: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sinusoids (B, 256) of sigma (B,) in [0, 1], cosines first.
-
-    The reference's scheduler counts to 1000 and its pipeline rounds that number to the latents' dtype before it is
-    divided again; in bf16 the model was trained on those rounded times.
-    """
-    t = (sigma.float() * 1000).to(dtype) / 1000
-    half = TIME_CHANNELS // 2
-    frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=sigma.device) / half)
-    angles = 1000 * t.float().unsqueeze(1) * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=1).to(dtype)
 
 
 class ZeroCentredRMSNorm(nn.Module):

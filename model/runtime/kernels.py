@@ -14,16 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, visible: Tensor | None = None) -> Tensor:
     """Softmax attention of q (B, Q, H, C) over k, v (B, K, H, C) -> (B, Q, H * C).
 
-    causal: the queries are the last Q of the K positions, and none sees a later one.
+    causal: the queries are the last Q of the K positions, and none sees a later one. visible: (B or 1, K) bool, the
+    keys that count; None: all.
     """
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, tokens, C)
     queries, keys = q.shape[2], k.shape[2]
-    if causal and queries != keys:
-        visible = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+    if visible is not None:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None])
+    elif causal and queries != keys:
+        earlier = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=earlier)
     else:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return out.transpose(1, 2).flatten(2)
@@ -46,6 +49,14 @@ def scaled_layer_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     return torch.addcmul(normed, normed, scale)
 
 
+def modulated_layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    """LayerNorm(x) * (1 + scale) + shift, x (B, S, D), scale and shift (B or 1, 1, D)."""
+    width = x.shape[-1:]
+    if len(scale) == 1:  # the same for all: torch has that in one pass
+        return F.layer_norm(x, width, 1 + scale.view(width), shift.view(width), eps)
+    return torch.addcmul(shift, F.layer_norm(x, width, eps=eps), 1 + scale)
+
+
 def linear_of_swiglu(linear: nn.Module, gate_up: Tensor) -> Tensor:
     """linear(silu(gate) * projection) -> (B, S, D); gate_up (B, S, 2M) has the gate's channels first."""
     gate, projection = gate_up.chunk(2, dim=-1)
@@ -57,6 +68,7 @@ class Kernels:
     attention: Callable[..., Tensor] = attention
     norm_rope: Callable[..., tuple[Tensor, Tensor]] = norm_rope
     scaled_layer_norm: Callable[..., Tensor] = scaled_layer_norm
+    modulated_layer_norm: Callable[..., Tensor] = modulated_layer_norm
     linear_of_swiglu: Callable[[nn.Module, Tensor], Tensor] = linear_of_swiglu
     # A scale (B or 1, 1, D) in whatever form scaled_layer_norm wants, made once for a pass through all blocks.
     prepare_scale: Callable[[Tensor], Any] = lambda scale: scale

@@ -18,6 +18,9 @@ class Operations(Protocol):
     def Conv2d(self) -> type[nn.Conv2d]: ...
 
     @property
+    def Embedding(self) -> type[nn.Embedding]: ...
+
+    @property
     def RMSNorm(self) -> type[nn.RMSNorm]: ...
 
 

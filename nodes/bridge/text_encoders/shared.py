@@ -103,7 +103,7 @@ def for_comfy(checkpoint: Checkpoint, detected: Detected, module: nn.Module) -> 
     missing = sorted(set(expected) - set(named))
     if missing:
         raise missing_tensor(checkpoint.label, key_maps.COMFY.back(missing[0]))
-    found = {source: TensorInfo(detected.shapes[name], "") for name, (source,) in detected.table.items()
+    found = {source[0]: TensorInfo(detected.shapes[name], "") for name, source in detected.table.items()
              if name in detected.shapes}
     matching.match(checkpoint.with_tensors(found), expected, {name: named[name] for name in expected})
     return Detected(detected.spec, named, expected, layers, detected.config)

@@ -1,0 +1,1 @@
+"""The networks of Qwen-Image 1.x."""

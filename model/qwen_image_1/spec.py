@@ -1,0 +1,36 @@
+"""Frozen sizes of the networks. A spec is all that detection hands to a network.
+
+Defaults are the published Qwen-Image values (diffusers 0.42.1: transformer_qwenimage.py, autoencoder_kl_qwenimage.py).
+"""
+from dataclasses import dataclass
+
+from ...messages import Refusal
+
+
+@dataclass(frozen=True)
+class TransformerSpec:
+    layers: int = 60
+    dim: int = 3072                 # width of both streams
+    heads: int = 24
+    head_dim: int = 128
+    mlp_dim: int = 12288
+    context_dim: int = 3584         # width of the text encoder's hidden states
+    channels: int = 16              # latent channels, in and out
+    patch: int = 2                  # latents along a side of a token
+    rope_axes: tuple[int, int, int] = (16, 56, 56)  # rotary channels of a head for frame, height, width
+    rope_theta: float = 10000.0
+    eps: float = 1e-6
+    zero_cond_t: bool = False       # references are modulated at t = 0 (Edit-2511)
+    layered: bool = False           # paints several frames, layers of one picture (Layered)
+
+    def __post_init__(self) -> None:
+        if sum(self.rope_axes) != self.head_dim:
+            raise Refusal("rope_axes_sum", "rope_axes {axes} add up to {sum}, but head_dim is {head_dim}.",
+                          axes=str(self.rope_axes), sum=sum(self.rope_axes), head_dim=self.head_dim)
+        if any(axis % 2 for axis in self.rope_axes):
+            raise Refusal("rope_axes_odd", "rope_axes {axes} must be even: rotary channels come in pairs.",
+                          axes=str(self.rope_axes))
+
+    @property
+    def token_channels(self) -> int:
+        return self.channels * self.patch ** 2
