@@ -1,12 +1,12 @@
 """Loaders: checkpoint files -> MODEL, CLIP, VAE."""
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
 from ..messages import Message, Refusal
 from .bridge.files import folders, miniature
-from .bridge.loading import load_model, open_model
+from .bridge.loading import VARIANTS, load_model, open_model
 from .bridge.quant.weight_format import WEIGHT_FORMATS
 from .bridge.text_encoders.qwen3_vl import (
     AUTO,
@@ -20,7 +20,6 @@ from .common import categories
 from .common.schemas import schema
 from .notices import notify
 
-VARIANTS = ["auto", "base", "turbo"]
 NONE = "none"
 
 
@@ -83,13 +82,6 @@ def projectors_found(text_encoder: str | None, choice: str | None) -> list[str]:
     return [path.name for path in beside]
 
 
-def variant_of(name: str, variant: str) -> str:
-    """base or turbo, from the user's choice or from the name of the file or folder."""
-    if variant != "auto":
-        return variant
-    return "turbo" if "turbo" in PurePath(name).as_posix().lower() else "base"
-
-
 def about_part(node, name: str) -> Message | None:
     """What to tell of a text encoder or VAE where it is the miniature's.
 
@@ -125,23 +117,22 @@ class QwenImage2LoadModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, diffusion_model, variant, weight_format):
-        variant = variant_of(diffusion_model, variant)
         model = load_model(folders.resolve(folders.TRANSFORMER, diffusion_model), diffusion_model, variant,
                            weight_format)
         about = miniature.ABOUT if diffusion_model == miniature.NAME else None
-        return io.NodeOutput(model, ui=notify(cls, in_words(diffusion_model, variant, model),
+        return io.NodeOutput(model, ui=notify(cls, in_words(diffusion_model, model),
                                               about_mlps(diffusion_model, model), about))
 
 
-def in_words(name: str, variant: str, model) -> Message:
+def in_words(name: str, model) -> Message:
     spec = model.model.spec
     return Message("transformer_loaded", "{file}: {variant} model, {blocks} blocks of width {width}, {size} GiB, "
-                   "{weights}.", file=name, variant=variant, blocks=spec.layers, width=spec.dim,
+                   "{weights}.", file=name, variant=model.model.variant, blocks=spec.layers, width=spec.dim,
                    size=f"{model.model_size() / 2**30:.2f}", weights=model.model.weights)
 
 
 def about_mlps(name: str, model) -> Message | None:
-    return None if model.model.spec.fused_mlp else Message(
+    return None if not model.model.split_mlps else Message(
         "mlp_in_halves", "{file} stores gate and projection of an MLP in different types, or with one scale each, so "
         "they stay two matrices and a step takes a little longer. Choose a file with fused MLPs, such as Comfy-Org's, "
         "to avoid that.", file=name)

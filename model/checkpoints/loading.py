@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from . import finite, gguf, quantization
 from .checkpoint import Checkpoint, GGUFCheckpoint, StoredCheckpoint, Tensors
-from .matching import Detected, layer_of
-from .quantization import PLAIN_DTYPES
+from .matching import Detected
+from .quantization import PLAIN_DTYPES, layer_of
 
 Read = Callable[[str], Tensor]  # name of a tensor of the file -> the tensor
 

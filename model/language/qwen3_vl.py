@@ -17,7 +17,6 @@ from ..checkpoints.matching import (
     Sources,
     Spec,
     companion_sources,
-    layer_of,
     needed_config,
     records_of,
     refuse_other_tools,
@@ -136,7 +135,7 @@ def _refuse_packed_vocabulary(checkpoint: Checkpoint, table: Sources) -> None:
     if EMBEDDINGS not in table:
         return
     name, = table[EMBEDDINGS]
-    found = checkpoint.quantization.get(layer_of(name), {}).get("format")
+    found = checkpoint.quantization.get(quantization.layer_of(name), {}).get("format")
     if found is not None and found not in quantization.ROWS:
         raise checkpoint.fail("vocabulary_quantised", "{file}: the vocabulary ({tensor}) is quantized as {format}, "
                               "which does not allow row lookups ({formats}): {advice}.", tensor=name, format=found,

@@ -59,9 +59,10 @@ class TimeEmbedding(nn.Module):
         if spec.layered:  # its second row was meant for pictures without alpha; no pipeline asks for it
             self.addition_t_embedding = ops.Embedding(2, spec.dim, **factory)
 
-    def forward(self, sigma: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(self, sigma: Tensor, like: Tensor) -> Tensor:
+        """like: a tensor of the dtype to compute in."""
         mlp = self.timestep_embedder
-        time = mlp["linear_2"](F.silu(mlp["linear_1"](timestep_embedding(sigma, dtype))))
+        time = mlp["linear_2"](F.silu(mlp["linear_1"](timestep_embedding(sigma, like.dtype))))
         if hasattr(self, "addition_t_embedding"):
             first = torch.zeros(len(sigma), dtype=torch.long, device=sigma.device)
             time = time + self.addition_t_embedding(first).to(time)
@@ -107,12 +108,22 @@ class JointAttention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, spec: TransformerSpec, ops: Operations, **factory: Unpack[Factory]):
         super().__init__()
-        # The reference's names: a dropout stands between them.
-        self.net = nn.ModuleList([nn.ModuleDict({"proj": ops.Linear(spec.dim, spec.mlp_dim, **factory)}),
-                                  nn.Identity(), ops.Linear(spec.mlp_dim, spec.dim, **factory)])
+        # The reference's names: what stands first there has GELU inside, and a dropout follows it.
+        self.net = nn.Sequential(Projected(spec, ops, **factory), nn.Identity(),
+                                 ops.Linear(spec.mlp_dim, spec.dim, **factory))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](F.gelu(self.net[0]["proj"](x), approximate="tanh"))
+        hidden: Tensor = self.net(x)
+        return hidden
+
+
+class Projected(nn.Module):
+    def __init__(self, spec: TransformerSpec, ops: Operations, **factory: Unpack[Factory]):
+        super().__init__()
+        self.proj = ops.Linear(spec.dim, spec.mlp_dim, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.proj(x), approximate="tanh")
 
 
 class Block(KeepsApart):
@@ -120,8 +131,10 @@ class Block(KeepsApart):
         super().__init__()
         self.eps = spec.eps
         self.kernels = kernels
-        self.keep_apart(**{f"{stream}_mod": nn.Sequential(nn.SiLU(), ops.Linear(spec.dim, PARTS * spec.dim, **factory))
-                           for stream in ("img", "txt")})
+        of_image, of_text = (nn.Sequential(nn.SiLU(), ops.Linear(spec.dim, PARTS * spec.dim, **factory))
+                             for _ in range(2))
+        self.keep_apart(img_mod=of_image, txt_mod=of_text)
+        self.modulation: tuple[nn.Sequential, nn.Sequential] = of_image, of_text
         self.attn = JointAttention(spec, ops, kernels, **factory)
         self.img_mlp = MLP(spec, ops, **factory)
         self.txt_mlp = MLP(spec, ops, **factory)
@@ -219,21 +232,20 @@ class Transformer(nn.Module):
             step = partial(block, of_image=[(length, rows.image(number)) for length, rows in of_image],
                            of_text=of_text.text(number), ropes=ropes, attend=attend, last=number == spec.layers - 1)
             image, text = step(image, text) if around is None else around(number, step, image, text)
-        velocity = self.proj_out(self.norm_out(image[:, :target], self.time_text_embed(sigma, x.dtype)))
+        velocity = self.proj_out(self.norm_out(image[:, :target], self.time_text_embed(sigma, x)))
         return latents(velocity, x.shape, spec.patch)
 
     def evaluate_modulation(self, sigmas: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
         """What the matrices of all blocks give for these sigmas: (layers, 2, 6, sigmas, D), in RAM."""
-        time = self.time_text_embed(torch.tensor(sigmas, device=device), dtype)  # (sigmas, D)
+        time = self.time_text_embed(torch.tensor(sigmas, device=device), torch.empty(0, dtype=dtype))  # (sigmas, D)
         return torch.stack([
             torch.stack([matrix(time).unflatten(-1, (PARTS, -1)).transpose(0, 1).cpu()
-                         for matrix in (block.img_mod, block.txt_mod)])
+                         for matrix in block.modulation])
             for block in self.transformer_blocks])
 
     def _blocks_in_turn(self) -> Iterator[Block]:
         return iter(self.transformer_blocks) if self.streamer is None else self.streamer.iter_blocks()
 
-    @torch.compiler.disable  # it looks at the values of sigma, and hardly computes
     def _modulation(self, sigma: Tensor, x: Tensor, lengths: tuple[int, int]) -> tuple[list[tuple[int, Rows]], Rows]:
         """The rows of each part of the image stream, and the text's. lengths: of the target and of all references."""
         rows = self.modulations.rows(sigma.tolist(), x.device, x.dtype)

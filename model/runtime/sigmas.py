@@ -29,9 +29,12 @@ class DynamicShift:
 
     def sigmas(self, steps: int, tokens: int) -> Tensor:
         """The official schedule of a base model (steps + 1,): shift by size, then stretch to the terminal sigma."""
-        sigmas = shifted(linear_times(steps), self.mu(tokens))
+        return self.ending(shifted(linear_times(steps), self.mu(tokens)))
+
+    def ending(self, sigmas: Tensor) -> Tensor:
+        """Shifted times, stretched to the terminal sigma, and 0."""
         # A single step has nothing to stretch (and the reference divides 0 by 0 there).
-        return with_zero(stretched(sigmas, self.terminal) if steps > 1 else sigmas)
+        return with_zero(stretched(sigmas, self.terminal) if len(sigmas) > 1 else sigmas)
 
     def unstretched(self, times: Tensor | Sequence[float], tokens: int) -> Tensor:
         """These times shifted by size (times + 1,), without the stretch."""

@@ -31,7 +31,7 @@ def apply(model, path: Path, label: str, strength: float) -> Applied:
     """Raises LoraError or CheckpointError for a file of which nothing fits, and for one that would do something else
     than was trained: damaged, of another shape, or with parts that the pack does not know."""
     file = lora.normalized(*_read(path, label), label)
-    if not model.model.spec.fused_mlp:
+    if model.model.split_mlps:
         file = lora.split_mlp(file, label)
     places = _places(model.model)
     used = _used(file, places, label)

@@ -6,36 +6,28 @@ conditioning carries a `PromptPrefix`: the first step fills it with the prefix's
 strength cannot meet old keys.
 """
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Iterable
 from functools import partial
-from weakref import WeakSet
 
 import comfy.latent_formats
-import comfy.model_base
 import comfy.model_management
-import comfy.model_sampling
-import comfy.patcher_extension
-import comfy.supported_models_base
 import comfy.utils
 import torch
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...messages import Message, Refusal
+from ...messages import Refusal
 from ...model.qwen_image_2 import key_maps, latents, schedule
 from ...model.qwen_image_2.spec import TransformerSpec
 from ...model.qwen_image_2.transformer import Transformer, prefix_end
 from ...model.runtime.kernels import Kernels
-from . import saving
+from . import pack_model
 from .adapters.places import Place
 from .keys import CACHE_LOCATION_KEY, REPORT_KEY
+from .pack_model import PackModel, check_prompts, through_wrappers
 from .prefix_cond import PrefixCond, PromptPrefix, condition_from, prefix_count, prefix_shape, prefix_tokens
-from .quant.quantize import Origin
 from .runtime import attention, prefix_placement
-from .runtime.budget import BudgetedModel
 from .runtime.oom import retry_on_oom
 from .runtime.prefix_placement import CacheLocation
-from .runtime.run_state import RunState
 
 log = logging.getLogger(__name__)
 
@@ -62,34 +54,10 @@ class LatentFormat(comfy.latent_formats.LatentFormat):
         return latents.denormalize(latent)
 
 
-class NoUNet(dict):
-    """A configuration. What other nodes ask of it and is not there belongs to a UNet, as FreeU's model_channels."""
-
-    def __missing__(self, name: str):
-        raise Refusal("node_for_unets", "A node in this workflow needs the UNet of Stable Diffusion ({name}); "
-                      "Qwen-Image 2 is a transformer. Remove the node.", name=name)
-
-
-class Sampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
-    """What core makes for ModelType.FLUX."""
-
-    @property
-    def multiplier(self):
-        """Of core's ModelSamplingDiscreteFlow, whose nodes take every model for one: ModelNoiseScale, and HiDream O1's.
-        """
-        raise Refusal("node_for_discrete_flow", "A node in this workflow (such as ModelNoiseScale, or one for HiDream "
-                      "O1) needs a sampling multiplier, which Qwen-Image 2 does not have. Remove the node.")
-
-
-class ModelConfig(comfy.supported_models_base.BASE):
+class ModelConfig(pack_model.ModelConfig):
     latent_format = LatentFormat
-    unet_extra_config = {}  # core's are for a UNet
     # Core's schedulers know no image size: they get the shift of 1024 x 1024. QwenImage2Sigmas has the right one.
     sampling_settings = {"shift": schedule.SHIFT.mu(1024 * 1024 // schedule.PIXELS_PER_TOKEN)}
-
-    def __init__(self, unet_config: Mapping):
-        super().__init__(unet_config)
-        self.unet_config = NoUNet(self.unet_config)
 
 
 class DiffusionModel(Transformer):
@@ -104,9 +72,7 @@ class DiffusionModel(Transformer):
 
     def forward(self, x, timestep, context=None, control=None, transformer_options=None, **kwargs):
         options = transformer_options or {}
-        return comfy.patcher_extension.WrapperExecutor.new_class_executor(
-            self._velocity, self, comfy.patcher_extension.get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
-        ).execute(x, timestep, context, control, options, **kwargs)
+        return through_wrappers(self, self._velocity, options, x, timestep, context, control, options, **kwargs)
 
     def _velocity(self, x, timestep, context, control, transformer_options, prefix: PromptPrefix,
                   weights_key: Hashable = None, first_location: CacheLocation = CacheLocation.VRAM, others: int = 0):
@@ -157,26 +123,16 @@ def working_bytes(spec: TransformerSpec, tokens: int, element: int) -> int:
     return tokens * ACTIVATION_WIDTHS * spec.dim * element
 
 
-class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
-    """Core's QwenImage lends its LoRA key forms (`transformer.`, bare, lycoris); everything else is BaseModel's."""
+class QwenImage2(PackModel):
+    family = "2.x"
+    mlp_halves, fused_mlp = staticmethod(key_maps.mlp_halves), staticmethod(key_maps.fused_mlp)
 
     def __init__(self, config: ModelConfig, variant: str, label: str):
-        # Quantized layers put their weights where they were built, so they are; they hold nothing before.
-        device = torch.device("cpu" if config.quant_config else "meta")
-        comfy.model_base.BaseModel.__init__(self, config, comfy.model_base.ModelType.FLUX, device=device,
-                                            unet_model=DiffusionModel)
-        self.model_sampling = Sampling(config)
-        self.variant = variant
-        self.label = label
-        self.weights = ""  # how they are stored, for people
-        self.origin: Origin | None = None
-        self.needed_config: Mapping = {}  # see matching.needed_config
-        self.run_state = RunState()
-        self.finite_adapters = WeakSet()  # those whose values were looked at, see run_checks.py
+        super().__init__(config, variant, label, DiffusionModel)
 
     @property
-    def spec(self) -> TransformerSpec:
-        return self.diffusion_model.spec
+    def split_mlps(self) -> bool:
+        return not self.spec.fused_mlp
 
     def state_dict(self, *args, **kwargs):
         """With the names of the MLPs' halves, for ComfyUI's LoRA loaders (adapters/places.py); nothing stands there."""
@@ -200,10 +156,21 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
         condition = condition_from(kwargs, self.spec, self.process_latent_in)
         return {"prefix": prefix_shape(condition)}
 
-    def state_dict_for_saving(self, unet_state_dict, *args, **kwargs):
-        """For core's ModelSave and CheckpointSave."""
-        beside = saving.beside_weights(self.diffusion_model, self.needed_config, self.label)
-        return super().state_dict_for_saving({**unet_state_dict, **beside}, *args, **kwargs)
+    def check_latent_shape(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 4 or shape[1] != self.spec.channels:
+            raise Refusal("latent_shape", "The latent has shape {shape}; Qwen-Image 2 expects [batch, {channels}, "
+                          "height/16, width/16]. Create it with Empty Latent (Qwen-Image 2) or VAE Encode (Qwen-Image "
+                          "2).", shape=str(list(shape)), channels=self.spec.channels)
+
+    def check_conditioning(self, cond: dict, images: int) -> None:
+        if "control" in cond:
+            raise Refusal("controlnet", "ControlNets are not supported by Qwen-Image 2. Connect the control image as a "
+                          "reference instead.")
+        check_prompts(condition_from(cond, self.spec, self.process_latent_in).text, images)
+
+    def cached_tokens(self, conds: Iterable[dict], images: int) -> int:
+        return sum(prefix_tokens(condition_from(cond, self.spec, self.process_latent_in), self.spec, images)
+                   for cond in conds)
 
     def memory_required(self, input_shape, cond_shapes=None, **_):
         """Bytes beside the weights for latents of input_shape (B, 64, h, w) and prefixes, see prefix_shape.
@@ -229,43 +196,12 @@ class QwenImage2(BudgetedModel, comfy.model_base.QwenImage):
         options = transformer_options or {}
         run, report = self.run_state, options.get(REPORT_KEY, log.info)
         run.prefixes.add(prefix)
-        self._report_ignored_patches(options, report)
+        self.report_ignored_patches(options, report)
 
         def step() -> Tensor:
             return super(QwenImage2, self)._apply_model(
-                x, t, c_concat, c_crossattn, control, options, prefix=prefix, weights_key=self._weights_key(),
+                x, t, c_concat, c_crossattn, control, options, prefix=prefix, weights_key=self.weights_key(),
                 first_location=run.first_location(options.get(CACHE_LOCATION_KEY, CacheLocation.VRAM)),
                 others=run.video_memory_beside(prefix), **kwargs)
 
         return retry_on_oom(step, run, self.current_patcher, report)
-
-    def _report_ignored_patches(self, options: dict, report: Callable[[str], None]) -> None:
-        """Patches of attention layers, blocks and positions are made for other transformers, which ask for them."""
-        found = {name for kind in ("patches", "patches_replace")
-                 for name, patch in options.get(kind, {}).items() if patch}
-        found |= {"rope_options"} & options.keys()
-        if new := sorted(found - self.run_state.reported_patches):
-            self.run_state.reported_patches.update(new)
-            report(Message("patches_ignored", "Model patches from another node ({layers}) are not supported by this "
-                           "model and are ignored.", layers=new))
-
-    def begin_run(self, cached_tokens: int, images: int | None = None) -> None:
-        """As RunState has them."""
-        self.run_state = self.run_state.begin(cached_tokens, images)
-
-    def end_run(self) -> None:
-        """Free what a run has allocated. A guider that outlives a cancelled run would keep it, out of reach of
-        ComfyUI's memory management."""
-        self.run_state = self.run_state.end()
-        self.release_buffers()
-
-    def _weights_key(self) -> Hashable:
-        """Changes whenever a LoRA or a hook changes the weights, even in the middle of a run."""
-        hooks = self.current_patcher.current_hooks if self.current_patcher is not None else None
-        strengths = tuple((hook.hook_ref, hook.strength) for hook in hooks.hooks) if hooks else ()
-        return self.current_weight_patches_uuid, strengths
-
-
-def is_ours(patcher) -> bool:
-    """Whether a MODEL is a transformer of this pack."""
-    return isinstance(patcher.model, QwenImage2)

@@ -13,7 +13,6 @@ from ...model.checkpoints.finite import is_finite
 from .adapters.checks import check_lora_shapes, patches_of
 from .adapters.shapes import tensors_of
 from .keys import CACHE_LOCATION_KEY, REPORT_KEY
-from .prefix_cond import condition_from, prefix_tokens
 from .runtime import budget
 from .runtime.prefix_placement import CacheLocation
 
@@ -25,26 +24,18 @@ def is_latent(shape: tuple[int, ...], channels: int) -> bool:
     return len(shape) == 4 and shape[1] == channels
 
 
-def check_latent_shape(shape: tuple[int, ...], channels: int) -> None:
-    """Raises Refusal for a latent that this model, with so many latent channels, cannot sample."""
-    if not is_latent(shape, channels):
-        raise Refusal("latent_shape", "The latent has shape {shape}; Qwen-Image 2 expects [batch, {channels}, "
-                      "height/16, width/16]. Create it with Empty Latent (Qwen-Image 2) or VAE Encode (Qwen-Image 2).",
-                      shape=str(list(shape)), channels=channels)
-
-
-def check_run(executor, noise, latent_image, *args, **kwargs):
+def check_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     """A run of any sampler, core's included, as ComfyUI's wrapper: what cannot work is refused before weights move."""
     guider = executor.class_obj
     model = guider.model_patcher.model
-    _check_noise(noise, model.spec.channels)
+    _check_noise(noise, model)
     check_lora_shapes(guider.model_patcher)
     check_lora_values(guider.model_patcher)
     for cond in (cond for conds in guider.conds.values() for cond in conds):
-        _check_conditioning(cond, model, len(noise))
-    model.begin_run(_cached_tokens(guider, len(noise)), len(noise))
+        model.check_conditioning(cond, len(noise))
+    model.begin_run(_cached_tokens(guider, len(noise)), len(noise), sigmas.tolist())
     try:
-        result = executor(noise, latent_image, *args, **kwargs)
+        result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         report = guider.model_options["transformer_options"].get(REPORT_KEY, log.info)
         for sentence in filter(None, (*budget.costs(model), not_finite_note(result))):
             report(sentence)
@@ -61,20 +52,10 @@ def not_finite_note(samples: Tensor) -> Message | None:
                    "--fast and --fp16-unet.", pictures=wrong, count=len(samples)) if wrong else None
 
 
-def _check_noise(noise: Tensor, channels: int) -> None:
-    check_latent_shape(noise.shape, channels)
+def _check_noise(noise: Tensor, model) -> None:
+    model.check_latent_shape(noise.shape)
     if noise.shape[0] == 0:
         raise Refusal("latent_batch_empty", "The latent batch is empty. There is nothing to sample.")
-
-
-def _check_conditioning(cond: dict, model, images: int) -> None:
-    if "control" in cond:
-        raise Refusal("controlnet", "ControlNets are not supported by Qwen-Image 2. Connect the control image as a "
-                      "reference instead.")
-    text = condition_from(cond, model.spec, model.process_latent_in).text
-    if len(text) not in (1, images):
-        raise Refusal("conditioning_count", "The conditioning holds {prompts} prompts for {images} images. It must "
-                      "hold one for all images or one per image.", prompts=len(text), images=images)
 
 
 def _cached_tokens(guider, images: int) -> int:
@@ -85,8 +66,8 @@ def _cached_tokens(guider, images: int) -> int:
     # As in core's sampling_function; a guider of another class may have other rules, then everything counts.
     unguided = (type(guider) is comfy.samplers.CFGGuider and math.isclose(guider.cfg, 1.0)
                 and not options.get("disable_cfg1_optimization"))
-    return sum(prefix_tokens(condition_from(cond, model.spec, model.process_latent_in), model.spec, images)
-               for name, conds in guider.conds.items() if not (unguided and name == "negative") for cond in conds)
+    return model.cached_tokens([cond for name, conds in guider.conds.items()
+                                if not (unguided and name == "negative") for cond in conds], images)
 
 
 def check_lora_values(patcher) -> None:

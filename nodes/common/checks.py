@@ -9,8 +9,7 @@ import torch
 from ...messages import Refusal
 from ...model.images import sizes
 from ...model.images.references import MAX_REFERENCES
-from ..bridge.qwen_image_2 import is_ours
-from ..bridge.run_checks import check_latent_shape
+from ..bridge.pack_model import is_ours
 from ..bridge.vae import QwenImage2VAE
 
 FLUX_2_CHANNELS, FLUX_2_SCALE = 128, 16  # the one empty latent of core that does not say its scale
@@ -75,7 +74,7 @@ def check_latent(model, latent: dict) -> torch.Tensor:
     ratio = latent.get("downscale_ratio_spacial", FLUX_2_SCALE if samples.shape[1:2] == (FLUX_2_CHANNELS,) else None)
     if ratio is not None and not samples.is_nested:  # core's empty latents say for which scale they were made
         samples = comfy.sample.fix_empty_latent_channels(model, samples, ratio, latent.get("downscale_ratio_temporal"))
-    check_latent_shape(samples.shape, model.model.spec.channels)
+    model.model.check_latent_shape(samples.shape)
     if 0 in samples.shape:
         raise Refusal("latent_empty", "The latent is empty: its shape is {shape}.", shape=str(list(samples.shape)))
     return samples

@@ -84,7 +84,7 @@ def test_what_nodes_share_knows_no_node(path):
 
 # Floors of the house: a room imports itself and what lies on a floor below it, never a neighbour.
 FLOORS = (("messages",), ("atomic",), ("model.runtime", "model.checkpoints", "model.images"),
-          ("model.qwen_image_2", "model.language"))
+          ("model.qwen_image_1", "model.qwen_image_2", "model.language"))
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Pages are no model: of its rooms they use the one with sizes and boxes, and no network.
 PAGES_MAY_IMPORT = {"messages", "atomic", "model.images"}
@@ -152,7 +152,8 @@ def test_the_bridge_knows_no_node(path):
 
 # The bridge's own floors. Menus are above the text encoders because the miniature among them is drawn as one.
 BRIDGE = (("keys", "progress", "adapters", "kitchen"), ("quant",), ("saving",), ("text_encoders", "vae", "runtime"),
-          ("files",), ("prefix_cond",), ("qwen_image_2", "run_checks"), ("loading", "lora", "guider"))
+          ("files",), ("prefix_cond", "pack_model"), ("qwen_image_1", "qwen_image_2", "run_checks"),
+          ("loading", "lora", "guider"))
 BRIDGE_FLOOR = {room: number for number, rooms in enumerate(BRIDGE) for room in rooms}
 
 

@@ -30,13 +30,19 @@ NAMES = {"attention_pytorch": "PyTorch", "attention_xformers": "xFormers", "atte
 def attention_for(transformer_options: dict) -> Callable[..., Tensor]:
     """The attention that ComfyUI was started with (xformers, flash, sage), or that a node overrides. Where nobody chose
     one, PyTorch's, in the order that is right for the card."""
-    def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    core = comfy.ldm.modules.attention
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, visible: Tensor | None = None) -> Tensor:
+        heads = q.shape[2]
+        if visible is not None:  # not every function of core's takes a mask; this one does, and it is a sum
+            mask = torch.zeros(visible.shape, dtype=q.dtype, device=q.device).masked_fill_(~visible, -torch.inf)
+            return core.optimized_attention_masked(q.flatten(2), k.flatten(2), v.flatten(2), heads, mask[:, None],
+                                                   transformer_options=transformer_options)
         if causal:  # only the prompt's own tokens, once: ComfyUI's functions take no causal flag
             return plain.attention(q, k, v, causal=True)
         if takes_cudnn(q, k.shape[1], transformer_options):
             return cudnn_attention(q, k, v)
-        heads = q.shape[2]
-        return comfy.ldm.modules.attention.optimized_attention(
+        return core.optimized_attention(
             q.flatten(2), k.flatten(2), v.flatten(2), heads, transformer_options=transformer_options)
     return attention
 

@@ -191,7 +191,7 @@ class BudgetPatcher(PlacingPatcher, ModelPatcher):
             if not packed:
                 self.patch_weight_to_device(key, device_to=device)
         module.to(device)
-        self._set_functions(name, module, self._passing_patches(name) if packed else [], device)
+        self._set_functions(name, module, packed, device)
         module.comfy_patched_weights = True
 
     def _offload(self, name: str, module: nn.Module, force_patch_weights: bool) -> None:
@@ -202,22 +202,22 @@ class BudgetPatcher(PlacingPatcher, ModelPatcher):
                     comfy.utils.set_attr_param(self.model, f"{name}.{last}", backup.weight)
             module.to(torch.device("cpu"))  # ComfyUI's place for what is not in use may be the card itself
             module.comfy_patched_weights = False
-        if force_patch_weights and f"{name}.weight" in self.patches:
-            self.patch_weight_to_device(f"{name}.weight")
-        self._set_functions(name, module, self._passing_patches(name), self.load_device)
+        if force_patch_weights:
+            for last in module._parameters:
+                self.patch_weight_to_device(f"{name}.{last}")
+        self._set_functions(name, module, True, self.load_device)
         for last in module._parameters:
             self.pin_weight_to_device(f"{name}.{last}")
 
-    def _passing_patches(self, name: str) -> list[LowVramPatch]:
-        """What LoRAs do to a layer's weight each time that it is used."""
-        key = f"{name}.weight"
-        return [LowVramPatch(key, self.patches)] if key in self.patches and key not in self.backup else []
-
-    def _set_functions(self, name: str, module: nn.Module, functions: list, device: torch.device) -> None:
-        """What ComfyUI's layers do to their weights before they use them."""
+    def _set_functions(self, name: str, module: nn.Module, patched_in_use: bool, device: torch.device) -> None:
+        """What ComfyUI's layers do to weight and bias before they use them. patched_in_use: LoRAs, too."""
         if not hasattr(module, "comfy_cast_weights"):
             return
-        module.weight_function = functions + self.weight_wrapper_patches.get(f"{name}.weight", [])
+        for last in ("weight", "bias"):
+            key = f"{name}.{last}"
+            in_use = patched_in_use and key in self.patches and key not in self.backup
+            loras = [LowVramPatch(key, self.patches)] if in_use else []
+            setattr(module, f"{last}_function", loras + self.weight_wrapper_patches.get(key, []))
         module.comfy_force_cast_weights = self.force_cast_weights
         if self.force_cast_weights and not hasattr(module, "prev_comfy_cast_weights"):
             module.prev_comfy_cast_weights, module.comfy_cast_weights = module.comfy_cast_weights, True

@@ -33,7 +33,11 @@ def kitchen_kernels(kitchen) -> Kernels:
     def scaled_layer_norm(x: Tensor, scale: tuple[Tensor, Tensor], eps: float) -> Tensor:
         return kitchen.adaln(x, *scale, eps)
 
-    return Kernels(norm_rope=norm_rope, scaled_layer_norm=scaled_layer_norm, linear_of_swiglu=linear_of_swiglu,
+    def modulated_layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+        return kitchen.adaln(x, scale.contiguous(), shift.contiguous(), eps)
+
+    return Kernels(norm_rope=norm_rope, scaled_layer_norm=scaled_layer_norm,
+                   modulated_layer_norm=modulated_layer_norm, linear_of_swiglu=linear_of_swiglu,
                    prepare_scale=with_zero_shift, prepare_rotations=rotation_matrices)
 
 

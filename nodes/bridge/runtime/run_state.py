@@ -1,5 +1,6 @@
 """What is known of a sampling run while it lasts."""
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,6 +30,8 @@ class RunState:
     cached_tokens: int | None = None
     # How many it samples at once; None outside of a run.
     images: int | None = None
+    # Those that its schedule has; none outside of a run.
+    sigmas: tuple[float, ...] = ()
     # Those that a step has used. They belong to ComfyUI's conditionings, and end with them.
     prefixes: weakref.WeakSet[Prefix] = field(default_factory=weakref.WeakSet)
     # Whether a step has run out of memory and been repeated with less: that happens once in a run.
@@ -38,9 +41,10 @@ class RunState:
     # The run that this one interrupts: a node may sample from within another's callback.
     outer: "RunState | None" = None
 
-    def begin(self, cached_tokens: int, images: int | None = None) -> "RunState":
+    def begin(self, cached_tokens: int, images: int | None = None, sigmas: Iterable[float] = ()) -> "RunState":
         """A run that begins now. It knows the prefixes that are there already, since they take video memory, too."""
-        return RunState(cached_tokens, images, self.prefixes, outer=None if self.cached_tokens is None else self)
+        return RunState(cached_tokens, images, tuple(sigmas), self.prefixes,
+                        outer=None if self.cached_tokens is None else self)
 
     def end(self) -> "RunState":
         """Free what the run has kept. Returns what holds from then on: the run that it has interrupted, or nothing."""

@@ -14,7 +14,7 @@ from comfy import sd1_clip
 from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
-from ....model.checkpoints import loading, matching
+from ....model.checkpoints import loading, matching, quantization
 from ....model.checkpoints.checkpoint import Checkpoint, StoredCheckpoint, TensorInfo
 from ....model.checkpoints.errors import missing_tensor
 from ....model.checkpoints.loading import NOT_QUANTIZING, Quantizing
@@ -97,7 +97,7 @@ def quantized_operations(dtype: torch.dtype) -> type:
 def for_comfy(checkpoint: Checkpoint, detected: Detected, module: nn.Module) -> Detected:
     """The key table with the names of core's modules, as this one has them, strict in both directions."""
     named = {key_maps.COMFY.to(name): source for name, source in detected.table.items()}
-    layers = {matching.layer_of(key_maps.COMFY.to(f"{layer}.weight")): how
+    layers = {quantization.layer_of(key_maps.COMFY.to(f"{layer}.weight")): how
               for layer, how in detected.quantization.items()}
     expected = matching.shapes(module)
     missing = sorted(set(expected) - set(named))

@@ -104,7 +104,7 @@ def test_the_time_of_bfloat16_is_rounded_as_in_the_reference():
         # The pipelines round the scheduler's 0 to 1000, and divide then.
         time = torch.tensor([sigma * 1000]).to(torch.bfloat16) / 1000
         expected = theirs.time_text_embed(time, torch.zeros(1, 1, dtype=torch.bfloat16))
-        found = model.time_text_embed(torch.tensor([sigma]), torch.bfloat16)
+        found = model.time_text_embed(torch.tensor([sigma]), expected)
         assert error(found.float(), expected.float()) < 0.02
 
 

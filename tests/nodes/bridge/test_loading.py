@@ -37,7 +37,7 @@ def test_parts_can_be_loaded_again_without_dynamic_memory(request, part):
 
 
 def test_turbo_comes_from_the_name_and_can_be_overridden(comfyui):
-    from qwen_image_2.nodes.loaders import variant_of
+    from qwen_image_2.nodes.bridge.loading import variant_of
     assert variant_of("Qwen_Image_2.1_TURBO_bf16.safetensors", "auto") == "turbo"
     assert variant_of("Qwen-Image-2.1-Turbo/transformer/", "auto") == "turbo"
     assert variant_of("qwen_image_2.1_bf16.safetensors", "auto") == "base"

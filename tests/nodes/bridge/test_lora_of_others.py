@@ -230,7 +230,7 @@ def test_nan_that_cores_loader_loads_is_refused_before_a_run(model, part, monkey
     clone.add_patches(comfy.lora.load_lora(broken, {Q: f"{Q}.weight"}, log_missing=False))
     executor = SimpleNamespace(class_obj=SimpleNamespace(model_patcher=clone, conds={}))
     with pytest.raises(CheckpointError, match=rf"^The LoRA is damaged: {Q}\.weight contains NaN or infinity"):
-        run_checks.check_run(executor, torch.zeros(1, 64, 4, 4), torch.zeros(1, 64, 4, 4))
+        run_checks.check_run(executor, torch.zeros(1, 64, 4, 4), torch.zeros(1, 64, 4, 4), None, torch.ones(2))
     good.add_patches(comfy.lora.load_lora(PAIR, {Q: f"{Q}.weight"}, log_missing=False))
     run_checks.check_lora_values(good)
     monkeypatch.setattr(run_checks, "is_finite", lambda tensor: pytest.fail("read again"))

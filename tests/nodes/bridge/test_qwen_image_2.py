@@ -82,21 +82,21 @@ def test_ram_that_cannot_be_pinned_is_said(qwen_image_2, model, prefix, monkeypa
     assert told[1:] == ["The KV cache in system RAM could not be pinned: each block waits for its copy."]
 
 
-def test_weights_key_follows_loras_and_hooks(model):
+def testweights_key_follows_loras_and_hooks(model):
     clone = model.clone()
     inner = clone.model
-    before = inner._weights_key()
+    before = inner.weights_key()
     inner.current_weight_patches_uuid = "another"
     try:
-        assert inner._weights_key() != before
+        assert inner.weights_key() != before
     finally:
         inner.current_weight_patches_uuid = before[0]
     hook = SimpleNamespace(hook_ref=object(), strength=1.0)
     inner.current_patcher = SimpleNamespace(current_hooks=SimpleNamespace(hooks=[hook]))
     try:
-        full = inner._weights_key()
+        full = inner.weights_key()
         hook.strength = 0.5
-        assert inner._weights_key() != full != before
+        assert inner.weights_key() != full != before
     finally:
         inner.current_patcher = None
 

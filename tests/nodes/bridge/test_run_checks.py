@@ -6,6 +6,8 @@ import torch
 
 from qwen_image_2.tools import tiny
 
+RUN = (None, torch.tensor([1.0, 0.0]))  # sampler and sigmas
+
 
 @pytest.fixture
 def run_checks():
@@ -17,26 +19,26 @@ def test_controlnets_are_refused(run_checks, model):
     guider = SimpleNamespace(model_patcher=model, conds={"positive": [{"control": object()}]})
     executor = type("Executor", (), {"class_obj": guider})()
     with pytest.raises(ValueError, match="ControlNets are not supported"):
-        run_checks.check_run(executor, torch.zeros(1, 64, 4, 4), torch.zeros(1, 64, 4, 4))
+        run_checks.check_run(executor, torch.zeros(1, 64, 4, 4), torch.zeros(1, 64, 4, 4), *RUN)
 
 
 def test_empty_batch_is_refused(run_checks, model):
     executor = type("Executor", (), {"class_obj": SimpleNamespace(model_patcher=model, conds={})})()
     with pytest.raises(ValueError, match="batch is empty"):
-        run_checks.check_run(executor, torch.zeros(0, 64, 4, 4), torch.zeros(0, 64, 4, 4))
+        run_checks.check_run(executor, torch.zeros(0, 64, 4, 4), torch.zeros(0, 64, 4, 4), *RUN)
 
 
 def test_prompts_must_be_one_or_as_many_as_pictures(run_checks, model):
     cond = {"cross_attn": torch.zeros(2, 20, 64), "model_conds": {}}
     executor = type("Executor", (), {"class_obj": SimpleNamespace(model_patcher=model, conds={"positive": [cond]})})()
     with pytest.raises(ValueError, match="2 prompts for 3 images"):
-        run_checks.check_run(executor, torch.zeros(3, 64, 4, 4), torch.zeros(3, 64, 4, 4))
+        run_checks.check_run(executor, torch.zeros(3, 64, 4, 4), torch.zeros(3, 64, 4, 4), *RUN)
 
 
 def test_video_latents_are_refused(run_checks, model):
     executor = type("Executor", (), {"class_obj": SimpleNamespace(model_patcher=model, conds={})})()
     with pytest.raises(ValueError, match=r"shape \[1, 64, 1, 4, 4\]"):
-        run_checks.check_run(executor, torch.zeros(1, 64, 1, 4, 4), torch.zeros(1, 64, 1, 4, 4))
+        run_checks.check_run(executor, torch.zeros(1, 64, 1, 4, 4), torch.zeros(1, 64, 1, 4, 4), *RUN)
 
 
 def test_lora_hooks_of_another_width_are_refused(run_checks, model):

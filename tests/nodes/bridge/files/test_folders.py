@@ -131,9 +131,9 @@ def windows(folders, monkeypatch):
     """ComfyUI's file lists as on Windows: it joins their names with backslashes, and takes such names."""
     import folder_paths
 
-    from qwen_image_2.nodes import loaders
+    from qwen_image_2.nodes.bridge import loading
     from qwen_image_2.nodes.bridge.files import system_prompts
-    for module in (folders, loaders, system_prompts):
+    for module in (folders, loading, system_prompts):
         monkeypatch.setattr(module, "PurePath", PureWindowsPath)
     for name in ("get_full_path", "get_full_path_or_raise"):
         real = getattr(folder_paths, name)
@@ -146,7 +146,7 @@ def windows(folders, monkeypatch):
 
 def test_names_of_windows(windows, tmp_path):
     """Files keep the names that core's loaders have for them; folders have ours, with slashes, everywhere."""
-    from qwen_image_2.nodes import loaders
+    from qwen_image_2.nodes.bridge import loading
     pipeline(tmp_path / "diffusion_models" / "Qwen" / "Image-2.1")
     add(tmp_path / "diffusion_models", "mine/turbo/a.safetensors", "mine/b.gguf")
     found = windows.choices(windows.TRANSFORMER)
@@ -154,7 +154,7 @@ def test_names_of_windows(windows, tmp_path):
     for name in found[:-1]:
         expected = tmp_path / "diffusion_models" / name.replace("\\", "/")
         assert windows.resolve(windows.TRANSFORMER, name) == expected
-    assert [name for name in found if loaders.variant_of(name, "auto") == "turbo"] == ["mine\\turbo\\a.safetensors"]
+    assert [name for name in found if loading.variant_of(name, "auto") == "turbo"] == ["mine\\turbo\\a.safetensors"]
 
 
 def test_system_prompts_of_windows(windows, tmp_path):

@@ -93,12 +93,12 @@ def test_integers_measure_their_activations_in_each_call(management, plain, tmp_
 @pytest.mark.parametrize("bf16", [True, False], ids=["Ampere", "Turing"])
 @pytest.mark.parametrize("stored", ["int8_tensorwise", "float8_e4m3fn", "nvfp4", "gguf", None])
 def test_no_launch_flag_makes_a_model_fp16_where_the_card_has_bf16(management, monkeypatch, stored, bf16, flag):
-    from qwen_image_2.nodes.bridge.loading import _model_config
+    from qwen_image_2.nodes.bridge.loading import FAMILIES, _model_config
     monkeypatch.setattr(management, "PRIORITIZE_FP16", flag)
     monkeypatch.setattr(management, "should_use_bf16", lambda *args, **kwargs: bf16)
     monkeypatch.setattr(management, "should_use_fp16", lambda *args, **kwargs: True)
     layers = {"transformer_blocks.0.attn.to_q": {"format": stored}} if stored else {}
-    config = _model_config(SPEC, layers, torch.bfloat16, torch.device("cpu"))
+    config = _model_config(FAMILIES[type(SPEC)], SPEC, layers, torch.bfloat16, torch.device("cpu"))
     computes_in = config.manual_cast_dtype or config.unet_config["dtype"]
     assert computes_in == (torch.bfloat16 if bf16 else torch.float16)
 
