@@ -5,8 +5,9 @@ from comfy_api.latest import io
 
 from ..messages import Message, Refusal
 from ..model.images import references, sizes
-from ..model.qwen_image_2 import schedule
-from ..model.runtime import sigmas as formulas
+from ..model.qwen_image_1 import schedule as schedule_1
+from ..model.qwen_image_2 import schedule as schedule_2
+from ..model.runtime.sigmas import tail, truncate_by_denoise
 from .bridge.files import miniature
 from .bridge.guider import guider_for, sample
 from .common import categories
@@ -17,6 +18,8 @@ from .notices import notify, show
 from .seeds import seed_note
 
 CUSTOM = "Custom"
+PRESETS = [*dict.fromkeys((*schedule_2.PRESETS, *schedule_1.PRESETS)), CUSTOM]
+TRAINED, PLAIN = "as trained", "plain"
 MAX_CFG = 30.0
 # What core's empty latents say of their scale. What was sampled has the model's own.
 SCALES = ("downscale_ratio_spacial", "downscale_ratio_temporal")
@@ -24,10 +27,11 @@ SCALES = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 def preset_input() -> io.Combo.Input:
     return io.Combo.Input(
-        "preset", [*schedule.PRESETS, CUSTOM], default="Quality 40",
-        tooltip="The schedule that the weights were trained with, exact for the latent's size. Quality 40 and Fast 25: "
-                "base model. Turbo 8: Turbo model. LoRA presets: base model with that LoRA. Custom: base schedule with "
-                "the number of steps below.")
+        "preset", PRESETS, default="Quality 40",
+        tooltip="The schedule that the weights were trained with, exact for the latent's size. Quality 50, Quality 40 "
+                "and Fast 25: base models of either family. Turbo 8: Turbo model of 2.x. LoRA presets: base model with "
+                "that LoRA, those that say 1.x with a model of Qwen-Image 1.x. Custom: base schedule with the number "
+                "of steps below.")
 
 
 def steps_input() -> io.Int.Input:
@@ -40,21 +44,25 @@ def denoise_input() -> io.Float.Input:
                           tooltip="Below 1: image-to-image; lower values keep more of the input latent.")
 
 
-def sigmas_for(preset: str, steps: int, denoise: float, samples: torch.Tensor) -> torch.Tensor:
-    """Sigmas (steps + 1,) for latents (B, C, h, w)."""
-    tokens = samples.shape[-2] * samples.shape[-1]
+def sigmas_for(model, preset: str, steps: int, denoise: float, samples: torch.Tensor) -> torch.Tensor:
+    """Sigmas (steps + 1,) for latents (B, C, ..., h, w)."""
+    family, tokens = model.model, model.model.tokens(samples)
     if preset == CUSTOM:
-        return formulas.truncate_by_denoise(lambda n: schedule.SHIFT.sigmas(n, tokens), steps, denoise)
-    return formulas.tail(schedule.PRESETS[preset](tokens), denoise)
+        return truncate_by_denoise(lambda n: family.shift.sigmas(n, tokens), steps, denoise)
+    if preset not in family.presets:
+        raise Refusal("preset_family", "The preset {preset} belongs to the other family of models; {file} is a "
+                      "Qwen-Image {family} model. Choose {known} or {custom}.", preset=preset, file=family.label,
+                      family=family.family, known=list(family.presets), custom=CUSTOM)
+    return tail(family.presets[preset](tokens), denoise)
 
 
 def variant_warning(model, preset: str) -> str | None:
     """What to tell when the schedule is not the one the weights were made for."""
     variant = getattr(model.model, "variant", None)
-    if variant == "turbo" and preset != schedule.TURBO_PRESET:
+    if variant == "turbo" and preset != schedule_2.TURBO_PRESET:
         return Message("turbo_preset", "This is a Turbo model: the preset {preset} gives muddy images. Choose Turbo 8.",
                        preset=preset)
-    if variant == "base" and preset == schedule.TURBO_PRESET:
+    if variant == "base" and preset == schedule_2.TURBO_PRESET:
         return Message("base_preset", "This is a base model: Turbo 8 leaves its images unfinished. Choose Quality 40 "
                        "or Fast 25. (If the file is a renamed Turbo model, set Base or Turbo to turbo on the loader.)")
     return None
@@ -83,17 +91,31 @@ def check_guidance(cfg: float, negative: bool) -> None:
                       "to 1.", cfg=str(cfg))
 
 
-def pixels(latent: torch.Tensor) -> tuple[int, int]:
+def guidance_note(model, preset: str, cfg: float) -> str | None:
+    """A model of 1.x with a CFG that it was not made for: possible, and told."""
+    if model.model.family != "1.x":
+        return None
+    if preset in schedule_1.LORA_PRESETS and cfg > 1:
+        return Message("cfg_of_lora", "{preset} is made for CFG 1, but CFG is {cfg}: colours burn and each step takes "
+                       "twice as long. Set CFG to 1.", preset=preset, cfg=f"{cfg:g}")
+    if preset not in schedule_1.LORA_PRESETS and cfg == 1:
+        return Message("cfg_of_base", "CFG is 1. Base models of Qwen-Image 1.x are made for CFG 4 with a negative "
+                       "prompt; without it images stay flat. (Models with few-step weights inside, such as Rapid-AIO, "
+                       "run at CFG 1 with a LoRA preset.)")
+    return None
+
+
+def pixels(model, latent: torch.Tensor) -> tuple[int, int]:
     """(width, height) of the image that a latent (..., h, w) becomes."""
     height, width = latent.shape[-2:]
-    return width * 16, height * 16
+    return width * model.model.pixels_per_latent, height * model.model.pixels_per_latent
 
 
-def canvas_note(positive, samples: torch.Tensor) -> str | None:
+def canvas_note(model, positive, samples: torch.Tensor) -> str | None:
     """Edits on a canvas that fails, or on one that is no reference's: possible, and told."""
-    canvas = pixels(samples)
-    connected = [pixels(latent) for _, values in positive for latent in values.get("reference_latents") or ()]
-    if references.off_failing_grid(canvas, connected):
+    canvas = pixels(model, samples)
+    connected = [pixels(model, latent) for _, values in positive for latent in values.get("reference_latents") or ()]
+    if model.model.family == "2.x" and references.off_failing_grid(canvas, connected):
         return Message("failing_grid", "Latent and reference are both {size} pixels, a size at which edits are known "
                        "to fail. Switch on Avoid the 1024 grid in Encode Edit, and use its latent.", size=_size(canvas))
     if not connected or canvas in connected:
@@ -110,10 +132,10 @@ def _size(size: tuple[int, int]) -> str:
 
 def size_note(model, samples: torch.Tensor) -> str | None:
     """Sizes that the model was not trained on: possible, and told."""
-    width, height = pixels(samples)
+    width, height = pixels(model, samples)
     if note := miniature.size_note(model.model.label, width, height):
         return note
-    if height % sizes.MULTIPLE == 0 == width % sizes.MULTIPLE:
+    if model.model.family == "1.x" or height % sizes.MULTIPLE == 0 == width % sizes.MULTIPLE:
         return None
     return Message("size_untrained", "{width} x {height} is not a multiple of {multiple} pixels; the model was not "
                    "trained on such sizes.", width=width, height=height, multiple=sizes.MULTIPLE)
@@ -159,6 +181,10 @@ class QwenImage2Sampler(io.ComfyNode):
                                tooltip="1 is the official default: no guidance, one model pass per step. Above 1 the "
                                        "negative prompt is used, and each step takes twice as long."),
                 denoise_input(),
+                io.Combo.Input("guidance", [TRAINED, PLAIN], default=TRAINED, optional=True, advanced=True,
+                               tooltip="How CFG above 1 is computed for Qwen-Image 1.x. as trained: the guided "
+                                       "prediction keeps the positive one's length in each token, as the official "
+                                       "pipelines do it. plain: as KSampler. 2.x is always guided plainly."),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
             hidden=(io.Hidden.prompt,),
@@ -170,17 +196,17 @@ class QwenImage2Sampler(io.ComfyNode):
             check_guidance(cfg, negative is not UNCONNECTED)
 
     @classmethod
-    def execute(cls, model, positive, latent, seed, preset, steps, cfg, denoise, negative=None):
+    def execute(cls, model, positive, latent, seed, preset, steps, cfg, denoise, negative=None, guidance=TRAINED):
         samples = check_latent(model, latent)
         check_finite(samples)
         latent = {name: value for name, value in latent.items() if name not in SCALES} | {"samples": samples}
         check_guidance(cfg, negative is not None)
-        notes = [variant_warning(model, preset), shift_note(model), size_note(model, samples),
-                 canvas_note(positive, samples), start_note(samples, denoise),
+        sigmas = sigmas_for(model, preset, steps, denoise, samples)
+        notes = [variant_warning(model, preset), guidance_note(model, preset, cfg), shift_note(model),
+                 size_note(model, samples), canvas_note(model, positive, samples), start_note(samples, denoise),
                  seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
         show(cls, *notes)  # before the work
-        sigmas = sigmas_for(preset, steps, denoise, samples)
-        guider = guider_for(model, positive, negative, cfg, notes.append)
+        guider = guider_for(model, positive, negative, cfg, notes.append, guidance == TRAINED)
         out = sample(guider, latent, noise_for(latent, seed), sigmas, seed)
         return io.NodeOutput({**latent, "samples": out}, ui=notify(cls, *notes))
 
@@ -207,5 +233,5 @@ class QwenImage2Sigmas(io.ComfyNode):
     @classmethod
     def execute(cls, model, latent, preset, steps, denoise):
         samples = check_latent(model, latent)
-        return io.NodeOutput(sigmas_for(preset, steps, denoise, samples),
+        return io.NodeOutput(sigmas_for(model, preset, steps, denoise, samples),
                              ui=notify(cls, variant_warning(model, preset), shift_note(model)))

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ..runtime.sigmas import DynamicShift, linear_times, shifted, with_zero
 
-PIXELS_PER_TOKEN = 16 * 16
-
 SHIFT = DynamicShift(base_shift=0.5, max_shift=0.9, base_tokens=256, max_tokens=8192, terminal=0.02)
 LORA_SHIFT = 3.0
 
@@ -29,12 +27,15 @@ def layered_sigmas(steps: int, condition_tokens: int) -> Tensor:
     return SHIFT.ending(shifted(linear_times(steps), math.sqrt(condition_tokens / 256)))
 
 
-# Name -> sigmas for a target of so many tokens. The LoRAs run on the base models.
+# Name -> sigmas for a target of so many tokens. Edit-2509 and 2511 were published with 40 steps, the others with 50. The
+# LoRAs run on the base models.
 PRESETS: dict[str, Callable[[int], Tensor]] = {
-    "Quality 50 (1.x)": lambda tokens: SHIFT.sigmas(50, tokens),
-    "Quality 40 (1.x)": lambda tokens: SHIFT.sigmas(40, tokens),
+    "Quality 50": lambda tokens: SHIFT.sigmas(50, tokens),
+    "Quality 40": lambda tokens: SHIFT.sigmas(40, tokens),
+    "Fast 25": lambda tokens: SHIFT.sigmas(25, tokens),
     "Lightning LoRA 4 (1.x)": lambda tokens: lora_sigmas(4),
     "Lightning LoRA 8 (1.x)": lambda tokens: lora_sigmas(8),
     "Turbo LoRA 2 (1.x)": lambda tokens: lora_sigmas(2),
     "Turbo LoRA 4 (1.x)": lambda tokens: lora_sigmas(4),
 }
+LORA_PRESETS = frozenset(name for name in PRESETS if "LoRA" in name)

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ..runtime.sigmas import DynamicShift, linear_times, with_zero
 
-PIXELS_PER_TOKEN = 16 * 16
-
 # scheduler_config.json
 SHIFT = DynamicShift(base_shift=0.5, max_shift=0.9, base_tokens=256, max_tokens=8192, terminal=0.02)
 
@@ -26,6 +24,7 @@ def turbo_sigmas() -> Tensor:
 # Viggle (its own) were trained with the shift alone.
 PRESETS: dict[str, Callable[[int], Tensor]] = {
     "Quality 40": lambda tokens: SHIFT.sigmas(40, tokens),
+    "Quality 50": lambda tokens: SHIFT.sigmas(50, tokens),
     "Fast 25": lambda tokens: SHIFT.sigmas(25, tokens),
     "Turbo 8": lambda tokens: turbo_sigmas(),
     "Lightning LoRA 4": lambda tokens: SHIFT.unstretched(linear_times(4), tokens),

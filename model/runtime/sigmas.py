@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ...messages import Refusal
 
+PIXELS_PER_TOKEN = 16 * 16
+
 
 @dataclass(frozen=True)
 class DynamicShift:

@@ -1,5 +1,5 @@
 """What samples: ComfyUI's CFGGuider with the prompts that are computed, and its Euler."""
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import comfy.model_management
 import comfy.model_patcher
@@ -7,11 +7,14 @@ import comfy.samplers
 import latent_preview
 from torch import Tensor
 
+from ...model.qwen_image_1.spec import TransformerSpec
 from .keys import REPORT_KEY
 
+PATCH = TransformerSpec().patch
 
-def guider_for(model, positive, negative, cfg: float,
-               report: Callable[[str], None] | None = None) -> comfy.samplers.CFGGuider:
+
+def guider_for(model, positive, negative, cfg: float, report: Callable[[str], None] | None = None,
+               rescale: bool = True) -> comfy.samplers.CFGGuider:
     """What ComfyUI samples with; at cfg 1 with the positive alone, as its own BasicGuider.
 
     report: takes the sentences that a run tells, which are logged otherwise. It stands in the guider's own options. A
@@ -20,6 +23,9 @@ def guider_for(model, positive, negative, cfg: float,
 
     ComfyUI makes room for the prefix of each prompt that a guider holds, though at cfg 1 it computes only the positive:
     unless another node asks for both (disable_cfg1_optimization), as those do that replace the guidance.
+
+    rescale: whether Qwen-Image 1.x is guided as its pipelines do it, where no other node has put a guidance of its own
+    in place.
     """
     guider = comfy.samplers.CFGGuider(model)
     conds = {"positive": positive}
@@ -27,10 +33,28 @@ def guider_for(model, positive, negative, cfg: float,
         conds["negative"] = positive if negative is None else negative
     guider.inner_set_conds(conds)
     guider.set_cfg(cfg)
+    options = guider.model_options = comfy.model_patcher.create_model_options_clone(model.model_options)
     if report is not None:
-        guider.model_options = comfy.model_patcher.create_model_options_clone(model.model_options)
-        guider.model_options["transformer_options"][REPORT_KEY] = report
+        options["transformer_options"][REPORT_KEY] = report
+    if rescale and model.model.rescales_guidance:
+        options.setdefault("sampler_cfg_function", rescaled_guidance)
     return guider
+
+
+def rescaled_guidance(arguments: Mapping) -> Tensor:
+    """Guidance that keeps the positive prediction's norm in each token, as Qwen-Image 1.x's pipelines have it (diffusers
+    0.42.1, pipeline_qwenimage.py). A sampler_cfg_function of ComfyUI's: predictions (B, C, F, h, w) are sigma times the
+    velocity, which leaves the ratio of norms as it is."""
+    positive, negative = arguments["cond"], arguments["uncond"]
+    guided = negative + arguments["cond_scale"] * (positive - negative)
+    return guided * (token_norms(positive) / token_norms(guided))
+
+
+def token_norms(latent: Tensor, side: int = PATCH) -> Tensor:
+    """(..., C, F, h, w) -> the norm of each token's values, at all of its places (..., 1, F, h, w)."""
+    squares = latent.square().sum(-4, keepdim=True).unflatten(-1, (-1, side)).unflatten(-3, (-1, side))
+    norms = squares.sum((-1, -3), keepdim=True).sqrt()
+    return norms.expand_as(squares).flatten(-4, -3).flatten(-2)
 
 
 def sample(guider: comfy.samplers.CFGGuider, latent: dict, noise: Tensor, sigmas: Tensor, seed: int) -> Tensor:

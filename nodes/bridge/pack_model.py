@@ -12,6 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...messages import Message, Refusal
+from ...model.runtime.sigmas import PIXELS_PER_TOKEN, DynamicShift
 from . import saving
 from .adapters.places import Place
 from .quant.quantize import Origin
@@ -61,6 +62,10 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
     """Core's QwenImage lends its LoRA key forms (`transformer.`, bare, lycoris)."""
 
     family: str  # for people: "1.x" or "2.x"
+    pixels_per_latent: int  # along a side
+    presets: Mapping[str, Callable[[int], Tensor]]  # of sigmas, for so many tokens
+    shift: DynamicShift
+    rescales_guidance = False  # see guider.py
     # Other nodes' patches of attention, blocks and positions that the network asks for.
     honoured_patches: frozenset[str] = frozenset()
     # Names of parameters that are rows of one matrix in the official file, and that matrix (quant/quantize.py).
@@ -88,6 +93,10 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
     def split_mlps(self) -> bool:
         """Whether MLPs are in more matrices than in the official file."""
         return False
+
+    def tokens(self, samples: Tensor) -> int:
+        """Of one image of latents (..., h, w), as schedules count them: an area of 16 x 16 pixels each."""
+        return samples.shape[-2] * samples.shape[-1] * self.pixels_per_latent ** 2 // PIXELS_PER_TOKEN
 
     # ------------------------------------------------------------ what a family decides
 

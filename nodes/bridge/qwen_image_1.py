@@ -22,6 +22,7 @@ from ...model.qwen_image_1.spec import TransformerSpec
 from ...model.qwen_image_1.transformer import Condition, Step, Transformer, patches
 from ...model.runtime.kernels import Kernels
 from ...model.runtime.rope import image_positions
+from ...model.runtime.sigmas import PIXELS_PER_TOKEN
 from . import pack_model
 from .keys import REPORT_KEY
 from .pack_model import PackModel, check_prompts, through_wrappers
@@ -40,7 +41,7 @@ BLOCK = "double_block"  # what core calls a block of this network, in patches of
 class ModelConfig(pack_model.ModelConfig):
     latent_format = comfy.latent_formats.Wan21
     # Core's schedulers know no image size: they get the shift of 1024 x 1024. QwenImage2Sigmas has the right one.
-    sampling_settings = {"shift": schedule.SHIFT.mu(1024 * 1024 // schedule.PIXELS_PER_TOKEN)}
+    sampling_settings = {"shift": schedule.SHIFT.mu(1024 * 1024 // PIXELS_PER_TOKEN)}
 
 
 class DiffusionModel(Transformer):
@@ -121,6 +122,9 @@ class Around:
 
 class QwenImage1(PackModel):
     family = "1.x"
+    pixels_per_latent = 8
+    presets, shift = schedule.PRESETS, schedule.SHIFT
+    rescales_guidance = True
     honoured_patches = frozenset({BLOCK, "dit"})
 
     def __init__(self, config: ModelConfig, variant: str, label: str):

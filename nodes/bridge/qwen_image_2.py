@@ -20,6 +20,7 @@ from ...model.qwen_image_2 import key_maps, latents, schedule
 from ...model.qwen_image_2.spec import TransformerSpec
 from ...model.qwen_image_2.transformer import Transformer, prefix_end
 from ...model.runtime.kernels import Kernels
+from ...model.runtime.sigmas import PIXELS_PER_TOKEN
 from . import pack_model
 from .adapters.places import Place
 from .keys import CACHE_LOCATION_KEY, REPORT_KEY
@@ -57,7 +58,7 @@ class LatentFormat(comfy.latent_formats.LatentFormat):
 class ModelConfig(pack_model.ModelConfig):
     latent_format = LatentFormat
     # Core's schedulers know no image size: they get the shift of 1024 x 1024. QwenImage2Sigmas has the right one.
-    sampling_settings = {"shift": schedule.SHIFT.mu(1024 * 1024 // schedule.PIXELS_PER_TOKEN)}
+    sampling_settings = {"shift": schedule.SHIFT.mu(1024 * 1024 // PIXELS_PER_TOKEN)}
 
 
 class DiffusionModel(Transformer):
@@ -125,6 +126,8 @@ def working_bytes(spec: TransformerSpec, tokens: int, element: int) -> int:
 
 class QwenImage2(PackModel):
     family = "2.x"
+    pixels_per_latent = 16
+    presets, shift = schedule.PRESETS, schedule.SHIFT
     mlp_halves, fused_mlp = staticmethod(key_maps.mlp_halves), staticmethod(key_maps.fused_mlp)
 
     def __init__(self, config: ModelConfig, variant: str, label: str):

@@ -1,5 +1,6 @@
 """The sampler node's parts in this process: what it tells before a run."""
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,7 +59,8 @@ def latent(width: int, height: int) -> torch.Tensor:
 
 def edit_note(sampler, canvas: tuple[int, int], *references: tuple[int, int]) -> str | None:
     values = {"reference_latents": [latent(*size) for size in references]} if references else {}
-    return sampler.canvas_note(prompt(0, **values), latent(*canvas))
+    family_2 = SimpleNamespace(model=SimpleNamespace(family="2.x", pixels_per_latent=16))
+    return sampler.canvas_note(family_2, prompt(0, **values), latent(*canvas))
 
 
 def test_an_edit_on_no_references_canvas_is_pointed_out(sampler):

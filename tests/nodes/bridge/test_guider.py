@@ -2,7 +2,9 @@
 import pytest
 import torch
 
+from qwen_image_2.model.qwen_image_1.transformer import patches
 from qwen_image_2.tests.nodes.test_sampler import prompt
+from qwen_image_2.tests.reference import error
 
 pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
@@ -154,3 +156,27 @@ def test_core_nodes_for_other_models_are_refused_in_a_sentence(model):
             node.execute(model, 1.1, 1.2, 0.9, 0.2)
     with pytest.raises(Refusal, match="needs a sampling multiplier"):
         nodes_model_advanced.ModelNoiseScale().patch(model, 1.0)
+
+
+def test_guidance_of_1_x_keeps_the_norm_of_each_token(guiders):
+    """diffusers' pipelines on packed tokens; a node's own guidance stays where there is one, and 2.x is left alone."""
+    generator = torch.Generator().manual_seed(0)
+    positive, negative = (torch.randn(2, 16, 1, 6, 10, generator=generator) for _ in range(2))
+    found = guiders.rescaled_guidance({"cond": 0.3 * positive, "uncond": 0.3 * negative, "cond_scale": 4.0}) / 0.3
+    packed = [patches(latent[:, :, 0], 2) for latent in (positive, negative, found)]
+    guided = packed[1] + 4.0 * (packed[0] - packed[1])
+    expected = guided * (packed[0].norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+    assert error(packed[2], expected) < 1e-5 < error(guided, expected)
+
+
+def test_guidance_is_rescaled_for_1_x_alone_and_where_no_node_has_its_own(guiders, model):
+    def of(patcher, **more):
+        return guiders.guider_for(patcher, prompt(0), prompt(1), 4.0, **more).model_options.get("sampler_cfg_function")
+    assert of(model) is None
+    older = model.clone()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(older.model), "rescales_guidance", True)
+        assert of(older) is guiders.rescaled_guidance and of(older, rescale=False) is None
+        older.set_model_sampler_cfg_function(lambda arguments: arguments["cond"])
+        assert of(older) is older.model_options["sampler_cfg_function"]
+    assert "sampler_cfg_function" not in model.model_options
