@@ -27,8 +27,8 @@ def layered_sigmas(steps: int, condition_tokens: int) -> Tensor:
     return SHIFT.ending(shifted(linear_times(steps), math.sqrt(condition_tokens / 256)))
 
 
-# Name -> sigmas for a target of so many tokens. Edit-2509 and 2511 were published with 40 steps, the others with 50. The
-# LoRAs run on the base models.
+# Name -> sigmas for a target of so many tokens. Edit-2509 and 2511 were published with 40 steps, the others with 50.
+# The LoRAs run on the base models.
 PRESETS: dict[str, Callable[[int], Tensor]] = {
     "Quality 50": lambda tokens: SHIFT.sigmas(50, tokens),
     "Quality 40": lambda tokens: SHIFT.sigmas(40, tokens),

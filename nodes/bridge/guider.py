@@ -42,9 +42,9 @@ def guider_for(model, positive, negative, cfg: float, report: Callable[[str], No
 
 
 def rescaled_guidance(arguments: Mapping) -> Tensor:
-    """Guidance that keeps the positive prediction's norm in each token, as Qwen-Image 1.x's pipelines have it (diffusers
-    0.42.1, pipeline_qwenimage.py). A sampler_cfg_function of ComfyUI's: predictions (B, C, F, h, w) are sigma times the
-    velocity, which leaves the ratio of norms as it is."""
+    """Guidance that keeps the positive prediction's norm in each token, as Qwen-Image 1.x's pipelines have it
+    (diffusers 0.42.1, pipeline_qwenimage.py). A sampler_cfg_function of ComfyUI's: predictions (B, C, F, h, w) are
+    sigma times the velocity, which leaves the ratio of norms as it is."""
     positive, negative = arguments["cond"], arguments["uncond"]
     guided = negative + arguments["cond_scale"] * (positive - negative)
     return guided * (token_norms(positive) / token_norms(guided))
