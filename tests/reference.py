@@ -3,6 +3,7 @@ from pathlib import Path
 
 import torch
 from diffusers import (
+    AutoencoderKLQwenImage,
     AutoencoderKLQwenImage21,
     FlowMatchEulerDiscreteScheduler,
     QwenImage21Pipeline,
@@ -33,6 +34,11 @@ def transformer(causal_condition: bool = True, seed: int = 0, layers: int = 2) -
 
 def vae(seed: int = 1) -> AutoencoderKLQwenImage21:
     return randomised(AutoencoderKLQwenImage21(base_dim=8, decoder_base_dim=12), seed)
+
+
+def vae_1(pixel_channels: int = 3, seed: int = 1) -> AutoencoderKLQwenImage:
+    """That of Qwen-Image 1.x; with 4 channels Qwen-Image-Layered's."""
+    return randomised(AutoencoderKLQwenImage(base_dim=8, input_channels=pixel_channels), seed)
 
 
 def text_encoder(seed: int = 2) -> Qwen3VLForConditionalGeneration:

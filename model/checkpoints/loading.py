@@ -94,21 +94,25 @@ class _Entries:
         return self.quantizing.quantize(self.plain(name, read), absmax, self.quantizing.layers[layer])
 
     def converted(self, name: str) -> Tensor:
-        """In the module's dtype, or fp32 that is kept. A tensor that is converted, or joined with others, is mapped on
-        its own, so that its pages go when the copy is there."""
+        """In the module's dtype, or fp32 that is kept. A tensor that is converted, joined with others or taken in part
+        is mapped on its own, so that its pages go when the copy is there."""
         source = self.detected.table[name]
         stored = {PLAIN_DTYPES.get(self.checkpoint.tensors[tensor].dtype) for tensor in source}
         dtype = torch.float32 if self.keep_fp32 and stored == {torch.float32} else self.dtype
-        read = self.mapped if len(source) == 1 and stored == {dtype} else self.checkpoint.read
+        as_it_is = len(source) == 1 and stored == {dtype} and name not in self.detected.last_taps
+        read = self.mapped if as_it_is else self.checkpoint.read
         return self.plain(name, read).to(dtype)
 
     def plain(self, name: str, read: Read) -> Tensor:
         """The values in the parameter's shape, decoded where they are GGUF's blocks."""
-        parts = [self.decoded(tensor, read) for tensor in self.detected.table[name]]
+        last_tap = name in self.detected.last_taps
+        parts = [self.decoded(tensor, read, last_tap) for tensor in self.detected.table[name]]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(self.detected.shapes[name])
 
-    def decoded(self, tensor: str, read: Read) -> Tensor:
+    def decoded(self, tensor: str, read: Read, last_tap: bool) -> Tensor:
         value, stored = read(tensor), self.checkpoint.tensors[tensor].dtype
+        if last_tap:  # (C', C, taps, H, W): a copy, or the other taps would stay with it
+            value = value[:, :, -1].contiguous()
         if stored in gguf.BLOCKS:
             value = gguf.dequantize(value, stored)
         self.refuse_infinite(value, tensor)

@@ -35,6 +35,8 @@ class Detected(Generic[Spec]):
     shapes: Shapes  # parameter name -> shape
     quantization: Mapping[str, dict] = field(default_factory=dict)  # layer -> record, see quantization.py
     config: Mapping = field(default_factory=dict)  # see needed_config
+    # Parameters whose tensors are kernels of a video network, which a single frame needs the last temporal tap of.
+    last_taps: frozenset[str] = frozenset()
 
     @property
     def tensors(self) -> set[str]:

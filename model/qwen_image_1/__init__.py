@@ -1,1 +1,1 @@
-"""The networks of Qwen-Image 1.x."""
+"""Qwen-Image 1.x: transformer, autoencoder, sigmas, prompt templates, and the names in its files."""

@@ -5,6 +5,8 @@ Defaults are the published Qwen-Image values (diffusers 0.42.1: transformer_qwen
 from dataclasses import dataclass
 
 from ...messages import Refusal
+from ..runtime.latent_scale import check_statistics
+from .latents import LATENT_MEAN, LATENT_STD
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,22 @@ class TransformerSpec:
     @property
     def token_channels(self) -> int:
         return self.channels * self.patch ** 2
+
+
+@dataclass(frozen=True)
+class VAESpec:
+    base_dim: int = 96              # channels at full resolution
+    dim_mult: tuple[int, int, int, int] = (1, 2, 4, 4)  # channels of each level, in units of the base
+    res_blocks: int = 2             # residual blocks of an encoder level; a decoder level has one more
+    latent_channels: int = 16
+    pixel_channels: int = 3         # RGB; 4 in Qwen-Image-Layered's, which is RGBA
+    latent_mean: tuple[float, ...] = LATENT_MEAN
+    latent_std: tuple[float, ...] = LATENT_STD
+
+    def __post_init__(self) -> None:
+        check_statistics(self.latent_channels, self.latent_mean, self.latent_std)
+
+    @property
+    def scale(self) -> int:
+        """Pixels per latent, along one side."""
+        return 2 ** (len(self.dim_mult) - 1)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..runtime import latent_scale
+
 # fmt: off
 LATENT_MEAN = (
     0.5126, 0.7721, -0.0631, 1.3506, -0.7855, -2.1025, -0.3458, 1.3722,
@@ -32,20 +34,16 @@ LATENT_STD = (
 # fmt: on
 
 
-def _per_channel(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
-
-
 def normalize(latent: torch.Tensor, mean: Sequence[float] = LATENT_MEAN,
               std: Sequence[float] = LATENT_STD) -> torch.Tensor:
     """VAE latent (B, 64, h, w) -> the transformer's scale, about zero mean and unit deviation."""
-    return (latent - _per_channel(mean, latent)) / _per_channel(std, latent)
+    return latent_scale.normalize(latent, mean, std)
 
 
 def denormalize(latent: torch.Tensor, mean: Sequence[float] = LATENT_MEAN,
                 std: Sequence[float] = LATENT_STD) -> torch.Tensor:
     """The transformer's latent (B, 64, h, w) -> the VAE's scale."""
-    return latent * _per_channel(std, latent) + _per_channel(mean, latent)
+    return latent_scale.denormalize(latent, mean, std)
 
 
 # Linear look at a normalized latent as RGB in [-1, 1], for previews: 64 rows (red, green, blue), then the bias.

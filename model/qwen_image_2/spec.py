@@ -6,6 +6,7 @@ autoencoder_kl_qwenimage21.py).
 from dataclasses import dataclass
 
 from ...messages import Refusal
+from ..runtime.latent_scale import check_statistics
 from .latents import LATENT_MEAN, LATENT_STD
 
 
@@ -50,10 +51,7 @@ class VAESpec:
         if len(self.video_levels) != len(self.dim_mult) - 1:
             raise Refusal("vae_levels", "{levels} levels resize {steps} times, but video_levels has {entries} entries.",
                           levels=len(self.dim_mult), steps=len(self.dim_mult) - 1, entries=len(self.video_levels))
-        if not len(self.latent_mean) == len(self.latent_std) == self.latent_channels:
-            raise Refusal("latent_statistics", "{channels} latent channels, but {means} means and {deviations} "
-                          "deviations.", channels=self.latent_channels, means=len(self.latent_mean),
-                          deviations=len(self.latent_std))
+        check_statistics(self.latent_channels, self.latent_mean, self.latent_std)
 
     @property
     def scale(self) -> int:

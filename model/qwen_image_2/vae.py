@@ -1,15 +1,15 @@
 """The RGBA autoencoder of Qwen-Image 2.x: images of any size in little memory.
 
-The mid-block, which sees everything, works on the whole latent; all other levels work in rows (vae_rows.py).
+The mid-block, which sees everything, works on the whole latent; all other levels work in rows (runtime/vae_rows.py).
 """
 import torch
 from torch import Tensor, nn
 
-from ...messages import Refusal
+from ..runtime import vae_rows
 from ..runtime.operations import Factory, Operations
-from . import vae_rows
 from .spec import VAESpec
 from .vae_layers import Decoder, Encoder
+from .vae_rows import down_block, up_block
 
 # Of one chunk of rows. At the published widths it takes about eight of them to decode; smaller ones would compute
 # more rows twice.
@@ -34,16 +34,13 @@ class VAE(nn.Module):
 
     def encode(self, pixels: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
         """The mode of the posterior: its mean, the first half of the moments."""
-        height, width = pixels.shape[-2:]
-        if height % self.spec.scale or width % self.spec.scale:
-            raise Refusal("vae_multiple", "The VAE encodes multiples of {multiple} pixels, got {width} x {height}.",
-                          multiple=self.spec.scale, width=width, height=height)
-        encoder = self.encoder
+        vae_rows.check_sides(pixels, self.spec.scale)
+        encoder, height = self.encoder, pixels.shape[2]
         # The image itself is narrow: its chunks are counted in the width of the level that they enter.
         narrow = chunk_bytes * self.spec.pixel_channels // encoder.conv_in.out_channels
         rows = vae_rows.convolution(encoder.conv_in, vae_rows.rechunk(iter([pixels]), narrow), height)
         for block in encoder.down_blocks:
-            rows = vae_rows.down_block(block, rows, height, chunk_bytes)
+            rows = down_block(block, rows, height, chunk_bytes)
             height //= 1 if block.downsampler is None else 2
         return self.quant_conv(encoder.out(torch.cat(list(rows), dim=2)))[:, :self.spec.latent_channels]
 
@@ -53,7 +50,7 @@ class VAE(nn.Module):
         image = latent.new_empty(batch, self.spec.pixel_channels, height * self.spec.scale, width * self.spec.scale)
         rows = iter([decoder.into(self.post_quant_conv(latent))])
         for block in decoder.up_blocks:
-            rows = vae_rows.up_block(block, rows, height, chunk_bytes)
+            rows = up_block(block, rows, height, chunk_bytes)
             height *= 1 if block.upsampler is None else 2
         normed = vae_rows.map_rows(decoder.norm_out.silu, rows)
         rows = vae_rows.convolution(decoder.conv_out, normed, height)

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from qwen_image_2.messages import Refusal
-from qwen_image_2.model.qwen_image_2 import latents, vae_layers
+from qwen_image_2.model.qwen_image_2 import latents
 from qwen_image_2.model.qwen_image_2.spec import VAESpec
 from qwen_image_2.model.qwen_image_2.vae import VAE
+from qwen_image_2.model.runtime import vae_layers
 from qwen_image_2.tests import reference
 from qwen_image_2.tests.reference import error
 

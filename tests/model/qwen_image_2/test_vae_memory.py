@@ -4,35 +4,17 @@ Tensors on the meta device have shapes and storages but no values, so a decode a
 """
 import pytest
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from qwen_image_2.model.qwen_image_2 import vae_layers, vae_memory
 from qwen_image_2.model.qwen_image_2.spec import VAESpec
 from qwen_image_2.model.qwen_image_2.vae import VAE
+from qwen_image_2.model.qwen_image_2.vae_memory import MEMORY
+from qwen_image_2.model.runtime import vae_layers, vae_memory
+from qwen_image_2.tests.peak_memory import PeakMemory
 
 GIB = 2**30
-
-
-class PeakMemory(TorchDispatchMode):
-    """The most bytes that tensors made inside have held at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        result = function(*arguments, **(options or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-        return result
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +43,10 @@ def test_memory(vae, direction, height, width):
 def test_a_peak_holds(vae, direction, height, width, room):
     """From the least on that is not refused."""
     summed = vae_memory.summed(vae.decoder)
-    peak = int(room * vae_memory.least(height, width, 2, summed))
+    peak = int(room * MEMORY.least(height, width, 2, summed))
     given = inputs(direction, height, width)
     with PeakMemory() as memory:
-        getattr(vae, direction)(given, vae_memory.chunk_for(peak, height, width, 2, summed))
+        getattr(vae, direction)(given, MEMORY.chunk_for(peak, height, width, 2, summed))
     assert memory.peak <= peak
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qwen_image_2.model.qwen_image_2.vae_layers import few_pixels, plain_normed_silu
+from qwen_image_2.model.runtime.vae_layers import few_pixels, plain_normed_silu
 from qwen_image_2.tests.model.runtime.triton.test_gguf import CARDS
 
 pytest.importorskip("triton")
