@@ -13,7 +13,7 @@ from .bridge.text_encoders.lazy import LazyConditioning
 from .bridge.text_encoders.qwen3_vl import check_clip, encode_together
 from .common import categories
 from .common.checks import check_before_run, check_no_others, check_vae
-from .common.images import connected_references, empty_latent
+from .common.images import as_vae_takes, connected_references, empty_latent
 from .common.inputs import RESOLUTIONS, reference_inputs, side_inputs
 from .common.prompts import advice_on
 from .common.schemas import schema
@@ -125,7 +125,7 @@ class QwenImage2EditEncode(io.ComfyNode):
         named = named_references(prompt, len(references))
         wanted, target, note = plan_sizes(references, resolution, canvas, width, height, grid_guard)
         resized = [resize(image, *size) for image, size in zip(references, wanted)]
-        latents = [vae.encode(image) for image in resized]
+        latents = [vae.encode(as_vae_takes(image, vae)) for image in resized]
         positive, negative = (LazyConditioning(partial(with_references, encoded, latents))
                               for encoded in encode_together(clip, (prompt, negative_prompt), resized))
         advice = None if named or len(references) == 1 else Message(

@@ -63,7 +63,7 @@ class QwenImage2Memory(io.ComfyNode):
         budgeted.model_options["transformer_options"][CACHE_LOCATION_KEY] = PLACES[prefix]
         lines = report(budgeted)
         if vae is not None:
-            check_vae(vae)
+            check_vae(vae, ours=True)
             vae = vae.with_peak(int(vae_peak * 2**30) or None)
             lines.append(vae_in_words(vae))
         return io.NodeOutput(budgeted, vae, "\n".join(lines), ui=notify(cls, *lines))

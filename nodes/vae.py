@@ -4,17 +4,32 @@ import torch
 from comfy_api.latest import io
 
 from ..messages import Message, Refusal
-from ..model.images import sizes
 from ..model.images.regions import as_masks, check_mask_count
-from .bridge.run_checks import is_latent, not_finite_note
+from .bridge.run_checks import not_finite_note
+from .bridge.vae import QWEN_IMAGE_1, QWEN_IMAGE_2, decode_images, encode_images, family_of
 from .common import categories
 from .common.checks import check_vae
-from .common.images import check_images
+from .common.images import as_vae_takes, check_images
 from .common.schemas import schema
 from .notices import notify, show
 
+FAMILIES = {16: QWEN_IMAGE_1, 64: QWEN_IMAGE_2}  # by the channels of their latents
 
-def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
+
+def check_decodable(shape: tuple[int, ...], vae) -> None:
+    """Raises Refusal for latents (B, C, h, w), or with an axis for frames (B, C, T, h, w), that this VAE cannot
+    decode."""
+    family, channels, scale = family_of(vae), vae.latent_channels, vae.spacial_compression_decode()
+    other = FAMILIES.get(shape[1]) if len(shape) in (4, 5) else None
+    if other not in (None, family):
+        raise Refusal("vae_latent_family", "The latent has {channels} channels, as those of {other} have, but this VAE "
+                      "is that of {family}. Connect the VAE of {other}.", channels=shape[1], other=other, family=family)
+    if 0 in shape or shape[1:2] != (channels,) or len(shape) not in ((4, 5) if family == QWEN_IMAGE_1 else (4,)):
+        raise Refusal("vae_latent_shape", "The latent has shape {shape}; this VAE decodes [batch, {channels}, "
+                      "height/{scale}, width/{scale}].", shape=str(list(shape)), channels=channels, scale=scale)
+
+
+def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None = None) -> torch.Tensor:
     """IMAGE (B, H, W, 3 or 4) -> (B, H, W, 4). alpha: ComfyUI's MASK, 1 is transparent; it wins over the image's. One
     image serves several masks, one mask several images."""
     if alpha is None:
@@ -65,8 +80,10 @@ class QwenImage2VAEEncode(io.ComfyNode):
     def execute(cls, image, vae, alpha=None):
         check_vae(vae)
         check_images(image)
-        rgba, note = cropped(with_alpha(image, alpha), sizes.MULTIPLE)
-        return io.NodeOutput({"samples": vae.encode(rgba)}, ui=notify(cls, note))
+        shown = image if alpha is None else with_alpha(image, alpha)
+        # The transformers of both families take two latents at a time along each side.
+        pixels, note = cropped(as_vae_takes(shown, vae), 2 * vae.spacial_compression_encode())
+        return io.NodeOutput({"samples": encode_images(vae, pixels)}, ui=notify(cls, note))
 
 
 class QwenImage2VAEDecode(io.ComfyNode):
@@ -94,9 +111,7 @@ class QwenImage2VAEDecode(io.ComfyNode):
     def execute(cls, samples, vae):
         check_vae(vae)
         latent = samples["samples"]
-        if not is_latent(latent.shape, vae.latent_channels) or 0 in latent.shape:
-            raise Refusal("vae_latent_shape", "The latent has shape {shape}; this VAE decodes [batch, 64, height/16, "
-                          "width/16].", shape=str(list(latent.shape)))
+        check_decodable(latent.shape, vae)
         show(cls, note := not_finite_note(latent))  # before the work
-        rgba = vae.decode(latent)
+        rgba = with_alpha(decode_images(vae, latent))
         return io.NodeOutput(rgba[..., :3], rgba, 1 - rgba[..., 3], ui=notify(cls, note))

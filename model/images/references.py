@@ -51,6 +51,14 @@ def resize(image: Tensor, width: int, height: int) -> Tensor:
     return torch.from_numpy(np.asarray(resized).astype(np.float32) / 255).unsqueeze(0)
 
 
+def over_white(image: Tensor) -> Tensor:
+    """IMAGE (B, H, W, 3 or 4) in [0, 1] -> RGB (B, H, W, 3), transparency composited over white."""
+    if image.shape[-1] == 3:
+        return image
+    colour, alpha = image[..., :3], image[..., 3:4]
+    return ((colour * alpha + (1 - alpha)) * 255).round() / 255  # in 8 bits, as the reference composes
+
+
 def off_failing_grid(canvas: tuple[int, int], references: Sequence[tuple[int, int]]) -> bool:
     """Whether this canvas is the one that is known to fail with one of these reference sizes."""
     failing = (FAILING_SIDE, FAILING_SIDE)

@@ -156,9 +156,9 @@ def vae_spec(checkpoint: Checkpoint) -> VAESpec:
     base, pixels = shape("encoder.conv_in.weight", 2)[:2]
     decoded, latent = shape("decoder.conv_out.weight")[0], shape("decoder.conv_in.weight", 2)[1]
     if pixels not in PIXEL_CHANNELS or decoded != pixels or latent != VAESpec.latent_channels:
-        raise checkpoint.fail("vae_channels_1", "{file} is a VAE that makes {latent} latent channels of {pixels} pixel "
-                              "channels and decodes {decoded}; Qwen-Image 1.x needs {expected} of 3 (RGB) or 4 "
-                              "(RGBA): {advice}.", latent=latent, pixels=pixels, decoded=decoded,
+        raise checkpoint.fail("vae_channels_1", "{file} is a VAE with {pixels} pixel channels ({decoded} decoded) and "
+                              "{latent} latent channels; Qwen-Image 1.x needs 3 or 4, as many decoded, and {expected}: "
+                              "{advice}.", pixels=pixels, decoded=decoded, latent=latent,
                               expected=VAESpec.latent_channels, advice=AUTOENCODER.advice)
     per_level = VAESpec.res_blocks + 1  # its residual blocks and a halving
     widths = [shape(f"encoder.down_blocks.{per_level * level}.norm2.gamma")[0]

@@ -1,9 +1,12 @@
-"""The RGBA autoencoder as ComfyUI's VAE. Core's VAEDecode, VAEEncode and their tiled forms work on it."""
+"""The autoencoder of either family as ComfyUI's VAE. Core's VAEDecode, VAEEncode and their tiled forms work on it."""
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
+import comfy.ldm.wan.vae
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
@@ -16,30 +19,44 @@ from ...model.checkpoints import loading
 from ...model.checkpoints.checkpoint import StoredCheckpoint
 from ...model.checkpoints.files import open_checkpoint
 from ...model.checkpoints.matching import Detected
-from ...model.qwen_image_2 import latents, vae_memory
-from ...model.qwen_image_2.detect import detect_vae
-from ...model.qwen_image_2.spec import VAESpec
-from ...model.qwen_image_2.vae import VAE
+from ...model.qwen_image_1 import detect as detect_1
+from ...model.qwen_image_1 import latents as latents_1
+from ...model.qwen_image_1 import spec as spec_1
+from ...model.qwen_image_1 import vae as vae_1
+from ...model.qwen_image_1 import vae_memory as memory_1
+from ...model.qwen_image_2 import detect as detect_2
+from ...model.qwen_image_2 import latents as latents_2
+from ...model.qwen_image_2 import spec as spec_2
+from ...model.qwen_image_2 import vae as vae_2
+from ...model.qwen_image_2 import vae_memory as memory_2
+from ...model.runtime import latent_scale, vae_memory
 from . import saving
 from .progress import loading_progress
 
 log = logging.getLogger(__name__)
 
+VAESpec = spec_1.VAESpec | spec_2.VAESpec
+QWEN_IMAGE_1, QWEN_IMAGE_2 = "Qwen-Image 1.x", "Qwen-Image 2.x"  # the families, as messages call them
 
-class AutoEncoder(VAE):
-    """Latents leave and enter on the published scale, whatever scale this checkpoint was trained with."""
 
-    peak: int | None = None  # bytes that an image may take, see vae_memory.py
+class AutoEncoder:
+    """Above the network of a family. Latents leave and enter on the published scale, whatever scale this checkpoint
+    was trained with."""
+
+    family: ClassVar[str]
+    published: ClassVar[tuple[Sequence[float], Sequence[float]]]  # means and deviations
+    memory: ClassVar[vae_memory.VAEMemory]
+    peak: int | None = None  # bytes that an image may take, see runtime/vae_memory.py
 
     def encode(self, pixels: Tensor) -> Tensor:
         latent = self._each(super().encode, pixels, *pixels.shape[-2:])
-        if self._published:
+        if self._own == self.published:
             return latent
-        return latents.denormalize(latents.normalize(latent, self.spec.latent_mean, self.spec.latent_std))
+        return latent_scale.denormalize(latent_scale.normalize(latent, *self._own), *self.published)
 
     def decode(self, latent: Tensor) -> Tensor:
-        if not self._published:
-            latent = latents.denormalize(latents.normalize(latent), self.spec.latent_mean, self.spec.latent_std)
+        if self._own != self.published:
+            latent = latent_scale.denormalize(latent_scale.normalize(latent, *self.published), *self._own)
         height, width = (side * self.spec.scale for side in latent.shape[-2:])
         return self._each(super().decode, latent, height, width)
 
@@ -47,7 +64,7 @@ class AutoEncoder(VAE):
         """Under a peak one image after the other, in chunks of rows that keep to it."""
         if self.peak is None:
             return work(batch)
-        chunk = vae_memory.chunk_for(self.peak, height, width, batch.element_size(), vae_memory.summed(self.decoder))
+        chunk = self.memory.chunk_for(self.peak, height, width, batch.element_size(), vae_memory.summed(self.decoder))
         return torch.cat([work(one, chunk) for one in batch.split(1)])
 
     def decode_tiled(self, latent: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16, **_) -> Tensor:
@@ -57,20 +74,25 @@ class AutoEncoder(VAE):
             out_channels=self.spec.pixel_channels, output_device=comfy.model_management.intermediate_device())
 
     @property
-    def _published(self) -> bool:
-        return (self.spec.latent_mean, self.spec.latent_std) == (latents.LATENT_MEAN, latents.LATENT_STD)
+    def _own(self) -> tuple[Sequence[float], Sequence[float]]:
+        return self.spec.latent_mean, self.spec.latent_std
 
 
-def _keeping_to_peak(name: str) -> Callable:
-    """A method of core's VAE during which the network, which VAEs of one file share, keeps to this VAE's peak."""
-    def method(self, *args, **kwargs):
-        network = self.first_stage_model
-        before, network.peak = network.peak, self.peak
-        try:
-            return getattr(super(QwenImage2VAE, self), name)(*args, **kwargs)
-        finally:
-            network.peak = before
-    return method
+class AutoEncoder1(AutoEncoder, vae_1.VAE):
+    family = QWEN_IMAGE_1
+    published = latents_1.LATENT_MEAN, latents_1.LATENT_STD
+    memory = memory_1.MEMORY
+    working_dtypes = (torch.bfloat16, torch.float16, torch.float32)  # core's, whose first one is right
+
+
+class AutoEncoder2(AutoEncoder, vae_2.VAE):
+    family = QWEN_IMAGE_2
+    published = latents_2.LATENT_MEAN, latents_2.LATENT_STD
+    memory = memory_2.MEMORY
+    working_dtypes = (torch.bfloat16, torch.float32)
+
+
+NETWORKS = {spec_1.VAESpec: AutoEncoder1, spec_2.VAESpec: AutoEncoder2}
 
 
 class QwenImage2VAE(comfy.sd.VAE):
@@ -78,17 +100,18 @@ class QwenImage2VAE(comfy.sd.VAE):
         # Core's constructor knows VAEs by their names. Its pixel-space branch is the lightest that sets every
         # attribute the other methods read; what matters is replaced below.
         super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)})
-        spec = detected.spec
+        spec, network = detected.spec, NETWORKS[type(detected.spec)]
+        self.spec, self.family = spec, network.family
         self.upscale_ratio = self.downscale_ratio = spec.scale
         self.latent_channels = spec.latent_channels
         self.output_channels = spec.pixel_channels
         self.pad_channel_value = 1.0  # RGB input is opaque
         self.handles_tiling = True
         self.disable_offload = False
-        self.working_dtypes = [torch.bfloat16, torch.float32]
+        self.working_dtypes = list(network.working_dtypes)
         self.vae_dtype = working_dtype(self.device, self.working_dtypes)
+        self.first_stage_model = network(spec, comfy.ops.disable_weight_init, device="meta", dtype=self.vae_dtype)
         self._set_memory_estimates(None)
-        self.first_stage_model = AutoEncoder(spec, comfy.ops.disable_weight_init, device="meta", dtype=self.vae_dtype)
         loading.load(self.first_stage_model, detected, checkpoint, self.vae_dtype,
                      loading_progress(len(detected.shapes)))
         comfy.model_management.archive_model_dtypes(self.first_stage_model)
@@ -111,38 +134,99 @@ class QwenImage2VAE(comfy.sd.VAE):
         return limited
 
     def _set_memory_estimates(self, peak: int | None) -> None:
+        memory = self.first_stage_model.memory
+
         def needed(pixels: int, dtype: torch.dtype) -> int:
-            return peak or vae_memory.expected(pixels, comfy.model_management.dtype_size(dtype))
+            return peak or memory.expected(pixels, comfy.model_management.dtype_size(dtype))
 
         scale = self.upscale_ratio
         self.peak = peak
         self.memory_used_decode = lambda shape, dtype: needed(shape[2] * shape[3] * scale ** 2, dtype)
         self.memory_used_encode = lambda shape, dtype: needed(shape[2] * shape[3], dtype)
 
-    decode, encode = _keeping_to_peak("decode"), _keeping_to_peak("encode")
-    decode_tiled, encode_tiled = _keeping_to_peak("decode_tiled"), _keeping_to_peak("encode_tiled")
+    @contextmanager
+    def _keeping_to_peak(self) -> Iterator[None]:
+        """The network, which VAEs of one file share, keeps to this VAE's peak meanwhile."""
+        network = self.first_stage_model
+        before, network.peak = network.peak, self.peak
+        try:
+            yield
+        finally:
+            network.peak = before
+
+    def decode(self, samples_in: Tensor, *args, **kwargs) -> Tensor:
+        """Latents (B, C, h, w) or (B, C, T, h, w) -> IMAGE (B * T, H, W, C)."""
+        with self._keeping_to_peak():
+            return super().decode(images_of(samples_in), *args, **kwargs)
+
+    def decode_tiled(self, samples: Tensor, *args, **kwargs) -> Tensor:
+        with self._keeping_to_peak():
+            return super().decode_tiled(images_of(samples), *args, **kwargs)
+
+    def encode(self, pixel_samples: Tensor) -> Tensor:
+        """IMAGE (B, H, W, C) -> latents as core's nodes for the family have them: (B, 64, h, w), (B, 16, 1, h, w)."""
+        with self._keeping_to_peak():
+            return self._with_frames(super().encode(pixel_samples))
+
+    def encode_tiled(self, pixel_samples: Tensor, *args, **kwargs) -> Tensor:
+        with self._keeping_to_peak():
+            return self._with_frames(super().encode_tiled(pixel_samples, *args, **kwargs))
+
+    def _with_frames(self, latent: Tensor) -> Tensor:
+        return latent.unsqueeze(2) if self.family == QWEN_IMAGE_1 else latent
 
     @property
     def largest_side(self) -> int:
         """Pixels of the largest square image that keeps to the peak."""
-        side = vae_memory.largest_side(self.peak, comfy.model_management.dtype_size(self.vae_dtype),
-                                       vae_memory.summed(self.first_stage_model.decoder))
+        network = self.first_stage_model
+        side = network.memory.largest_side(self.peak, comfy.model_management.dtype_size(self.vae_dtype),
+                                           vae_memory.summed(network.decoder))
         return int(side) // self.upscale_ratio * self.upscale_ratio
 
 
 def working_dtype(device: torch.device, working_dtypes: list[torch.dtype]) -> torch.dtype:
-    """ComfyUI's choice for the device, but never fp16."""
+    """ComfyUI's choice for the device, where it is one of these; fp16 may not be, and may have been asked for."""
     dtype = comfy.model_management.vae_dtype(device, working_dtypes)
-    if dtype != torch.float16:
+    if dtype in working_dtypes:
         return dtype
     log.warning("The VAE of Qwen-Image 2 overflows in fp16 (white squares): it runs in fp32 instead.")
     return torch.float32
 
 
+def images_of(latent: Tensor) -> Tensor:
+    """Latents (B, C, h, w) or (B, C, T, h, w) -> (B * T, C, h, w). T: the layers of Qwen-Image-Layered, or 1."""
+    return latent.movedim(2, 1).flatten(0, 1) if latent.ndim == 5 else latent
+
+
+def family_of(vae) -> str | None:
+    """Whose latents a VAE object makes and decodes; None: of neither family. Core's own loader gives the VAE of
+    Qwen-Image 1.x too."""
+    if isinstance(vae, QwenImage2VAE):
+        return vae.family
+    network = getattr(vae, "first_stage_model", None)
+    return QWEN_IMAGE_1 if isinstance(network, comfy.ldm.wan.vae.WanVAE) and vae.latent_channels == 16 else None
+
+
+def encode_images(vae, images: Tensor) -> Tensor:
+    """IMAGE (B, H, W, C) -> latents, one for each. (Core's own VAE takes a batch for a video.)"""
+    if isinstance(vae, QwenImage2VAE):
+        return vae.encode(images)
+    return torch.cat([vae.encode(image) for image in images.split(1)])
+
+
+def decode_images(vae, latent: Tensor) -> Tensor:
+    """Latents (B, C, h, w) or (B, C, T, h, w) -> IMAGE (B * T, H, W, C), one for each."""
+    if isinstance(vae, QwenImage2VAE):
+        return vae.decode(latent)
+    return vae.decode(images_of(latent).unsqueeze(2)).flatten(0, 1)
+
+
 def open_vae(path: Path, label: str) -> tuple[StoredCheckpoint, Detected[VAESpec]]:
-    """What the file is, without reading a tensor."""
+    """What the file is, without reading a tensor; its names say of which family. Raises CheckpointError for one of
+    neither."""
     checkpoint = open_checkpoint(path, label)
-    return checkpoint, detect_vae(checkpoint)
+    detect = detect_1.detect_vae if detect_1.is_vae(checkpoint) else detect_2.detect_vae
+    return checkpoint, detect(checkpoint)
 
 
 def load_vae(path: Path, label: str, disable_dynamic: bool = False) -> QwenImage2VAE:

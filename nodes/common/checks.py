@@ -10,7 +10,7 @@ from ...messages import Refusal
 from ...model.images import sizes
 from ...model.images.references import MAX_REFERENCES
 from ..bridge.pack_model import is_ours
-from ..bridge.vae import QwenImage2VAE
+from ..bridge.vae import QwenImage2VAE, family_of
 
 FLUX_2_CHANNELS, FLUX_2_SCALE = 128, 16  # the one empty latent of core that does not say its scale
 UNCONNECTED = object()  # default of an input that may be left out: None is one that is linked and not yet known
@@ -87,6 +87,7 @@ def check_finite(samples: torch.Tensor) -> None:
                       "for the node that produced them, such as a VAE in fp16.")
 
 
-def check_vae(vae) -> None:
-    if not isinstance(vae, QwenImage2VAE):
+def check_vae(vae, ours: bool = False) -> None:
+    """Raises Refusal for the VAE of another model. ours: also for that of Qwen-Image 1.x from core's own loader."""
+    if not isinstance(vae, QwenImage2VAE) if ours else family_of(vae) is None:
         raise Refusal("not_our_vae", "This VAE is not the Qwen-Image 2 VAE. Load it with Load VAE (Qwen-Image 2).")

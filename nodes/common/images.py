@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ...messages import Refusal
-from ...model.images.references import MAX_REFERENCES, check_reference
+from ...model.images.references import MAX_REFERENCES, check_reference, over_white
 from ...model.qwen_image_2.spec import VAESpec
 
 
@@ -12,6 +12,11 @@ def empty_latent(width: int, height: int, batch_size: int) -> dict:
     """LATENT of zeros (B, 64, height/16, width/16)."""
     shape = (batch_size, VAESpec.latent_channels, height // VAESpec().scale, width // VAESpec().scale)
     return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}
+
+
+def as_vae_takes(image: torch.Tensor, vae) -> torch.Tensor:
+    """IMAGE (B, H, W, 3 or 4), over white where the VAE knows no transparency: that of Qwen-Image 1.x."""
+    return over_white(image) if vae.output_channels == 3 else image
 
 
 def check_images(image: torch.Tensor) -> None:

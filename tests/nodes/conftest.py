@@ -39,6 +39,17 @@ def vae_file(reference, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def vae_1_file(comfyui_path, tmp_path_factory):
+    """Wan's names, with the taps and convolutions that no single frame uses."""
+    from qwen_image_2.model.qwen_image_1.key_maps import VAE_WAN
+    from qwen_image_2.tests import reference
+    path = tmp_path_factory.mktemp("vae_1") / "qwen_image_vae.safetensors"
+    state = reference.vae_1().state_dict()
+    tiny.save({VAE_WAN.to(name): value for name, value in state.items()}, path, {}, torch.float32)
+    return path
+
+
+@pytest.fixture(scope="session")
 def clip(comfyui, text_encoder_file):
     from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
     return load_text_encoder(text_encoder_file, text_encoder_file.name)
@@ -54,3 +65,10 @@ def model(comfyui, transformer_file):
 def vae(comfyui, vae_file):
     from qwen_image_2.nodes.bridge.vae import load_vae
     return load_vae(vae_file, vae_file.name)
+
+
+@pytest.fixture(scope="session")
+def vae_1(comfyui, vae_1_file):
+    """Of Qwen-Image 1.x."""
+    from qwen_image_2.nodes.bridge.vae import load_vae
+    return load_vae(vae_1_file, vae_1_file.name)

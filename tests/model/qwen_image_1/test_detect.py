@@ -130,10 +130,10 @@ def changed(**tensors):
 
 
 @pytest.mark.parametrize("tensors, words", [
-    (changed(decoder__conv1__weight=((32, 48, 3, 3, 3), "F32")), "48 latent channels of 3 pixel channels and decodes 3"
-     "; Qwen-Image 1.x needs 16 of 3 .RGB. or 4 .RGBA.: choose the VAE of Qwen-Image 1.x"),
-    (changed(encoder__conv1__weight=((8, 12, 3, 3, 3), "F32")), "of 12 pixel channels"),
-    (changed(decoder__head__2__weight=((12, 8, 3, 3, 3), "F32")), "of 3 pixel channels and decodes 12;"),
+    (changed(decoder__conv1__weight=((32, 48, 3, 3, 3), "F32")), "with 3 pixel channels .3 decoded. and 48 "
+     "latent channels; Qwen-Image 1.x needs 3 or 4, as many decoded, and 16: choose the VAE of Qwen-Image 1.x"),
+    (changed(encoder__conv1__weight=((8, 12, 3, 3, 3), "F32")), "with 12 pixel channels .3 decoded."),
+    (changed(decoder__head__2__weight=((12, 8, 3, 3, 3), "F32")), "with 3 pixel channels .12 decoded."),
     (changed(encoder__conv1__weight=((8, 3, 2, 3, 3), "F32")), r"has shape \[8, 3, 2, 3, 3\], expected \[8, 3, 3, 3\]"),
     (changed(extra__weight=((3,), "F32")), "1 tensors that do not belong .* for example extra.weight"),
     (changed(conv1__weight=((32, 32, 1, 1, 1), "F8_E4M3")), "is quantized in an unsupported format"),

@@ -5,7 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qwen_image_2.model.qwen_image_2 import latents, vae_memory
+from qwen_image_2.model.qwen_image_2 import latents
+from qwen_image_2.model.qwen_image_2.vae_memory import MEMORY
+from qwen_image_2.model.runtime import vae_memory
 from qwen_image_2.tests.reference import error
 
 
@@ -51,14 +53,14 @@ def test_a_peak_is_asked_for_and_kept_to(vae, monkeypatch):
     assert limited.memory_used_decode((2, 64, 4, 6), torch.float32) == 2**28
     assert error(limited.decode(latent), vae.decode(latent)) < 1e-5
     summed = vae_memory.summed(vae.first_stage_model.decoder)
-    chunk = vae_memory.chunk_for(2**28, 64, 96, 4, summed)
+    chunk = MEMORY.chunk_for(2**28, 64, 96, 4, summed)
     assert chunks == [chunk, chunk, 0]  # each picture alone, then both with the standard
     with pytest.raises(ValueError, match="at least 0.0. GiB for 96 x 64 pixels, but VRAM for VAE .* is 0.01 GiB"):
         vae.with_peak(2**23).decode(latent)
     side = limited.largest_side
-    vae_memory.chunk_for(2**28, side, side, 4, summed)
+    MEMORY.chunk_for(2**28, side, side, 4, summed)
     with pytest.raises(ValueError, match="VRAM for VAE"):
-        vae_memory.chunk_for(2**28, side + 16, side + 16, 4, summed)
+        MEMORY.chunk_for(2**28, side + 16, side + 16, 4, summed)
 
 
 @pytest.mark.parametrize("work, given", [
@@ -100,7 +102,7 @@ def test_doubling_gets_its_weights_from_comfyui(comfyui):
     """Where ComfyUI keeps weights elsewhere or in another dtype, its layer hands over what it has made ready."""
     import comfy.ops
 
-    from qwen_image_2.model.qwen_image_2.vae_layers import upsample_conv
+    from qwen_image_2.model.runtime.vae_layers import upsample_conv
     layer = upsample_conv(comfy.ops.manual_cast)(4, 6, 3, padding=1, dtype=torch.bfloat16)
     torch.nn.init.normal_(layer.weight)
     torch.nn.init.normal_(layer.bias)
