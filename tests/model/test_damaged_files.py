@@ -12,6 +12,9 @@ from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.model.checkpoints.files import open_checkpoint
 from qwen_image_2.model.language import llama_cpp
 from qwen_image_2.model.language.qwen3_vl import detect_text_encoder
+from qwen_image_2.model.qwen_image_1 import detect as detect_1
+from qwen_image_2.model.qwen_image_1.spec import VAESpec as VAESpec1
+from qwen_image_2.model.qwen_image_1.vae import VAE as VAE1
 from qwen_image_2.model.qwen_image_2 import detect
 from qwen_image_2.model.qwen_image_2.spec import VAESpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
@@ -27,6 +30,7 @@ HEADER = {"general.architecture": "qwen3vl", "qwen3vl.rope.freq_base": 5e6,
 # Kind -> its detector and its tensors.
 KINDS = {"transformer": (detect.detect_transformer, lambda: tiny.shapes(Transformer(checkpoints.SPEC))),
          "vae": (detect.detect_vae, lambda: tiny.shapes(VAE(VAESpec(base_dim=8, decoder_base_dim=12)))),
+         "vae 1": (detect_1.detect_vae, lambda: tiny.shapes(VAE1(VAESpec1(base_dim=8)))),
          "text encoder": (detect_text_encoder, tiny.text_encoder_state)}
 
 
@@ -53,6 +57,9 @@ def test_configurations_are_refused_in_words(tmp_path, content, words):
 @pytest.mark.parametrize("kind, config, words", [
     ("vae", {"latents_mean": 3}, "latents_mean is 3, expected a list, each a number"),
     ("vae", {"latents_std": [0] * 64}, "each a positive number"),
+    ("vae 1", {"latents_mean": 3}, "latents_mean is 3, expected a list, each a number"),
+    ("vae 1", {"latents_std": [0] * 16}, "each a positive number"),
+    ("vae 1", {"latents_std": [1] * 15}, "has inconsistent layer sizes: 16 latent channels, but 16 means and 15 dev"),
     ("text encoder", {"text_config": [1]}, r"text_config is \[1\], expected a section"),
     ("text encoder", {"text_config": None}, "no configuration of its rotary embedding"),
     ("text encoder", {"text_config": {"rope_scaling": {"mrope_section": 3}}}, "mrope_section is 3, expected a list"),

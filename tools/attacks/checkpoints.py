@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from qwen_image_2.model.language import key_maps
+from qwen_image_2.model.qwen_image_1.spec import VAESpec as VAESpec1
+from qwen_image_2.model.qwen_image_1.vae import VAE as VAE1
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.model.qwen_image_2.vae import VAE
@@ -69,6 +71,14 @@ def vae() -> Part:
     return Part(tiny.shapes(VAE(VAESpec(base_dim=8, decoder_base_dim=12))),
                 {"temperal_downsample": list(spec.video_levels), "latents_mean": list(spec.latent_mean),
                  "latents_std": list(spec.latent_std)}, load)
+
+
+def vae_1() -> Part:
+    """Of Qwen-Image 1.x, with a video's kernels."""
+    spec = VAESpec1(base_dim=8)
+    state = {name: value.unsqueeze(2).expand(-1, -1, 3, -1, -1) if name.endswith(("conv1.weight", "conv2.weight"))
+             else value for name, value in tiny.shapes(VAE1(spec)).items()}
+    return Part(state, {"latents_mean": list(spec.latent_mean), "latents_std": list(spec.latent_std)}, vae().open)
 
 
 def text_encoder() -> Part:

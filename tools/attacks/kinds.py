@@ -8,8 +8,8 @@ from pathlib import Path
 from . import adapters, checkpoints, pictures, requests, texts
 from .attempt import Kind
 
-PARTS = {maker: cache(maker) for maker in (checkpoints.transformer, checkpoints.vae, checkpoints.text_encoder,
-                                          checkpoints.enhancer)}
+PARTS = {maker: cache(maker) for maker in (checkpoints.transformer, checkpoints.vae, checkpoints.vae_1,
+                                          checkpoints.text_encoder, checkpoints.enhancer)}
 
 
 def prepare(folder: Path) -> None:
@@ -37,6 +37,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "transformer-gguf": _of(checkpoints.gguf_file, checkpoints.transformer),
     "quantization": _of(checkpoints.quantized, checkpoints.transformer),
     "vae": _of(checkpoints.safetensors, checkpoints.vae),
+    "vae-1": _of(checkpoints.safetensors, checkpoints.vae_1),
     "text-encoder": _of(checkpoints.safetensors, checkpoints.text_encoder),
     "text-encoder-gguf": _of(checkpoints.llama_cpp_files, checkpoints.text_encoder),
     "enhancer": _of(checkpoints.safetensors, checkpoints.enhancer),
