@@ -16,11 +16,13 @@ class KeyMap:
         starts = list(starts)
         self._to = [(_pattern(ours), _replacement(theirs)) for ours, theirs in starts]
         self._back = [(_pattern(theirs), _replacement(ours)) for ours, theirs in starts]
+        # At once, because a file may hold 100,000 names that no rule knows.
+        self._ours, self._theirs = (_any_of(names) for names in zip(*starts, strict=True))
         self._leaves, self._inside = list(leaves), inside
 
     def to(self, name: str) -> str:
         """Our name of a tensor -> its name in their files."""
-        moved = _moved(name, self._to)
+        moved = _moved(name, self._to) if self._ours.match(name) else name
         if self._inside in name:
             for ours, theirs in self._leaves:
                 moved = moved.replace(ours, theirs)
@@ -28,9 +30,9 @@ class KeyMap:
 
     def back(self, name: str) -> str:
         """The inverse of `to`. A name that is ours already comes back unchanged."""
-        if any(pattern.match(name) for pattern, _ in self._to):
+        if self._ours.match(name):
             return name
-        moved = _moved(name, self._back)
+        moved = _moved(name, self._back) if self._theirs.match(name) else name
         if self._inside in moved:
             for ours, theirs in self._leaves:
                 moved = moved.replace(theirs, ours)
@@ -39,6 +41,10 @@ class KeyMap:
 
 def _pattern(start: str) -> re.Pattern:
     return re.compile("^" + re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(start)))
+
+
+def _any_of(starts: Iterable[str]) -> re.Pattern:
+    return re.compile("|".join(re.sub(r"\\{\w\\}", r"\\d+", re.escape(start)) for start in starts))
 
 
 def _replacement(start: str) -> str:

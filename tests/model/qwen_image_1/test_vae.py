@@ -1,6 +1,7 @@
 """The autoencoder against diffusers."""
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from qwen_image_2.messages import Refusal
@@ -71,6 +72,18 @@ def test_attention_by_pieces_of_queries_is_the_same(pair, monkeypatch):
                         lambda q, k, v: pieces.append(q.shape[2]) or attention(q, k, v))
     assert error(ours.decode(latent), whole) < 1e-5
     assert pieces == [7] * 6 + [3]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_it_stays_on_its_device(dtype):
+    """On fake tensors: torch refuses operations on two devices as a card would."""
+    card = torch.device("cuda:0")
+    FakeTensorMode.cache_clear()  # what an earlier test asked must not answer for this one
+    with FakeTensorMode(), torch.inference_mode():
+        network = VAE(VAESpec(), device=card, dtype=dtype)
+        latent = network.encode(torch.randn(1, 3, 64, 96, device=card, dtype=dtype))
+        for tensor in (latent, network.decode(latent)):
+            assert tensor.device == card and tensor.dtype == dtype
 
 
 def test_sizes_that_are_no_multiple_of_8_are_refused(pair):
