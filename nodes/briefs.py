@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from ..messages import Message, plural
 from ..pages import briefs, wording
 from ..pages.briefs import Brief, Page
-from .bridge.text_encoders.qwen3_vl import count_tokens
+from .bridge.text_encoders.families import count_tokens
 from .common import categories
 from .common.page_nodes import PageNode, line_input, page_inputs, page_of, text_input, texts_checked
 from .common.prompts import TRAINED_TOKENS, Measure

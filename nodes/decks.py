@@ -11,7 +11,7 @@ from ..pages import briefs, deck, outline, wording
 from ..pages.briefs import Page
 from ..pages.outline import seeds
 from .bridge.progress import loading_progress
-from .bridge.text_encoders.qwen3_vl import count_tokens
+from .bridge.text_encoders.families import count_tokens
 from .common import categories
 from .common.checks import check_before_run
 from .common.images import check_channels, eight_bits

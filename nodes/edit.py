@@ -9,8 +9,8 @@ from comfy_api.latest import io, ui
 from ..messages import Message, Refusal
 from ..model.images import sizes
 from ..model.images.references import CLEAN_SIDE, named_references, off_failing_grid, resize
+from .bridge.text_encoders.families import check_clip, encode_together
 from .bridge.text_encoders.lazy import LazyConditioning
-from .bridge.text_encoders.qwen3_vl import check_clip, encode_together
 from .common import categories
 from .common.checks import check_before_run, check_no_others, check_vae
 from .common.images import as_vae_takes, connected_references, empty_latent

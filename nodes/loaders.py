@@ -8,7 +8,7 @@ from ..messages import Message, Refusal
 from .bridge.files import folders, miniature
 from .bridge.loading import VARIANTS, load_model, open_model
 from .bridge.quant.weight_format import WEIGHT_FORMATS
-from .bridge.text_encoders.qwen3_vl import (
+from .bridge.text_encoders.families import (
     AUTO,
     load_text_encoder,
     open_text_encoder,
@@ -34,7 +34,8 @@ def diffusion_model_input() -> io.Combo.Input:
 def text_encoder_input() -> io.Combo.Input:
     return io.Combo.Input(
         "text_encoder", folders.choices(folders.TEXT_ENCODER),
-        tooltip="Qwen3-VL-8B-Instruct: a .safetensors or .gguf file in models/text_encoders, or a folder below it.")
+        tooltip="Qwen3-VL-8B-Instruct for Qwen-Image 2.x, Qwen2.5-VL-7B-Instruct for 1.x: a .safetensors or .gguf file "
+                "in models/text_encoders, or a folder below it.")
 
 
 def vae_input() -> io.Combo.Input:
@@ -145,8 +146,9 @@ class QwenImage2LoadTextEncoder(io.ComfyNode):
             node_id="QwenImage2LoadTextEncoder",
             display_name="Load Text Encoder (Qwen-Image 2)",
             category=categories.LOADERS,
-            description="Loads Qwen3-VL-8B with Qwen-Image 2's prompt template.",
-            search_aliases=["qwen3-vl", "clip loader", "text encoder", "qwen image clip"],
+            description="Loads a text encoder with its prompt template: Qwen3-VL-8B of Qwen-Image 2.x, or "
+                        "Qwen2.5-VL-7B of 1.x.",
+            search_aliases=["qwen3-vl", "qwen2.5-vl", "clip loader", "text encoder", "qwen image clip"],
             inputs=[text_encoder_input(), weight_format_input(), vision_projector_input()],
             outputs=[io.Clip.Output()],
         )

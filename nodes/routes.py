@@ -20,7 +20,7 @@ from server import PromptServer
 
 from ..messages import Message, Refusal, to_json
 from ..pages.quotation import literals
-from .bridge.text_encoders.qwen3_vl import count_tokens
+from .bridge.text_encoders.families import count_tokens
 from .briefs import QwenImage2ComicBrief, QwenImage2InfographicBrief, QwenImage2PosterBrief, QwenImage2SlideBrief
 from .common.prompts import TRAINED_TOKENS
 from .decks import QwenImage2DeckOutline

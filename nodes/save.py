@@ -9,7 +9,7 @@ from ..messages import Message, Refusal
 from .bridge.loading import diffusion_network
 from .bridge.progress import loading_progress
 from .bridge.quant import quantize
-from .bridge.text_encoders.qwen3_vl import check_clip, text_network
+from .bridge.text_encoders.families import check_clip, text_network
 from .common import categories
 from .common.checks import check_before_run
 from .common.paths import HIDDEN, check_name, name_of, new_paths

@@ -2,12 +2,17 @@
 from comfy_api.latest import io
 
 from ..messages import Message
-from .bridge.text_encoders.qwen3_vl import check_clip, count_tokens, encode_together
+from ..model.qwen_image_1 import prompt as prompt_1
+from .bridge.text_encoders.families import check_clip, count_tokens, encode_together, family_of
 from .common import categories
 from .common.prompts import TRAINED_TOKENS, advice_on
 from .common.schemas import schema
 from .frontend import ui_hints
 from .notices import notify
+
+
+def trained_tokens(clip) -> int:
+    return prompt_1.TRAINED_TOKENS if family_of(clip) == "1.x" else TRAINED_TOKENS
 
 
 class QwenImage2TextEncode(io.ComfyNode):
@@ -17,10 +22,10 @@ class QwenImage2TextEncode(io.ComfyNode):
             node_id="QwenImage2TextEncode",
             display_name="Encode Prompt (Qwen-Image 2)",
             category=categories.CONDITIONING,
-            description="Encodes a prompt and a negative prompt with Qwen-Image 2's template.",
+            description="Encodes a prompt and a negative prompt with the template of the model, Qwen-Image 2.x or 1.x.",
             search_aliases=["clip text encode", "prompt", "qwen image prompt", "positive negative"],
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder of Qwen-Image 2 (Qwen3-VL)."),
+                io.Clip.Input("clip", tooltip="The text encoder: Qwen3-VL of Qwen-Image 2.x, or Qwen2.5-VL of 1.x."),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, extra_dict=ui_hints(meter=True),
                                 tooltip="What to draw. Put words that must appear in the image in double quotes. Up to "
                                         "about 1,000 tokens; nothing is cut off. Prompt weights like (word:1.2) have "
@@ -40,8 +45,8 @@ class QwenImage2TextEncode(io.ComfyNode):
     def execute(cls, clip, prompt, negative_prompt):
         check_clip(clip)
         positive, negative = encode_together(clip, (prompt, negative_prompt), [])
-        tokens = count_tokens(prompt)
-        note = Message("prompt_tokens", "{tokens} tokens.", tokens=tokens) if tokens <= TRAINED_TOKENS else Message(
+        tokens, trained = count_tokens(prompt), trained_tokens(clip)
+        note = Message("prompt_tokens", "{tokens} tokens.", tokens=tokens) if tokens <= trained else Message(
             "prompt_long", "{tokens} tokens; the model was trained for {max}. The prompt is encoded whole, but its end "
-            "may be ignored.", tokens=tokens, max=TRAINED_TOKENS)
+            "may be ignored.", tokens=tokens, max=trained)
         return io.NodeOutput(list(positive), negative, tokens, ui=notify(cls, note, advice_on(prompt)))

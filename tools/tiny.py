@@ -35,6 +35,12 @@ TEXT_CONFIG = dict(vocab_size=151936, hidden_size=64, intermediate_size=128, num
 VISION_CONFIG = dict(depth=3, hidden_size=32, intermediate_size=64, num_heads=4, out_hidden_size=64,
                      deepstack_visual_indexes=[0, 1], patch_size=16, spatial_merge_size=2, temporal_patch_size=2,
                      num_position_embeddings=2304)
+# Qwen2.5-VL, whose second block alone sees the whole image. Its vocabulary as far as there are tokens.
+TEXT_CONFIG_1 = dict(vocab_size=151680, hidden_size=64, intermediate_size=128, num_hidden_layers=3,
+                     num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, rms_norm_eps=1e-6,
+                     rope_parameters={"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [2, 3, 3]})
+VISION_CONFIG_1 = dict(depth=3, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=64,
+                       fullatt_block_indexes=[1])
 # Qwen3.5: its vocabulary as far as there are tokens, which tokenizers can then all decode.
 ENHANCER_TEXT_CONFIG = dict(vocab_size=248077, hidden_size=64, intermediate_size=128, num_hidden_layers=4,
                             num_attention_heads=4, num_key_value_heads=2, head_dim=32, linear_num_key_heads=2,
@@ -133,6 +139,14 @@ def text_encoder_state() -> State:
     with torch.device("meta"):
         return Qwen3VLForConditionalGeneration(
             Qwen3VLConfig(text_config=TEXT_CONFIG, vision_config=VISION_CONFIG)).state_dict()
+
+
+def text_encoder_1_state() -> State:
+    """Names and shapes of Qwen2.5-VL at a tiny size, from transformers."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    with torch.device("meta"):
+        return Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(text_config=TEXT_CONFIG_1, vision_config=VISION_CONFIG_1)).state_dict()
 
 
 def enhancer_state() -> State:

@@ -6,7 +6,7 @@ package itself is not needed: the tests compare with it.
 """
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,9 +176,19 @@ class Stored(NamedTuple):
     type: str               # F32, F16, BF16 or one of ggml's quantized types
     data: Tensor            # mapped from the file: the tensor, or its rows of packed blocks
     crossing: str = ""      # the type of blocks that cross the ends of rows: the tensor is F32, decoded when it is read
+    parts: tuple[Tensor, ...] = ()  # instead of data: tensors whose rows are joined when it is read
 
     def read(self) -> Tensor:
+        if self.parts:
+            return torch.cat(self.parts)
         return dequantize(self.data, self.crossing).view(self.shape) if self.crossing else self.data
+
+
+def stacked(tensors: Sequence[Stored]) -> Stored:
+    """One tensor with the rows of several that have the same shape and type, packed or not."""
+    first = tensors[0]
+    shape = (len(tensors) * first.shape[0], *first.shape[1:])
+    return Stored(shape, first.type, torch.empty(0), parts=tuple(one.read() for one in tensors))
 
 
 # Before the name of a tensor in the metadata: the shape that it has for its network. city96's converter writes matrices

@@ -155,7 +155,7 @@ def read_records(checkpoint: StoredCheckpoint) -> QuantConfig:
     for name in checkpoint.tensors:
         if name.endswith(QUANT_RECORD):
             found[name.removesuffix(QUANT_RECORD)] = _json(checkpoint, checkpoint.read(name).numpy().tobytes(), name)
-    return found or _plain_cast(checkpoint)
+    return found | _plain_cast(checkpoint, found)
 
 
 def _layers(checkpoint: StoredCheckpoint) -> QuantConfig:
@@ -194,14 +194,16 @@ def _old_settings(checkpoint: StoredCheckpoint) -> QuantConfig:
     return found
 
 
-def _plain_cast(checkpoint: StoredCheckpoint) -> QuantConfig:
-    """The matrices of a file that was cast to fp8 as it was. They are multiplied as what they were cast from: in fp8
-    their activations would have no scale either."""
-    if any(companion_tensors(layer_of(name), checkpoint.tensors) for name in checkpoint.tensors):
-        return {}
+def _plain_cast(checkpoint: StoredCheckpoint, records: QuantConfig) -> QuantConfig:
+    """The matrices of a network that was cast to fp8 as it was. They are multiplied as what they were cast from: in fp8
+    their activations would have no scale either. One with scales or records for some of its matrices is damaged where
+    others have none; a whole checkpoint holds several networks, told apart by how their names begin."""
+    scaled = {name.partition(".")[0] for name in checkpoint.tensors
+              if layer_of(name) in records or companion_tensors(layer_of(name), checkpoint.tensors)}
     return {layer_of(name): {"format": FP8_DTYPES[info.dtype], FULL_PRECISION: True, PLAIN_CAST: True}
             for name, info in checkpoint.tensors.items()
-            if name.endswith(".weight") and len(info.shape) == 2 and info.dtype in FP8_DTYPES}
+            if name.endswith(".weight") and len(info.shape) == 2 and info.dtype in FP8_DTYPES
+            and name.partition(".")[0] not in scaled}
 
 
 def layer_of(name: str) -> str:

@@ -76,3 +76,10 @@ def named_references(prompt: str, count: int) -> set[int]:
         raise Refusal("reference_unknown", "The prompt names <image{number}>, but the references are {references}.",
                       number=missing[0], references=there)
     return named
+
+
+def check_no_image_token(prompt: str) -> None:
+    """Refuse a prompt with an image token of its own: the text encoders would put a reference in its place."""
+    if "<|image_pad|>" in prompt:
+        raise Refusal("image_pad_token", "The prompt contains the token <|image_pad|>, which is reserved for reference "
+                      "images. Remove it.")

@@ -11,7 +11,8 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.config_json import COUNT, POSITIVE
 from ..checkpoints.matching import Detected, Part
 from . import key_maps
-from .qwen3_vl import VisionSpec, detect_language_model, vision_spec
+from .detection import detect_language_model
+from .qwen3_vl import VisionSpec, vision_spec
 
 ENHANCER = Part(
     Message("part_enhancer", "prompt enhancer"),

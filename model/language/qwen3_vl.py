@@ -4,38 +4,28 @@ Defaults are the published values (Qwen3-VL-8B-Instruct, config.json).
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ...messages import Message, Refusal
-from ..checkpoints import quantization
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.config_json import COUNT, INDEX, POSITIVE
-from ..checkpoints.matching import (
-    Detected,
-    Part,
-    Sources,
-    Spec,
-    companion_sources,
-    needed_config,
-    records_of,
-    refuse_other_tools,
-    refuse_unexplained,
-    sized,
-    wrong_file,
+from ..checkpoints.matching import Detected, Part
+from . import detection
+from .detection import (
+    EMBEDDINGS,
+    check_heads,
+    check_sections,
+    check_vocabulary,
+    detect_language_model,
+    refuse_other_tower,
 )
-from . import key_maps
-from .tokens import IMAGE_PAD_TOKEN
 
 TEXT_ENCODER = Part(
-    Message("part_text_encoder", "text encoder"),
+    detection.TEXT_ENCODER,
     Message("choose_text_encoder", "choose Qwen3-VL-8B-Instruct, for example qwen3vl_8b_bf16.safetensors"))
 
-EMBEDDINGS = "model.language_model.embed_tokens.weight"
 # Only in files with a vision tower.
 DEEPSTACK_MERGER = "model.visual.deepstack_merger_list.0.linear_fc1.weight"
-# In core's CLIPs the network has this name below the model's.
-CORE_NETWORK = ".transformer."
 # The family's other sizes, by the width of their hidden states.
 OTHER_WIDTHS = {2048: "Qwen3-VL-2B", 2560: "Qwen3-VL-4B", 5120: "Qwen3-VL-32B"}
 
@@ -53,9 +43,7 @@ class VisionSpec:
     deepstack_layers: tuple[int, ...] = (8, 16, 24)
 
     def __post_init__(self) -> None:
-        if self.dim % self.heads:
-            raise Refusal("vision_heads", "the vision tower's width {width} is not a multiple of its {heads} heads.",
-                          width=self.dim, heads=self.heads)
+        check_heads(self.dim, self.heads)
 
 
 @dataclass(frozen=True)
@@ -74,10 +62,7 @@ class TextEncoderSpec:
     vision: VisionSpec | None = VisionSpec()  # None: it reads no images
 
     def __post_init__(self) -> None:
-        if 2 * sum(self.mrope_section) != self.head_dim:
-            raise Refusal("mrope_sections", "mrope_section {sections} makes {channels} channels, but head_dim is "
-                          "{head_dim}.", sections=str(self.mrope_section), channels=2 * sum(self.mrope_section),
-                          head_dim=self.head_dim)
+        check_sections(self.mrope_section, self.head_dim)
         if self.vision and max(self.vision.deepstack_layers, default=0) >= self.vision.depth:
             raise Refusal("deepstack_layers", "deepstack_layers {layers} exceed the vision tower's depth of {depth} "
                           "blocks.", layers=str(self.vision.deepstack_layers), depth=self.vision.depth)
@@ -98,65 +83,18 @@ def detect_text_encoder(checkpoint: Checkpoint) -> Detected[TextEncoderSpec]:
     return found if found.spec.vision else replace(found, config=checkpoint.config)
 
 
-def detect_language_model(checkpoint: Checkpoint, part: Part, markers: tuple[str, ...],
-                          spec_of: Callable[[Checkpoint], Spec]) -> Detected[Spec]:
-    """Spec and key table of a language model with a vision tower.
-
-    markers: names, Hugging Face's, that only this architecture has together; spec_of: its sizes, of a checkpoint with
-    those names.
-    """
-    refuse_other_tools(checkpoint)
-    prefix = _prefix(checkpoint, markers[0])
-    stored = checkpoint.below(prefix)
-    unpacked = quantization.unpack(stored)
-    table: Sources = {key_maps.COMFY.back(name): (name,) for name in unpacked.plain.tensors}
-    named = stored.with_tensors({name: unpacked.plain.tensors[tensor] for name, (tensor,) in table.items()})
-    if not all(marker in named.tensors for marker in markers):
-        raise wrong_file(checkpoint, part)
-    refuse_unexplained(unpacked.plain)
-    _refuse_packed_vocabulary(stored, table)
-    records = records_of(stored, table)
-    table = {**table, **companion_sources(stored, unpacked.companions, table)}
-    spec = sized(named, spec_of, named)
-    return Detected(spec, {name: tuple(prefix + tensor for tensor in source) for name, source in table.items()},
-                    {name: info.shape for name, info in named.tensors.items()}, records,
-                    needed_config(named, spec_of, spec))
-
-
-def _prefix(checkpoint: Checkpoint, marker: str) -> str:
-    """What stands before the names in what core's save nodes write: its own name of the model, in a whole checkpoint
-    its name of text encoders too."""
-    prefix = checkpoint.prefix_of(marker, key_maps.COMFY.to(marker)) or ""
-    return prefix if prefix.endswith(CORE_NETWORK) else ""
-
-
-def _refuse_packed_vocabulary(checkpoint: Checkpoint, table: Sources) -> None:
-    """Words are looked up row by row, which blocks and rotated 4 bits do not allow in ComfyUI's embeddings."""
-    if EMBEDDINGS not in table:
-        return
-    name, = table[EMBEDDINGS]
-    found = checkpoint.quantization.get(quantization.layer_of(name), {}).get("format")
-    if found is not None and found not in quantization.ROWS:
-        raise checkpoint.fail("vocabulary_quantised", "{file}: the vocabulary ({tensor}) is quantized as {format}, "
-                              "which does not allow row lookups ({formats}): {advice}.", tensor=name, format=found,
-                              formats=", ".join(quantization.ROWS), advice=TEXT_ENCODER.advice)
-
-
 def text_encoder_spec(checkpoint: Checkpoint) -> TextEncoderSpec:
     shape, config = checkpoint.shape, checkpoint.configuration
     text = config.section("text_config")
     rope = text.section("rope_parameters") or text.section("rope_scaling")
     layer = "model.language_model.layers.0."
     head_dim, = shape(layer + "self_attn.q_norm.weight")
-    vocabulary, dim = shape("model.language_model.embed_tokens.weight")
+    vocabulary, dim = shape(EMBEDDINGS)
     if dim in OTHER_WIDTHS:
         raise checkpoint.fail("text_encoder_size", "{file} is {model} (width {width}); Qwen-Image 2 needs Qwen3-VL-8B "
                               "(width {expected}): {advice}.", model=OTHER_WIDTHS[dim],
                               width=dim, expected=TextEncoderSpec.dim, advice=TEXT_ENCODER.advice)
-    if vocabulary <= IMAGE_PAD_TOKEN:
-        raise checkpoint.fail("vocabulary_size", "{file} has a vocabulary of {tokens} tokens; Qwen3-VL has {expected}: "
-                              "{advice}.", tokens=f"{vocabulary:,}",
-                              expected=f"{TextEncoderSpec.vocabulary:,}", advice=TEXT_ENCODER.advice)
+    check_vocabulary(checkpoint, vocabulary, "Qwen3-VL", TextEncoderSpec.vocabulary, TEXT_ENCODER)
     mrope_section = rope.several("mrope_section", COUNT, None, length=3)
     return TextEncoderSpec(
         layers=checkpoint.count("model.language_model.layers.{}.self_attn.q_norm.weight"),
@@ -182,15 +120,11 @@ def _mrope_section(checkpoint: Checkpoint, head_dim: int) -> tuple[int, int, int
 
 
 def vision_spec(checkpoint: Checkpoint, part: Part) -> VisionSpec:
-    """Of the tower in a language model. Without a configuration only the published one is known."""
+    """Of the tower in a language model."""
     shape, config = checkpoint.shape, checkpoint.configuration.section("vision_config")
     depth = checkpoint.count("model.visual.blocks.{}.attn.qkv.weight")
     dim = shape("model.visual.blocks.0.norm1.weight")[0]
-    if not config and (depth, dim) != (VisionSpec.depth, VisionSpec.dim):
-        raise checkpoint.fail("vision_tower_size", "{file} has a vision tower of depth {depth} and width {width}; the "
-                              "published model has {expected_depth} and {expected_width}: {advice}.", depth=depth,
-                              width=dim, expected_depth=VisionSpec.depth, expected_width=VisionSpec.dim,
-                              advice=part.advice)
+    refuse_other_tower(checkpoint, (depth, dim), (VisionSpec.depth, VisionSpec.dim), part)
     temporal_patch, patch = shape("model.visual.patch_embed.proj.weight", 5)[2:4]
     return VisionSpec(
         depth=depth,

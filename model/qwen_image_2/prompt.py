@@ -4,7 +4,7 @@ Source: diffusers 0.42.1, pipeline_qwenimage21.py. There is no think block, and 
 it is, special tokens included.
 """
 
-from ...messages import Refusal
+from ..images.references import check_no_image_token
 
 SYSTEM_PROMPT = "Comprehend and analyze the provided prompt."
 IMAGE_SLOT = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -18,9 +18,7 @@ def render(prompt: str, images: int = 0) -> str:
 
     Raises ValueError where the prompt holds an image token of its own, which would claim a slot.
     """
-    if "<|image_pad|>" in prompt:
-        raise Refusal("image_pad_token", "The prompt contains the token <|image_pad|>, which is reserved for reference "
-                      "images. Remove it.")
+    check_no_image_token(prompt)
     references = " ".join(f"<image{number}>{IMAGE_SLOT}" for number in range(1, images + 1))
     # Qwen has no start token: an empty prompt would leave nothing to read.
     return (f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n"

@@ -51,7 +51,7 @@ def vae_1_file(comfyui_path, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def clip(comfyui, text_encoder_file):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
+    from qwen_image_2.nodes.bridge.text_encoders.families import load_text_encoder
     return load_text_encoder(text_encoder_file, text_encoder_file.name)
 
 

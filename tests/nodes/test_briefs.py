@@ -44,7 +44,7 @@ def told(nodes, monkeypatch):
 
 @pytest.mark.parametrize("name", OWN)
 def test_prompt_canvas_and_expected_text(told, comfyui, name):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import count_tokens
+    from qwen_image_2.nodes.bridge.text_encoders.families import count_tokens
     (prompt, width, height, expected), said = told(name)
     assert expected == EXPECTED[name] == "\n".join(literals(prompt))
     assert (width, height) == (1792, 2400)
@@ -121,7 +121,7 @@ def test_nothing_of_the_shipped_briefs_is_shortened(told, entry):
 
 
 def test_plain_prompts_of_shipped_pages_fit_and_close_their_quotations(comfyui):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import count_tokens
+    from qwen_image_2.nodes.bridge.text_encoders.families import count_tokens
     from qwen_image_2.pages.quotation import closed
     from qwen_image_2.tools.generate.workflow_pages import FANTASY_MAP, UI_MOCKUP
     for prompt in (FANTASY_MAP, UI_MOCKUP):

@@ -83,7 +83,7 @@ def vae_1() -> Part:
 
 def text_encoder() -> Part:
     """Only opened: to load one takes a second, for its vocabulary."""
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import open_text_encoder
+    from qwen_image_2.nodes.bridge.text_encoders.families import open_text_encoder
 
     def load(path: Path) -> None:
         open_text_encoder(path, path.name)
@@ -396,7 +396,7 @@ class PairAttack(NamedTuple):
 def llama_cpp_files(part: Part) -> Callable[[Path], Kind]:
     """Two files that become one, whose metadata is what others have in a configuration."""
     def kind(folder: Path) -> Kind:
-        from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import open_text_encoder
+        from qwen_image_2.nodes.bridge.text_encoders.families import open_text_encoder
         state = {key_maps.LLAMA_CPP.to(name): value for name, value in part.state.items()}
         paths = {"language": folder / "language.gguf", "mmproj": folder / "mmproj.gguf"}
         whole = {}

@@ -21,10 +21,10 @@ def quantize(comfyui: Path, file: Path, target: str, out: Path) -> None:
     _import_comfyui(comfyui)
     from ...nodes.bridge import loading
     from ...nodes.bridge.quant import quantize
-    from ...nodes.bridge.text_encoders import qwen3_vl
+    from ...nodes.bridge.text_encoders import families
     try:
         if known_files.is_text_encoder(open_checkpoint(file).tensors):
-            network = qwen3_vl.text_network(qwen3_vl.load_text_encoder(file, file.name, FORMATS[target]))
+            network = families.text_network(families.load_text_encoder(file, file.name, FORMATS[target]))
         else:
             network = loading.diffusion_network(loading.load_model(file, file.name, "base", FORMATS[target]))
         quantize.save(out, network, lambda done, total: None)

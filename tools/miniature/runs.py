@@ -10,7 +10,7 @@ from ...model.qwen_image_2 import detect
 from ...model.qwen_image_2.transformer import Transformer
 from ...model.qwen_image_2.vae import VAE
 from ...nodes.bridge.files import miniature
-from ...nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
+from ...nodes.bridge.text_encoders.families import load_text_encoder
 from .. import tiny
 from . import train_transformer, train_vae
 from .pool import Pool

@@ -15,7 +15,8 @@ from ....pages import enhancement
 from ....pages.enhancement import Task
 from ....pages.enhancement_answer import Generated
 from . import qwen3_5
-from .qwen3_vl import Qwen3VL, over_white
+from .qwen3_vl import Qwen3VL
+from .shared import over_white
 
 # Their tokenizers take a whole conversation as it is.
 CHAT_TOKENIZERS = (comfy.text_encoders.qwen35.Qwen35ImageTokenizer, comfy.text_encoders.qwen3vl.Qwen3VLTokenizer)

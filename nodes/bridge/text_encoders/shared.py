@@ -1,10 +1,13 @@
-"""What the text encoders have in common: core's modules with a file's sizes, filled from the file.
+"""What the language models have in common: core's modules with a file's sizes, filled from the file.
 
-Each has its own tokenizer, its own SDClipModel, and a `load` and an `open`; a new one needs nothing else.
+Each has its own tokenizer and its own SDClipModel. The two that read prompts say what they are in an `Encoder`, all
+that families.py needs to load them; the enhancer has a `load` and an `open` of its own.
 """
+import contextlib
 import functools
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import comfy.model_management
 import comfy.ops
@@ -12,19 +15,22 @@ import comfy.sd
 import torch
 from comfy import sd1_clip
 from comfy.patcher_extension import CallbacksMP
-from torch import nn
+from torch import Tensor, nn
 
+from ....messages import Refusal
 from ....model.checkpoints import loading, matching, quantization
 from ....model.checkpoints.checkpoint import Checkpoint, StoredCheckpoint, TensorInfo
 from ....model.checkpoints.errors import missing_tensor
 from ....model.checkpoints.loading import NOT_QUANTIZING, Quantizing
 from ....model.checkpoints.matching import Detected
 from ....model.language import key_maps
+from ....model.language.llama_cpp import Known
 from ....model.language.qwen3_vl import VisionSpec
 from .. import saving
 from ..adapters.checks import check_loras
 from ..progress import loading_progress
 from ..quant.formats import decoding
+from ..quant.quantize import Origin
 from ..quant.weight_format import AS_STORED, keeps_fp32
 
 
@@ -34,6 +40,90 @@ def vision_config(spec: VisionSpec, out_dim: int) -> dict:
                 deepstack_visual_indexes=list(spec.deepstack_layers), patch_size=spec.patch, in_channels=3,
                 temporal_patch_size=spec.temporal_patch, spatial_merge_size=spec.merge,
                 num_position_embeddings=spec.positions, out_hidden_size=out_dim)
+
+
+class Encoder(NamedTuple):
+    """A text encoder of one family: what makes a CLIP of its file."""
+
+    name: str                 # core's, in the names of weights and in tokens
+    family: str               # "1.x" or "2.x"
+    detect: Callable[[Checkpoint], Detected]
+    network: Callable[..., nn.Module]                   # (spec, dtype, device, operations)
+    prompt_encoder: Callable[..., sd1_clip.SDClipModel]  # (spec, device, dtype, model_options)
+    tokenizer: type
+    official: Callable[[str], str]  # name of a parameter -> its name in the files that others write
+
+
+# ---------------------------------------------------------------- reading prompts and pictures
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
+
+
+def over_white(image: Tensor) -> Tensor:
+    """(1, H, W, 3 or 4) -> RGB: transparency is composited over white, as in training."""
+    if image.shape[-1] == 3:
+        return image
+    colour, alpha = image[..., :3], image[..., 3:4]
+    return ((colour * alpha + (1 - alpha)) * 255).round() / 255  # in 8 bits, as the reference composes
+
+
+class Seen(NamedTuple):
+    """What the vision tower makes of an image: its tokens, (rows, columns) of patches, and features for some layers."""
+
+    merged: Tensor                # (tokens, width of the language model)
+    grid: Tensor                  # (1, 3)
+    deepstack: tuple[Tensor, ...] = ()  # each like merged
+
+    def to(self, device: torch.device) -> "Seen":
+        return Seen(self.merged.to(device), self.grid.to(device), tuple(layer.to(device) for layer in self.deepstack))
+
+
+class Reader:
+    """What the pack's text encoders have beside core's, the class that comes after this one."""
+
+    known: Known
+    visual: nn.Module | None
+    origin: Origin | None = None
+    seen: dict[Tensor, Seen] | None = None  # see seeing_once
+    label, weights = "", ""                 # the files, and how their weights are stored, for people
+
+    def look(self, image: Tensor, device: torch.device) -> Seen:
+        """Through the vision tower."""
+        raise NotImplementedError
+
+    def look_once(self, image: Tensor, device: torch.device) -> Seen:
+        if self.visual is None:
+            raise no_vision(self.known)
+        seen = {} if self.seen is None else self.seen
+        if image not in seen:
+            seen[image] = self.look(image, device)
+        return seen[image].to(device)
+
+    @contextlib.contextmanager
+    def seeing_once(self, seen: dict[Tensor, Seen]):
+        """Inside, an image, as this very tensor, passes through the vision tower if it is not in `seen`, and is noted
+        there. The tower's weights must not change. What is noted waits in RAM."""
+        self.seen = seen
+        try:
+            yield
+        finally:
+            self.seen = None
+            seen.update({image: features.to(torch.device("cpu")) for image, features in seen.items()})
+
+    def forward(self, input_ids, attention_mask=None, embeds=None, **more):
+        """Core's, in bf16 on a card that has it: as the reference computes, where core would take fp32. Quantized
+        weights are dequantized all the same; their arithmetic would round activations that few tokens dominate."""
+        if embeds is not None:
+            embeds = embeds.to(compute_dtype(embeds.device))
+        return super().forward(input_ids, attention_mask, embeds=embeds, **more)
+
+
+def no_vision(known: Known) -> Refusal:
+    return Refusal("vision_missing", "This text encoder was loaded without its vision projector, so it cannot read "
+                   "references. Put the mmproj file of {model} (for example {example}) beside the GGUF file, or choose "
+                   "it as Vision projector in Load Text Encoder (Qwen-Image 2).", model=known.model,
+                   example=known.projector_file)
 
 
 # ---------------------------------------------------------------- the CLIP

@@ -75,7 +75,7 @@ def step():
 @torch.no_grad()
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_our_conditioning_is_to_core_what_it_is_to_us(model, clip, vae, reference, images, step, count):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import encode_together
+    from qwen_image_2.nodes.bridge.text_encoders.families import encode_together
     from qwen_image_2.nodes.edit import with_references
     conditioning = encode_together(clip, [PROMPT], images[:count])[0]
     if count:
@@ -103,7 +103,7 @@ def test_core_s_conditioning_is_to_us_what_it_is_to_core(model, reference, pictu
 
 
 def test_core_s_node_makes_of_our_encoder_what_ours_does(clip, vae, images):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import encode_together
+    from qwen_image_2.nodes.bridge.text_encoders.families import encode_together
     from qwen_image_2.nodes.edit import with_references
     latents = [vae.encode(image) for image in images]
     (text, entries), = core_s_node(clip, PROMPT, images, latents)

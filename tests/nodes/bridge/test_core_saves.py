@@ -63,7 +63,7 @@ def load(path, weight_format="as stored"):
 
 
 def load_clip(path, weight_format="as stored"):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
+    from qwen_image_2.nodes.bridge.text_encoders.families import load_text_encoder
     return load_text_encoder(path, path.name, weight_format)
 
 
@@ -414,7 +414,7 @@ def test_a_data_set_of_latents_and_prompts(output, model, clip, vae, tmp_path, m
     import node_helpers
     from comfy_extras import nodes_dataset
 
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import encode_together
+    from qwen_image_2.nodes.bridge.text_encoders.families import encode_together
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "datasets", ([str(tmp_path)], set()))
     picture = torch.rand(1, 64, 64, 4, generator=torch.Generator().manual_seed(0))
     conditioning = node_helpers.conditioning_set_values(encode_together(clip, ["a hat"], [picture])[0],

@@ -13,7 +13,7 @@ def test_everything_loads_where_core_delays_its_weights(comfyui, monkeypatch, tr
     import comfy.ops
 
     from qwen_image_2.nodes.bridge.loading import load_model
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
+    from qwen_image_2.nodes.bridge.text_encoders.families import load_text_encoder
     from qwen_image_2.nodes.bridge.vae import load_vae
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
     assert comfy.ops.disable_weight_init.Linear(2, 2).weight is None, "core has changed: is this still needed?"
@@ -47,7 +47,7 @@ def test_turbo_comes_from_the_name_and_can_be_overridden(comfyui):
 def test_core_s_attention_preferences_are_set_aside(comfyui, reference, tmp_path):
     """`<module>.comfy_attention.config`, JSON as bytes: core's newer versions write it into what their nodes save."""
     from qwen_image_2.nodes.bridge.loading import load_model
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
+    from qwen_image_2.nodes.bridge.text_encoders.families import load_text_encoder
     from qwen_image_2.nodes.bridge.vae import load_vae
     config = {"text_config": tiny.TEXT_CONFIG, "vision_config": tiny.VISION_CONFIG}
     fused = tiny.to_comfy_transformer(reference.transformer.state_dict())

@@ -8,7 +8,7 @@ LENGTHS = {"short": (20, 50), "medium": (51, 150), "long": (151, 400), "longest"
 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_prompts_are_as_long_as_they_are_called(comfyui, length):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import count_tokens
+    from qwen_image_2.nodes.bridge.text_encoders.families import count_tokens
     least, most = LENGTHS[length]
     counts = {prompt.id: count_tokens(prompt.prompt) for prompt in prompt_sets.read(prompt_sets.OWN)
               if prompt.id.endswith(f"-{length}")}

@@ -182,7 +182,7 @@ def test_only_regular_files_are_offered(folders, tmp_path, monkeypatch):
     import folder_paths
 
     from qwen_image_2.nodes.bridge.files import fonts, system_prompts
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import projectors_beside
+    from qwen_image_2.nodes.bridge.text_encoders.families import projectors_beside
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras",
                         ([str(tmp_path / "loras")], folder_paths.supported_pt_extensions))
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "fonts", ([str(tmp_path / "fonts")], {".ttf"}))

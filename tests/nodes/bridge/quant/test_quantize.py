@@ -196,7 +196,7 @@ def _weight(network, name: str) -> torch.Tensor:
                                                ("4-bit (nvfp4)", "int8_tensorwise")])
 def test_text_encoders_are_quantised_and_saved(comfyui, reference, tmp_path, target, embedding):
     from qwen_image_2.nodes.bridge.quant import quantize
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder, text_network
+    from qwen_image_2.nodes.bridge.text_encoders.families import load_text_encoder, text_network
     state = reference.text_encoder.state_dict()
     path = text_files.write(state, tmp_path / "plain.safetensors")
     clip = load_text_encoder(path, path.name, target)

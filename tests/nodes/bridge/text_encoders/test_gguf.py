@@ -145,7 +145,7 @@ def narrowed(state: dict, kind: str) -> dict:
 
 
 def load(path, weight_format="as stored", projector="auto"):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
+    from qwen_image_2.nodes.bridge.text_encoders.families import load_text_encoder
     return load_text_encoder(path, path.name, weight_format, projector)
 
 
@@ -236,7 +236,7 @@ def test_both_files_say_what_the_safetensors_file_says(comfyui, state, plain, tm
 def test_norms_and_biases_keep_fp32(comfyui, state, tmp_path, kind):
     """Both files hold them as F32, also beside a projector's matrices of 16 bits; Save Quantized writes them so."""
     from qwen_image_2.nodes.bridge.quant import quantize
-    from qwen_image_2.nodes.bridge.text_encoders import qwen3_vl
+    from qwen_image_2.nodes.bridge.text_encoders import families
     state = {name: value * 1.001 if value.ndim == 1 else value for name, value in state.items()}
     clip = load(both(tmp_path, state, kind))
     found = clip.cond_stage_model.qwen3vl_8b.transformer.state_dict()
@@ -245,7 +245,7 @@ def test_norms_and_biases_keep_fp32(comfyui, state, tmp_path, kind):
     for ours, theirs in (("model.norm.weight", "model.language_model.norm.weight"),
                          ("visual.blocks.0.attn.proj.bias", "model.visual.blocks.0.attn.proj.bias")):
         assert torch.equal(found[ours], state[theirs]) and not torch.equal(state[theirs].to(narrow), state[theirs])
-    quantize.save(tmp_path / "saved.safetensors", qwen3_vl.text_network(clip), lambda done, total: None)
+    quantize.save(tmp_path / "saved.safetensors", families.text_network(clip), lambda done, total: None)
     saved = load_file(tmp_path / "saved.safetensors")
     assert saved["model.language_model.layers.1.self_attn.q_proj.weight"].dtype == narrow
     assert torch.equal(saved["model.language_model.norm.weight"], state["model.language_model.norm.weight"])
@@ -257,7 +257,7 @@ def test_norms_and_biases_keep_fp32(comfyui, state, tmp_path, kind):
     pack_gguf.Stored((64,), "F32", torch.zeros(64)), pack_gguf.Stored((64, 3, 4, 4), "number 99", torch.empty(0)),
     pack_gguf.Stored((64, 3, 4, 32), "Q8_0", torch.zeros(768, 34, dtype=torch.uint8))])
 def test_patches_that_are_no_convolution_are_refused(comfyui, state, tmp_path, monkeypatch, patches):
-    from qwen_image_2.nodes.bridge.text_encoders import qwen3_vl
+    from qwen_image_2.nodes.bridge.text_encoders import families
 
     def opened(path, *label):
         found = open_checkpoint(path, *label)
@@ -265,7 +265,7 @@ def test_patches_that_are_no_convolution_are_refused(comfyui, state, tmp_path, m
         return GGUFCheckpoint.of(found.label, {**found.stored, **frames}, found.header)
 
     path = both(tmp_path, state, "F32")
-    monkeypatch.setattr(qwen3_vl, "open_checkpoint", opened)
+    monkeypatch.setattr(families, "open_checkpoint", opened)
     with pytest.raises(CheckpointError, match="patch_embed.proj"):
         load(path)
 
@@ -336,7 +336,7 @@ def test_the_dynamic_patcher_merges_no_lora_into_packed_matrices(comfyui, state,
     """See test_gguf.py."""
     from comfy.patcher_extension import CallbacksMP
 
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import language_model
+    from qwen_image_2.nodes.bridge.text_encoders.families import language_model
     clip = load(both(tmp_path, state, "Q8_0"))
     layers = [language_model(clip).model.embed_tokens, language_model(clip).model.layers[1].self_attn.q_proj]
     for layer in layers:
@@ -350,7 +350,7 @@ def test_the_dynamic_patcher_merges_no_lora_into_packed_matrices(comfyui, state,
 
 def test_a_text_encoder_without_eyes_can_be_saved_and_is_known_again(comfyui, state, tmp_path):
     from qwen_image_2.nodes.bridge.quant import quantize
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import text_network
+    from qwen_image_2.nodes.bridge.text_encoders.families import text_network
     path = write_language(tmp_path / "lm.gguf", state, lambda name: "Q8_0")
     with pytest.raises(ValueError, match="^x.safetensors cannot be saved: its weights are still GGUF. Choose another"):
         quantize.save(tmp_path / "x.safetensors", text_network(load(path)), lambda done, total: None)
@@ -365,7 +365,7 @@ def test_a_text_encoder_without_eyes_can_be_saved_and_is_known_again(comfyui, st
 # ---------------------------------------------------------------- with and without a projector
 
 def test_without_a_projector_prompts_work_and_references_are_refused(comfyui, state, plain, tmp_path):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import check_clip
+    from qwen_image_2.nodes.bridge.text_encoders.families import check_clip
     clip = load(write_language(tmp_path / "Qwen3VL-8B-Instruct.gguf", state, lambda name: "F32"))
     assert error(states(clip, picture=False), states(plain, picture=False)) < 1e-5
     check_clip(clip)
@@ -406,11 +406,12 @@ def test_a_projector_of_another_model_is_refused(comfyui, state, tmp_path):
 
 # ---------------------------------------------------------------- refused
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2vl", "qwen3", "qwen3vlmoe"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "qwen3vlmoe"])
 def test_other_architectures_are_refused_by_name(comfyui, state, tmp_path, architecture):
     path = write_language(tmp_path / "other.gguf", state, lambda name: "F32", architecture)
     with pytest.raises(CheckpointError, match=rf"^other.gguf is a language model of the architecture {architecture}, "
-                                              r"not a text encoder for Qwen-Image 2 \(qwen3vl\): choose a GGUF file"):
+                                              r"not a text encoder for Qwen-Image 2 \(qwen3vl, qwen2vl, qwen25vl\): "
+                                              "choose a GGUF file"):
         load(path)
 
 

@@ -31,7 +31,7 @@ def write(state: dict, path):
 
 
 def states(path) -> torch.Tensor:
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import load_text_encoder
+    from qwen_image_2.nodes.bridge.text_encoders.families import load_text_encoder
     clip = load_text_encoder(path, path.name)
     image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     (text, _), = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT, images=[image], keep_vision=True))
@@ -66,8 +66,8 @@ def test_a_vocabulary_in_blocks_is_refused(comfyui, reference, tmp_path):
                          ids=["as on a CPU", "as on a card"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_says_what_its_weights_say(comfyui, reference, tmp_path, monkeypatch, name, dtype, bound):
-    from qwen_image_2.nodes.bridge.text_encoders import qwen3_vl
-    monkeypatch.setattr(qwen3_vl, "compute_dtype", lambda device: dtype)
+    from qwen_image_2.nodes.bridge.text_encoders import shared
+    monkeypatch.setattr(shared, "compute_dtype", lambda device: dtype)
     monkeypatch.delattr(torch, "_int_mm")
     stored, rounded = quantize(reference.text_encoder.state_dict(), name)
     found = states(write(stored, tmp_path / "quantised.safetensors"))
@@ -95,13 +95,13 @@ def test_fp8_is_refused_on_devices_that_have_none(comfyui, reference, monkeypatc
     import comfy.model_management
 
     from qwen_image_2.model.checkpoints.files import open_checkpoint
-    from qwen_image_2.nodes.bridge.text_encoders import qwen3_5, qwen3_vl
+    from qwen_image_2.nodes.bridge.text_encoders import families, qwen3_5
     path = write(quantize(reference.text_encoder.state_dict(), "fp8")[0], tmp_path / "te.safetensors")
     monkeypatch.setattr(comfy.model_management, "text_encoder_device", lambda: torch.device("mps"))
     opened = open_checkpoint(path)
     # Whether it is an enhancer is known before; what comes then is asked here.
     monkeypatch.setattr(qwen3_5, "open_enhancer", lambda *_: (opened, SimpleNamespace(
         spec=None, quantization=opened.quantization)))
-    load = qwen3_vl.load_text_encoder if kind == "text encoder" else qwen3_5.load_enhancer
+    load = families.load_text_encoder if kind == "text encoder" else qwen3_5.load_enhancer
     with pytest.raises(CheckpointError, match=r"^te.safetensors cannot be used as fp8 \(e4m3\): .*\(mps\) does not"):
         load(path, path.name)

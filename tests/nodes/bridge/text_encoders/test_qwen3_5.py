@@ -98,7 +98,7 @@ def test_ours_have_every_attribute_that_core_s_constructors_set(comfyui, enhance
     """They are built from a spec, past core's constructors, but core's methods read what those set."""
     from comfy.text_encoders import qwen3vl, qwen35
 
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import language_model
+    from qwen_image_2.nodes.bridge.text_encoders.families import language_model
     core = getattr(qwen3vl if name == "Qwen3VL" else qwen35, name)
     writes = enhancer.cond_stage_model.qwen35_9b.transformer
     ours = {"Qwen35": writes, "Qwen35Transformer": writes.model, "Qwen3VL": language_model(clip)}[name]

@@ -37,7 +37,7 @@ def test_prompt_states_equal_the_reference(clip, reference, prompt):
 
 
 def test_the_long_prompt_is_long(comfyui):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import count_tokens
+    from qwen_image_2.nodes.bridge.text_encoders.families import count_tokens
     assert 1500 <= count_tokens(LONG) < 2000
 
 
@@ -63,7 +63,7 @@ def test_states_and_slots_with_references(clip, reference, sizes, mode):
 @pytest.fixture
 def looks(clip, monkeypatch):
     """Grows by one with every pass through the vision tower."""
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import language_model
+    from qwen_image_2.nodes.bridge.text_encoders.families import language_model
     counted, tower = [], type(language_model(clip).visual)
     forward = tower.forward
     monkeypatch.setattr(tower, "forward", lambda self, *arguments: counted.append(1) or forward(self, *arguments))
@@ -75,7 +75,7 @@ REFERENCES = [torch.rand(1, *size, generator=torch.Generator().manual_seed(4))
 
 
 def encode_edits(clip, *prompts):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import encode_together
+    from qwen_image_2.nodes.bridge.text_encoders.families import encode_together
     return [(states, extra["image_slots"]) for (states, extra), in encode_together(clip, prompts, REFERENCES)]
 
 
@@ -91,7 +91,7 @@ def test_prompts_of_an_edit_share_what_the_vision_tower_sees(clip, looks):
 
 
 def test_features_are_forgotten_where_encoding_is_interrupted(clip, monkeypatch):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import language_model
+    from qwen_image_2.nodes.bridge.text_encoders.families import language_model
 
     def interrupt(*arguments, **options):
         assert len(language_model(clip).seen) == 3
@@ -106,7 +106,7 @@ def test_features_are_forgotten_where_encoding_is_interrupted(clip, monkeypatch)
 def test_hooks_that_change_the_tower_between_prompts_are_seen(clip, looks):
     import comfy.hooks
 
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import encode_together
+    from qwen_image_2.nodes.bridge.text_encoders.families import encode_together
     hooked = clip.clone()
     hooked.use_clip_schedule, hooked.patcher.forced_hooks = True, comfy.hooks.create_hook_lora({}, 1.0, 1.0)
     for conditioning in encode_together(hooked, ("make <image1> blue", "blurred"), REFERENCES):
@@ -115,7 +115,7 @@ def test_hooks_that_change_the_tower_between_prompts_are_seen(clip, looks):
 
 
 def test_a_prompt_that_nobody_reads_is_not_encoded(clip, looks, monkeypatch):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import encode_together, language_model
+    from qwen_image_2.nodes.bridge.text_encoders.families import encode_together, language_model
     prompts, passes, language = ("make <image1> blue", "blurred"), [], language_model(clip).model
     forward = language.forward
     monkeypatch.setattr(language, "forward", lambda *arguments, **more: passes.append(1) or forward(*arguments, **more))
@@ -125,7 +125,7 @@ def test_a_prompt_that_nobody_reads_is_not_encoded(clip, looks, monkeypatch):
 
 
 def test_a_prompt_that_cannot_be_encoded_is_refused_before_it_is_read(clip):
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import encode_together
+    from qwen_image_2.nodes.bridge.text_encoders.families import encode_together
     with pytest.raises(ValueError, match="is reserved for reference images"):
         encode_together(clip, ("a cat", "draw <|image_pad|>"), [])
 
@@ -133,7 +133,7 @@ def test_a_prompt_that_cannot_be_encoded_is_refused_before_it_is_read(clip):
 @pytest.mark.parametrize("images", [0, 3])
 def test_a_card_with_bf16_computes_in_it_as_the_reference_does(clip, reference, monkeypatch, images):
     """States are no further from those in fp32 than the reference's own in bf16."""
-    from qwen_image_2.nodes.bridge.text_encoders import qwen3_vl
+    from qwen_image_2.nodes.bridge.text_encoders import families, shared
     shown = pictures([(64, 64), (32, 160), (128, 96)], "RGB")[:images]
     tensors = [torch.from_numpy(np.asarray(image).astype(np.float32) / 255).unsqueeze(0) for image in shown]
     asked, dtypes = (PROMPTS["mixed"], shown or None), set()
@@ -142,8 +142,8 @@ def test_a_card_with_bf16_computes_in_it_as_the_reference_does(clip, reference, 
     narrow.set_attn_implementation("eager")  # PyTorch's own fails in bf16 where ATEN_CPU_CAPABILITY is below the CPU
     monkeypatch.setattr(reference, "text_encoder", narrow)
     theirs = reference.encode_prompt(*asked)[0].float()
-    monkeypatch.setattr(qwen3_vl, "compute_dtype", lambda device: torch.bfloat16)
-    model = qwen3_vl.language_model(clip)
+    monkeypatch.setattr(shared, "compute_dtype", lambda device: torch.bfloat16)
+    model = families.language_model(clip)
     hooks = [layer.register_forward_pre_hook(lambda _, inputs: dtypes.add(inputs[0].dtype))
              for layer in (model.model.layers[0].mlp, *([model.visual.blocks[0].mlp] if images else []))]
     ours, _ = encode(clip, PROMPTS["mixed"], tensors, keep_vision=True)
@@ -158,7 +158,7 @@ def test_a_card_with_bf16_computes_in_it_as_the_reference_does(clip, reference, 
 def test_the_card_is_asked_for_bf16(comfyui, monkeypatch, able, dtype):
     import comfy.model_management
 
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import compute_dtype
+    from qwen_image_2.nodes.bridge.text_encoders.shared import compute_dtype
     assert compute_dtype(torch.device("cpu")) == torch.float32
     monkeypatch.setattr(comfy.model_management, "should_use_bf16", lambda device: able)
     assert compute_dtype(torch.device("cuda")) == dtype
@@ -176,7 +176,7 @@ def test_another_clip_is_refused(comfyui):
 
     from comfy.text_encoders.qwen3vl import tokenizer
 
-    from qwen_image_2.nodes.bridge.text_encoders.qwen3_vl import check_clip
+    from qwen_image_2.nodes.bridge.text_encoders.families import check_clip
     with pytest.raises(ValueError, match="not the Qwen-Image 2 text encoder"):
         check_clip(SimpleNamespace(tokenizer=tokenizer()()))
 

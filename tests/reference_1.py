@@ -1,0 +1,60 @@
+"""The numerical oracle of Qwen-Image 1.x's prompts: diffusers' pipelines with a tiny random Qwen2.5-VL, fp32, on the
+CPU."""
+import contextlib
+import sys
+from pathlib import Path
+
+from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline, QwenImagePipeline
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2TokenizerFast,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from qwen_image_2.tests.reference import randomised
+from qwen_image_2.tools import tiny
+
+PIPELINES = {"t2i": QwenImagePipeline, "edit": QwenImageEditPipeline, "edit plus": QwenImageEditPlusPipeline}
+
+
+def text_encoder(seed: int = 2, spatial_positions: bool = True) -> Qwen2_5_VLForConditionalGeneration:
+    """spatial_positions: images have their positions on three axes, as the weights were trained. diffusers 0.42.1
+    gives no mm_token_type_ids, and transformers 5 then counts an image's tokens like words."""
+    encoder = randomised(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(
+        text_config=tiny.TEXT_CONFIG_1, vision_config=tiny.VISION_CONFIG_1, image_token_id=151655,
+        video_token_id=151656, vision_start_token_id=151652, vision_end_token_id=151653)), seed)
+    if spatial_positions:
+        encoder.register_forward_pre_hook(name_image_tokens, with_kwargs=True)
+    return encoder
+
+
+def name_image_tokens(encoder, arguments, named):
+    """Which tokens are an image's."""
+    if named.get("image_grid_thw") is None:
+        return None
+    return arguments, named | {"mm_token_type_ids": (named["input_ids"] == encoder.config.image_token_id).int()}
+
+
+def prompt_pipelines(comfyui: Path, encoder: Qwen2_5_VLForConditionalGeneration) -> dict:
+    """Kind -> a pipeline that has what encode_prompt needs, and nothing else."""
+    tokenizer = Qwen2TokenizerFast.from_pretrained(comfyui / "comfy" / "text_encoders" / "qwen25_tokenizer")
+    processor = Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 12845056}),
+        tokenizer=tokenizer, video_processor=Qwen2VLVideoProcessor(), chat_template="{{ messages }}")
+    parts = dict(text_encoder=encoder, tokenizer=tokenizer, vae=None, transformer=None, scheduler=None)
+    return {kind: made(**parts) if kind == "t2i" else made(**parts, processor=processor)
+            for kind, made in PIPELINES.items()}
+
+
+@contextlib.contextmanager
+def longer_than_cut(pipeline):
+    """Inside, the tokenizer cuts no prompt."""
+    before = pipeline.tokenizer_max_length
+    pipeline.tokenizer_max_length = sys.maxsize // 2
+    try:
+        yield
+    finally:
+        pipeline.tokenizer_max_length = before
