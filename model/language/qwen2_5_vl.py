@@ -85,11 +85,11 @@ def seen_size(width: int, height: int, spec: VisionSpec = VisionSpec()) -> tuple
     side = spec.side
     across, down = round(width / side) * side, round(height / side) * side
     if across * down > MOST_PIXELS:
-        shrunk = side * math.sqrt(width * height / MOST_PIXELS)
-        across, down = (max(1, math.floor(length / shrunk)) * side for length in (width, height))
+        shrunk = math.sqrt(width * height / MOST_PIXELS)
+        across, down = (max(1, math.floor(length / shrunk / side)) * side for length in (width, height))
     elif across * down < LEAST_PIXELS:
-        grown = math.sqrt(LEAST_PIXELS / (width * height)) / side
-        across, down = (math.ceil(length * grown) * side for length in (width, height))
+        grown = math.sqrt(LEAST_PIXELS / (width * height))
+        across, down = (math.ceil(length * grown / side) * side for length in (width, height))
     return across, down
 
 
@@ -149,7 +149,7 @@ def text_encoder_spec(checkpoint: Checkpoint) -> TextEncoderSpec:
 
 def vision_spec(checkpoint: Checkpoint) -> VisionSpec:
     shape, config = checkpoint.shape, checkpoint.configuration.section("vision_config")
-    depth = checkpoint.count("model.visual.blocks.{}.attn.qkv.weight")
+    depth = checkpoint.count("model.visual.blocks.{}.norm1.weight")
     dim = shape("model.visual.blocks.0.norm1.weight")[0]
     refuse_other_tower(checkpoint, (depth, dim), (VisionSpec.depth, VisionSpec.dim), TEXT_ENCODER)
     temporal_patch, patch = shape("model.visual.patch_embed.proj.weight", 5)[2:4]

@@ -128,8 +128,7 @@ def save(path: Path, network: Network, progress: Callable[[int, int], None]) -> 
 def _groups(network: Network, state: Mapping[str, Tensor]) -> Iterator[tuple[str, ...]]:
     """Parameters of a network, those together that share a matrix of the official file."""
     for name in state:
-        layer, _, last = name.rpartition(".")
-        if last == "weight" or f"{layer}{quantization.QUANT_RECORD}" not in state:
+        if not quantization.is_beside(name):
             group = network.sharing(name)
             if name == group[0]:
                 yield group
@@ -158,9 +157,9 @@ def _values_with_loras(group: tuple[str, ...], network: Network,
                        parts: list[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
     values = [_patched(name, network) for name in group]
     absmax = quantization.absmax(values)
-    for part, value in zip(parts, values, strict=True):
-        record = _mark(part)
-        yield {"weight": value.to(part["weight"].dtype)} if record is None else quantize(value, absmax, record)
+    for name, part, value in zip(group, parts, values, strict=True):
+        record, last = _mark(part), name.rpartition(".")[2]
+        yield {last: value.to(part[last].dtype)} if record is None else quantize(value, absmax, record)
 
 
 def _forms_with_loras(group: tuple[str, ...], network: Network,
@@ -177,9 +176,9 @@ def _mark(part: Mapping[str, Tensor]) -> Mapping | None:
 
 
 def _stored(name: str, state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """A parameter, and what stands beside it if it is quantized, by their last names."""
+    """A parameter, and what stands beside it if it is quantized, by their last names. A bias never is."""
     layer, _, last = name.rpartition(".")
-    if f"{layer}{quantization.QUANT_RECORD}" not in state:
+    if last != "weight" or f"{layer}{quantization.QUANT_RECORD}" not in state:
         return {last: state[name] if dtype is None else state[name].to(dtype)}
     beside = (last, *quantization.COMPANIONS, quantization.QUANT_RECORD.removeprefix("."))
     return {last: state[f"{layer}.{last}"] for last in beside if f"{layer}.{last}" in state}
