@@ -14,12 +14,12 @@ from ....model.qwen_image_2.prompt import IMAGE_SLOT
 from ....pages import enhancement
 from ....pages.enhancement import Task
 from ....pages.enhancement_answer import Generated
-from . import qwen3_5
-from .qwen3_vl import Qwen3VL
-from .shared import over_white
+from . import qwen2_5_vl, qwen3_5
+from .shared import Reader, over_white
 
 # Their tokenizers take a whole conversation as it is.
-CHAT_TOKENIZERS = (comfy.text_encoders.qwen35.Qwen35ImageTokenizer, comfy.text_encoders.qwen3vl.Qwen3VLTokenizer)
+CHAT_TOKENIZERS = (comfy.text_encoders.qwen35.Qwen35ImageTokenizer, comfy.text_encoders.qwen3vl.Qwen3VLTokenizer,
+                   qwen2_5_vl.Tokenizer)
 ADVICE = Message("choose_language_model", "connect a prompt enhancer from Load Prompt Enhancer, or another language "
                  "model that ComfyUI's Generate Text node accepts")
 
@@ -29,7 +29,7 @@ def check_writes(clip, sees: bool) -> None:
     model = _language_model(clip)
     if model is None:
         raise Refusal("clip_cannot_write", "This CLIP cannot generate text: {advice}.", advice=ADVICE)
-    if isinstance(model, Qwen3VL) and not model.spec.lm_head:
+    if isinstance(model, Reader) and not model.spec.lm_head:
         raise Refusal("lm_head_missing", "This text encoder's file has no output layer (lm_head), so it cannot "
                       "generate text: {advice}.", advice=ADVICE)
     if sees and not hasattr(model, "preprocess_embed"):

@@ -8,6 +8,7 @@ inversions do not apply: the text goes to the tokenizer as it is.
 from collections.abc import Sequence
 
 import comfy.text_encoders.llama
+import comfy.text_encoders.qwen3vl
 import comfy.text_encoders.qwen_image
 import comfy.text_encoders.qwen_vl
 import torch
@@ -23,6 +24,7 @@ from .. import saving
 from . import shared
 
 NAME = "qwen25_7b"
+STOP_TOKENS = (151643, 151645)  # where it ends a text (generation_config.json)
 
 
 def language_config(spec: TextEncoderSpec):
@@ -34,6 +36,7 @@ def language_config(spec: TextEncoderSpec):
     # Not fields of core's dataclass, but attributes of its class: an instance may have its own.
     config.head_dim = spec.head_dim
     config.rope_dims = list(spec.mrope_section)
+    config.stop_tokens = list(STOP_TOKENS)  # which core has for Qwen3-VL alone
     return config
 
 
@@ -70,6 +73,15 @@ class Qwen25VL(shared.Reader, comfy.text_encoders.llama.Qwen25_7BVLI):
         patches, grid = comfy.text_encoders.qwen_vl.process_qwen2vl_images(image, patch_size=self.spec.vision.patch)
         return shared.Seen(self.visual(patches.to(device, torch.float32), grid), grid)
 
+    def build_image_inputs(self, embeds, embeds_info):
+        """For text that it writes: positions on three axes where there are images, and no features inside."""
+        return comfy.text_encoders.qwen_vl.qwen2vl_mrope_position_ids(embeds_info, embeds.shape[1],
+                                                                       embeds.device), None, None
+
+    def logits(self, x):
+        """Core multiplies by the bare weight, which a quantized layer does not have."""
+        return self.model.lm_head(x[:, -1:]) if self.spec.lm_head else super().logits(x)
+
 
 class PromptEncoder(sd1_clip.SDClipModel):
     """Tokens -> the states that the transformer reads."""
@@ -85,6 +97,9 @@ class PromptEncoder(sd1_clip.SDClipModel):
         states, pooled = super().forward(tokens)[:2]
         # A token that is dropped is no image's, so that it is one state.
         return states[:, prompt.tokens_dropped(tokens[0]):], pooled, {}
+
+    # Core's writes text with the images' positions; it needs nothing of its own class.
+    generate = comfy.text_encoders.qwen3vl.Qwen3VLClipModel.generate
 
 
 class Tokenizer(saving.TokenizerBesideWeights, comfy.text_encoders.qwen_image.QwenImageTokenizer):

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from qwen_image_2.messages import Refusal
+from qwen_image_2.model.language.tokens import IMAGE_PAD_TOKEN
 from qwen_image_2.model.qwen_image_1 import prompt
 from qwen_image_2.tests import reference_1
 from qwen_image_2.tests.reference import error
@@ -225,6 +226,42 @@ def test_encode_prompt_works_and_knows_what_this_family_was_trained_for(clip, mo
         positive, negative, tokens = text.QwenImage2TextEncode.execute(clip, prompt_text, "").result
         assert error(positive[0][0], encode(clip, prompt_text)) < 1e-6
         assert negative[0][0].shape[1] == 5 and words in told.pop()[0] and tokens in (1021, 1031)
+
+
+# ---------------------------------------------------------------- text that it writes
+
+def reference_text(encoder, clip, conversation, images, tokens):
+    """What transformers writes, without sampling."""
+    from comfy.text_encoders.qwen_vl import process_qwen2vl_images
+    seen = [process_qwen2vl_images(image) for image in images]
+    waiting, ids = iter(seen), []
+    for token in clip.tokenizer.hugging_face(conversation)["input_ids"]:
+        ids += [token] * (len(next(waiting)[0]) // 4 if token == IMAGE_PAD_TOKEN else 1)
+    ids = torch.tensor([ids])
+    sight = {"pixel_values": torch.cat([patches for patches, _ in seen]),
+             "image_grid_thw": torch.cat([grid for _, grid in seen]),
+             "mm_token_type_ids": (ids == IMAGE_PAD_TOKEN).int()} if seen else {}
+    written = encoder.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
+                               do_sample=False, eos_token_id=[151643, 151645], **sight)
+    return written[0, ids.shape[1]:].tolist()
+
+
+@pytest.mark.parametrize("conversation, count", [(prompt.CAPTION_EN, 1), (prompt.CAPTION_CN, 1),
+                                                 (prompt.render("a dog"), 0)], ids=["English", "Chinese", "text"])
+def test_it_writes_what_the_reference_writes(clip, encoder, conversation, count):
+    images = tensors(pictures(SIZES[:1]))[:count]
+    plain = reference_1.text_encoder(spatial_positions=False)  # whose hook would name tokens that are written, too
+    found = clip.generate(clip.tokenize(conversation, images=images), do_sample=False, max_length=12)
+    assert found == reference_text(plain, clip, conversation, images, 12)
+
+
+def test_the_enhancer_may_ask_it(clip):
+    from qwen_image_2.nodes.bridge.text_encoders import generation
+    from qwen_image_2.pages import enhancement
+    generation.check_writes(clip, sees=True)
+    written = generation.generate(clip, "Be good.", "a dog", [torch.rand(90, 100, 4), torch.rand(70, 40, 3)],
+                                  enhancement.EDIT, 0, 3, lambda tokens: None)
+    assert written.tokens == 3
 
 
 # ---------------------------------------------------------------- sizes
