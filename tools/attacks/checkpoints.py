@@ -15,7 +15,7 @@ import gguf
 import numpy as np
 import torch
 
-from qwen_image_2.model.language import key_maps
+from qwen_image_2.model.language import llama_cpp
 from qwen_image_2.model.qwen_image_1.spec import VAESpec as VAESpec1
 from qwen_image_2.model.qwen_image_1.vae import VAE as VAE1
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
@@ -90,6 +90,17 @@ def text_encoder() -> Part:
 
     return Part(tiny.text_encoder_state(),
                 {"model_type": "qwen3_vl", "text_config": tiny.TEXT_CONFIG, "vision_config": tiny.VISION_CONFIG}, load)
+
+
+def text_encoder_1() -> Part:
+    """Of the first family."""
+    from qwen_image_2.nodes.bridge.text_encoders.families import open_text_encoder
+
+    def load(path: Path) -> None:
+        open_text_encoder(path, path.name)
+
+    return Part(tiny.text_encoder_1_state(), {"model_type": "qwen2_5_vl", "text_config": tiny.TEXT_CONFIG_1,
+                                              "vision_config": tiny.VISION_CONFIG_1}, load)
 
 
 def enhancer() -> Part:
@@ -331,13 +342,19 @@ def quantized(part: Part) -> Callable[[Path], Kind]:
 
 # ---------------------------------------------------------------- GGUF
 
-def write_gguf(path: Path, tensors: dict[str, np.ndarray]) -> None:
+def write_gguf(path: Path, tensors: dict[str, np.ndarray], known: llama_cpp.Known = llama_cpp.QWEN3_VL) -> None:
     """A file with a header that has every kind of entry."""
-    writer = gguf.GGUFWriter(path, "qwen3vl")
-    writer.add_uint32("qwen3vl.block_count", 1)
-    writer.add_float32("qwen3vl.rope.freq_base", 5e6)
-    writer.add_array("qwen3vl.rope.dimension_sections", [*tiny.TEXT_CONFIG["rope_parameters"]["mrope_section"], 0])
-    writer.add_string("clip.projector_type", "qwen3vl_merger")
+    architecture = known.architectures[0]
+    config = tiny.TEXT_CONFIG if known is llama_cpp.QWEN3_VL else tiny.TEXT_CONFIG_1
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_uint32(f"{architecture}.block_count", 1)
+    writer.add_float32(f"{architecture}.rope.freq_base", 5e6)
+    writer.add_array(f"{architecture}.rope.dimension_sections", [*config["rope_parameters"]["mrope_section"], 0])
+    writer.add_string("clip.projector_type", known.projector)
+    if known is llama_cpp.QWEN2_5_VL:
+        writer.add_uint32(f"{architecture}.attention.head_count", config["num_attention_heads"])
+        writer.add_uint32("clip.vision.attention.head_count", tiny.VISION_CONFIG_1["num_heads"])
+        writer.add_uint32("clip.vision.n_wa_pattern", 2)
     for name, value in tensors.items():
         packed = value.ndim == 2 and value.shape[1] % 32 == 0
         kind = gguf.GGMLQuantizationType.Q8_0 if packed else gguf.GGMLQuantizationType.F32
@@ -393,11 +410,17 @@ class PairAttack(NamedTuple):
     projector: bool  # whether it is asked for
 
 
-def llama_cpp_files(part: Part) -> Callable[[Path], Kind]:
+def apart(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Queries, keys and values each on their own, as a projector of Qwen2.5-VL has them."""
+    return {name.replace("attn_qkv", f"attn_{part}"): rows for name, value in tensors.items()
+            for part, rows in (zip("qkv", np.split(value, 3)) if "attn_qkv" in name else [("", value)])}
+
+
+def llama_cpp_files(part: Part, known: llama_cpp.Known = llama_cpp.QWEN3_VL) -> Callable[[Path], Kind]:
     """Two files that become one, whose metadata is what others have in a configuration."""
     def kind(folder: Path) -> Kind:
         from qwen_image_2.nodes.bridge.text_encoders.families import open_text_encoder
-        state = {key_maps.LLAMA_CPP.to(name): value for name, value in part.state.items()}
+        state = {known.names.to(name): value for name, value in part.state.items()}
         paths = {"language": folder / "language.gguf", "mmproj": folder / "mmproj.gguf"}
         whole = {}
         for name, begins in (("language", ("token", "blk", "output")), ("mmproj", ("v.", "mm."))):
@@ -405,7 +428,8 @@ def llama_cpp_files(part: Part) -> Callable[[Path], Kind]:
             if name == "mmproj":
                 both = tensors.pop("v.patch_embd.weight")
                 tensors |= {"v.patch_embd.weight": both[:, :, 0], "v.patch_embd.weight.1": both[:, :, 1]}
-            write_gguf(paths[name], tensors)
+                tensors = apart(tensors) if known is llama_cpp.QWEN2_5_VL else tensors
+            write_gguf(paths[name], tensors, known)
             whole[name] = header_and_values(paths[name], list(tensors)[-1])
             write(paths[name], *whole[name])
 
@@ -425,3 +449,7 @@ def llama_cpp_files(part: Part) -> Callable[[Path], Kind]:
 
         return Kind(attack, try_it)
     return kind
+
+
+def llama_cpp_files_1(part: Part) -> Callable[[Path], Kind]:
+    return llama_cpp_files(part, llama_cpp.QWEN2_5_VL)

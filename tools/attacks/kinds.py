@@ -9,7 +9,7 @@ from . import adapters, checkpoints, pictures, requests, texts
 from .attempt import Kind
 
 PARTS = {maker: cache(maker) for maker in (checkpoints.transformer, checkpoints.vae, checkpoints.vae_1,
-                                          checkpoints.text_encoder, checkpoints.enhancer)}
+                                          checkpoints.text_encoder, checkpoints.text_encoder_1, checkpoints.enhancer)}
 
 
 def prepare(folder: Path) -> None:
@@ -40,6 +40,8 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "vae-1": _of(checkpoints.safetensors, checkpoints.vae_1),
     "text-encoder": _of(checkpoints.safetensors, checkpoints.text_encoder),
     "text-encoder-gguf": _of(checkpoints.llama_cpp_files, checkpoints.text_encoder),
+    "text-encoder-1": _of(checkpoints.safetensors, checkpoints.text_encoder_1),
+    "text-encoder-1-gguf": _of(checkpoints.llama_cpp_files_1, checkpoints.text_encoder_1),
     "enhancer": _of(checkpoints.safetensors, checkpoints.enhancer),
     "lora": _of(adapters.lora, checkpoints.transformer),
     "brief": texts.pages("QwenImage2PosterBrief", "QwenImage2SlideBrief", "QwenImage2InfographicBrief",

@@ -215,17 +215,16 @@ def quantize_paths(options: argparse.Namespace) -> tuple[Path, Path]:
 
 def require_room(file: Path, target: str, out: Path) -> None:
     """Refuse a disk that cannot take what will be made, by the header of the file. Needs the environment's packages."""
-    from ...model.checkpoints import known_files, loading, quantization
+    from ...model.checkpoints import loading, quantization
     from ...model.checkpoints.errors import CheckpointError
     from ...model.checkpoints.files import open_checkpoint
     from ...model.language import key_maps
-    from ...model.language.qwen3_vl import detect_text_encoder
     from ...model.qwen_image_2.detect import detect_transformer
-    from .quantize import FORMATS
+    from .quantize import FORMATS, text_encoder_in
     try:
         checkpoint = open_checkpoint(file)
-        text = known_files.is_text_encoder(checkpoint.tensors)
-        found = detect_text_encoder(checkpoint) if text else detect_transformer(checkpoint)
+        text = text_encoder_in(checkpoint)
+        found = text or detect_transformer(checkpoint)
     except CheckpointError as error:
         raise UserError(str(error)) from error
     shapes = {key_maps.COMFY.to(name) if text else name: shape for name, shape in found.shapes.items()}

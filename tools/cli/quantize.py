@@ -9,11 +9,21 @@ import torch
 
 from ...messages import Refusal
 from ...model.checkpoints import known_files
+from ...model.checkpoints.checkpoint import Checkpoint
 from ...model.checkpoints.files import open_checkpoint
+from ...model.checkpoints.matching import Detected
+from ...model.language import qwen2_5_vl, qwen3_vl
 from .errors import UserError
 
 # Short names for a shell.
 FORMATS = {"fp8": "fp8", "int8": "int8 (ConvRot)", "4-bit": "4-bit (nvfp4)"}
+
+
+def text_encoder_in(checkpoint: Checkpoint) -> Detected | None:
+    """The text encoder of either family; None: another file. Raises CheckpointError for a damaged one."""
+    if qwen2_5_vl.is_text_encoder(checkpoint):
+        return qwen2_5_vl.detect_text_encoder(checkpoint)
+    return qwen3_vl.detect_text_encoder(checkpoint) if known_files.is_text_encoder(checkpoint.tensors) else None
 
 
 def quantize(comfyui: Path, file: Path, target: str, out: Path) -> None:
@@ -23,7 +33,7 @@ def quantize(comfyui: Path, file: Path, target: str, out: Path) -> None:
     from ...nodes.bridge.quant import quantize
     from ...nodes.bridge.text_encoders import families
     try:
-        if known_files.is_text_encoder(open_checkpoint(file).tensors):
+        if text_encoder_in(open_checkpoint(file)):
             network = families.text_network(families.load_text_encoder(file, file.name, FORMATS[target]))
         else:
             network = loading.diffusion_network(loading.load_model(file, file.name, "base", FORMATS[target]))

@@ -4,11 +4,13 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from qwen_image_2.model.checkpoints.checkpoint import Checkpoint, TensorInfo
+from qwen_image_2.model.checkpoints import gguf
+from qwen_image_2.model.checkpoints.checkpoint import Checkpoint, GGUFCheckpoint, TensorInfo
 from qwen_image_2.model.checkpoints.errors import CheckpointError
-from qwen_image_2.model.language import key_maps, qwen2_5_vl, qwen3_vl
+from qwen_image_2.model.language import key_maps, llama_cpp, qwen2_5_vl, qwen3_vl
 from qwen_image_2.model.language.qwen2_5_vl import TextEncoderSpec, VisionSpec
 from qwen_image_2.tools import tiny
+from qwen_image_2.tools.attacks.mutation import JUNK
 
 # Qwen2.5-VL-7B-Instruct, config.json: older configurations have the language model's sizes at the top.
 PUBLISHED = dict(vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28,
@@ -137,3 +139,37 @@ def test_key_maps_are_one_to_one_and_know_their_own_names(small):
 def test_images_are_seen_in_the_size_that_transformers_computes(width, height):
     expected = smart_resize(height, width, 28, qwen2_5_vl.LEAST_PIXELS, qwen2_5_vl.MOST_PIXELS)
     assert qwen2_5_vl.seen_size(width, height) == expected[::-1]
+
+
+HEADER = {"general.architecture": "qwen2vl", "qwen2vl.rope.freq_base": 1e6, "qwen2vl.attention.head_count": 4,
+          "qwen2vl.rope.dimension_sections": [2, 3, 3, 0], "tokenizer.ggml.tokens": ["a", "b"]}
+CLIP = {"general.architecture": "clip", "clip.projector_type": "qwen2.5vl_merger",
+        "clip.vision.attention.head_count": 2, "clip.vision.n_wa_pattern": 2}
+
+
+def both_files(small, header, clip):
+    """llama.cpp's two files, without values."""
+    names = {key_maps.LLAMA_CPP_QWEN2_5.to(name): info.shape for name, info in small.items()}
+    frame = names.pop("v.patch_embd.weight")
+    names |= {f"v.patch_embd.weight{more}": (*frame[:2], *frame[3:]) for more in ("", ".1")}
+    language, vision = ({name: gguf.Stored(shape, "F32", torch.zeros(shape, device="meta"))
+                         for name, shape in names.items() if name.startswith(("v.", "mm.")) == sees}
+                        for sees in (False, True))
+    return GGUFCheckpoint.of("lm", language, header), GGUFCheckpoint.of("mmproj", vision, clip)
+
+
+def test_the_metadata_of_llama_cpp_says_what_shapes_cannot(small):
+    header = {name: value for name, value in HEADER.items() if "tokens" not in name}
+    found = qwen2_5_vl.detect_text_encoder(llama_cpp.text_encoder(*both_files(small, header, CLIP))).spec
+    assert found == qwen2_5_vl.detect_text_encoder(Checkpoint("it", small, CONFIG)).spec
+
+
+@pytest.mark.parametrize("key", [*HEADER, *CLIP])
+@pytest.mark.parametrize("value", JUNK, ids=range(len(JUNK)))
+def test_any_value_in_the_metadata_of_llama_cpp(small, key, value):
+    header, clip = ({**own, key: value} if key in own else own for own in (HEADER, CLIP))
+    header = {name: one for name, one in header.items() if key == name or "tokens" not in name}
+    try:
+        qwen2_5_vl.detect_text_encoder(llama_cpp.text_encoder(*both_files(small, header, clip)))
+    except CheckpointError as error:
+        assert str(error)
