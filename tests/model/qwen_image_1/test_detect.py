@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from qwen_image_2.model.checkpoints import loading
-from qwen_image_2.model.checkpoints.checkpoint import Checkpoint, TensorInfo
+from qwen_image_2.model.checkpoints.checkpoint import Checkpoint, StoredCheckpoint, TensorInfo
 from qwen_image_2.model.checkpoints.errors import CheckpointError
 from qwen_image_2.model.checkpoints.files import open_checkpoint
 from qwen_image_2.model.qwen_image_1 import detect, key_maps
@@ -67,6 +67,16 @@ def test_layouts_load_the_same_weights(layout, channels, dtype, tmp_path):
         assert model.get_parameter(name).untyped_storage().nbytes() == model.get_parameter(name).nbytes
     # conv_in and conv_out of both halves, two kernels of each of 8 + 12 + 4 residual blocks
     assert len(detected.last_taps) == (0 if "4-D" in layout or "one tap" in layout else 4 + 2 * 24)
+
+
+def test_kernels_are_mapped_on_their_own(tmp_path, monkeypatch):
+    """Or the pages of what is not taken would stay as long as the file's other tensors do."""
+    tiny.save(to_wan(reference.vae_1().state_dict()), tmp_path / "model.safetensors", {}, torch.float32)
+    checkpoint, alone, read = open_checkpoint(tmp_path / "model.safetensors"), [], StoredCheckpoint.read
+    monkeypatch.setattr(StoredCheckpoint, "read", lambda self, name: alone.append(name) or read(self, name))
+    detected = detect.detect_vae(checkpoint)
+    loading.load(VAE(detected.spec, device="meta"), detected, checkpoint, torch.float32)
+    assert set(alone) == {key_maps.VAE_WAN.to(name) for name in detected.last_taps}
 
 
 def test_values_that_no_frame_meets_may_be_anything(tmp_path):

@@ -106,13 +106,15 @@ def test_clones_take_patches_of_the_mlps_halves(on_a_card, model):
         each.patches.clear()
 
 
-def test_a_picture_and_back(on_a_card, vae_file):
+@pytest.mark.parametrize("file, channels, shape", [("vae_file", 4, (1, 64, 4, 6)), ("vae_1_file", 3, (1, 16, 8, 12))])
+def test_a_picture_and_back(on_a_card, request, file, channels, shape):
     from qwen_image_2.nodes.bridge.vae import load_vae
-    vae = load_vae(vae_file, vae_file.name)
+    path = request.getfixturevalue(file)
+    vae = load_vae(path, path.name)
     dynamic(vae.patcher).partially_load(CARD)
-    network, pixels = vae.first_stage_model, torch.empty(1, 4, 64, 96, device=CARD, dtype=vae.vae_dtype)
+    network, pixels = vae.first_stage_model, torch.empty(1, channels, 64, 96, device=CARD, dtype=vae.vae_dtype)
     assert any(hasattr(module, "_v") for module in network.decoder.modules())
     with torch.inference_mode():
         latent = network.encode(pixels)
         back = network.decode(latent)
-    assert latent.shape == (1, 64, 4, 6) and (back.device, back.dtype, back.shape) == (CARD, pixels.dtype, pixels.shape)
+    assert latent.shape == shape and (back.device, back.dtype, back.shape) == (CARD, pixels.dtype, pixels.shape)
