@@ -52,7 +52,8 @@ def resize(image: Tensor, width: int, height: int) -> Tensor:
 
 
 def over_white(image: Tensor) -> Tensor:
-    """IMAGE (B, H, W, 3 or 4) in [0, 1] -> RGB (B, H, W, 3), transparency composited over white."""
+    """IMAGE (B, H, W, 3 or 4) in [0, 1] -> RGB (B, H, W, 3), transparency composited over white, as in
+    training."""
     if image.shape[-1] == 3:
         return image
     colour, alpha = image[..., :3], image[..., 3:4]

@@ -15,7 +15,7 @@ from ....pages import enhancement
 from ....pages.enhancement import Task
 from ....pages.enhancement_answer import Generated
 from . import qwen2_5_vl, qwen3_5
-from .shared import Reader, over_white
+from .shared import Reader
 
 # Their tokenizers take a whole conversation as it is.
 CHAT_TOKENIZERS = (comfy.text_encoders.qwen35.Qwen35ImageTokenizer, comfy.text_encoders.qwen3vl.Qwen3VLTokenizer,
@@ -48,7 +48,7 @@ def generate(clip, instruction: str, prompt: str, images: Sequence[Tensor], task
     progress(tokens) is called for each of them. A cancelled run ends there; core's bar, which moves with every half
     percent of the most tokens, would look only then.
     """
-    shown = [over_white(references.resize(image, *enhancement.seen_size(image.shape[1], image.shape[0])))
+    shown = [references.over_white(references.resize(image, *enhancement.seen_size(image.shape[1], image.shape[0])))
              for image in images]
     tokens = _tokens(clip, instruction, prompt, shown)
     with _for_each_token(clip, progress):

@@ -16,6 +16,7 @@ from comfy import sd1_clip
 from torch import Tensor, nn
 
 from ....messages import Refusal
+from ....model.images import references
 from ....model.language import key_maps, llama_cpp
 from ....model.language.qwen2_5_vl import TextEncoderSpec, VisionSpec, detect_text_encoder, seen_size
 from ....model.language.tokens import IMAGE_PAD_TOKEN, PAD_TOKEN
@@ -140,7 +141,7 @@ class Tokenizer(saving.TokenizerBesideWeights, comfy.text_encoders.qwen_image.Qw
 
         Bicubic in 8 bits, by the function that transformers 5 calls; Pillow's differs by up to 2 of 255 in one value of
         a hundred, which moves the states by 4e-3. Core would be bilinear."""
-        image = shared.over_white(image if len(image) == 1 else image[:1])
+        image = references.over_white(image if len(image) == 1 else image[:1])
         size = seen_size(image.shape[2], image.shape[1])
         if size == (image.shape[2], image.shape[1]):
             return image

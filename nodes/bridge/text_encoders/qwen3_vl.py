@@ -11,6 +11,7 @@ from comfy import sd1_clip
 from torch import Tensor, nn
 
 from ....messages import Refusal
+from ....model.images import references
 from ....model.language import key_maps, llama_cpp
 from ....model.language.qwen3_vl import TextEncoderSpec, VisionSpec, detect_text_encoder
 from ....model.language.tokens import IMAGE_PAD_TOKEN, PAD_TOKEN
@@ -155,7 +156,7 @@ class Tokenizer(saving.TokenizerBesideWeights, comfy.text_encoders.qwen3vl.Qwen3
             raise Refusal("reference_multiple", "Reference sides must be multiples of 32 pixels, got {width} x "
                           "{height}. Use Encode Edit (Qwen-Image 2), which resizes references.",
                           width=image.shape[2], height=image.shape[1])
-        return shared.over_white(image)
+        return references.over_white(image)
 
 
 ENCODER = shared.Encoder(NAME, Tokenizer.family, detect_text_encoder, Qwen3VL, PromptEncoder, Tokenizer,

@@ -60,14 +60,6 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
 
 
-def over_white(image: Tensor) -> Tensor:
-    """(1, H, W, 3 or 4) -> RGB: transparency is composited over white, as in training."""
-    if image.shape[-1] == 3:
-        return image
-    colour, alpha = image[..., :3], image[..., 3:4]
-    return ((colour * alpha + (1 - alpha)) * 255).round() / 255  # in 8 bits, as the reference composes
-
-
 class Seen(NamedTuple):
     """What the vision tower makes of an image: its tokens, (rows, columns) of patches, and features for some layers."""
 
