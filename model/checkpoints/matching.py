@@ -51,6 +51,10 @@ class Part(NamedTuple):
     advice: Message
 
 
+# Of whichever family.
+TRANSFORMER_NAME, VAE_NAME = Message("part_transformer", "transformer"), Message("part_vae", "vae")
+
+
 def wrong_file(checkpoint: Checkpoint, part: Part) -> CheckpointError:
     return checkpoint.fail("wrong_file", "{file} is {found}, not a {kind} for Qwen-Image 2: {advice}.",
                            found=describe(checkpoint.tensors), kind=part.name, advice=part.advice)

@@ -9,6 +9,8 @@ from ..checkpoints import quantization
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..checkpoints.config_json import COUNT, FLAG, NUMBER, POSITIVE
 from ..checkpoints.matching import (
+    TRANSFORMER_NAME,
+    VAE_NAME,
     Detected,
     Part,
     companion_sources,
@@ -28,11 +30,11 @@ from .transformer import Transformer
 from .vae import VAE
 
 TRANSFORMER = Part(
-    Message("part_transformer", "transformer"),
+    TRANSFORMER_NAME,
     Message("choose_transformer_1", "choose a diffusion model of Qwen-Image, for example "
             "qwen_image_2512_bf16.safetensors"))
 AUTOENCODER = Part(
-    Message("part_vae_1", "vae"),
+    VAE_NAME,
     Message("choose_vae_1", "choose the VAE of Qwen-Image 1.x, for example qwen_image_vae.safetensors"))
 
 

@@ -4,8 +4,8 @@ Defaults are the published Qwen-Image values (diffusers 0.42.1: transformer_qwen
 """
 from dataclasses import dataclass
 
-from ...messages import Refusal
 from ..runtime.latent_scale import check_statistics
+from ..runtime.rope import check_axes
 from .latents import LATENT_MEAN, LATENT_STD
 
 
@@ -26,12 +26,7 @@ class TransformerSpec:
     layered: bool = False           # paints several frames, layers of one picture (Layered)
 
     def __post_init__(self) -> None:
-        if sum(self.rope_axes) != self.head_dim:
-            raise Refusal("rope_axes_sum", "rope_axes {axes} add up to {sum}, but head_dim is {head_dim}.",
-                          axes=str(self.rope_axes), sum=sum(self.rope_axes), head_dim=self.head_dim)
-        if any(axis % 2 for axis in self.rope_axes):
-            raise Refusal("rope_axes_odd", "rope_axes {axes} must be even: rotary channels come in pairs.",
-                          axes=str(self.rope_axes))
+        check_axes(self.rope_axes, self.head_dim)
 
     @property
     def token_channels(self) -> int:

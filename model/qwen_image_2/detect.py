@@ -10,6 +10,8 @@ from ..checkpoints import quantization
 from ..checkpoints.checkpoint import Checkpoint, Tensors
 from ..checkpoints.config_json import COUNT, FLAG, NUMBER, POSITIVE
 from ..checkpoints.matching import (
+    TRANSFORMER_NAME,
+    VAE_NAME,
     Detected,
     Part,
     Sources,
@@ -31,11 +33,11 @@ from .transformer import Transformer
 from .vae import VAE
 
 TRANSFORMER = Part(
-    Message("part_transformer", "transformer"),
+    TRANSFORMER_NAME,
     Message("choose_transformer", "choose the diffusion model of Qwen-Image 2.x, for example "
             "qwen_image_2.1_bf16.safetensors"))
 AUTOENCODER = Part(
-    Message("part_vae", "vae"),
+    VAE_NAME,
     Message("choose_vae", "choose the VAE of Qwen-Image 2.x, for example qwen_image_2.1_vae_bf16.safetensors"))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...messages import Refusal
 from ..runtime.latent_scale import check_statistics
+from ..runtime.rope import check_axes
 from .latents import LATENT_MEAN, LATENT_STD
 
 
@@ -26,12 +27,7 @@ class TransformerSpec:
     fused_mlp: bool = True          # gate and projection are the rows of one matrix; two where a file forbids that
 
     def __post_init__(self) -> None:
-        if sum(self.rope_axes) != self.head_dim:
-            raise Refusal("rope_axes_sum", "rope_axes {axes} add up to {sum}, but head_dim is {head_dim}.",
-                          axes=str(self.rope_axes), sum=sum(self.rope_axes), head_dim=self.head_dim)
-        if any(axis % 2 for axis in self.rope_axes):
-            raise Refusal("rope_axes_odd", "rope_axes {axes} must be even: rotary channels come in pairs.",
-                          axes=str(self.rope_axes))
+        check_axes(self.rope_axes, self.head_dim)
 
 
 @dataclass(frozen=True)

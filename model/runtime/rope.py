@@ -8,6 +8,8 @@ Shapes: S tokens, C channels of a head.
 """
 import torch
 
+from ...messages import Refusal
+
 
 def text_positions(start: int, length: int) -> torch.Tensor:
     """Positions (length, 3) of `length` text tokens from the counter `start` on."""
@@ -35,3 +37,13 @@ def rotations(positions: torch.Tensor, axes: tuple[int, int, int], theta: float)
         for i, channels in enumerate(axes)
     ], dim=1)
     return torch.polar(torch.ones_like(angles), angles)
+
+
+def check_axes(axes: tuple[int, int, int], head_dim: int) -> None:
+    """Raises Refusal where these rotary channels for frame, height and width do not make up a head."""
+    if sum(axes) != head_dim:
+        raise Refusal("rope_axes_sum", "rope_axes {axes} add up to {sum}, but head_dim is {head_dim}.",
+                      axes=str(axes), sum=sum(axes), head_dim=head_dim)
+    if any(axis % 2 for axis in axes):
+        raise Refusal("rope_axes_odd", "rope_axes {axes} must be even: rotary channels come in pairs.",
+                      axes=str(axes))
