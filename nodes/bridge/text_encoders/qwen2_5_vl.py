@@ -26,6 +26,7 @@ from . import shared
 
 NAME = "qwen25_7b"
 STOP_TOKENS = (151643, 151645)  # where it ends a text (generation_config.json)
+QUERIES = 1024  # of a long prompt that attend at once
 
 
 def language_config(spec: TextEncoderSpec):
@@ -51,6 +52,26 @@ class VisionTower(comfy.text_encoders.qwen_vl.Qwen2VLVisionTransformer):
         self.fullatt_block_indexes = list(spec.full_attention)
 
 
+def attend_by_rows(layer: nn.Module, arguments: tuple, named: dict) -> tuple[tuple, dict]:
+    """A hook before an attention layer of core's: long prompts attend in pieces of QUERIES.
+
+    Where ComfyUI does not use PyTorch's attention, as on a CPU, its own (0.30, attention_basic) makes the whole matrix
+    of scores: for 32,000 tokens of the published model 114 GB in fp32. Each piece looks at the keys up to its own end,
+    which are all that the mask leaves.
+    """
+    whole = named["optimized_attention"]
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tensor | None = None, **more) -> Tensor:
+        length = queries.shape[2]
+        if mask is None or length <= QUERIES or keys.shape[2] != length:
+            return whole(queries, keys, values, heads, mask=mask, **more)
+        ends = [(first, min(first + QUERIES, length)) for first in range(0, length, QUERIES)]
+        return torch.cat([whole(queries[:, :, first:last], keys[:, :, :last], values[:, :, :last], heads,
+                                mask=mask[..., first:last, :last], **more) for first, last in ends], 1)
+
+    return arguments, {**named, "optimized_attention": attend}
+
+
 class Qwen25VL(shared.Reader, comfy.text_encoders.llama.Qwen25_7BVLI):
     """Core's Qwen2.5-VL, built from a spec instead of core's one size."""
 
@@ -63,6 +84,8 @@ class Qwen25VL(shared.Reader, comfy.text_encoders.llama.Qwen25_7BVLI):
         self.dtype = dtype
         self.model = comfy.text_encoders.llama.Llama2_(language_config(spec), device=device, dtype=dtype,
                                                        ops=operations)
+        for layer in self.model.layers:
+            layer.self_attn.register_forward_pre_hook(attend_by_rows, with_kwargs=True)
         self.visual = None if spec.vision is None else VisionTower(spec.vision, spec.dim, dtype, device, operations)
 
     def preprocess_embed(self, embed, device):

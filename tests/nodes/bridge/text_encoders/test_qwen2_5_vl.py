@@ -75,6 +75,24 @@ def test_long_prompts_are_long_and_not_cut(clip):
     assert encode(clip, "").shape[1] == 5
 
 
+def test_long_prompts_attend_in_pieces(clip, monkeypatch):
+    """Or their scores would be a matrix of tokens by tokens for each head."""
+    import comfy.text_encoders.llama as core
+
+    from qwen_image_2.nodes.bridge.text_encoders import qwen2_5_vl
+    images, seen, choose = tensors(pictures([(140, 196)])), [], core.optimized_attention_for_device
+    expected = encode(clip, "make it blue", images, prompt.EDIT)
+
+    def recording(*arguments, **options):
+        whole = choose(*arguments, **options)
+        return lambda q, k, *more, **named: seen.append((q.shape[2], k.shape[2])) or whole(q, k, *more, **named)
+
+    monkeypatch.setattr(core, "optimized_attention_for_device", recording)
+    monkeypatch.setattr(qwen2_5_vl, "QUERIES", 40)
+    assert error(encode(clip, "make it blue", images, prompt.EDIT), expected) < BOUND
+    assert seen == [(40, 40), (40, 80), (29, 109)] * 3
+
+
 # Whole tokens and not, smaller than a window of 112 pixels and larger.
 SIZES = [(140, 196), (160, 128), (352, 416)]
 
