@@ -9,8 +9,12 @@ from comfy_api.latest import io, ui
 from ..messages import Message, Refusal
 from ..model.images import sizes
 from ..model.images.references import CLEAN_SIDE, named_references, off_failing_grid, resize
-from .bridge.text_encoders.families import check_clip, encode_together
+from ..model.qwen_image_1 import prompt as prompt_1
+from .bridge.keys import FAMILY_1, FAMILY_2
+from .bridge.text_encoders.families import check_clip, encode_together, family_of
 from .bridge.text_encoders.lazy import LazyConditioning
+from .bridge.vae import encode_images
+from .bridge.vae import family_of as vae_family
 from .common import categories
 from .common.checks import check_before_run, check_no_others, check_vae
 from .common.images import as_vae_takes, connected_references, empty_latent
@@ -25,6 +29,20 @@ LAST, FIRST, CUSTOM = "last reference", "first reference", "custom"
 # The key of what js/references.js shows in the node's `ui` output: one entry for each reference, in order.
 REFERENCES = "qwen_image_2_references"
 PREVIEW_SIDE = 256  # pixels, the longer one: twice what the page shows
+# What 1.x's text encoder sees of a reference: all its edit models but the first were trained on such small pictures.
+EYES_AREA = 384
+TRAINED_REFERENCES = 3  # of 1.x
+EDIT_PLUS, EDIT = "Edit Plus (2509, 2511)", "Edit (first model)"
+TEMPLATES = {EDIT_PLUS: prompt_1.EDIT_PLUS, EDIT: prompt_1.EDIT}
+
+
+def check_pair(clip, vae) -> str:
+    """The family of both. Raises Refusal where they are of two."""
+    family = family_of(clip)
+    if vae_family(vae) != family:
+        raise Refusal("families_mixed", "The text encoder belongs to Qwen-Image {clip}, the VAE to Qwen-Image {vae}; "
+                      "together they give noise. Load both of one family.", clip=family, vae=vae_family(vae))
+    return family
 
 
 def check_target(canvas: str | None, width: int | None, height: int | None) -> None:
@@ -57,6 +75,27 @@ def with_references(conditioning: Sequence, latents: list[torch.Tensor]) -> list
     return node_helpers.conditioning_set_values(conditioning, {"reference_latents": latents})
 
 
+def seen_by_1(references: list[torch.Tensor], resized: list[torch.Tensor], edit_model: str) -> list[torch.Tensor]:
+    """What the text encoder of 1.x sees: small pictures of its own, or with the first edit model what the VAE sees."""
+    if edit_model == EDIT:
+        return resized
+    return [resize(image, *sizes.size_for_area(EYES_AREA, image.shape[1] / image.shape[0])) for image in references]
+
+
+def advice_on_references(family: str, count: int, named: set[int]) -> list[Message]:
+    advice = []
+    if not named and count > 1:
+        advice.append(Message("references_unnamed", "The prompt names none of the {count} references. Refer to them as "
+                              "<image1>, <image2>, ...", count=count))
+    if named and family == FAMILY_1:
+        advice.append(Message("references_labelled", "Qwen-Image 1.x knows its references as Picture 1, Picture 2, "
+                              "...: the names <image1>, <image2>, ... in the prompt were written so."))
+    if family == FAMILY_1 and count > TRAINED_REFERENCES:
+        advice.append(Message("references_untrained", "{count} references; Qwen-Image 1.x was trained with at most "
+                              "{max}.", count=count, max=TRAINED_REFERENCES))
+    return advice
+
+
 def for_the_page(images: dict, resized: list[torch.Tensor]) -> dict:
     """The references (1, H, W, 4) in order: the socket each comes from, and a small file of it in ComfyUI's temporary
     folder. What a socket holds is known to nobody before it has run: a batch is several references."""
@@ -83,7 +122,7 @@ class QwenImage2EditEncode(io.ComfyNode):
             description="Encodes an edit instruction with one to ten reference images, and outputs the latent to edit.",
             search_aliases=["image edit", "edit prompt", "reference image", "qwen image edit", "instruction"],
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder of Qwen-Image 2 (Qwen3-VL)."),
+                io.Clip.Input("clip", tooltip="The text encoder: Qwen3-VL of Qwen-Image 2.x, or Qwen2.5-VL of 1.x."),
                 io.Vae.Input("vae", tooltip="Required: encodes the references for the transformer."),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True,
                                 extra_dict=ui_hints(meter=True, references="images"),
@@ -104,6 +143,10 @@ class QwenImage2EditEncode(io.ComfyNode):
                                          "near-copy. This moves them to 1056 x 1056 and says so."),
                 io.Int.Input("batch_size", default=1, min=1, max=64, advanced=True,
                              tooltip="Images per run. Image k uses the sampler's seed + k."),
+                io.Combo.Input("edit_model", list(TEMPLATES), default=EDIT_PLUS, optional=True, advanced=True,
+                               tooltip="Which edit model of Qwen-Image 1.x the prompt is for, since its files do not "
+                                       "say. Edit Plus: one to three references. Edit: the model of August 2025, one "
+                                       "reference. 2.x does not ask."),
             ],
             outputs=[io.Conditioning.Output(display_name="positive"), io.Conditioning.Output(display_name="negative"),
                      io.Latent.Output(display_name="latent")],
@@ -117,19 +160,23 @@ class QwenImage2EditEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, vae, prompt, negative_prompt, images, resolution, canvas, width, height, grid_guard,
-                batch_size, **others):
+                batch_size, edit_model=EDIT_PLUS, **others):
         check_no_others(others)
         check_clip(clip, reads_images=True)
         check_vae(vae)
+        family = check_pair(clip, vae)
         references = connected_references(images)
         named = named_references(prompt, len(references))
-        wanted, target, note = plan_sizes(references, resolution, canvas, width, height, grid_guard)
+        wanted, target, note = plan_sizes(references, resolution, canvas, width, height,
+                                          grid_guard and family == FAMILY_2)
         resized = [resize(image, *size) for image, size in zip(references, wanted)]
-        latents = [vae.encode(as_vae_takes(image, vae)) for image in resized]
-        positive, negative = (LazyConditioning(partial(with_references, encoded, latents))
-                              for encoded in encode_together(clip, (prompt, negative_prompt), resized))
-        advice = None if named or len(references) == 1 else Message(
-            "references_unnamed", "The prompt names none of the {count} references. Refer to them as <image1>, "
-            "<image2>, ...", count=len(references))
+        latents = [encode_images(vae, as_vae_takes(image, vae)) for image in resized]
+        if family == FAMILY_1:
+            encoded = encode_together(clip, [prompt_1.with_labels(text) for text in (prompt, negative_prompt)],
+                                      seen_by_1(references, resized, edit_model), TEMPLATES[edit_model])
+        else:
+            encoded = encode_together(clip, (prompt, negative_prompt), resized)
+        positive, negative = (LazyConditioning(partial(with_references, one, latents)) for one in encoded)
+        notes = (advice_on(prompt), note, *advice_on_references(family, len(references), named))
         return io.NodeOutput(list(positive), negative, empty_latent(*target, batch_size),
-                             ui=notify(cls, advice_on(prompt), note, advice) | for_the_page(images, resized))
+                             ui=notify(cls, *notes) | for_the_page(images, resized))

@@ -10,6 +10,7 @@ from ..model.qwen_image_2 import schedule as schedule_2
 from ..model.runtime.sigmas import tail, truncate_by_denoise
 from .bridge.files import miniature
 from .bridge.guider import guider_for, sample
+from .bridge.keys import FAMILY_1, FAMILY_2
 from .common import categories
 from .common.checks import UNCONNECTED, check_before_run, check_finite, check_latent
 from .common.schemas import schema
@@ -93,7 +94,7 @@ def check_guidance(cfg: float, negative: bool) -> None:
 
 def guidance_note(model, preset: str, cfg: float) -> str | None:
     """A model of 1.x with a CFG that it was not made for: possible, and told."""
-    if model.model.family != "1.x":
+    if model.model.family != FAMILY_1:
         return None
     if preset in schedule_1.LORA_PRESETS and cfg > 1:
         return Message("cfg_of_lora", "{preset} is made for CFG 1, but CFG is {cfg}: colours burn and each step takes "
@@ -115,7 +116,7 @@ def canvas_note(model, positive, samples: torch.Tensor) -> str | None:
     """Edits on a canvas that fails, or on one that is no reference's: possible, and told."""
     canvas = pixels(model, samples)
     connected = [pixels(model, latent) for _, values in positive for latent in values.get("reference_latents") or ()]
-    if model.model.family == "2.x" and references.off_failing_grid(canvas, connected):
+    if model.model.family == FAMILY_2 and references.off_failing_grid(canvas, connected):
         return Message("failing_grid", "Latent and reference are both {size} pixels, a size at which edits are known "
                        "to fail. Switch on Avoid the 1024 grid in Encode Edit, and use its latent.", size=_size(canvas))
     if not connected or canvas in connected:
@@ -135,7 +136,7 @@ def size_note(model, samples: torch.Tensor) -> str | None:
     width, height = pixels(model, samples)
     if note := miniature.size_note(model.model.label, width, height):
         return note
-    if model.model.family == "1.x" or height % sizes.MULTIPLE == 0 == width % sizes.MULTIPLE:
+    if model.model.family == FAMILY_1 or height % sizes.MULTIPLE == 0 == width % sizes.MULTIPLE:
         return None
     return Message("size_untrained", "{width} x {height} is not a multiple of {multiple} pixels; the model was not "
                    "trained on such sizes.", width=width, height=height, multiple=sizes.MULTIPLE)

@@ -3,6 +3,7 @@ from comfy_api.latest import io
 
 from ..messages import Message
 from ..model.qwen_image_1 import prompt as prompt_1
+from .bridge.keys import FAMILY_1
 from .bridge.text_encoders.families import check_clip, count_tokens, encode_together, family_of
 from .common import categories
 from .common.prompts import TRAINED_TOKENS, advice_on
@@ -12,7 +13,7 @@ from .notices import notify
 
 
 def trained_tokens(clip) -> int:
-    return prompt_1.TRAINED_TOKENS if family_of(clip) == "1.x" else TRAINED_TOKENS
+    return prompt_1.TRAINED_TOKENS if family_of(clip) == FAMILY_1 else TRAINED_TOKENS
 
 
 class QwenImage2TextEncode(io.ComfyNode):

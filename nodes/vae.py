@@ -5,15 +5,16 @@ from comfy_api.latest import io
 
 from ..messages import Message, Refusal
 from ..model.images.regions import as_masks, check_mask_count
+from .bridge.keys import FAMILY_1, FAMILY_2
 from .bridge.run_checks import not_finite_note
-from .bridge.vae import QWEN_IMAGE_1, QWEN_IMAGE_2, decode_images, encode_images, family_of
+from .bridge.vae import decode_images, encode_images, family_of
 from .common import categories
 from .common.checks import check_vae
 from .common.images import as_vae_takes, check_images
 from .common.schemas import schema
 from .notices import notify, show
 
-FAMILIES = {16: QWEN_IMAGE_1, 64: QWEN_IMAGE_2}  # by the channels of their latents
+FAMILIES = {16: FAMILY_1, 64: FAMILY_2}  # by the channels of their latents
 
 
 def check_decodable(shape: tuple[int, ...], vae) -> None:
@@ -22,9 +23,10 @@ def check_decodable(shape: tuple[int, ...], vae) -> None:
     family, channels, scale = family_of(vae), vae.latent_channels, vae.spacial_compression_decode()
     other = FAMILIES.get(shape[1]) if len(shape) in (4, 5) else None
     if other not in (None, family):
-        raise Refusal("vae_latent_family", "The latent has {channels} channels, as those of {other} have, but this VAE "
-                      "is that of {family}. Connect the VAE of {other}.", channels=shape[1], other=other, family=family)
-    if 0 in shape or shape[1:2] != (channels,) or len(shape) not in ((4, 5) if family == QWEN_IMAGE_1 else (4,)):
+        raise Refusal("vae_latent_family", "The latent has {channels} channels, as those of Qwen-Image {other} have, "
+                      "but this VAE is that of Qwen-Image {family}. Connect the VAE of Qwen-Image {other}.",
+                      channels=shape[1], other=other, family=family)
+    if 0 in shape or shape[1:2] != (channels,) or len(shape) not in ((4, 5) if family == FAMILY_1 else (4,)):
         raise Refusal("vae_latent_shape", "The latent has shape {shape}; this VAE decodes [batch, {channels}, "
                       "height/{scale}, width/{scale}].", shape=str(list(shape)), channels=channels, scale=scale)
 

@@ -6,16 +6,19 @@ import math
 
 from ...messages import Refusal
 
-MULTIPLE = 32
+MULTIPLE = 32  # of all sizes that 2.x was trained on, and of references in both families
+STEP = 16      # of all that the networks can make: official sizes of 1.x are no multiples of 32
 MIN_SIDE, MAX_SIDE = 64, 8192
 MAX_RATIO = 16  # longer side to shorter, of a reference
 
 RATIOS = {"1:1": (1, 1), "4:3": (4, 3), "3:4": (3, 4), "3:2": (3, 2), "2:3": (2, 3), "16:9": (16, 9), "9:16": (9, 16)}
-CLASSES = (512, 768, 1024, 1280, 1536, 2048)
+CLASSES = (512, 768, 1024, 1280, 1328, 1536, 2048)
 CUSTOM = "custom"  # an aspect ratio that leaves width and height to the user
 
-# At 2048 the model was trained on these, which are not what rounding gives.
+# Where the models were trained on sizes that are not what rounding gives: 2.x at 2048, 1.x at 1328 (model cards).
 NATIVE_2K = {"1:1": (2048, 2048), "4:3": (2400, 1792), "3:2": (2528, 1696), "16:9": (2752, 1536)}
+NATIVE_1 = {"1:1": (1328, 1328), "4:3": (1472, 1104), "3:2": (1584, 1056), "16:9": (1664, 928)}
+NATIVE = {2048: NATIVE_2K, 1328: NATIVE_1}
 # All that the built-in miniature was trained on: a square, a wide and a tall one. Its training draws by this order.
 MINIATURE = ((128, 128), (160, 96), (96, 160))
 
@@ -42,10 +45,10 @@ def reference_size(width: int, height: int, resolution: int | None) -> tuple[int
 
 def size_for(aspect_ratio: str, size_class: int) -> tuple[int, int]:
     """(width, height) for a name in RATIOS and a class in CLASSES."""
-    if size_class == 2048:
-        if aspect_ratio in NATIVE_2K:
-            return NATIVE_2K[aspect_ratio]
-        return NATIVE_2K[":".join(reversed(aspect_ratio.split(":")))][::-1]
+    if (native := NATIVE.get(size_class)) is not None:
+        if aspect_ratio in native:
+            return native[aspect_ratio]
+        return native[":".join(reversed(aspect_ratio.split(":")))][::-1]
     across, down = RATIOS[aspect_ratio]
     return size_for_area(size_class, across / down)
 
@@ -72,8 +75,8 @@ def chosen_size(aspect_ratio: str, size_class: int, width: int, height: int) -> 
 
 
 def is_native(width: int, height: int) -> bool:
-    """Whether the model was trained on this very size at 2K."""
-    return {(width, height), (height, width)} & set(NATIVE_2K.values()) != set()
+    """Whether a model was trained on this very size, which its table names."""
+    return any({(width, height), (height, width)} & set(table.values()) for table in NATIVE.values())
 
 
 def check_ratio(aspect_ratio: str) -> None:
@@ -84,9 +87,9 @@ def check_ratio(aspect_ratio: str) -> None:
 
 def check_size(width: int, height: int) -> None:
     """Refuse a size the model cannot make, and name the nearest that it can."""
-    nearest = tuple(min(MAX_SIDE, max(MIN_SIDE, round(side / MULTIPLE) * MULTIPLE)) for side in (width, height))
+    nearest = tuple(min(MAX_SIDE, max(MIN_SIDE, round(side / STEP) * STEP)) for side in (width, height))
     if nearest != (width, height):
         raise Refusal("size_invalid", "Width and height must be multiples of {multiple} between {min} and {max}, got "
-                      "{width} x {height}. The nearest size is {nearest_width} x {nearest_height}.", multiple=MULTIPLE,
+                      "{width} x {height}. The nearest size is {nearest_width} x {nearest_height}.", multiple=STEP,
                       min=MIN_SIDE, max=MAX_SIDE, width=width, height=height, nearest_width=nearest[0],
                       nearest_height=nearest[1])

@@ -1,4 +1,4 @@
-"""Names of the pack's own entries in ComfyUI's dictionaries, shared by those who write and those who read them."""
+"""Names that those who write and those who read share: the pack's own entries in ComfyUI's dictionaries, families."""
 
 # The conditioning's entry that says where the references go: a list of how many states of the prompt stand before each.
 # The name and the form are those of ComfyUI's own Qwen-Image 2.1 (comfy/text_encoders/qwen_image21.py), so that its
@@ -8,3 +8,6 @@ SLOTS_KEY = "image_slots"
 REPORT_KEY = "qwen_image_2_report"
 # The entry of transformer_options that says where the KV cache is tried first.
 CACHE_LOCATION_KEY = "qwen_image_2_prefix_place"
+
+# The two families of models, in messages after "Qwen-Image ".
+FAMILY_1, FAMILY_2 = "1.x", "2.x"

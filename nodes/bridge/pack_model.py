@@ -150,6 +150,21 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
         return self.current_weight_patches_uuid, strengths
 
 
+def check_prompt(text: Tensor | None, width: int) -> None:
+    """text: states (prompts, T, C). Raises Refusal for those of another width."""
+    if text is None or text.shape[-1] != width:
+        found = (Message("prompt_absent", "no prompt") if text is None else
+                 Message("prompt_width", "a prompt of width {width}", width=text.shape[-1]))
+        raise Refusal("conditioning_width", "The conditioning holds {found}, but this transformer expects width "
+                      "{width}. Encode the prompt with Encode Prompt (Qwen-Image 2) and its text encoder.", found=found,
+                      width=width)
+
+
+def no_prompt() -> Refusal:
+    return Refusal("prompt_missing", "Qwen-Image 2 needs a prompt. Connect Encode Prompt (Qwen-Image 2) to the "
+                   "sampler.")
+
+
 def check_prompts(text: Tensor, images: int) -> None:
     """text: states (prompts, T, C). Raises Refusal for any number but one, or one for each image."""
     if len(text) not in (1, images):

@@ -3,10 +3,11 @@ from collections.abc import Hashable
 
 import comfy.conds
 
-from ...messages import Message, Refusal
+from ...messages import Refusal
 from ...model.qwen_image_2.prefix_cache import Condition, PrefixCache
 from ...model.qwen_image_2.spec import TransformerSpec
 from .keys import SLOTS_KEY
+from .pack_model import check_prompt
 from .runtime.prefix_placement import CacheLocation
 
 
@@ -78,12 +79,7 @@ def prefix_tokens(condition: Condition, spec: TransformerSpec, images: int) -> i
 def condition_from(cond: dict, spec: TransformerSpec, normalize) -> Condition:
     """A conditioning's entries -> Condition. Raises ValueError where the encoder or the references do not fit."""
     text = cond.get("cross_attn")
-    if text is None or text.shape[-1] != spec.context_dim:
-        found = (Message("prompt_absent", "no prompt") if text is None else
-                 Message("prompt_width", "a prompt of width {width}", width=text.shape[-1]))
-        raise Refusal("conditioning_width", "The conditioning holds {found}, but this transformer expects width "
-                      "{width}. Encode the prompt with Encode Prompt (Qwen-Image 2) and its text encoder.", found=found,
-                      width=spec.context_dim)
+    check_prompt(text, spec.context_dim)
     slots = tuple(cond.get(SLOTS_KEY) or ())
     references = tuple(normalize(latent) for latent in cond.get("reference_latents") or ())
     if len(references) != len(slots):

@@ -16,7 +16,7 @@ import torch
 from comfy.model_patcher import LowVramPatch
 from torch import Tensor, nn
 
-from ...messages import Message, Refusal
+from ...messages import Refusal
 from ...model.qwen_image_1 import schedule
 from ...model.qwen_image_1.spec import TransformerSpec
 from ...model.qwen_image_1.transformer import Condition, Step, Transformer, patches
@@ -24,8 +24,8 @@ from ...model.runtime.kernels import Kernels
 from ...model.runtime.rope import image_positions
 from ...model.runtime.sigmas import PIXELS_PER_TOKEN
 from . import pack_model
-from .keys import REPORT_KEY
-from .pack_model import PackModel, check_prompts, through_wrappers
+from .keys import FAMILY_1, REPORT_KEY
+from .pack_model import PackModel, check_prompt, check_prompts, no_prompt, through_wrappers
 from .runtime import attention
 from .runtime.oom import retry_on_oom
 
@@ -121,7 +121,7 @@ class Around:
 
 
 class QwenImage1(PackModel):
-    family = "1.x"
+    family = FAMILY_1
     pixels_per_latent = 8
     presets, shift = schedule.PRESETS, schedule.SHIFT
     rescales_guidance = True
@@ -151,18 +151,12 @@ class QwenImage1(PackModel):
                           multiple=8 * spec.patch)
 
     def check_conditioning(self, cond: dict, images: int) -> None:
-        text, width = cond.get("cross_attn"), self.spec.context_dim
-        if text is None or text.shape[-1] != width:
-            found = (Message("prompt_absent", "no prompt") if text is None else
-                     Message("prompt_width", "a prompt of width {width}", width=text.shape[-1]))
-            raise Refusal("conditioning_width", "The conditioning holds {found}, but this transformer expects width "
-                          "{width}. Encode the prompt with Encode Prompt (Qwen-Image 2) and its text encoder.",
-                          found=found, width=width)
-        check_prompts(text, images)
+        check_prompt(cond.get("cross_attn"), self.spec.context_dim)
+        check_prompts(cond["cross_attn"], images)
         for latent in cond.get("reference_latents") or ():
             if latent.shape[1] != self.spec.channels or latent.ndim not in (4, 5):
-                raise Refusal("reference_shape", "A reference latent has shape {shape}, but Qwen-Image 1.x expects "
-                              "[1, {channels}, height/8, width/8]. Encode it with the VAE of this family.",
+                raise Refusal("reference_latent_shape", "A reference latent has shape {shape}, but Qwen-Image 1.x "
+                              "expects [1, {channels}, height/8, width/8]. Encode it with the VAE of this family.",
                               shape=str(list(latent.shape)), channels=self.spec.channels)
 
     def extra_conds(self, **kwargs):
@@ -195,8 +189,7 @@ class QwenImage1(PackModel):
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         """One step of one conditioning: ComfyUI's own, which calls DiffusionModel.forward."""
         if c_crossattn is None:
-            raise Refusal("prompt_missing", "Qwen-Image 2 needs a prompt. Connect Encode Prompt (Qwen-Image 2) to the "
-                          "sampler.")
+            raise no_prompt()
         options = transformer_options or {}
         report = options.get(REPORT_KEY, log.info)
         self.report_ignored_patches(options, report)

@@ -23,8 +23,8 @@ from ...model.runtime.kernels import Kernels
 from ...model.runtime.sigmas import PIXELS_PER_TOKEN
 from . import pack_model
 from .adapters.places import Place
-from .keys import CACHE_LOCATION_KEY, REPORT_KEY
-from .pack_model import PackModel, check_prompts, through_wrappers
+from .keys import CACHE_LOCATION_KEY, FAMILY_2, REPORT_KEY
+from .pack_model import PackModel, check_prompts, no_prompt, through_wrappers
 from .prefix_cond import PrefixCond, PromptPrefix, condition_from, prefix_count, prefix_shape, prefix_tokens
 from .runtime import attention, prefix_placement
 from .runtime.oom import retry_on_oom
@@ -125,7 +125,7 @@ def working_bytes(spec: TransformerSpec, tokens: int, element: int) -> int:
 
 
 class QwenImage2(PackModel):
-    family = "2.x"
+    family = FAMILY_2
     pixels_per_latent = 16
     presets, shift = schedule.PRESETS, schedule.SHIFT
     mlp_halves, fused_mlp = staticmethod(key_maps.mlp_halves), staticmethod(key_maps.fused_mlp)
@@ -194,8 +194,7 @@ class QwenImage2(PackModel):
                      **kwargs):
         """One step of one conditioning: ComfyUI's own, which calls DiffusionModel.forward."""
         if prefix is None:
-            raise Refusal("prompt_missing", "Qwen-Image 2 needs a prompt. Connect Encode Prompt (Qwen-Image 2) to the "
-                          "sampler.")
+            raise no_prompt()
         options = transformer_options or {}
         run, report = self.run_state, options.get(REPORT_KEY, log.info)
         run.prefixes.add(prefix)

@@ -31,12 +31,12 @@ from ...model.qwen_image_2 import vae as vae_2
 from ...model.qwen_image_2 import vae_memory as memory_2
 from ...model.runtime import latent_scale, vae_memory
 from . import saving
+from .keys import FAMILY_1, FAMILY_2
 from .progress import loading_progress
 
 log = logging.getLogger(__name__)
 
 VAESpec = spec_1.VAESpec | spec_2.VAESpec
-QWEN_IMAGE_1, QWEN_IMAGE_2 = "Qwen-Image 1.x", "Qwen-Image 2.x"  # the families, as messages call them
 
 
 class AutoEncoder:
@@ -79,14 +79,14 @@ class AutoEncoder:
 
 
 class AutoEncoder1(AutoEncoder, vae_1.VAE):
-    family = QWEN_IMAGE_1
+    family = FAMILY_1
     published = latents_1.LATENT_MEAN, latents_1.LATENT_STD
     memory = memory_1.MEMORY
     working_dtypes = (torch.bfloat16, torch.float16, torch.float32)  # core's, whose first one is right
 
 
 class AutoEncoder2(AutoEncoder, vae_2.VAE):
-    family = QWEN_IMAGE_2
+    family = FAMILY_2
     published = latents_2.LATENT_MEAN, latents_2.LATENT_STD
     memory = memory_2.MEMORY
     working_dtypes = (torch.bfloat16, torch.float32)
@@ -173,7 +173,7 @@ class QwenImage2VAE(comfy.sd.VAE):
             return self._with_frames(super().encode_tiled(pixel_samples, *args, **kwargs))
 
     def _with_frames(self, latent: Tensor) -> Tensor:
-        return latent.unsqueeze(2) if self.family == QWEN_IMAGE_1 else latent
+        return latent.unsqueeze(2) if self.family == FAMILY_1 else latent
 
     @property
     def largest_side(self) -> int:
@@ -204,7 +204,7 @@ def family_of(vae) -> str | None:
     if isinstance(vae, QwenImage2VAE):
         return vae.family
     network = getattr(vae, "first_stage_model", None)
-    return QWEN_IMAGE_1 if isinstance(network, comfy.ldm.wan.vae.WanVAE) and vae.latent_channels == 16 else None
+    return FAMILY_1 if isinstance(network, comfy.ldm.wan.vae.WanVAE) and vae.latent_channels == 16 else None
 
 
 def encode_images(vae, images: Tensor) -> Tensor:

@@ -16,15 +16,16 @@ def canvas_inputs(aspect_ratio: str, size: str) -> list[io.Input]:
                        tooltip="Width to height. custom: uses width and height below."),
         io.Combo.Input("size", [str(side) for side in sizes.CLASSES], default=size,
                        tooltip="Side of the square with the same area, in pixels. 2048 is the model's native "
-                               "2K table: 2048x2048, 2400x1792, 2528x1696, 2752x1536 and upright."),
+                               "2K table of 2.x: 2048x2048, 2400x1792, 2528x1696, 2752x1536 and upright; 1328 is the "
+                               "official table of 1.x: 1328x1328, 1472x1104, 1584x1056, 1664x928 and upright."),
         *side_inputs("aspect_ratio", sizes.CUSTOM, "Only used with aspect ratio custom."),
     ]
 
 
 def side_inputs(choice: str, custom: str, when: str) -> list[io.Input]:
     """Width and height of the user's own, used where the input `choice` is `custom`; when: that in words."""
-    return [io.Int.Input(side, default=1024, min=sizes.MIN_SIDE, max=sizes.MAX_SIDE, step=sizes.MULTIPLE,
-                         extra_dict=enabled_when(choice, custom), tooltip=f"Pixels, a multiple of 32. {when}")
+    return [io.Int.Input(side, default=1024, min=sizes.MIN_SIDE, max=sizes.MAX_SIDE, step=sizes.STEP,
+                         extra_dict=enabled_when(choice, custom), tooltip=f"Pixels, a multiple of 16 (2.x: better of 32). {when}")
             for side in ("width", "height")]
 
 

@@ -42,7 +42,7 @@ def encoder_of(clip) -> Encoder | None:
 
 
 def family_of(clip) -> str | None:
-    """1.x or 2.x; None: another CLIP."""
+    """FAMILY_1 or FAMILY_2; None: another CLIP."""
     encoder = encoder_of(clip)
     return encoder.family if encoder else None
 

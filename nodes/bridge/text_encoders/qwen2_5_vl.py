@@ -22,6 +22,7 @@ from ....model.language.qwen2_5_vl import TextEncoderSpec, VisionSpec, detect_te
 from ....model.language.tokens import IMAGE_PAD_TOKEN, PAD_TOKEN
 from ....model.qwen_image_1 import prompt
 from .. import saving
+from ..keys import FAMILY_1
 from . import shared
 
 NAME = "qwen25_7b"
@@ -129,7 +130,7 @@ class PromptEncoder(sd1_clip.SDClipModel):
 class Tokenizer(saving.TokenizerBesideWeights, comfy.text_encoders.qwen_image.QwenImageTokenizer):
     """Core's tokenizer files, Qwen-Image 1.x's templates."""
 
-    family = "1.x"
+    family = FAMILY_1
 
     def tokenize_with_weights(self, text, return_word_ids=False, llama_template=None, images: Sequence[Tensor] = (),
                               template: prompt.Template | None = None, **kwargs):

@@ -17,7 +17,7 @@ from ....model.language.qwen3_vl import TextEncoderSpec, VisionSpec, detect_text
 from ....model.language.tokens import IMAGE_PAD_TOKEN, PAD_TOKEN
 from ....model.qwen_image_2 import prompt
 from .. import saving
-from ..keys import SLOTS_KEY
+from ..keys import FAMILY_2, SLOTS_KEY
 from . import shared
 
 NAME = "qwen3vl_8b"
@@ -126,7 +126,7 @@ def image_slots(tokens: list, spec: VisionSpec) -> list[tuple[int, int]]:
 class Tokenizer(saving.TokenizerBesideWeights, comfy.text_encoders.qwen3vl.Qwen3VLTokenizer):
     """Core's tokenizer files, Qwen-Image 2's template."""
 
-    family = "2.x"
+    family = FAMILY_2
 
     def tokenize_with_weights(self, text, return_word_ids=False, images=(), skip_template=False, keep_vision=False,
                               **kwargs):

@@ -46,7 +46,7 @@ class Encoder(NamedTuple):
     """A text encoder of one family: what makes a CLIP of its file."""
 
     name: str                 # core's, in the names of weights and in tokens
-    family: str               # "1.x" or "2.x"
+    family: str               # FAMILY_1 or FAMILY_2
     detect: Callable[[Checkpoint], Detected]
     network: Callable[..., nn.Module]                   # (spec, dtype, device, operations)
     prompt_encoder: Callable[..., sd1_clip.SDClipModel]  # (spec, device, dtype, model_options)

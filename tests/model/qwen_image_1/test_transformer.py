@@ -7,7 +7,7 @@ import torch
 from qwen_image_2.model.qwen_image_1 import modulation
 from qwen_image_2.model.qwen_image_1.spec import TransformerSpec
 from qwen_image_2.model.qwen_image_1.transformer import Condition, Transformer, latents, patches
-from qwen_image_2.tests import reference_v1
+from qwen_image_2.tests import reference_1
 from qwen_image_2.tests.reference import error
 
 BOUND = 1e-4
@@ -30,7 +30,7 @@ def ours(theirs, dtype=torch.float32) -> Transformer:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["one time", "zero_cond_t"])
 def pair(request):
-    theirs = reference_v1.transformer(zero_cond_t=request.param)
+    theirs = reference_1.transformer(zero_cond_t=request.param)
     return theirs, ours(theirs)
 
 
@@ -88,7 +88,7 @@ def test_prompts_of_unequal_length_equal_the_reference_and_each_alone(pair):
 @pytest.mark.parametrize("frames", [1, 3, 9])
 def test_layers_equal_the_reference(frames):
     """The condition image stands at frame -1; with nine frames text begins after them, not after the widest image."""
-    theirs = reference_v1.transformer(layered=True)
+    theirs = reference_1.transformer(layered=True)
     x, condition = inputs(1, (6, 10), [(6, 10)], frames)
     sigma = torch.full((1,), SIGMA)
     found = ours(theirs)(x, sigma, condition)
@@ -98,7 +98,7 @@ def test_layers_equal_the_reference(frames):
 @torch.no_grad()
 def test_the_time_of_bfloat16_is_rounded_as_in_the_reference():
     """Unrounded, the embedding would be another one by more than a tenth."""
-    theirs = reference_v1.transformer().to(torch.bfloat16)
+    theirs = reference_1.transformer().to(torch.bfloat16)
     model = ours(theirs, torch.bfloat16)
     for sigma in (0.98, 0.73, 0.2):
         # The pipelines round the scheduler's 0 to 1000, and divide then.
@@ -110,7 +110,7 @@ def test_the_time_of_bfloat16_is_rounded_as_in_the_reference():
 
 @torch.no_grad()
 def test_float16_is_clipped_to_its_largest_values():
-    theirs = reference_v1.transformer()
+    theirs = reference_1.transformer()
     for block in theirs.transformer_blocks:
         block.img_mod[1].bias += 3  # gates well above 1
         block.txt_mod[1].bias += 3
@@ -151,7 +151,7 @@ def test_the_published_sizes():
 
 @torch.no_grad()
 def test_a_run_evaluates_its_sigmas_together_and_once(monkeypatch):
-    model = ours(reference_v1.transformer())
+    model = ours(reference_1.transformer())
     x, condition = inputs(1, TARGETS[0], ())
     asked = []
     evaluate = model.evaluate_modulation
@@ -172,7 +172,7 @@ def test_a_run_evaluates_its_sigmas_together_and_once(monkeypatch):
 @torch.no_grad()
 def test_a_table_keeps_no_more_than_its_limit(monkeypatch):
     monkeypatch.setattr(modulation, "MOST_KEPT", 4)
-    model = ours(reference_v1.transformer())
+    model = ours(reference_1.transformer())
     x, condition = inputs(1, TARGETS[0], ())
     for sigma in torch.linspace(0.1, 1, 10):
         model(x, sigma.view(1), condition)

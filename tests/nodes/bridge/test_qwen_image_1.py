@@ -6,7 +6,7 @@ import torch
 
 from qwen_image_2.messages import Refusal
 from qwen_image_2.model.checkpoints.errors import CheckpointError
-from qwen_image_2.tests import reference_v1
+from qwen_image_2.tests import reference_1
 from qwen_image_2.tests.model.qwen_image_1.test_transformer import inputs, velocity_of_reference
 from qwen_image_2.tests.reference import error
 
@@ -16,7 +16,7 @@ MARK = "__index_timestep_zero__"
 
 @pytest.fixture(scope="module")
 def theirs():
-    return reference_v1.transformer()
+    return reference_1.transformer()
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_prompts_of_the_other_family_are_refused(comfyui, write):
     for cond, key in (({}, "conditioning_width"), ({"cross_attn": torch.ones(1, 3, 4096)}, "conditioning_width"),
                       ({"cross_attn": torch.ones(2, 3, 64)}, "conditioning_count"),
                       ({"cross_attn": torch.ones(1, 3, 64), "reference_latents": [torch.ones(1, 64, 4, 4)]},
-                       "reference_shape")):
+                       "reference_latent_shape")):
         with pytest.raises(Refusal) as refused:
             model.check_conditioning(cond, 1)
         assert refused.value.message.key == key
