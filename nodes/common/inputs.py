@@ -25,7 +25,8 @@ def canvas_inputs(aspect_ratio: str, size: str) -> list[io.Input]:
 def side_inputs(choice: str, custom: str, when: str) -> list[io.Input]:
     """Width and height of the user's own, used where the input `choice` is `custom`; when: that in words."""
     return [io.Int.Input(side, default=1024, min=sizes.MIN_SIDE, max=sizes.MAX_SIDE, step=sizes.STEP,
-                         extra_dict=enabled_when(choice, custom), tooltip=f"Pixels, a multiple of 16 (2.x: better of 32). {when}")
+                         extra_dict=enabled_when(choice, custom),
+                         tooltip=f"Pixels, a multiple of 16 (2.x: better of 32). {when}")
             for side in ("width", "height")]
 
 
