@@ -31,6 +31,18 @@ class TransformerSpec:
 
 
 @dataclass(frozen=True)
+class ControlSpec:
+    base: TransformerSpec           # that it stands beside; blocks have its sizes, and layers are the transformer's
+    blocks: int = 16
+    channels: int = 129             # of control latents, keep mask, and latents of the masked source
+
+    @property
+    def every(self) -> int:
+        """Blocks of the transformer for one of the chain: the first, and then every so many."""
+        return max(1, self.base.layers // self.blocks)
+
+
+@dataclass(frozen=True)
 class VAESpec:
     base_dim: int = 96              # encoder channels at full resolution
     decoder_base_dim: int = 144

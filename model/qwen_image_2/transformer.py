@@ -6,8 +6,9 @@ transformer_qwenimage21.py. Module names are those of the diffusers checkpoint, 
 Shapes: B batch of targets, P batch of prefixes (1 or B), S tokens of the pass at hand, N target tokens = h * w,
 T prefix tokens, D width, H heads, C channels of a head, M hidden width of the MLP.
 """
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import count
 
 import torch
 import torch.nn.functional as F
@@ -20,21 +21,10 @@ from ..runtime.offload import Streamer
 from ..runtime.operations import Factory, ModuleList, Operations
 from ..runtime.rope import image_positions, rotations, text_positions
 from ..runtime.time_embedding import TIME_CHANNELS, timestep_embedding
+from .blocks import Attend, Block, Modulation
+from .control import Controlling, PrefixControl, TargetChains
 from .prefix_cache import Condition, PrefixCache, Segment
 from .spec import TransformerSpec
-
-
-class Modulation(NamedTuple):
-    """What sigma does to every block alike: scales and gates, each of (B, 1, D)."""
-
-    scale_attn: Any  # scales in the form that the kernels want (runtime/kernels.py)
-    gate_attn: Tensor
-    scale_mlp: Any
-    gate_mlp: Tensor
-
-
-# attend(q, k, v) -> attended values; q, k, v (B, S, H, C) -> (B, S, H * C)
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class ZeroCentredRMSNorm(nn.Module):
@@ -80,85 +70,6 @@ class TimeEmbedding(nn.Module):
         return mlp["linear_2"](F.silu(mlp["linear_1"](timestep_embedding(sigma, dtype))))
 
 
-class Attention(nn.Module):
-    def __init__(self, spec: TransformerSpec, ops: Operations, kernels: Kernels, **factory: Unpack[Factory]):
-        super().__init__()
-        inner = spec.heads * spec.head_dim
-        self.heads = spec.heads
-        self.kernels = kernels
-        self.to_q = ops.Linear(spec.dim, inner, bias=False, **factory)
-        self.to_k = ops.Linear(spec.dim, inner, bias=False, **factory)
-        self.to_v = ops.Linear(spec.dim, inner, bias=False, **factory)
-        self.to_out = ModuleList([ops.Linear(inner, spec.dim, bias=False, **factory)])
-        self.norm_q = ops.RMSNorm(spec.head_dim, eps=spec.eps, **factory)
-        self.norm_k = ops.RMSNorm(spec.head_dim, eps=spec.eps, **factory)
-
-    def project(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (B, S, D) -> queries, keys, values, each (B, S, H, C), normed and rotated."""
-        q, k, v = (linear(x).unflatten(-1, (self.heads, -1)) for linear in (self.to_q, self.to_k, self.to_v))
-        q, k = self.kernels.norm_rope(q, k, self.norm_q, self.norm_k, rope)
-        return q, k, v
-
-    def forward(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
-        return self.to_out[0](attend(*self.project(x, rope)))  # (B, S, D)
-
-
-class SwiGLU(nn.Module):
-    """Gate and projection are one matrix, whose upper half of rows is the gate's, as in Comfy-Org's files: one product,
-    one input to quantize, and an output that a kernel can multiply while it quantizes it (runtime/kernels.py)."""
-
-    def __init__(self, spec: TransformerSpec, ops: Operations, kernels: Kernels, **factory: Unpack[Factory]):
-        super().__init__()
-        self.kernels = kernels
-        self.gate_up = ops.Linear(spec.dim, 2 * spec.mlp_dim, bias=False, **factory)
-        self.out = ops.Linear(spec.mlp_dim, spec.dim, bias=False, **factory)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.kernels.linear_of_swiglu(self.out, self.gate_up(x))  # (B, S, 2M) -> (B, S, D)
-
-
-class SplitSwiGLU(nn.Module):
-    """The same with two matrices, as in the reference: for files whose halves cannot be joined to the bit, because
-    each has a type or a scale of its own (detect.py)."""
-
-    def __init__(self, spec: TransformerSpec, ops: Operations, **factory: Unpack[Factory]):
-        super().__init__()
-        self.gate_layer = ops.Linear(spec.dim, spec.mlp_dim, bias=False, **factory)
-        self.proj = ops.Linear(spec.dim, spec.mlp_dim, bias=False, **factory)
-        self.out = ops.Linear(spec.mlp_dim, spec.dim, bias=False, **factory)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = F.silu(self.gate_layer(x)).mul_(self.proj(x))  # (B, S, M), the widest tensor: no third copy of it
-        return self.out(hidden)
-
-
-class Block(nn.Module):
-    def __init__(self, spec: TransformerSpec, ops: Operations, kernels: Kernels, **factory: Unpack[Factory]):
-        super().__init__()
-        self.eps = spec.eps
-        self.kernels = kernels
-        self.attn = Attention(spec, ops, kernels, **factory)
-        self.img_mlp: SwiGLU | SplitSwiGLU = (SwiGLU(spec, ops, kernels, **factory) if spec.fused_mlp
-                                              else SplitSwiGLU(spec, ops, **factory))
-
-    def forward(self, x: Tensor, modulation: Modulation, rope: Tensor, attend: Attend) -> Tensor:
-        """x (B, S, D) -> x + gate * attention(norm(x) * (1 + scale)), and the same with the MLP: no shift.
-
-        The kernel of the norm multiplies by 1 + scale, torch.addcmul gates and adds in one pass.
-        """
-        scale_attn, gate_attn, scale_mlp, gate_mlp = modulation
-        norm = self.kernels.scaled_layer_norm
-        x = torch.addcmul(x, gate_attn, self.attn(norm(x, scale_attn, self.eps), rope, attend))  # (B, S, D)
-        x = torch.addcmul(x, gate_mlp, self.img_mlp(norm(x, scale_mlp, self.eps)))               # (B, S, D)
-        # The residual stream outgrows fp16; the reference clips it to the largest finite value.
-        return x.clip(-65504, 65504) if x.dtype == torch.float16 else x
-
-    def keys_and_values(self, x: Tensor, modulation: Modulation, rope: Tensor) -> tuple[Tensor, Tensor]:
-        """Of tokens x (B, S, D), each (B, S, H, C), without the rest of the block."""
-        _, k, v = self.attn.project(self.kernels.scaled_layer_norm(x, modulation.scale_attn, self.eps), rope)
-        return k, v
-
-
 class OutputNorm(nn.Module):
     def __init__(self, spec: TransformerSpec, ops: Operations, kernels: Kernels, **factory: Unpack[Factory]):
         super().__init__()
@@ -197,16 +108,20 @@ class Transformer(nn.Module):
         self.proj_out = ops.Linear(spec.dim, spec.channels, bias=False, **factory)
 
     def encode_prefix(self, condition: Condition, sigma: Tensor | None = None, dtype: torch.dtype | None = None,
-                      attention: Callable[..., Tensor] | None = None) -> PrefixCache:
+                      attention: Callable[..., Tensor] | None = None,
+                      controls: Sequence[PrefixControl] = ()) -> PrefixCache:
         """Run text and references through all blocks and keep their keys and values; arguments as prefix_layers."""
-        return PrefixCache(prefix_end(condition), list(self.prefix_layers(condition, sigma, dtype, attention)))
+        layers = self.prefix_layers(condition, sigma, dtype, attention, controls)
+        return PrefixCache(prefix_end(condition), list(layers))
 
     def prefix_layers(self, condition: Condition, sigma: Tensor | None = None, dtype: torch.dtype | None = None,
-                      attention: Callable[..., Tensor] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Run text and references through the blocks and yield each one's keys and values (P, T, H, C).
+                      attention: Callable[..., Tensor] | None = None,
+                      controls: Sequence[PrefixControl] = ()) -> Iterator[tuple[Tensor, Tensor]]:
+        """Run text and references through the blocks and yield each one's keys and values (P, T, H, C), those of a
+        control network's block after those of the block that it follows.
 
         sigma (P,): only read where `causal_condition` is false. dtype: to compute in, by default the text's.
-        attention: instead of the kernels' own, this once.
+        attention: instead of the kernels' own, this once. controls: that will be in force along the target.
         """
         attention = attention or self.kernels.attention
         segments = list(condition.segments())
@@ -231,26 +146,39 @@ class Transformer(nn.Module):
                 for s in segments
             ], dim=1)
 
-        last = self.transformer_blocks[-1]
-        for block in self._blocks_in_turn():
-            if block is last:  # nothing reads the prefix after its keys and values
+        images = [slice(segment.start, segment.end) for segment in segments if segment.grid is not None]
+        chains = [control.network.begin_prefix(x, images if control.reference_rows else ()) for control in controls]
+        last = self.spec.layers - 1
+        for number, block in enumerate(self._blocks_in_turn()):
+            if number == last:  # nothing reads the prefix after its keys and values
                 final = block.keys_and_values(x, modulation, rope)
             else:
                 x = block(x, modulation, rope, attend)
                 yield kept.pop()
+            for place, control in enumerate(controls):
+                if (beside := control.network.block_after(number)) is None:
+                    continue
+                assert number < last, "a control network follows no last block"
+                chains[place] = beside(chains[place], modulation, rope, attend)
+                yield kept.pop()
+                x = torch.add(x, beside.after_proj(chains[place]), alpha=control.strength)
         yield final  # out of the loop: a pass that nobody takes further must hold no block
 
     def forward(self, x: Tensor, sigma: Tensor, cache: PrefixCache,
-                attention: Callable[..., Tensor] | None = None) -> Tensor:
-        """x: noisy latents (B, 64, h, w) on the transformer's scale; sigma (B,) in [0, 1] -> velocity like x."""
+                attention: Callable[..., Tensor] | None = None, controls: Sequence[Controlling] = ()) -> Tensor:
+        """x: noisy latents (B, 64, h, w) on the transformer's scale; sigma (B,) in [0, 1] -> velocity like x.
+        controls: those that the cache was made with."""
         attention = attention or self.kernels.attention
         height, width = x.shape[-2:]
         tokens = self.img_in(x.flatten(2).transpose(1, 2))  # (B, N, D)
         time = self.time_text_embed(sigma, tokens.dtype)    # (B, D)
         modulation = self._modulation(time)
         rope = self._target_rope(cache, (height, width), x.device)
+        chains = TargetChains(controls, tokens)
+        attends = _attending(cache, attention)
         for layer, block in enumerate(self._blocks_in_turn()):
-            tokens = block(tokens, modulation, rope, _attend_to_all(cache, layer, attention))  # (B, N, D)
+            tokens = block(tokens, modulation, rope, next(attends))  # (B, N, D)
+            tokens = chains.after(layer, tokens, modulation, rope, attends)
         velocity = self.proj_out(self.norm_out(tokens, time))  # (B, N, 64)
         return velocity.transpose(1, 2).unflatten(2, (height, width))
 
@@ -287,12 +215,12 @@ class Transformer(nn.Module):
         return torch.cat(pieces, dim=1)
 
 
-def _attend_to_all(cache: PrefixCache, layer: int, attention: Callable[..., Tensor]) -> Attend:
-    """The target sees the whole prefix and itself: no mask."""
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attending(cache: PrefixCache, attention: Callable[..., Tensor]) -> Iterator[Attend]:
+    """For each layer of the cache in turn: the target sees the whole prefix and itself, without a mask."""
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = cache.join(layer, k, v)  # (B, T + N, H, C)
         return attention(q, keys, values)
-    return attend
+    return (partial(attend, layer) for layer in count())
 
 
 def prefix_end(condition: Condition) -> int:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
-from qwen_image_2.model.qwen_image_2.transformer import Block, Modulation
+from qwen_image_2.model.qwen_image_2.blocks import Block, Modulation
 
 SPEC, TOKENS, PREFIX = TransformerSpec(), 4096, 300
 # They read and write nothing of their own.
