@@ -98,7 +98,7 @@ def test_faults_are_refused_before_anything_runs(nodes, name):
     assert "control character U+0007" in validate(node, title="a\x07")
     assert "contains every kind of quotation mark" in validate(node, title='a"b“c「d『')
     assert "never closed" in validate(node, picture='12" record')
-    assert "multiples of 32" in validate(node, aspect_ratio="custom", width=1000)
+    assert "multiples of 16" in validate(node, aspect_ratio="custom", width=1001)
     assert "Unknown aspect ratio 5:4" in validate(node, aspect_ratio="5:4")
 
 

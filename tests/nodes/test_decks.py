@@ -118,7 +118,7 @@ def test_outlines_are_refused_before_anything_runs(decks):
     assert "300 slides" in validate(node, **values | {"outline": "## A\n" * 300})
     unquotable = values | {"outline": "## A\n## B\n- a\"b“c「d『"}
     assert "Slide 2 (B) cannot be drawn: The text" in validate(node, **unquotable)
-    assert "multiples of 32" in validate(node, **values | {"aspect_ratio": "custom", "width": 1000})
+    assert "multiples of 16" in validate(node, **values | {"aspect_ratio": "custom", "width": 1001})
 
 
 def test_the_default_outline_can_be_written(decks, said):

@@ -130,7 +130,7 @@ def test_the_definition_names_the_inputs_that_are_measured(routes, name):
 
 @pytest.mark.parametrize("changes, sentence", [
     (dict.fromkeys(("title", "subtitle", "call_to_action"), ""), "brief is empty"),
-    ({"picture": '12" record'}, "never closed"), ({"aspect_ratio": "custom", "width": 1000}, "multiples of 32"),
+    ({"picture": '12" record'}, "never closed"), ({"aspect_ratio": "custom", "width": 1001}, "multiples of 16"),
     ({"palette": ",".join("abcdefghijk")}, "11 colors"), ({"title": "a" * 30_000}, "exceeds 1,000 tokens")])
 def test_answers_with_the_sentence_by_which_the_node_refuses(routes, changes, sentence):
     status, answer = brief(routes, "QwenImage2PosterBrief", **POSTER | changes)
@@ -143,8 +143,8 @@ def test_a_deck_names_its_slide(routes):
     assert answer["refused"].startswith("Slide 2 (B) cannot be drawn: ") and "never closed" in answer["refused"]
     assert answer["parts"]["key"] == "slide_refused" and answer["parts"]["values"]["error"]["key"] == "quotation_open"
     # The canvas is no slide's fault.
-    answer = brief(routes, "QwenImage2DeckOutline", **DECK | {"aspect_ratio": "custom", "width": 1000})[1]
-    assert answer["refused"].startswith("Width and height must be multiples of 32")
+    answer = brief(routes, "QwenImage2DeckOutline", **DECK | {"aspect_ratio": "custom", "width": 1001})[1]
+    assert answer["refused"].startswith("Width and height must be multiples of 16")
 
 
 @pytest.mark.parametrize("node", ["QwenImage2TextEncode", "QwenImage2SaveDeck", "SaveImage", "__class__", "", None, 5,

@@ -90,7 +90,7 @@ def test_lora_of_qwen_image_1(client, models):
 
 
 @pytest.mark.parametrize("change, words", [
-    (dict(width=1000), "multiples of 32 between 64 and 8192, got 1000 x 64. The nearest size is 992 x 64"),
+    (dict(width=1001), "multiples of 16 between 64 and 8192, got 1001 x 64. The nearest size is 1008 x 64"),
     (dict(width=32), "got 32 x 64. The nearest size is 64 x 64"),
     (dict(width=32000), "got 32000 x 64. The nearest size is 8192 x 64"),
     (dict(batch_size=0), "batch_size"),

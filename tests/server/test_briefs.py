@@ -32,7 +32,7 @@ def test_texts_reach_the_text_encoder_and_the_check_unchanged(client):
     ({"title": "a\x07"}, "The title contains the control character U+0007"),
     ({"picture": '12" record'}, "The picture description opens a quotation mark that is never closed"),
     ({"palette": '"red"'}, "is not a color for the palette"),
-    ({"aspect_ratio": "custom", "width": 1000}, "Width and height must be multiples of 32"),
+    ({"aspect_ratio": "custom", "width": 1001}, "Width and height must be multiples of 16"),
 ])
 def test_faults_are_refused_before_anything_runs(client, name, fields, words):
     started = []

@@ -43,7 +43,7 @@ def test_encode_equals_cores(vae_1, of_core, height, width):
 
 
 def test_decode_equals_cores(vae_1, of_core):
-    latent = torch.randn(2, 16, 1, 5, 7) * 4
+    latent = torch.randn(2, 16, 1, 5, 7, generator=torch.Generator().manual_seed(0)) * 8
     expected = of_core.decode(latent).flatten(0, 1)
     assert error(vae_1.decode(latent), expected) < BOUND
     assert error(vae_1.decode(latent.squeeze(2)), expected) < BOUND
@@ -144,7 +144,7 @@ def test_whose_a_vae_is(which, request):
     from qwen_image_2.nodes.bridge.vae import family_of
     from qwen_image_2.nodes.common.checks import check_vae
     vae = request.getfixturevalue(which)
-    assert family_of(vae) == ("Qwen-Image 2.x" if which == "vae" else "Qwen-Image 1.x")
+    assert family_of(vae) == ("2.x" if which == "vae" else "1.x")
     check_vae(vae)
     if which == "of_core":
         with pytest.raises(Refusal, match="This VAE is not the Qwen-Image 2 VAE. Load it with Load VAE"):

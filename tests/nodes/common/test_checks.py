@@ -70,7 +70,7 @@ def test_comfyui_reads_which_inputs_are_asked_for(node, checks):
 
 @pytest.mark.parametrize(("canvas", "words"), [
     (("1:1", 1000, 1000), None), ((None, 1000, 1000), None), (("custom", None, 1000), None),
-    (("custom", 640, 320), None), (("custom", 640, 1000), "multiples of 32"),
+    (("custom", 640, 320), None), (("custom", 640, 1001), "multiples of 16"),
     (("5:4", None, None), "Unknown aspect ratio")])
 def test_a_canvas_is_checked_as_far_as_it_is_known(checks, canvas, words):
     if words is None:
