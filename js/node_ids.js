@@ -31,4 +31,6 @@ export const NODE_IDS = new Set([
   "QwenImage2TextEncode",
   "QwenImage2VAEDecode",
   "QwenImage2VAEEncode",
+  "QwenImage2LoadControl",
+  "QwenImage2ApplyControl",
 ]);

@@ -2,6 +2,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .briefs import QwenImage2ComicBrief, QwenImage2InfographicBrief, QwenImage2PosterBrief, QwenImage2SlideBrief
+from .control import QwenImage2ApplyControl, QwenImage2LoadControl
 from .decks import QwenImage2DeckOutline, QwenImage2SaveDeck
 from .edit import QwenImage2EditEncode
 from .enhance import QwenImage2LoadEnhancer, QwenImage2PromptEnhance
@@ -25,6 +26,8 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2LoadVAE,
     QwenImage2LoadLoRA,
     QwenImage2Memory,
+    QwenImage2LoadControl,
+    QwenImage2ApplyControl,
     QwenImage2TextEncode,
     QwenImage2EditEncode,
     QwenImage2LoadEnhancer,

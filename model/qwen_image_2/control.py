@@ -12,6 +12,7 @@ Shapes as in transformer.py.
 """
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +47,10 @@ class Control(nn.Module):
         self.control_blocks = ModuleList(
             ControlBlock(spec, ops, kernels, number == 0, **factory) for number in range(spec.blocks))
 
-    def block_after(self, layer: int) -> ControlBlock | None:
-        """The block whose hint is added after this block of the transformer."""
-        number, rest = divmod(layer, self.spec.every)
+    def block_after(self, layer: int, layers: int) -> ControlBlock | None:
+        """The block whose hint is added after this block of the transformer's so many: the first, and then every
+        second of 32."""
+        number, rest = divmod(layer, max(1, layers // self.spec.blocks))
         return self.control_blocks[number] if rest == 0 and number < self.spec.blocks else None
 
     def begin_prefix(self, x: Tensor, reference_rows: Iterable[slice] = ()) -> Tensor:
@@ -98,8 +100,8 @@ class TargetChains:
     """The chains of all controls along the target. Those of one network run as one batch, since the keys and values of
     its prefix are read once for a layer."""
 
-    def __init__(self, controls: Sequence[Controlling], x: Tensor):
-        self.images = len(x)
+    def __init__(self, controls: Sequence[Controlling], x: Tensor, layers: int):
+        self.images, self.layers = len(x), layers
         self.of: dict[Control, list[Controlling]] = {}
         for control in controls:
             self.of.setdefault(control.network, []).append(control)
@@ -109,7 +111,7 @@ class TargetChains:
     def after(self, layer: int, x: Tensor, modulation: Modulation, rope: Tensor, attends: Iterator[Attend]) -> Tensor:
         """x after this block of the transformer, with all hints. attends: of the layers that follow in the prefix."""
         for network, those in self.of.items():
-            block = network.block_after(layer)
+            block = network.block_after(layer, self.layers)
             if block is None:
                 continue
             state = block(self.states[network], _repeated(modulation, len(those)), rope, next(attends))
@@ -124,7 +126,7 @@ def _repeated(modulation: Modulation, times: int) -> Modulation:
     if times == 1:
         return modulation
 
-    def again(value: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    def again(value: Any) -> Any:  # kernels may keep a scale in several tensors
         if isinstance(value, tuple):
             return tuple(again(each) for each in value)
         return value if len(value) == 1 else value.repeat(times, *[1] * (value.ndim - 1))

@@ -28,7 +28,8 @@ from ..checkpoints.matching import (
     wrong_file,
 )
 from . import key_maps
-from .spec import TransformerSpec, VAESpec
+from .control import Control
+from .spec import ControlSpec, TransformerSpec, VAESpec
 from .transformer import Transformer
 from .vae import VAE
 
@@ -36,6 +37,10 @@ TRANSFORMER = Part(
     TRANSFORMER_NAME,
     Message("choose_transformer", "choose the diffusion model of Qwen-Image 2.x, for example "
             "qwen_image_2.1_bf16.safetensors"))
+CONTROL = Part(
+    Message("part_control", "control network"),
+    Message("choose_control", "choose the Fun ControlNet Union of Qwen-Image-2.1, for example "
+            "Qwen-Image-2.1-Fun-Controlnet-Union.safetensors"))
 AUTOENCODER = Part(
     VAE_NAME,
     Message("choose_vae", "choose the VAE of Qwen-Image 2.x, for example qwen_image_2.1_vae_bf16.safetensors"))
@@ -57,7 +62,7 @@ def detect_transformer(checkpoint: Checkpoint) -> Detected[TransformerSpec]:
     plain, companions = quantization.unpack(stored)
     refuse_unexplained(plain)
     found = sized(plain, transformer_spec, plain)
-    spec = replace(found, fused_mlp=_can_fuse_mlps(stored, companions, found.layers))
+    spec = replace(found, fused_mlp=_can_fuse_mlps(stored, companions, "transformer_blocks", found.layers))
     expected = sized(plain, lambda: shapes(Transformer(spec, device="meta")))
     table = match(plain, expected, _transformer_sources(expected, plain.tensors))
     records = records_of(stored, table)
@@ -93,17 +98,60 @@ def _rope_axes(head_dim: int) -> tuple[int, int, int]:
     return frame, (head_dim - frame) // 2, (head_dim - frame) // 2
 
 
-def _can_fuse_mlps(stored: Checkpoint, companions: Mapping[str, Mapping[str, str]], layers: int) -> bool:
+def _can_fuse_mlps(stored: Checkpoint, companions: Mapping[str, Mapping[str, str]], blocks: str, count: int) -> bool:
     """Whether gate and projection are one matrix in every block of the file, or can be made one. A network has one form
     for all its blocks."""
-    halves = [tuple(f"transformer_blocks.{block}.{half}.weight" for half in key_maps.SPLIT_MLP)
-              for block in range(layers)]
+    halves = [tuple(f"{blocks}.{block}.{half}.weight" for half in key_maps.SPLIT_MLP) for block in range(count)]
     return all(can_be_joined(stored, companions, pair) for pair in halves if stored.tensors.keys() >= set(pair))
 
 
 def _transformer_sources(expected: Iterable[str], tensors: Tensors) -> Sources:
     """Each parameter's tensor; where a file has no fused MLP matrix, its halves, gate first."""
     return {name: (name,) if name in tensors else key_maps.rows_of(name) for name in expected}
+
+
+# ---------------------------------------------------------------- control network
+
+def is_control(checkpoint: Checkpoint) -> bool:
+    return checkpoint.prefix_of("control_img_in.weight") is not None
+
+
+def detect_control(checkpoint: Checkpoint) -> Detected[ControlSpec]:
+    """Spec and key table of a Fun ControlNet Union of 2.1: any prefix, fused or split MLP, plain or quantized.
+
+    Raises CheckpointError.
+    """
+    prefix = checkpoint.prefix_of("control_img_in.weight")
+    if prefix is None:
+        raise wrong_file(checkpoint, CONTROL)
+    refuse_other_tools(checkpoint)
+    stored = checkpoint.below(prefix)
+    plain, companions = quantization.unpack(stored)
+    refuse_unexplained(plain)
+    found = sized(plain, control_spec, plain)
+    fused = _can_fuse_mlps(stored, companions, "control_blocks", found.blocks)
+    spec = replace(found, base=replace(found.base, fused_mlp=fused))
+    expected = sized(plain, lambda: shapes(Control(spec, device="meta")))
+    table = match(plain, expected, _transformer_sources(expected, plain.tensors))
+    records = records_of(stored, table)
+    table |= companion_sources(stored, companions, table)
+    return Detected(spec, {name: tuple(prefix + tensor for tensor in source) for name, source in table.items()},
+                    expected, records)
+
+
+def control_spec(checkpoint: Checkpoint) -> ControlSpec:
+    shape = checkpoint.shape
+    dim, channels = shape("control_img_in.weight", 2)
+    if channels != ControlSpec(TransformerSpec()).channels:
+        raise checkpoint.fail("control_channels", "{file} takes {channels} control channels; the Fun ControlNet of "
+                              "Qwen-Image-2.1 takes {expected}. (One of Qwen-Image 1.x takes 132, and is loaded with "
+                              "ComfyUI's Load ControlNet Model.)", channels=channels,
+                              expected=ControlSpec(TransformerSpec()).channels)
+    block = "control_blocks.0."
+    head_dim, = shape(f"{block}attn.norm_q.weight")
+    base = TransformerSpec(dim=dim, heads=shape(f"{block}attn.to_q.weight")[0] // head_dim, head_dim=head_dim,
+                           mlp_dim=shape(f"{block}img_mlp.out.weight", 2)[1], rope_axes=_rope_axes(head_dim))
+    return ControlSpec(base, checkpoint.count("control_blocks.{}.attn.norm_q.weight"), channels)
 
 
 # ---------------------------------------------------------------- autoencoder

@@ -32,14 +32,9 @@ class TransformerSpec:
 
 @dataclass(frozen=True)
 class ControlSpec:
-    base: TransformerSpec           # that it stands beside; blocks have its sizes, and layers are the transformer's
+    base: TransformerSpec           # whose blocks' sizes its own have; how many there are, no file of it tells
     blocks: int = 16
     channels: int = 129             # of control latents, keep mask, and latents of the masked source
-
-    @property
-    def every(self) -> int:
-        """Blocks of the transformer for one of the chain: the first, and then every so many."""
-        return max(1, self.base.layers // self.blocks)
 
 
 @dataclass(frozen=True)

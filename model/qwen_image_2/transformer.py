@@ -156,7 +156,7 @@ class Transformer(nn.Module):
                 x = block(x, modulation, rope, attend)
                 yield kept.pop()
             for place, control in enumerate(controls):
-                if (beside := control.network.block_after(number)) is None:
+                if (beside := control.network.block_after(number, self.spec.layers)) is None:
                     continue
                 assert number < last, "a control network follows no last block"
                 chains[place] = beside(chains[place], modulation, rope, attend)
@@ -174,7 +174,7 @@ class Transformer(nn.Module):
         time = self.time_text_embed(sigma, tokens.dtype)    # (B, D)
         modulation = self._modulation(time)
         rope = self._target_rope(cache, (height, width), x.device)
-        chains = TargetChains(controls, tokens)
+        chains = TargetChains(controls, tokens, self.spec.layers)
         attends = _attending(cache, attention)
         for layer, block in enumerate(self._blocks_in_turn()):
             tokens = block(tokens, modulation, rope, next(attends))  # (B, N, D)

@@ -112,6 +112,10 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
         """Tokens whose keys and values a run with these conditionings keeps beside the model."""
         return 0
 
+    def prepare_controls(self, patcher, noise: Tensor) -> tuple:
+        """The control networks applied to a MODEL of this kind, for a run with this noise."""
+        return ()
+
     def place_of(self, key: str) -> Place:
         """The parameter of this name, or the rows that it names (adapters/places.py)."""
         return Place(key)
@@ -133,9 +137,10 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
             report(Message("patches_ignored", "Model patches from another node ({layers}) are not supported by this "
                            "model and are ignored.", layers=new))
 
-    def begin_run(self, cached_tokens: int, images: int | None = None, sigmas: Iterable[float] = ()) -> None:
+    def begin_run(self, cached_tokens: int, images: int | None = None, sigmas: Iterable[float] = (),
+                  controls: tuple = ()) -> None:
         """As RunState has them."""
-        self.run_state = self.run_state.begin(cached_tokens, images, sigmas)
+        self.run_state = self.run_state.begin(cached_tokens, images, sigmas, controls)
 
     def end_run(self) -> None:
         """Free what a run has allocated. A guider that outlives a cancelled run would keep it, out of reach of

@@ -6,7 +6,7 @@ conditioning carries a `PromptPrefix`: the first step fills it with the prefix's
 strength cannot meet old keys.
 """
 import logging
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from functools import partial
 
 import comfy.latent_formats
@@ -17,12 +17,14 @@ from torch import Tensor
 
 from ...messages import Refusal
 from ...model.qwen_image_2 import key_maps, latents, schedule
+from ...model.qwen_image_2.control import PrefixControl, prefix_controls
 from ...model.qwen_image_2.spec import TransformerSpec
 from ...model.qwen_image_2.transformer import Transformer, prefix_end
 from ...model.runtime.kernels import Kernels
 from ...model.runtime.sigmas import PIXELS_PER_TOKEN
-from . import pack_model
+from . import control, pack_model
 from .adapters.places import Place
+from .control import PreparedControl
 from .keys import CACHE_LOCATION_KEY, FAMILY_2, REPORT_KEY
 from .pack_model import PackModel, check_prompts, no_prompt, through_wrappers
 from .prefix_cond import PrefixCond, PromptPrefix, condition_from, prefix_count, prefix_shape, prefix_tokens
@@ -76,32 +78,37 @@ class DiffusionModel(Transformer):
         return through_wrappers(self, self._velocity, options, x, timestep, context, control, options, **kwargs)
 
     def _velocity(self, x, timestep, context, control, transformer_options, prefix: PromptPrefix,
-                  weights_key: Hashable = None, first_location: CacheLocation = CacheLocation.VRAM, others: int = 0):
+                  weights_key: Hashable = None, first_location: CacheLocation = CacheLocation.VRAM, others: int = 0,
+                  controls: Sequence[PreparedControl] = ()):
         """Velocity like x (B, 64, h, w). The prefix runs only where its keys and values are not there yet.
 
         weights_key: changes whenever the weights do; first_location: where keys and values are to be kept if there is
-        room; others: bytes of video memory that the run's other prefixes keep.
+        room; others: bytes of video memory that the run's other prefixes keep; controls: of the run, of which those
+        count that are in force at this timestep.
         """
         if self.streamer is not None:
             self.streamer.expect(weights_key)
         # Without causal_condition the prefix changes with the timestep.
         time_key = None if self.spec.causal_condition else tuple(timestep.tolist())
-        key = (weights_key, x.device, x.dtype, time_key)
+        in_force = controls_at(controls, timestep)
+        along = prefix_controls([each.controlling for each in in_force], any(each.reference_rows for each in in_force))
+        key = (weights_key, x.device, x.dtype, time_key, along)
         if not prefix.is_valid(key):
-            self._fill(prefix, key, x, timestep, transformer_options, first_location, others)
-        return super().forward(x, timestep, prefix.cache, attention.attention_for(transformer_options))
+            self._fill(prefix, key, x, timestep, transformer_options, first_location, others, along)
+        return super().forward(x, timestep, prefix.cache, attention.attention_for(transformer_options),
+                               [each.controlling for each in in_force])
 
     @torch.compiler.disable  # run once, at a length of its own: compiling anew for each prompt would never pay
     def _fill(self, prefix: PromptPrefix, key: Hashable, x, timestep, transformer_options,
-              first_location: CacheLocation, others: int) -> None:
+              first_location: CacheLocation, others: int, controls: Sequence[PrefixControl]) -> None:
         """Compute the keys and values of a prefix, and tell where they are kept."""
         prefix.clear()  # before the new ones are made
         spec, tokens = self.spec, prefix_tokens(prefix.condition, self.spec, len(timestep))
-        needed = kept_bytes(spec, tokens, x.element_size())
+        needed = kept_bytes(spec, tokens, x.element_size(), sum(each.network.spec.blocks for each in controls))
         working = working_bytes(spec, tokens + x[:, 0].numel(), x.element_size())
         condition, sigma = prefix.condition.to(x.device), None if spec.causal_condition else timestep
         attend = attention.attention_for(transformer_options)
-        start_pass = partial(self.prefix_layers, condition, sigma, x.dtype, attend)
+        start_pass = partial(self.prefix_layers, condition, sigma, x.dtype, attend, controls)
         cache, location = prefix_placement.allocate_prefix_cache(
             start_pass, prefix_end(condition), needed, working, x.device, first_location, others)
         prefix.fill(key, cache, location)
@@ -114,9 +121,15 @@ class DiffusionModel(Transformer):
                 report(sentence)
 
 
-def kept_bytes(spec: TransformerSpec, prefix: int, element: int) -> int:
-    """Keys and values of so many prefix tokens in all blocks; element: bytes of a value."""
-    return prefix * 2 * spec.heads * spec.head_dim * spec.layers * element
+def kept_bytes(spec: TransformerSpec, prefix: int, element: int, more_layers: int = 0) -> int:
+    """Keys and values of so many prefix tokens in all blocks; element: bytes of a value; more_layers: the blocks of
+    control networks."""
+    return prefix * 2 * spec.heads * spec.head_dim * (spec.layers + more_layers) * element
+
+
+def controls_at(controls: Sequence[PreparedControl], timestep: Tensor) -> list[PreparedControl]:
+    """Those in force. Only a run that has any looks at the timestep's value, for which a card is waited for."""
+    return [each for each in controls if each.is_in_force(timestep[0].item())] if controls else []
 
 
 def working_bytes(spec: TransformerSpec, tokens: int, element: int) -> int:
@@ -171,6 +184,9 @@ class QwenImage2(PackModel):
                           "reference instead.")
         check_prompts(condition_from(cond, self.spec, self.process_latent_in).text, images)
 
+    def prepare_controls(self, patcher, noise: Tensor) -> tuple[PreparedControl, ...]:
+        return control.prepare(patcher, noise)
+
     def cached_tokens(self, conds: Iterable[dict], images: int) -> int:
         return sum(prefix_tokens(condition_from(cond, self.spec, self.process_latent_in), self.spec, images)
                    for cond in conds)
@@ -188,7 +204,9 @@ class QwenImage2(PackModel):
         prefix = sum(prefix_count(prompts, self.spec, images) * tokens
                      for _, prompts, tokens in (cond_shapes or {}).get("prefix", ()))
         kept = prefix if self.run_state.cached_tokens is None else self.run_state.cached_tokens
-        return working_bytes(self.spec, target + prefix, element) + kept_bytes(self.spec, kept, element)
+        beside = {each.controlling.network for each in self.run_state.controls}
+        return working_bytes(self.spec, target + prefix, element) + kept_bytes(
+            self.spec, kept, element, sum(network.spec.blocks for network in beside))
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, prefix=None,
                      **kwargs):
@@ -204,6 +222,6 @@ class QwenImage2(PackModel):
             return super(QwenImage2, self)._apply_model(
                 x, t, c_concat, c_crossattn, control, options, prefix=prefix, weights_key=self.weights_key(),
                 first_location=run.first_location(options.get(CACHE_LOCATION_KEY, CacheLocation.VRAM)),
-                others=run.video_memory_beside(prefix), **kwargs)
+                others=run.video_memory_beside(prefix), controls=run.controls, **kwargs)
 
         return retry_on_oom(step, run, self.current_patcher, report)

@@ -33,7 +33,8 @@ def check_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     check_lora_values(guider.model_patcher)
     for cond in (cond for conds in guider.conds.values() for cond in conds):
         model.check_conditioning(cond, len(noise))
-    model.begin_run(_cached_tokens(guider, len(noise)), len(noise), sigmas.tolist())
+    controls = model.prepare_controls(guider.model_patcher, noise)  # their pictures are encoded here
+    model.begin_run(_cached_tokens(guider, len(noise)), len(noise), sigmas.tolist(), controls)
     try:
         result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         report = guider.model_options["transformer_options"].get(REPORT_KEY, log.info)

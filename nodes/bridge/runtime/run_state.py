@@ -32,6 +32,8 @@ class RunState:
     images: int | None = None
     # Those that its schedule has; none outside of a run.
     sigmas: tuple[float, ...] = ()
+    # Control networks applied to it, as ../control.py has prepared them.
+    controls: tuple = ()
     # Those that a step has used. They belong to ComfyUI's conditionings, and end with them.
     prefixes: weakref.WeakSet[Prefix] = field(default_factory=weakref.WeakSet)
     # Whether a step has run out of memory and been repeated with less: that happens once in a run.
@@ -41,9 +43,10 @@ class RunState:
     # The run that this one interrupts: a node may sample from within another's callback.
     outer: "RunState | None" = None
 
-    def begin(self, cached_tokens: int, images: int | None = None, sigmas: Iterable[float] = ()) -> "RunState":
+    def begin(self, cached_tokens: int, images: int | None = None, sigmas: Iterable[float] = (),
+              controls: tuple = ()) -> "RunState":
         """A run that begins now. It knows the prefixes that are there already, since they take video memory, too."""
-        return RunState(cached_tokens, images, tuple(sigmas), self.prefixes,
+        return RunState(cached_tokens, images, tuple(sigmas), controls, self.prefixes,
                         outer=None if self.cached_tokens is None else self)
 
     def end(self) -> "RunState":

@@ -9,8 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
 from qwen_image_2.model.qwen_image_2.blocks import Block, Modulation
+from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
 
 SPEC, TOKENS, PREFIX = TransformerSpec(), 4096, 300
 # They read and write nothing of their own.
