@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
     QwenImagePipeline,
@@ -21,7 +22,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from qwen_image_2.tests.reference import randomised
+from qwen_image_2.tests.reference import randomised, scheduler, vae_1
 from qwen_image_2.tools import tiny
 
 PIPELINES = {"t2i": QwenImagePipeline, "edit": QwenImageEditPipeline, "edit plus": QwenImageEditPlusPipeline}
@@ -68,15 +69,49 @@ def name_image_tokens(encoder, arguments, named):
     return arguments, named | {"mm_token_type_ids": (named["input_ids"] == encoder.config.image_token_id).int()}
 
 
+def pipelines(comfyui: Path, zero_cond_t: bool = False, lightning: bool = False) -> dict:
+    """Kind -> the whole pipeline. All have the same weights, however they are used."""
+    parts = dict(text_encoder=text_encoder(), vae=vae_1(), transformer=transformer(zero_cond_t=zero_cond_t),
+                 scheduler=lightning_scheduler() if lightning else scheduler())
+    made = {kind: assembled(kind, comfyui, **parts) for kind in PIPELINES}
+    for pipeline in made.values():
+        pipeline.set_progress_bar_config(disable=True)
+    return made
+
+
+def lightning_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """As the scripts of the few-step LoRAs set it (lightx2v): a shift of 3 at every size, without a stretch."""
+    return FlowMatchEulerDiscreteScheduler.from_config(
+        scheduler().config, base_shift=math.log(3), max_shift=math.log(3), shift_terminal=None)
+
+
+@contextlib.contextmanager
+def small_references(side: int):
+    """Inside, the VAE sees references of about side x side pixels instead of 1024 x 1024, and so the model itself:
+    4,096 tokens each are too many for a test. The text encoder of the first edit model sees the same."""
+    first, plus = (sys.modules[PIPELINES[kind].__module__] for kind in ("edit", "edit plus"))
+    rule, published = first.calculate_dimensions, plus.VAE_IMAGE_SIZE
+    first.calculate_dimensions, plus.VAE_IMAGE_SIZE = lambda area, ratio: rule(side * side, ratio), side * side
+    try:
+        yield
+    finally:
+        first.calculate_dimensions, plus.VAE_IMAGE_SIZE = rule, published
+
+
 def prompt_pipelines(comfyui: Path, encoder: Qwen2_5_VLForConditionalGeneration) -> dict:
     """Kind -> a pipeline that has what encode_prompt needs, and nothing else."""
+    return {kind: assembled(kind, comfyui, text_encoder=encoder, vae=None, transformer=None, scheduler=None)
+            for kind in PIPELINES}
+
+
+def assembled(kind: str, comfyui: Path, **parts):
     tokenizer = Qwen2TokenizerFast.from_pretrained(comfyui / "comfy" / "text_encoders" / "qwen25_tokenizer")
+    if kind == "t2i":
+        return PIPELINES[kind](tokenizer=tokenizer, **parts)
     processor = Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 12845056}),
         tokenizer=tokenizer, video_processor=Qwen2VLVideoProcessor(), chat_template="{{ messages }}")
-    parts = dict(text_encoder=encoder, tokenizer=tokenizer, vae=None, transformer=None, scheduler=None)
-    return {kind: made(**parts) if kind == "t2i" else made(**parts, processor=processor)
-            for kind, made in PIPELINES.items()}
+    return PIPELINES[kind](tokenizer=tokenizer, processor=processor, **parts)
 
 
 @contextlib.contextmanager

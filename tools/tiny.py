@@ -2,7 +2,7 @@
 
     python -m tools.tiny FOLDER    # writes FOLDER/{diffusion_models,text_encoders,vae}/*.safetensors
 
-File names are the official ones, so that every shipped workflow runs on them.
+File names are the official ones, so that every shipped workflow runs on them, those of Qwen-Image 1.x included.
 """
 import itertools
 import json
@@ -14,6 +14,13 @@ import safetensors.torch
 import torch
 
 from qwen_image_2 import atomic
+from qwen_image_2.model.language.key_maps import COMFY, SAVED_QWEN2_5
+from qwen_image_2.model.qwen_image_1 import key_maps as key_maps_1
+from qwen_image_2.model.qwen_image_1.detect import TAPS, ZERO_COND_MARK
+from qwen_image_2.model.qwen_image_1.spec import TransformerSpec as TransformerSpec1
+from qwen_image_2.model.qwen_image_1.spec import VAESpec as VAESpec1
+from qwen_image_2.model.qwen_image_1.transformer import Transformer as Transformer1
+from qwen_image_2.model.qwen_image_1.vae import VAE as VAE1
 from qwen_image_2.model.qwen_image_2 import key_maps
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
@@ -24,10 +31,18 @@ TURBO = "qwen_image_2.1_turbo_bf16.safetensors"
 TEXT_ENCODER = "qwen3vl_8b_bf16.safetensors"
 VAE_FILE = "qwen_image_2.1_vae_bf16.safetensors"
 ENHANCER = "qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors"
+# Qwen-Image 1.x
+TRANSFORMER_1 = "qwen_image_2512_bf16.safetensors"
+EDIT_1 = "qwen_image_edit_2511_bf16.safetensors"
+TEXT_ENCODER_1 = "qwen_2.5_vl_7b.safetensors"
+VAE_1 = "qwen_image_vae.safetensors"
 
 TRANSFORMER_SPEC = TransformerSpec(layers=2, dim=128, heads=4, head_dim=32, mlp_dim=384, context_dim=64,
                                    rope_axes=(4, 14, 14))
 VAE_SPEC = VAESpec(base_dim=8, decoder_base_dim=12)
+TRANSFORMER_SPEC_1 = TransformerSpec1(layers=2, dim=128, heads=4, head_dim=32, mlp_dim=512, context_dim=64,
+                                      rope_axes=(4, 14, 14))
+VAE_SPEC_1 = VAESpec1(base_dim=8)
 TEXT_CONFIG = dict(vocab_size=151936, hidden_size=64, intermediate_size=128, num_hidden_layers=3,
                    num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=4096,
                    rope_parameters={"mrope_interleaved": True, "mrope_section": [4, 2, 2], "rope_type": "default",
@@ -102,6 +117,40 @@ def to_wan_vae(state: State) -> State:
         causal = value.ndim == 4 and "resample.1" not in name and "attentions" not in name
         out[key_maps.VAE_WAN.to(name)] = value.unsqueeze(2) if causal and name.endswith("weight") else value
     return out
+
+
+def to_comfy_text_encoder_1(state: State) -> State:
+    """Hugging Face names -> those of ComfyUI's file of Qwen2.5-VL."""
+    return {SAVED_QWEN2_5.back(COMFY.to(name)): value for name, value in state.items()}
+
+
+def to_wan_vae_1(state: State) -> State:
+    """diffusers names of the VAE of Qwen-Image 1.x -> Wan 2.1's."""
+    return {key_maps_1.VAE_WAN.to(name): value for name, value in state.items()}
+
+
+def vae_1_state() -> State:
+    """Names and shapes of a file of that VAE: our network's, and what only a video needs, the other taps of kernels and
+    whole layers."""
+    state = {}
+    for name, value in shapes(VAE1(VAE_SPEC_1)).items():
+        causal = value.ndim == 4 and "resample.1" not in name and "attentions" not in name
+        kernel = causal and value.shape[-1] > 1  # of 1 x 1 pixels: of one frame as well
+        state[name] = value.unsqueeze(2).expand(-1, -1, TAPS if kernel else 1, -1, -1) if causal else value
+    for layer, width, outputs in (("encoder.down_blocks.5", 2, 2), ("encoder.down_blocks.8", 4, 4),
+                                  ("decoder.up_blocks.0.upsamplers.0", 4, 8),
+                                  ("decoder.up_blocks.1.upsamplers.0", 4, 8)):
+        rows, columns = outputs * VAE_SPEC_1.base_dim, width * VAE_SPEC_1.base_dim
+        state[f"{layer}.time_conv.weight"] = torch.empty(rows, columns, TAPS, 1, 1, device="meta")
+        state[f"{layer}.time_conv.bias"] = torch.empty(rows, device="meta")
+    return state
+
+
+def whole_1(transformer: State, text_encoder: State, vae: State) -> State:
+    """The three states, with diffusers' and Hugging Face's names, in one checkpoint as Rapid-AIO names its parts."""
+    parts = {"model.diffusion_model.": transformer, "vae.": to_wan_vae_1(vae),
+             "text_encoders.qwen25_7b.transformer.": to_comfy_text_encoder_1(text_encoder)}
+    return {prefix + name: value for prefix, state in parts.items() for name, value in state.items()}
 
 
 def quantized(chosen: Callable[[str], bool], state: State, algorithm: str, settings: dict,
@@ -188,6 +237,16 @@ def write(folder: Path) -> None:
          {"text_config": TEXT_CONFIG, "vision_config": VISION_CONFIG})
 
 
+def write_1(folder: Path) -> None:
+    """The same of Qwen-Image 1.x: a model that draws, one that edits, and what belongs to both."""
+    transformer = randomise(shapes(Transformer1(TRANSFORMER_SPEC_1)), 5)
+    save(transformer, folder / "diffusion_models" / TRANSFORMER_1, {})
+    save(transformer | {ZERO_COND_MARK: torch.empty(0)}, folder / "diffusion_models" / EDIT_1, {})
+    save(to_wan_vae_1(randomise(vae_1_state(), 6)), folder / "vae" / VAE_1, {})
+    save(to_comfy_text_encoder_1(randomise(text_encoder_1_state(), 7)), folder / "text_encoders" / TEXT_ENCODER_1,
+         {"text_config": TEXT_CONFIG_1, "vision_config": VISION_CONFIG_1})
+
+
 def write_enhancer(path: Path, tokens: list[int] | None = None, dtype=torch.bfloat16) -> None:
     """A prompt enhancer: random, or one that says these tokens."""
     state = randomise(enhancer_state(), 4)
@@ -197,3 +256,4 @@ def write_enhancer(path: Path, tokens: list[int] | None = None, dtype=torch.bflo
 
 if __name__ == "__main__":
     write(Path(sys.argv[1]))
+    write_1(Path(sys.argv[1]))

@@ -9,9 +9,12 @@ from ...model.qwen_image_2.spec import VAESpec
 
 
 def empty_latent(width: int, height: int, batch_size: int) -> dict:
-    """LATENT of zeros (B, 64, height/16, width/16)."""
-    shape = (batch_size, VAESpec.latent_channels, height // VAESpec().scale, width // VAESpec().scale)
-    return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}
+    """LATENT of zeros (B, 64, height/16, width/16), as 2.x has them. It says its scale, by which samplers, core's
+    included, give it the shape of their own model: (B, 16, 1, height/8, width/8) for 1.x."""
+    scale = VAESpec().scale
+    samples = torch.zeros((batch_size, VAESpec.latent_channels, height // scale, width // scale),
+                          device=comfy.model_management.intermediate_device())
+    return {"samples": samples, "downscale_ratio_spacial": scale}
 
 
 def as_vae_takes(image: torch.Tensor, vae) -> torch.Tensor:

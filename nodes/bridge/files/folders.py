@@ -47,8 +47,8 @@ def _gguf_names(part: Part) -> list[str]:
 
 
 def choices(part: Part) -> list[str]:
-    """Names for the loader's menu: files, then folders, which end in a slash and stand for their files, then whole
-    checkpoints that core has saved, and at the end the built-in miniature."""
+    """Names for the loader's menu: files, then folders, which end in a slash and stand for their files, then the
+    files of ComfyUI's checkpoints folders, which may hold all three parts, and at the end the built-in miniature."""
     folders = checkpoint_folders(part)
     # Files of the other parts of a pipeline are no choices, nor are those that a folder stands for: all but GGUF files.
     others = tuple(name for other in _PARTS if other != part
@@ -57,7 +57,7 @@ def choices(part: Part) -> list[str]:
     files = [name for name in file_names(part.folder)
              if name.lower().endswith(".safetensors") and not SHARD.match(PurePath(name).name)]
     gguf = [name for name in _gguf_names(part) if not llama_cpp.is_projector_name(name)] if part in GGUF_PARTS else []
-    whole = [name for name in _saved_checkpoints() if name not in files]
+    whole = [name for name in _whole_checkpoints() if name not in files]
     return [*_outside((*folders, *others), files), *_outside(others, gguf), *sorted(folders), *whole, miniature.NAME]
 
 
@@ -65,15 +65,14 @@ def _outside(folders: tuple[str, ...], names: list[str]) -> list[str]:
     return [name for name in names if not PurePath(name).as_posix().startswith(folders)]
 
 
-def _saved_checkpoints() -> list[str]:
-    """Names of what core's CheckpointSave has written, below the output folder. (What else lies in ComfyUI's
-    checkpoints folders is mostly other models.)"""
+def _whole_checkpoints() -> list[str]:
+    """Names of what lies in ComfyUI's checkpoints folders: files such as Rapid-AIO's and what core's CheckpointSave has
+    written, beside those of other models. Which is which stands inside them, and to open all of them for a menu would
+    take too long."""
     if CHECKPOINTS not in folder_paths.folder_names_and_paths:
         return []
-    root = folder_paths.get_output_directory()
     return [f"{CHECKPOINTS}/{PurePath(name).as_posix()}" for name in file_names(CHECKPOINTS)
-            if name.lower().endswith(".safetensors")
-            and Path(folder_paths.get_full_path_or_raise(CHECKPOINTS, name)).is_relative_to(root)]
+            if name.lower().endswith(".safetensors")]
 
 
 def projectors() -> list[str]:

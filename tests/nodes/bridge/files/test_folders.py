@@ -50,22 +50,25 @@ def test_files_of_all_folders_are_offered(folders, tmp_path):
     assert folders.resolve(folders.TRANSFORMER, "d.safetensors") == tmp_path / "unet" / "d.safetensors"
 
 
-def test_what_core_saves_as_a_checkpoint_is_offered_for_every_part(folders, tmp_path, monkeypatch):
-    """From ComfyUI's output folder alone: what else is in its checkpoints folders is mostly other models."""
+def test_whole_checkpoints_are_offered_for_every_part(folders, tmp_path, monkeypatch):
+    """Those of the models folder and what core has saved."""
     import folder_paths
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
     folder_paths.folder_names_and_paths["checkpoints"] = (
         [str(tmp_path / "checkpoints"), str(tmp_path / "output" / "checkpoints")], {".safetensors", ".ckpt"})
-    add(tmp_path / "checkpoints", "sdxl.safetensors")
+    add(tmp_path / "checkpoints", "rapid/AIO.safetensors", "old.ckpt")
     add(tmp_path / "output" / "checkpoints", "ComfyUI_00001_.safetensors", "sub/mine.safetensors", "old.ckpt")
     add(tmp_path / "vae" / "checkpoints", "sub/mine.safetensors")
-    names = ["checkpoints/ComfyUI_00001_.safetensors", "checkpoints/sub/mine.safetensors"]
+    places = {"ComfyUI_00001_.safetensors": tmp_path / "output", "rapid/AIO.safetensors": tmp_path,
+              "sub/mine.safetensors": tmp_path / "output"}
+    names = [f"checkpoints/{name}" for name in places]
     for part in (folders.TRANSFORMER, folders.TEXT_ENCODER):
         assert folders.choices(part) == [*names, "miniature"]
-        assert [folders.resolve(part, name) for name in names] == [tmp_path / "output" / name for name in names]
+        assert [folders.resolve(part, name) for name in names] == [
+            place / name for name, place in zip(names, places.values(), strict=True)]
     assert folders.stamp(folders.TRANSFORMER, names[0])[0][0] == "ComfyUI_00001_.safetensors"
-    assert folders.choices(folders.VAE).count(names[1]) == 1
-    assert folders.resolve(folders.VAE, names[1]) == tmp_path / "vae" / names[1]
+    assert folders.choices(folders.VAE).count(names[2]) == 1
+    assert folders.resolve(folders.VAE, names[2]) == tmp_path / "vae" / names[2]
     (tmp_path / "output" / names[0]).unlink()
     folder_paths.filename_list_cache.clear()
     with pytest.raises(FileNotFoundError):
