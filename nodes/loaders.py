@@ -6,7 +6,7 @@ from comfy_execution.graph_utils import GraphBuilder
 
 from ..messages import Message, Refusal
 from .bridge.files import folders, miniature
-from .bridge.loading import VARIANTS, load_model, open_model
+from .bridge.loading import VARIANTS, family_of, load_model, open_model
 from .bridge.quant.weight_format import WEIGHT_FORMATS
 from .bridge.text_encoders.families import (
     AUTO,
@@ -15,7 +15,7 @@ from .bridge.text_encoders.families import (
     projectors_beside,
     text_encoder_summary,
 )
-from .bridge.vae import load_vae, open_vae
+from .bridge.vae import family_of_spec, load_vae, open_vae
 from .common import categories
 from .common.schemas import schema
 from .notices import notify
@@ -26,29 +26,31 @@ NONE = "none"
 def diffusion_model_input() -> io.Combo.Input:
     return io.Combo.Input(
         "diffusion_model", folders.choices(folders.TRANSFORMER),
-        tooltip="The Qwen-Image 2.x transformer: a .safetensors or .gguf file in models/diffusion_models, or a "
-                "diffusers folder below it (its name ends in a slash). License of the 2.x weights: Qwen Research "
-                "License, non-commercial.")
+        tooltip="The transformer, of Qwen-Image 2.x or 1.x: a .safetensors or .gguf file in models/diffusion_models, a "
+                "diffusers folder below it (its name ends in a slash), or a whole checkpoint in models/checkpoints. "
+                "License of the 2.x weights: Qwen Research License, non-commercial; of 1.x: Apache-2.0.")
 
 
 def text_encoder_input() -> io.Combo.Input:
     return io.Combo.Input(
         "text_encoder", folders.choices(folders.TEXT_ENCODER),
         tooltip="Qwen3-VL-8B-Instruct for Qwen-Image 2.x, Qwen2.5-VL-7B-Instruct for 1.x: a .safetensors or .gguf file "
-                "in models/text_encoders, or a folder below it.")
+                "in models/text_encoders, a folder below it, or a whole checkpoint in models/checkpoints that holds one.")
 
 
 def vae_input() -> io.Combo.Input:
     return io.Combo.Input(
         "vae", folders.choices(folders.VAE),
-        tooltip="The RGBA VAE of Qwen-Image 2.x (64 latent channels): a file in models/vae, or a folder below it.")
+        tooltip="The VAE of the transformer's family, Qwen-Image 2.x (RGBA, 64 latent channels) or 1.x (16): a file in "
+                "models/vae, a folder below it, or a whole checkpoint in models/checkpoints that holds one.")
 
 
 def variant_input() -> io.Combo.Input:
     return io.Combo.Input(
         "variant", VARIANTS, default="auto",
-        tooltip="Base and Turbo files cannot be told apart by their contents. auto: Turbo if the name contains "
-                "'turbo', else base.")
+        tooltip="What many files do not say. 2.x: base or turbo; auto: turbo if the name contains 'turbo', else base. "
+                "1.x: edit 2511 for models that were trained like Edit-2511; auto: if the file is marked so, or its "
+                "name contains '2511'.")
 
 
 def weight_format_input() -> io.Combo.Input:
@@ -99,6 +101,14 @@ def refuse_mixture(*names: str) -> None:
                       "times, or three real files.", miniature=miniature.NAME)
 
 
+def refuse_two_families(model: str, clip: str, vae: str) -> None:
+    """Of which family each part is."""
+    if len({model, clip, vae}) > 1:
+        raise Refusal("parts_of_two_families", "The transformer belongs to Qwen-Image {model}, the text encoder to "
+                      "Qwen-Image {clip} and the VAE to Qwen-Image {vae}; together they give noise. Choose three files "
+                      "of one family.", model=model, clip=clip, vae=vae)
+
+
 class QwenImage2LoadModel(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -106,7 +116,7 @@ class QwenImage2LoadModel(io.ComfyNode):
             node_id="QwenImage2LoadModel",
             display_name="Load Diffusion Model (Qwen-Image 2)",
             category=categories.LOADERS,
-            description="Loads a Qwen-Image 2.x transformer, in any published file layout.",
+            description="Loads a transformer of Qwen-Image 2.x or 1.x, in any published file layout.",
             search_aliases=["qwen image loader", "unet loader", "diffusion model", "qwen-image 2.1"],
             inputs=[diffusion_model_input(), variant_input(), weight_format_input()],
             outputs=[io.Model.Output()],
@@ -171,7 +181,8 @@ class QwenImage2LoadVAE(io.ComfyNode):
             node_id="QwenImage2LoadVAE",
             display_name="Load VAE (Qwen-Image 2)",
             category=categories.LOADERS,
-            description="Loads the RGBA VAE of Qwen-Image 2.x, with diffusers or Wan key names.",
+            description="Loads the VAE of Qwen-Image 2.x, which is RGBA, or that of 1.x, with diffusers or Wan key "
+                        "names.",
             search_aliases=["vae loader", "qwen image vae", "rgba vae"],
             inputs=[vae_input()],
             outputs=[io.Vae.Output()],
@@ -215,10 +226,11 @@ class QwenImage2Loader(io.ComfyNode):
     def execute(cls, diffusion_model, text_encoder, vae, variant, weight_format, vision_projector=AUTO):
         refuse_mixture(diffusion_model, text_encoder, vae)
         # A wrong file is refused before the first of three large ones is read.
-        open_model(folders.resolve(folders.TRANSFORMER, diffusion_model), diffusion_model)
-        open_text_encoder(folders.resolve(folders.TEXT_ENCODER, text_encoder), text_encoder,
-                          projector_path(vision_projector))
-        open_vae(folders.resolve(folders.VAE, vae), vae)
+        _, network = open_model(folders.resolve(folders.TRANSFORMER, diffusion_model), diffusion_model)
+        language = open_text_encoder(folders.resolve(folders.TEXT_ENCODER, text_encoder), text_encoder,
+                                     projector_path(vision_projector))
+        _, autoencoder = open_vae(folders.resolve(folders.VAE, vae), vae)
+        refuse_two_families(family_of(network.spec), language.encoder.family, family_of_spec(autoencoder.spec))
         graph = GraphBuilder()
         model = graph.node("QwenImage2LoadModel", diffusion_model=diffusion_model, variant=variant,
                            weight_format=weight_format)

@@ -38,7 +38,8 @@ class QwenImage2Memory(io.ComfyNode):
                 io.Combo.Input("prefix", list(PLACES), default="automatic",
                                tooltip="Where the KV cache of prompt and references is kept (512 KiB per token in "
                                        "bf16). automatic: VRAM if it fits, else system RAM, else recomputed every "
-                                       "step. recompute: no cache, least memory, slowest."),
+                                       "step. recompute: no cache, least memory, slowest. Only for Qwen-Image 2.x: 1.x "
+                                       "has no such cache."),
                 io.Float.Input("vae_peak", default=0.0, min=0.0, max=1024.0, step=0.1,
                                tooltip="VRAM in GiB for encoding or decoding an image, in addition to the VAE's "
                                        "weights. 0: default tiling (under 2 GiB at 2048 x 2048). The image is "

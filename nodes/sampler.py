@@ -1,4 +1,6 @@
 """Sampling with the right sigmas for the model and the size."""
+import re
+
 import comfy.model_sampling
 import torch
 from comfy_api.latest import io
@@ -106,6 +108,19 @@ def guidance_note(model, preset: str, cfg: float) -> str | None:
     return None
 
 
+def edit_note(model, positive) -> str | None:
+    """An edit model of 1.x that has nothing to edit: possible, and told. Of most files only the name says what they
+    are."""
+    named = re.search(r"(?<![a-z])edit(?![a-z])", model.model.label.lower())
+    if model.model.family != FAMILY_1 or not (named or model.model.spec.zero_cond_t):
+        return None
+    if any(values.get("reference_latents") for _, values in positive):
+        return None
+    return Message("edit_unreferenced", "{file} is an edit model, but no reference is connected: it draws from the "
+                   "prompt alone, which it was not trained for. Use Encode Edit, or a Qwen-Image model for text to "
+                   "image.", file=model.model.label)
+
+
 def pixels(model, latent: torch.Tensor) -> tuple[int, int]:
     """(width, height) of the image that a latent (..., h, w) becomes."""
     height, width = latent.shape[-2:]
@@ -204,8 +219,8 @@ class QwenImage2Sampler(io.ComfyNode):
         check_guidance(cfg, negative is not None)
         sigmas = sigmas_for(model, preset, steps, denoise, samples)
         notes = [variant_warning(model, preset), guidance_note(model, preset, cfg), shift_note(model),
-                 size_note(model, samples), canvas_note(model, positive, samples), start_note(samples, denoise),
-                 seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
+                 size_note(model, samples), edit_note(model, positive), canvas_note(model, positive, samples),
+                 start_note(samples, denoise), seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
         show(cls, *notes)  # before the work
         guider = guider_for(model, positive, negative, cfg, notes.append, guidance == TRAINED)
         out = sample(guider, latent, noise_for(latent, seed), sigmas, seed)

@@ -46,6 +46,11 @@ FAMILIES = {Spec1: Family(qwen_image_1.ModelConfig, qwen_image_1.QwenImage1),
             Spec2: Family(qwen_image_2.ModelConfig, qwen_image_2.QwenImage2)}
 
 
+def family_of(spec: Spec) -> str:
+    """FAMILY_1 or FAMILY_2."""
+    return FAMILIES[type(spec)].model.family
+
+
 def load_model(path: Path, label: str, variant: str, weight_format: str = "as stored", disable_dynamic: bool = False):
     """A checkpoint file or folder -> MODEL (ComfyUI's ModelPatcher). variant: one of VARIANTS."""
     patcher = model_from(*open_model(path, label), variant, weight_format, disable_dynamic)

@@ -15,11 +15,15 @@ from ...messages import Message, Refusal
 from ...model.runtime.sigmas import PIXELS_PER_TOKEN, DynamicShift
 from . import saving
 from .adapters.places import Place
+from .keys import FAMILY_1, FAMILY_2
 from .quant.quantize import Origin
 from .runtime.budget import BudgetedModel
 from .runtime.run_state import RunState
 
 log = logging.getLogger(__name__)
+
+# Width of what the text encoders give, by which a prompt tells whose it is.
+TEXT_WIDTHS = {3584: FAMILY_1, 4096: FAMILY_2}
 
 
 class NoUNet(dict):
@@ -158,11 +162,17 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
 def check_prompt(text: Tensor | None, width: int) -> None:
     """text: states (prompts, T, C). Raises Refusal for those of another width."""
     if text is None or text.shape[-1] != width:
-        found = (Message("prompt_absent", "no prompt") if text is None else
-                 Message("prompt_width", "a prompt of width {width}", width=text.shape[-1]))
+        found = Message("prompt_absent", "no prompt") if text is None else _of_width(text.shape[-1])
         raise Refusal("conditioning_width", "The conditioning holds {found}, but this transformer expects width "
                       "{width}. Encode the prompt with Encode Prompt (Qwen-Image 2) and its text encoder.", found=found,
                       width=width)
+
+
+def _of_width(width: int) -> Message:
+    if width in TEXT_WIDTHS:
+        return Message("prompt_of_family", "a prompt of width {width}, as the text encoder of Qwen-Image {family} gives",
+                       width=width, family=TEXT_WIDTHS[width])
+    return Message("prompt_width", "a prompt of width {width}", width=width)
 
 
 def no_prompt() -> Refusal:

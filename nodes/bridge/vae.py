@@ -207,6 +207,11 @@ def family_of(vae) -> str | None:
     return FAMILY_1 if isinstance(network, comfy.ldm.wan.vae.WanVAE) and vae.latent_channels == 16 else None
 
 
+def family_of_spec(spec: VAESpec) -> str:
+    """FAMILY_1 or FAMILY_2."""
+    return NETWORKS[type(spec)].family
+
+
 def encode_images(vae, images: Tensor) -> Tensor:
     """IMAGE (B, H, W, C) -> latents, one for each. (Core's own VAE takes a batch for a video.)"""
     if isinstance(vae, QwenImage2VAE):

@@ -224,3 +224,5 @@ def test_prompts_of_the_other_family_are_refused(comfyui, write):
         with pytest.raises(Refusal) as refused:
             model.check_conditioning(cond, 1)
         assert refused.value.message.key == key
+    with pytest.raises(Refusal, match="width 4096, as the text encoder of Qwen-Image 2.x gives, but"):
+        model.check_conditioning({"cross_attn": torch.ones(1, 3, 4096)}, 1)
