@@ -35,7 +35,8 @@ def text_encoder_input() -> io.Combo.Input:
     return io.Combo.Input(
         "text_encoder", folders.choices(folders.TEXT_ENCODER),
         tooltip="Qwen3-VL-8B-Instruct for Qwen-Image 2.x, Qwen2.5-VL-7B-Instruct for 1.x: a .safetensors or .gguf file "
-                "in models/text_encoders, a folder below it, or a whole checkpoint in models/checkpoints that holds one.")
+                "in models/text_encoders, a folder below it, or a whole checkpoint in models/checkpoints that holds "
+                "one.")
 
 
 def vae_input() -> io.Combo.Input:

@@ -170,8 +170,8 @@ def check_prompt(text: Tensor | None, width: int) -> None:
 
 def _of_width(width: int) -> Message:
     if width in TEXT_WIDTHS:
-        return Message("prompt_of_family", "a prompt of width {width}, as the text encoder of Qwen-Image {family} gives",
-                       width=width, family=TEXT_WIDTHS[width])
+        return Message("prompt_of_family", "a prompt of width {width}, as the text encoder of Qwen-Image {family} "
+                       "gives", width=width, family=TEXT_WIDTHS[width])
     return Message("prompt_width", "a prompt of width {width}", width=width)
 
 
