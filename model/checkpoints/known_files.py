@@ -21,8 +21,16 @@ KNOWN_FILES: tuple[tuple[Message, Callable[[Tensors], bool]], ...] = (
      lambda t: any(mark in name for name in t for mark in (".lora_A.", ".lora_down.", ".lora_up.", ".lokr_w1"))),
     (Message("known_transformer", "the transformer of Qwen-Image 2.x"),
      _has("txt_in.text_norm.weight", "modulation.1.weight")),
-    (Message("known_qwen_image_1", "the transformer of Qwen-Image 1.x, another family that ComfyUI's own loader runs"),
-     _has("transformer_blocks.0.attn.add_q_proj.weight")),
+    (Message("known_controlnet_1", "a ControlNet of Qwen-Image 1.x (put it into models/controlnet and load it with "
+             "ComfyUI's Load ControlNet Model)"),
+     lambda t: any(mark in name for name in t for mark in ("controlnet_x_embedder.weight", "control_img_in.weight"))),
+    (Message("known_model_patch_1", "a model patch of Qwen-Image 1.x (put it into models/model_patches and load it "
+             "with ComfyUI's Load Model Patch)"), _has("controlnet_blocks.0.y_rms.weight")),
+    (Message("known_qwen_image_1", "the transformer of Qwen-Image 1.x"), _has("transformer_blocks.0.img_mod.1.")),
+    (Message("known_flux_diffusers", "a Flux model in diffusers format"),
+     _has("transformer_blocks.0.attn.add_q_proj.weight", "single_transformer_blocks.0.")),
+    (Message("known_sd3_diffusers", "a Stable Diffusion 3 model in diffusers format"),
+     _has("transformer_blocks.0.attn.add_q_proj.weight", "pos_embed.proj.weight")),
     (Message("known_enhancer",
              "a prompt-enhancer language model (Qwen3.5), which as a text encoder would give pure noise"),
      _has(".linear_attn.")),

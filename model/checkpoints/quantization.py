@@ -179,13 +179,15 @@ def _unreadable(checkpoint: StoredCheckpoint, where: str) -> CheckpointError:
 
 
 def _old_settings(checkpoint: StoredCheckpoint) -> QuantConfig:
-    """The layers of a file with the marker `scaled_fp8`; two values in it ask for products in full precision."""
-    record = next((name for name in checkpoint.tensors if name.rpartition(".")[2] == OLD_MARKER), None)
-    if record is None:
-        return {}
-    full = {FULL_PRECISION: True} if checkpoint.tensors[record].shape == (2,) else {}
-    found = {layer.removesuffix(".weight"): {"format": FP8_DTYPES[info.dtype], **full}
-             for layer, info in checkpoint.tensors.items() if layer.endswith(".weight") and info.dtype in FP8_DTYPES}
+    """The layers of networks with the marker `scaled_fp8`, which a file has for each network that it holds and that is
+    scaled; two values in it ask for products in full precision."""
+    found: QuantConfig = {}
+    for record in (name for name in checkpoint.tensors if name.rpartition(".")[2] == OLD_MARKER):
+        prefix = record.removesuffix(OLD_MARKER)
+        full = {FULL_PRECISION: True} if checkpoint.tensors[record].shape == (2,) else {}
+        found |= {layer_of(name): {"format": FP8_DTYPES[info.dtype], **full}
+                  for name, info in checkpoint.tensors.items()
+                  if name.startswith(prefix) and name.endswith(".weight") and info.dtype in FP8_DTYPES}
     with checkpoint.mapped() as read:
         for layer, settings in found.items():
             name = f"{layer}.{OLD_COMPANIONS['input_scale']}"

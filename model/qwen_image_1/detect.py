@@ -3,6 +3,7 @@
 Pure functions of a `Checkpoint`; no tensor is read. A file that holds something else gives one sentence that says what.
 """
 import re
+from dataclasses import replace
 
 from ...messages import Message
 from ..checkpoints import quantization
@@ -44,6 +45,7 @@ AUTOENCODER = Part(
 BLOCK_MARK = "transformer_blocks.0.img_mod.1."
 # Marks a file of Edit-2511 in some repackers' files: an empty tensor, or one number. Nothing reads its value.
 ZERO_COND_MARK = "__index_timestep_zero__"
+ZERO_COND_ENTRY = "zero_cond_t"  # of a diffusers folder's configuration; written is the mark, which ComfyUI knows too
 TWINFLOW_MARK = "time_text_embed_2."
 CONTROLNET_MARK = "controlnet_x_embedder.weight"
 
@@ -70,12 +72,13 @@ def detect_transformer(checkpoint: Checkpoint) -> Detected[TransformerSpec]:
     refuse_unexplained(plain)
     marked = any(name.endswith(ZERO_COND_MARK) for name in checkpoint.tensors)
     found = sized(plain, transformer_spec, plain, marked)
+    unsaid = replace(plain, config={name: value for name, value in plain.config.items() if name != ZERO_COND_ENTRY})
     expected = sized(plain, lambda: shapes(Transformer(found, device="meta")))
     table = match(plain, expected, {name: (name,) for name in expected})
     records = records_of(stored, table)
     table |= companion_sources(stored, companions, table)
     return Detected(found, {name: tuple(prefix + tensor for tensor in source) for name, source in table.items()},
-                    expected, records, needed_config(plain, transformer_spec, found))
+                    expected, records, needed_config(unsaid, transformer_spec, replace(found, zero_cond_t=False)))
 
 
 def transformer_spec(checkpoint: Checkpoint, zero_cond_t: bool = False) -> TransformerSpec:
@@ -83,8 +86,9 @@ def transformer_spec(checkpoint: Checkpoint, zero_cond_t: bool = False) -> Trans
     dim, token = shape("img_in.weight", 2)
     head_dim, = shape("transformer_blocks.0.attn.norm_q.weight")
     if token != TransformerSpec().token_channels:
-        raise checkpoint.fail("token_channels", "{file} takes {channels} values for a token; Qwen-Image has "
-                              "{expected}.", channels=token, expected=TransformerSpec().token_channels)
+        raise checkpoint.fail("token_channels", "{file} takes {channels} values for a token, as Mage-Flow does with "
+                              "128; Qwen-Image 1.x has {expected}: {advice}.", channels=token,
+                              expected=TransformerSpec().token_channels, advice=TRANSFORMER.advice)
     return TransformerSpec(
         layers=checkpoint.count("transformer_blocks.{}.attn.norm_q.weight"),
         dim=dim,
@@ -93,7 +97,7 @@ def transformer_spec(checkpoint: Checkpoint, zero_cond_t: bool = False) -> Trans
         mlp_dim=shape("transformer_blocks.0.img_mlp.net.0.proj.weight", 2)[0],
         context_dim=shape("txt_norm.weight")[0],
         rope_axes=config.several("axes_dims_rope", COUNT, _rope_axes(head_dim), length=3),
-        zero_cond_t=zero_cond_t or config.one("zero_cond_t", FLAG, False),
+        zero_cond_t=zero_cond_t or config.one(ZERO_COND_ENTRY, FLAG, False),
         layered="time_text_embed.addition_t_embedding.weight" in checkpoint.tensors,
     )
 

@@ -76,7 +76,8 @@ def model_from(checkpoint: StoredCheckpoint, detected: Detected[Spec], variant: 
         config.custom_operations = comfy.ops.manual_cast
     model = family.model(config, variant, checkpoint.label)
     model.weights = formats.in_words(layers, unscaled, dtype, device)
-    model.origin = Origin(checkpoint.config, None if keep_fp32 else dtype)
+    model.origin = Origin({name: value for name, value in checkpoint.config.items()
+                           if name not in model.marked_entries}, None if keep_fp32 else dtype)
     model.needed_config = detected.config
     detected = replace(detected, quantization=formats.in_full_precision(detected.quantization, unscaled))
     to_do = to_do._replace(layers=formats.in_full_precision(to_do.layers, unscaled))
@@ -104,7 +105,8 @@ def diffusion_network(patcher) -> Network:
     check_lora_values(patcher)
     model = patcher.model
     return Network(model.diffusion_model, patches_below("diffusion_model.", patcher), str, model.origin,
-                   comfy.model_management.module_size(model.diffusion_model), model.mlp_halves, model.fused_mlp)
+                   comfy.model_management.module_size(model.diffusion_model), model.mlp_halves, model.fused_mlp,
+                   model.marks())
 
 
 def open_model(path: Path, label: str) -> tuple[StoredCheckpoint, Detected[Spec]]:

@@ -70,6 +70,7 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
     presets: Mapping[str, Callable[[int], Tensor]]  # of sigmas, for so many tokens
     shift: DynamicShift
     rescales_guidance = False  # see guider.py
+    marked_entries: frozenset[str] = frozenset()  # of a configuration, which `marks` says instead
     # Other nodes' patches of attention, blocks and positions that the network asks for.
     honoured_patches: frozenset[str] = frozenset()
     # Names of parameters that are rows of one matrix in the official file, and that matrix (quant/quantize.py).
@@ -120,6 +121,10 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
         """The control networks applied to a MODEL of this kind, for a run with this noise."""
         return ()
 
+    def marks(self) -> Mapping[str, Tensor]:
+        """What a file of it holds beside the weights, for whoever reads it."""
+        return {}
+
     def place_of(self, key: str) -> Place:
         """The parameter of this name, or the rows that it names (adapters/places.py)."""
         return Place(key)
@@ -129,7 +134,7 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
     def state_dict_for_saving(self, unet_state_dict, *args, **kwargs):
         """For core's ModelSave and CheckpointSave."""
         beside = saving.beside_weights(self.diffusion_model, self.needed_config, self.label)
-        return super().state_dict_for_saving({**unet_state_dict, **beside}, *args, **kwargs)
+        return super().state_dict_for_saving({**unet_state_dict, **self.marks(), **beside}, *args, **kwargs)
 
     def report_ignored_patches(self, options: dict, report: Callable[[str], None]) -> None:
         """Patches of attention layers, blocks and positions are made for other transformers, which ask for them."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...messages import Refusal
 from ...model.qwen_image_1 import schedule
+from ...model.qwen_image_1.detect import ZERO_COND_ENTRY, ZERO_COND_MARK
 from ...model.qwen_image_1.spec import TransformerSpec
 from ...model.qwen_image_1.transformer import Condition, Step, Transformer, patches
 from ...model.runtime.kernels import Kernels
@@ -126,6 +127,7 @@ class QwenImage1(PackModel):
     presets, shift = schedule.PRESETS, schedule.SHIFT
     rescales_guidance = True
     honoured_patches = frozenset({BLOCK, "dit"})
+    marked_entries = frozenset({ZERO_COND_ENTRY})
 
     def __init__(self, config: ModelConfig, variant: str, label: str):
         super().__init__(config, variant, label, DiffusionModel)
@@ -135,6 +137,10 @@ class QwenImage1(PackModel):
         """What ComfyUI counts and places; of the modulation only the names, for its LoRA loaders."""
         state = super().state_dict(*args, **kwargs)
         return state | {name: torch.empty(0) for name in state if is_modulation(name)}
+
+    def marks(self) -> Mapping[str, Tensor]:
+        """Whether references are modulated at t = 0, which no other tensor shows."""
+        return {ZERO_COND_MARK: torch.empty(0)} if self.spec.zero_cond_t else {}
 
     def check_latent_shape(self, shape: tuple[int, ...]) -> None:
         spec = self.spec

@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
 
+from .packed import with_packed
+
 
 class Place(NamedTuple):
     key: str                                  # the parameter, as ComfyUI names it
@@ -53,6 +55,11 @@ class PlacingPatcher:
         """Of parameters alone: who asks the patcher computes with what it gets."""
         return {key: value for key, value in super().model_state_dict(filter_prefix).items()
                 if self.model.place_of(key).rows is None}
+
+    def model_state_dict_for_saving(self, model=None, prefix=""):
+        network = self.model if model is None else model
+        return with_packed(self, network, prefix, lambda: super(PlacingPatcher, self).model_state_dict_for_saving(
+            model, prefix))
 
     def clone(self, *args, **kwargs):
         return placing(super().clone(*args, **kwargs))

@@ -74,6 +74,7 @@ class Network(NamedTuple):
     # parameter name -> those that the official file holds in one matrix with it, in the order of their rows
     sharing: Callable[[str], tuple[str, ...]] = NOT_QUANTIZING.sharing
     fused: Callable[[str], str] = str  # parameter name -> the name of that matrix
+    marks: Mapping[str, Tensor] = {}   # what the file holds beside the parameters
 
 
 def patches_below(prefix: str, patcher) -> dict[str, list]:
@@ -117,10 +118,12 @@ def save(path: Path, network: Network, progress: Callable[[int, int], None]) -> 
         for done, group in enumerate(groups, start=1):
             yield from _entries(group, network, state, _values_with_loras)
             progress(done, len(groups))
+        yield from network.marks.items()
 
     forms = {name: value if quantization.is_beside(name) else value.to("meta") for name, value in state.items()}
     entries = [writer.Entry.of(*entry) for group in groups
                for entry in _entries(group, network, forms, _forms_with_loras)]
+    entries += [writer.Entry.of(*mark) for mark in network.marks.items()]
     config = {"config": json.dumps(network.origin.config)} if network.origin.config else {}
     writer.write(path, entries, tensors(), {"format": "pt"} | config)
 

@@ -125,7 +125,17 @@ def test_key_maps_are_one_to_one_and_know_their_own_names(table, names):
 
 QWEN3_TEXT = named("model.layers.0.self_attn.q_norm.weight", "model.embed_tokens.weight")
 WRONG_FILES = {
-    "Qwen-Image 1.x": (named("transformer_blocks.0.attn.add_q_proj.weight", "txt_norm.weight"), "Qwen-Image 1.x"),
+    "Qwen-Image 1.x": (named("transformer_blocks.0.attn.add_q_proj.weight", "transformer_blocks.0.img_mod.1.weight"),
+                       "the transformer of Qwen-Image 1.x"),
+    "its ControlNet": (named("controlnet_x_embedder.weight", "transformer_blocks.0.img_mod.1.weight"),
+                       "a ControlNet of Qwen-Image 1.x"),
+    "its Fun ControlNet": (named("control_img_in.weight", "control_blocks.0.img_mod.1.weight"),
+                           "a ControlNet of Qwen-Image 1.x"),
+    "its model patch": (named("controlnet_blocks.0.y_rms.weight", "img_in.weight"), "a model patch of Qwen-Image 1.x"),
+    "SD3 in diffusers form": (named("transformer_blocks.0.attn.add_q_proj.weight", "pos_embed.proj.weight"),
+                              "a Stable Diffusion 3 model in diffusers format"),
+    "Flux in diffusers form": (named("transformer_blocks.0.attn.add_q_proj.weight",
+                                     "single_transformer_blocks.0.attn.to_q.weight"), "a Flux model in diffusers"),
     "SDXL": (named("model.diffusion_model.input_blocks.0.0.weight"), "Stable Diffusion or SDXL checkpoint"),
     "SDXL in diffusers form": (named("down_blocks.0.attentions.0.proj_in.weight", "time_embedding.linear_1.weight"),
                                "SDXL model in diffusers format"),
