@@ -20,6 +20,9 @@ UP, DOWN, ALPHA, MAGNITUDE, RESHAPE = "lora_B.weight", "lora_A.weight", "alpha",
 ENDS = {".lora_up.weight": UP, ".lora.up.weight": UP, "_lora.up.weight": UP, ".lora_linear_layer.up.weight": UP,
         ".lora_B": UP, ".lora_down.weight": DOWN, ".lora.down.weight": DOWN, "_lora.down.weight": DOWN,
         ".lora_linear_layer.down.weight": DOWN, ".lora_A": DOWN}
+# A bias is a parameter of its own: what is added to it is its difference.
+BIAS = ".bias"
+BIAS_ENDS = {".diff_b": f"{BIAS}.diff", ".b_norm": f"{BIAS}.diff"}
 PEFT_MAGNITUDE = "lora_magnitude_vector"
 PEFT_PARTS = {"lora_A": DOWN, "lora_B": UP, PEFT_MAGNITUDE: MAGNITUDE}
 
@@ -37,13 +40,16 @@ FORMS: dict[str, tuple[frozenset[str], ...]] = {
 WHOLE = {"difference", "replacement"}  # of the matrix itself, which take neither scale nor magnitude
 # Parts that change what the others mean: without them the matrix would be a wrong one. They are for convolutions.
 TUCKER = {"lora_mid.weight", "hada_t1", "hada_t2", "lokr_t2"}
-PARTS = {ALPHA, MAGNITUDE, RESHAPE, "rescale", "diff_b", "b_norm", *TUCKER,
+PARTS = {ALPHA, MAGNITUDE, RESHAPE, "rescale", *TUCKER,
          *(part for kinds in FORMS.values() for kind in kinds for part in kind)}
 
 
 def one_spelling(name: str) -> str:
     """A tensor's name as ComfyUI's loader finds it: wrappers, prefixes and parts in one form."""
     name = _without_wrappers(name)
+    for end, part in BIAS_ENDS.items():
+        if name.endswith(end):
+            return name.removesuffix(end) + part
     for end, part in ENDS.items():
         if name.endswith(end):
             return f"{name.removesuffix(end)}.{part}"

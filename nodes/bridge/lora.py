@@ -8,12 +8,12 @@ import comfy.utils
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...model.checkpoints import adapters
-from ...model.checkpoints.adapters import Adapter
+from ...model.checkpoints import adapters, lora
+from ...model.checkpoints.adapters import BIAS, Adapter
 from ...model.checkpoints.checkpoint import aligned
 from ...model.checkpoints.files import check_header, check_is_no_text, readable, tensor_infos
-from ...model.qwen_image_2 import lora
-from ...model.qwen_image_2.lora import LoraError, Normalized
+from ...model.checkpoints.lora import LoraError, Normalized
+from ...model.qwen_image_2.lora import split_mlp
 from .adapters.checks import check_lora_shapes
 from .adapters.dora import Decomposed
 from .adapters.places import Place
@@ -32,7 +32,7 @@ def apply(model, path: Path, label: str, strength: float) -> Applied:
     than was trained: damaged, of another shape, or with parts that the pack does not know."""
     file = lora.normalized(*_read(path, label), label)
     if model.model.split_mlps:
-        file = lora.split_mlp(file, label)
+        file = split_mlp(file, label)
     places = _places(model.model)
     used = _used(file, places, label)
     if not used:
@@ -48,9 +48,13 @@ def apply(model, path: Path, label: str, strength: float) -> Applied:
 
 
 def _places(model) -> dict[str, Place]:
-    """The modules that a LoRA may name -> what they are in this model."""
+    """The modules and biases that a LoRA may name -> what they are in this model."""
     keys = comfy.lora.model_lora_keys_unet(model, {})
-    return {module: model.place_of(key) if isinstance(key, str) else Place(*key) for module, key in keys.items()}
+    places = {module: model.place_of(key) if isinstance(key, str) else Place(*key) for module, key in keys.items()}
+    own = model.state_dict()
+    biases = {module: Place(place.key.removesuffix(".weight") + BIAS) for module, place in places.items()
+              if place.rows is None}
+    return places | {module + BIAS: place for module, place in biases.items() if place.key in own}
 
 
 def _read(path: Path, label: str) -> tuple[dict, dict]:

@@ -5,7 +5,10 @@ import comfy.utils
 
 from ....messages import Message
 from ....model.checkpoints.errors import CheckpointError
+from ..keys import FAMILY_1, FAMILY_2
 from .shapes import made_shape, tensors_of
+
+WIDTHS = {FAMILY_1: 3072, FAMILY_2: 4096}  # of the published transformers: no matrix of the other family has its side
 
 
 def check_lora_shapes(patcher) -> None:
@@ -16,7 +19,7 @@ def check_lora_shapes(patcher) -> None:
         if offset is not None:  # some rows or columns of the matrix
             axis, _, length = offset
             expected[axis] = length
-        _check_patch(key, patch, tuple(expected))
+        _check_patch(key, patch, tuple(expected), getattr(patcher.model, "family", None))
 
 
 def check_loras(patcher, *_) -> None:
@@ -31,11 +34,14 @@ def patches_of(patcher) -> Iterator[tuple]:
             for key, patches in applied.items() for patch in patches)
 
 
-def _check_patch(key: str, patch, expected: tuple[int, ...]) -> None:
+def _check_patch(key: str, patch, expected: tuple[int, ...], own: str | None) -> None:
+    """own: the family of the model."""
     found = made_shape(patch, expected)
     shapes = [tuple(tensor.shape) for tensor in tensors_of(patch)]
-    older = any(3072 in shape for shape in (*shapes, found or ()))
-    family = Message("lora_family", "; it was made for Qwen-Image 1.x (width 3072)") if older else ""
+    sizes = {size for shape in (*shapes, found or ()) for size in shape}
+    other = next((name for name, width in WIDTHS.items() if width in sizes and name != own), None)
+    family = "" if other is None else Message("lora_family", "; it was made for Qwen-Image {family} (width {width})",
+                                              family=other, width=WIDTHS[other])
     if found is None:
         raise CheckpointError("lora_parts", "LoRA shape mismatch at {tensor}: the model expects {expected}, but the "
                               "LoRA's parts have the shapes {shapes}{family}.", tensor=key,

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from qwen_image_2.model.checkpoints.errors import CheckpointError
-from qwen_image_2.model.qwen_image_2.lora import LoraError
+from qwen_image_2.model.checkpoints.lora import LoraError
 from qwen_image_2.tests.model.checkpoints.test_files import is_aligned, write_displaced
 from qwen_image_2.tests.reference import error
 

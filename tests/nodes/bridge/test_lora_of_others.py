@@ -8,7 +8,7 @@ import torch
 
 from qwen_image_2.messages import MAX_LENGTH
 from qwen_image_2.model.checkpoints.errors import CheckpointError
-from qwen_image_2.model.qwen_image_2.lora import LoraError
+from qwen_image_2.model.checkpoints.lora import LoraError
 from qwen_image_2.tests.nodes.bridge.test_lora import draw
 from qwen_image_2.tests.reference import error
 
