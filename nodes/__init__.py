@@ -8,6 +8,7 @@ from .edit import QwenImage2EditEncode
 from .enhance import QwenImage2LoadEnhancer, QwenImage2PromptEnhance
 from .glyphs import QwenImage2GlyphReference
 from .latent import QwenImage2EmptyLatent
+from .layers import QwenImage2Layers
 from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
 from .loras import QwenImage2LoadLoRA
 from .memory import QwenImage2Memory
@@ -15,6 +16,7 @@ from .region import QwenImage2CropForEdit, QwenImage2ExtendCanvas, QwenImage2Sti
 from .routes import add_routes
 from .sampler import QwenImage2Sampler, QwenImage2Sigmas
 from .save import QwenImage2SaveQuantized
+from .save_page import QwenImage2SavePage
 from .text import QwenImage2TextEncode
 from .text_check import QwenImage2PickBest, QwenImage2TextCheck
 from .vae import QwenImage2VAEDecode, QwenImage2VAEEncode
@@ -42,6 +44,7 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2Sigmas,
     QwenImage2VAEEncode,
     QwenImage2VAEDecode,
+    QwenImage2Layers,
     QwenImage2CropForEdit,
     QwenImage2StitchEdit,
     QwenImage2ExtendCanvas,
@@ -50,6 +53,7 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2PickBest,
     QwenImage2GlyphReference,
     QwenImage2SaveDeck,
+    QwenImage2SavePage,
 ]
 
 

@@ -2,7 +2,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io
 
 from .. import atomic
@@ -16,7 +15,7 @@ from .common import categories
 from .common.checks import check_before_run
 from .common.images import check_channels, eight_bits
 from .common.page_nodes import PageNode, line_input, page_inputs, page_of, texts_checked
-from .common.paths import HIDDEN, check_name, name_of, new_paths
+from .common.paths import HIDDEN, check_name, name_of, new_paths, saved
 from .common.prompts import TRAINED_TOKENS, Measure
 from .common.schemas import schema
 from .frontend import measured_inputs
@@ -214,9 +213,3 @@ def save(sheets: list[deck.Sheet], prefix: str, suffixes: tuple[str, ...], ratio
             atomic.write_by(path, lambda file, write=deck.WRITERS[path.suffix], title=path.stem: write(
                 file, watched(), ratio, title))
     return paths
-
-
-def saved(path: Path) -> dict[str, str]:
-    """As core's savers name what they wrote, for programs that fetch it."""
-    below = path.parent.relative_to(folder_paths.get_output_directory())
-    return {"filename": path.name, "subfolder": "" if below == Path() else below.as_posix(), "type": "output"}

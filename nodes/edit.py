@@ -1,8 +1,4 @@
 """References and an instruction -> CONDITIONING and the latent to edit on."""
-from collections.abc import Sequence
-from functools import partial
-
-import node_helpers
 import torch
 from comfy_api.latest import io, ui
 
@@ -11,12 +7,12 @@ from ..model.images import sizes
 from ..model.images.references import CLEAN_SIDE, named_references, off_failing_grid, resize
 from ..model.qwen_image_1 import prompt as prompt_1
 from .bridge.keys import FAMILY_1, FAMILY_2
-from .bridge.text_encoders.families import check_clip, encode_together, family_of
-from .bridge.text_encoders.lazy import LazyConditioning
+from .bridge.text_encoders.families import check_clip, encode_together
+from .bridge.text_encoders.lazy import with_references
 from .bridge.vae import encode_images
 from .bridge.vae import family_of as vae_family
 from .common import categories
-from .common.checks import check_before_run, check_no_others, check_vae
+from .common.checks import check_before_run, check_no_others, check_pair, check_vae
 from .common.images import as_vae_takes, connected_references, empty_latent
 from .common.inputs import RESOLUTIONS, reference_inputs, side_inputs
 from .common.prompts import advice_on
@@ -36,13 +32,11 @@ EDIT_PLUS, EDIT = "Edit Plus (2509, 2511)", "Edit (first model)"
 TEMPLATES = {EDIT_PLUS: prompt_1.EDIT_PLUS, EDIT: prompt_1.EDIT}
 
 
-def check_pair(clip, vae) -> str:
-    """The family of both. Raises Refusal where they are of two."""
-    family = family_of(clip)
-    if vae_family(vae) != family:
-        raise Refusal("families_mixed", "The text encoder belongs to Qwen-Image {clip}, the VAE to Qwen-Image {vae}; "
-                      "together they give noise. Load both of one family.", clip=family, vae=vae_family(vae))
-    return family
+def check_edit_vae(vae) -> None:
+    """Raises Refusal for the VAE of Qwen-Image-Layered: nothing in an edit model's file tells of it later."""
+    if vae_family(vae) == FAMILY_1 and vae.output_channels == 4:
+        raise Refusal("edit_layered_vae", "This VAE is that of Qwen-Image-Layered; the edit models of Qwen-Image 1.x "
+                      "do not know its latents. Choose qwen_image_vae.")
 
 
 def check_target(canvas: str | None, width: int | None, height: int | None) -> None:
@@ -69,10 +63,6 @@ def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, wid
                    "this.)", width=clean[0],
                    height=clean[1])
     return [clean if size == target else size for size in wanted], clean, note
-
-
-def with_references(conditioning: Sequence, latents: list[torch.Tensor]) -> list:
-    return node_helpers.conditioning_set_values(conditioning, {"reference_latents": latents})
 
 
 def seen_by_1(references: list[torch.Tensor], resized: list[torch.Tensor], edit_model: str) -> list[torch.Tensor]:
@@ -165,6 +155,7 @@ class QwenImage2EditEncode(io.ComfyNode):
         check_clip(clip, reads_images=True)
         check_vae(vae)
         family = check_pair(clip, vae)
+        check_edit_vae(vae)
         references = connected_references(images)
         named = named_references(prompt, len(references))
         wanted, target, note = plan_sizes(references, resolution, canvas, width, height,
@@ -176,7 +167,7 @@ class QwenImage2EditEncode(io.ComfyNode):
                                       seen_by_1(references, resized, edit_model), TEMPLATES[edit_model])
         else:
             encoded = encode_together(clip, (prompt, negative_prompt), resized)
-        positive, negative = (LazyConditioning(partial(with_references, one, latents)) for one in encoded)
+        positive, negative = (with_references(one, latents) for one in encoded)
         notes = (advice_on(prompt), note, *advice_on_references(family, len(references), named))
         return io.NodeOutput(list(positive), negative, empty_latent(*target, batch_size),
                              ui=notify(cls, *notes) | for_the_page(images, resized))

@@ -1,6 +1,5 @@
 """A short prompt -> the long one that the model was trained for, by a language model of the user's own."""
 import hashlib
-import time
 from collections.abc import Callable
 
 import torch
@@ -20,7 +19,7 @@ from .common.images import connected_references
 from .common.inputs import canvas_inputs, reference_inputs
 from .common.schemas import schema
 from .frontend import ui_hints
-from .notices import notify, show
+from .notices import notify, token_counter
 
 # Comfy-Org's files of the two official models. Offered even before they are there, so that a workflow can name one.
 OFFICIAL = ("qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors",
@@ -151,7 +150,7 @@ class QwenImage2PromptEnhance(io.ComfyNode):
             return io.NodeOutput(prompt, *canvas, OFF, ui=notify(cls, OFF))
         references = connected_references(images) if any(image is not None for image in (images or {}).values()) else []
         task = enhancement.EDIT if references else enhancement.TEXT_TO_IMAGE
-        generated = answer(clip, task, prompt, system_prompt, references, seed, max_tokens, counter(cls))
+        generated = answer(clip, task, prompt, system_prompt, references, seed, max_tokens, token_counter(cls))
         result = enhancement.enhanced(prompt, generated, canvas, int(size) if follow_proposal else None,
                                       [(image.shape[1], image.shape[0]) for image in references])
         untrained = UNTRAINED if generation.is_enhancer(clip) and system_prompt == system_prompts.BUILT_IN else None
@@ -177,16 +176,3 @@ def answer(clip, task: enhancement.Task, prompt: str, system_prompt: str, refere
     generation.check_writes(clip, sees=bool(references))
     return generation.generate(clip, system_prompts.read(system_prompt, task), prompt, references, task, seed,
                                max_tokens or task.most_tokens, progress)
-
-
-def counter(node) -> Callable[[int], None]:
-    """A callback that shows on the node, once a second, how many tokens there are: nobody knows how many it takes."""
-    shown = time.monotonic()
-
-    def progress(tokens: int) -> None:
-        nonlocal shown
-        if time.monotonic() - shown >= 1:
-            shown = time.monotonic()
-            show(node, Message("enhancer_progress", "{tokens} tokens so far.", tokens=tokens))
-
-    return progress

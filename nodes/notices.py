@@ -4,10 +4,12 @@ Such a node asks for its unique_id and has intermediate output: then a page that
 ComfyUI's cache, too.
 """
 import logging
+import time
+from collections.abc import Callable
 
 from server import PromptServer
 
-from ..messages import to_json
+from ..messages import Message, to_json
 
 log = logging.getLogger(__name__)
 
@@ -34,3 +36,16 @@ def notify(node, *messages: str | None) -> dict:
         log.info("Node %s: %s", node.hidden.unique_id, message)
     return {KEY: [str(message) for message in messages], PARTS: [to_json(message) for message in messages],
             SPEAKER: [str(node.hidden.unique_id)]}
+
+
+def token_counter(node) -> Callable[[int], None]:
+    """A callback that shows on the node, once a second, how many tokens there are: nobody knows how many it takes."""
+    shown = time.monotonic()
+
+    def progress(tokens: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= 1:
+            shown = time.monotonic()
+            show(node, Message("enhancer_progress", "{tokens} tokens so far.", tokens=tokens))
+
+    return progress

@@ -1,7 +1,6 @@
 """Sampling with the right sigmas for the model and the size."""
 import re
 
-import comfy.model_sampling
 import torch
 from comfy_api.latest import io
 
@@ -15,6 +14,7 @@ from .bridge.guider import guider_for, sample
 from .bridge.keys import FAMILY_1, FAMILY_2
 from .common import categories
 from .common.checks import UNCONNECTED, check_before_run, check_finite, check_latent
+from .common.guidance import MAX_CFG, TRAINED, check_guidance, guidance_input, shift_note, unguided_note
 from .common.schemas import schema
 from .frontend import enabled_when
 from .notices import notify, show
@@ -22,8 +22,6 @@ from .seeds import seed_note
 
 CUSTOM = "Custom"
 PRESETS = [*dict.fromkeys((*schedule_2.PRESETS, *schedule_1.PRESETS)), CUSTOM]
-TRAINED, PLAIN = "as trained", "plain"
-MAX_CFG = 30.0
 # What core's empty latents say of their scale. What was sampled has the model's own.
 SCALES = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
@@ -71,29 +69,6 @@ def variant_warning(model, preset: str) -> str | None:
     return None
 
 
-def shift_note(model) -> str | None:
-    """What another node has done to the model's sampling, such as core's ModelSamplingAuraFlow: told."""
-    changed = model.object_patches.get("model_sampling")
-    if changed is None:
-        return None
-    half = torch.tensor([0.5])
-    if isinstance(changed, comfy.model_sampling.CONST) and torch.equal(changed.timestep(half), half):
-        return Message("shift_unused", "Another node (such as ModelSamplingAuraFlow) sets the model's shift. It has no "
-                       "effect here: the sigmas follow preset and size. Remove that node, or sample with core's "
-                       "KSampler.")
-    return Message("sampling_changed", "Another node (such as ModelSamplingSD3) sets a sampling type that Qwen-Image 2 "
-                   "does not support: images would be noise. Remove that node.")
-
-
-def check_guidance(cfg: float, negative: bool) -> None:
-    """negative: whether a negative prompt is connected."""
-    if not 1 <= cfg <= MAX_CFG:
-        raise Refusal("cfg_range", "CFG must be between 1 and {max}, got {cfg}.", cfg=str(cfg), max=f"{MAX_CFG:g}")
-    if cfg > 1 and not negative:
-        raise Refusal("cfg_negative", "CFG is {cfg}, but no negative prompt is connected. Connect one, or set CFG "
-                      "to 1.", cfg=str(cfg))
-
-
 def guidance_note(model, preset: str, cfg: float) -> str | None:
     """A model of 1.x with a CFG that it was not made for: possible, and told."""
     if model.model.family != FAMILY_1:
@@ -102,9 +77,7 @@ def guidance_note(model, preset: str, cfg: float) -> str | None:
         return Message("cfg_of_lora", "{preset} is made for CFG 1, but CFG is {cfg}: colours burn and each step takes "
                        "twice as long. Set CFG to 1.", preset=preset, cfg=f"{cfg:g}")
     if preset not in schedule_1.LORA_PRESETS and cfg == 1:
-        return Message("cfg_of_base", "CFG is 1. Base models of Qwen-Image 1.x are made for CFG 4 with a negative "
-                       "prompt; without it images stay flat. (Models with few-step weights inside, such as Rapid-AIO, "
-                       "run at CFG 1 with a LoRA preset.)")
+        return unguided_note()
     return None
 
 
@@ -119,6 +92,14 @@ def edit_note(model, positive) -> str | None:
     return Message("edit_unreferenced", "{file} is an edit model, but no reference is connected: it draws from the "
                    "prompt alone, which it was not trained for. Use Encode Edit, or a Qwen-Image model for text to "
                    "image.", file=model.model.label)
+
+
+def layered_note(model, samples: torch.Tensor) -> str | None:
+    """A model that paints layers, asked for one picture: possible, and told."""
+    if not getattr(model.model.spec, "layered", False) or (samples.ndim == 5 and samples.shape[2] > 1):
+        return None
+    return Message("layered_single", "{file} is a Layered model, but the latent holds one image: no layers are made. "
+                   "To take an image apart, use Layers (Qwen-Image 2).", file=model.model.label)
 
 
 def pixels(model, latent: torch.Tensor) -> tuple[int, int]:
@@ -197,10 +178,9 @@ class QwenImage2Sampler(io.ComfyNode):
                                tooltip="1 is the official default: no guidance, one model pass per step. Above 1 the "
                                        "negative prompt is used, and each step takes twice as long."),
                 denoise_input(),
-                io.Combo.Input("guidance", [TRAINED, PLAIN], default=TRAINED, optional=True, advanced=True,
-                               tooltip="How CFG above 1 is computed for Qwen-Image 1.x. as trained: the guided "
-                                       "prediction keeps the positive one's length in each token, as the official "
-                                       "pipelines do it. plain: as KSampler. 2.x is always guided plainly."),
+                guidance_input("How CFG above 1 is computed for Qwen-Image 1.x. as trained: the guided prediction "
+                               "keeps the positive one's length in each token, as the official pipelines do it. "
+                               "plain: as KSampler. 2.x is always guided plainly."),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
             hidden=(io.Hidden.prompt,),
@@ -219,8 +199,9 @@ class QwenImage2Sampler(io.ComfyNode):
         check_guidance(cfg, negative is not None)
         sigmas = sigmas_for(model, preset, steps, denoise, samples)
         notes = [variant_warning(model, preset), guidance_note(model, preset, cfg), shift_note(model),
-                 size_note(model, samples), edit_note(model, positive), canvas_note(model, positive, samples),
-                 start_note(samples, denoise), seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
+                 size_note(model, samples), edit_note(model, positive), layered_note(model, samples),
+                 canvas_note(model, positive, samples), start_note(samples, denoise),
+                 seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
         show(cls, *notes)  # before the work
         guider = guider_for(model, positive, negative, cfg, notes.append, guidance == TRAINED)
         out = sample(guider, latent, noise_for(latent, seed), sigmas, seed)

@@ -1,16 +1,14 @@
 """Images <-> latents, with transparency."""
-import comfy.utils
 import torch
 from comfy_api.latest import io
 
 from ..messages import Message, Refusal
-from ..model.images.regions import as_masks, check_mask_count
 from .bridge.keys import FAMILY_1, FAMILY_2
 from .bridge.run_checks import not_finite_note
 from .bridge.vae import decode_images, encode_images, family_of
 from .common import categories
 from .common.checks import check_vae
-from .common.images import as_vae_takes, check_images
+from .common.images import as_vae_takes, check_images, with_alpha
 from .common.schemas import schema
 from .notices import notify, show
 
@@ -29,19 +27,6 @@ def check_decodable(shape: tuple[int, ...], vae) -> None:
     if 0 in shape or shape[1:2] != (channels,) or len(shape) not in ((4, 5) if family == FAMILY_1 else (4,)):
         raise Refusal("vae_latent_shape", "The latent has shape {shape}; this VAE decodes [batch, {channels}, "
                       "height/{scale}, width/{scale}].", shape=str(list(shape)), channels=channels, scale=scale)
-
-
-def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None = None) -> torch.Tensor:
-    """IMAGE (B, H, W, 3 or 4) -> (B, H, W, 4). alpha: ComfyUI's MASK, 1 is transparent; it wins over the image's. One
-    image serves several masks, one mask several images."""
-    if alpha is None:
-        return image if image.shape[-1] == 4 else torch.cat([image[..., :3], torch.ones_like(image[..., :1])], -1)
-    alpha = as_masks(alpha)
-    check_mask_count(len(alpha), len(image))
-    count, height, width = max(len(alpha), len(image)), *image.shape[1:3]
-    mask = comfy.utils.common_upscale(alpha.unsqueeze(1).to(image), width, height, "bilinear", "disabled")
-    opacity = 1 - mask.movedim(1, -1)
-    return torch.cat([part.expand(count, -1, -1, -1) for part in (image[..., :3], opacity)], -1)
 
 
 def cropped(image: torch.Tensor, multiple: int) -> tuple[torch.Tensor, str | None]:

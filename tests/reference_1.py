@@ -9,6 +9,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
+    QwenImageLayeredPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
@@ -26,7 +27,6 @@ from qwen_image_2.tests.reference import randomised, scheduler, vae_1
 from qwen_image_2.tools import tiny
 
 PIPELINES = {"t2i": QwenImagePipeline, "edit": QwenImageEditPipeline, "edit plus": QwenImageEditPlusPipeline}
-
 
 def transformer(layers: int = 2, heads: int = 2, context: int = 64, zero_cond_t: bool = False, layered: bool = False,
                 seed: int = 2) -> QwenImageTransformer2DModel:
@@ -105,13 +105,39 @@ def prompt_pipelines(comfyui: Path, encoder: Qwen2_5_VLForConditionalGeneration)
 
 
 def assembled(kind: str, comfyui: Path, **parts):
+    tokenizer, processor = readers(comfyui)
+    more = {} if kind == "t2i" else {"processor": processor}
+    return PIPELINES[kind](tokenizer=tokenizer, **more, **parts)
+
+
+def readers(comfyui: Path) -> tuple[Qwen2TokenizerFast, Qwen2VLProcessor]:
+    """What turns prompts, and prompts with pictures, into tokens."""
     tokenizer = Qwen2TokenizerFast.from_pretrained(comfyui / "comfy" / "text_encoders" / "qwen25_tokenizer")
-    if kind == "t2i":
-        return PIPELINES[kind](tokenizer=tokenizer, **parts)
-    processor = Qwen2VLProcessor(
+    return tokenizer, Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 12845056}),
         tokenizer=tokenizer, video_processor=Qwen2VLVideoProcessor(), chat_template="{{ messages }}")
-    return PIPELINES[kind](tokenizer=tokenizer, processor=processor, **parts)
+
+
+def layered_pipeline(comfyui: Path) -> QwenImageLayeredPipeline:
+    """Qwen-Image-Layered, whole. Its scheduler's settings are taken for the base model's."""
+    tokenizer, processor = readers(comfyui)
+    pipeline = QwenImageLayeredPipeline(
+        transformer=transformer(layered=True), vae=vae_1(4), text_encoder=text_encoder(), tokenizer=tokenizer,
+        processor=processor, scheduler=scheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@contextlib.contextmanager
+def area_of(pipeline: QwenImageLayeredPipeline, side: int):
+    """Inside, pictures are resized to the area of this square, where the pipeline knows 640 and 1024."""
+    module = sys.modules[type(pipeline).__module__]
+    published = module.calculate_dimensions
+    module.calculate_dimensions = lambda area, ratio: published(side * side, ratio)
+    try:
+        yield
+    finally:
+        module.calculate_dimensions = published
 
 
 @contextlib.contextmanager

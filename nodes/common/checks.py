@@ -10,6 +10,7 @@ from ...messages import Refusal
 from ...model.images import sizes
 from ...model.images.references import MAX_REFERENCES
 from ..bridge.pack_model import is_ours
+from ..bridge.text_encoders.families import family_of as clip_family
 from ..bridge.vae import QwenImage2VAE, family_of
 
 FLUX_2_CHANNELS, FLUX_2_SCALE = 128, 16  # the one empty latent of core that does not say its scale
@@ -91,3 +92,12 @@ def check_vae(vae, ours: bool = False) -> None:
     """Raises Refusal for the VAE of another model. ours: also for that of Qwen-Image 1.x from core's own loader."""
     if not isinstance(vae, QwenImage2VAE) if ours else family_of(vae) is None:
         raise Refusal("not_our_vae", "This VAE is not the Qwen-Image 2 VAE. Load it with Load VAE (Qwen-Image 2).")
+
+
+def check_pair(clip, vae) -> str:
+    """The family of both. Raises Refusal where they are of two."""
+    family = clip_family(clip)
+    if family_of(vae) != family:
+        raise Refusal("families_mixed", "The text encoder belongs to Qwen-Image {clip}, the VAE to Qwen-Image {vae}; "
+                      "together they give noise. Load both of one family.", clip=family, vae=family_of(vae))
+    return family

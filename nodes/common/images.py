@@ -1,10 +1,12 @@
 """ComfyUI's IMAGE and LATENT as the nodes need them."""
 import comfy.model_management
+import comfy.utils
 import numpy as np
 import torch
 
 from ...messages import Refusal
 from ...model.images.references import MAX_REFERENCES, check_reference, over_white
+from ...model.images.regions import as_masks, check_mask_count
 from ...model.qwen_image_2.spec import VAESpec
 
 
@@ -20,6 +22,19 @@ def empty_latent(width: int, height: int, batch_size: int) -> dict:
 def as_vae_takes(image: torch.Tensor, vae) -> torch.Tensor:
     """IMAGE (B, H, W, 3 or 4), over white where the VAE knows no transparency: that of Qwen-Image 1.x."""
     return over_white(image) if vae.output_channels == 3 else image
+
+
+def with_alpha(image: torch.Tensor, alpha: torch.Tensor | None = None) -> torch.Tensor:
+    """IMAGE (B, H, W, 3 or 4) -> (B, H, W, 4). alpha: ComfyUI's MASK, 1 is transparent; it wins over the image's. One
+    image serves several masks, one mask several images."""
+    if alpha is None:
+        return image if image.shape[-1] == 4 else torch.cat([image[..., :3], torch.ones_like(image[..., :1])], -1)
+    alpha = as_masks(alpha)
+    check_mask_count(len(alpha), len(image))
+    count, height, width = max(len(alpha), len(image)), *image.shape[1:3]
+    mask = comfy.utils.common_upscale(alpha.unsqueeze(1).to(image), width, height, "bilinear", "disabled")
+    opacity = 1 - mask.movedim(1, -1)
+    return torch.cat([part.expand(count, -1, -1, -1) for part in (image[..., :3], opacity)], -1)
 
 
 def check_images(image: torch.Tensor) -> None:

@@ -53,3 +53,9 @@ def new_paths(prefix: str, suffixes: Sequence[str], width: int = 0, height: int 
             prefix, folder_paths.get_output_directory(), width, height)
     with atomic.numbered(Path(place), name, number, suffixes) as paths:
         yield paths
+
+
+def saved(path: Path) -> dict[str, str]:
+    """As core's savers name what they wrote, for programs that fetch it."""
+    below = path.parent.relative_to(folder_paths.get_output_directory())
+    return {"filename": path.name, "subfolder": "" if below == Path() else below.as_posix(), "type": "output"}

@@ -22,16 +22,19 @@ CHAT_TOKENIZERS = (comfy.text_encoders.qwen35.Qwen35ImageTokenizer, comfy.text_e
                    qwen2_5_vl.Tokenizer)
 ADVICE = Message("choose_language_model", "connect a prompt enhancer from Load Prompt Enhancer, or another language "
                  "model that ComfyUI's Generate Text node accepts")
+CAPTION_TOKENS = 512  # diffusers 0.42.1, pipeline_qwenimage_layered.py
+CAPTION_PENALTY = 1.05
 
 
-def check_writes(clip, sees: bool) -> None:
-    """Refuse a CLIP that cannot write text, and where there are images, one that cannot see them."""
+def check_writes(clip, sees: bool, advice: Message = ADVICE) -> None:
+    """Refuse a CLIP that cannot write text, and where there are images, one that cannot see them. advice: what else to
+    do about text."""
     model = _language_model(clip)
     if model is None:
-        raise Refusal("clip_cannot_write", "This CLIP cannot generate text: {advice}.", advice=ADVICE)
+        raise Refusal("clip_cannot_write", "This CLIP cannot generate text: {advice}.", advice=advice)
     if isinstance(model, Reader) and not model.spec.lm_head:
         raise Refusal("lm_head_missing", "This text encoder's file has no output layer (lm_head), so it cannot "
-                      "generate text: {advice}.", advice=ADVICE)
+                      "generate text: {advice}.", advice=advice)
     if sees and not hasattr(model, "preprocess_embed"):
         raise Refusal("clip_cannot_see", "This language model has no vision. Disconnect the images, or connect a model "
                       "with vision, such as the official enhancer for edits.")
@@ -57,6 +60,20 @@ def generate(clip, instruction: str, prompt: str, images: Sequence[Tensor], task
             top_p=enhancement.TOP_P, top_k=enhancement.TOP_K, min_p=0.0, repetition_penalty=1.0,
             presence_penalty=task.presence_penalty)
     return Generated(clip.decode(ids), len(ids), len(ids) >= most_tokens and ids[-1] not in _stop_tokens(clip))
+
+
+def caption(clip, conversation: str, image: Tensor, progress: Callable[[int], None]) -> str:
+    """What the text encoder of Qwen-Image 1.x writes of a picture (1, H, W, 3 or 4), always the same.
+
+    conversation: whole, with a slot for the picture. Settings as in Qwen2.5-VL's generation_config.json, whose
+    temperature of 1e-6 leaves the likeliest token; ComfyUI's penalty counts what has been written, transformers' the
+    conversation too. progress: as in generate.
+    """
+    tokens = clip.tokenize(conversation, images=[image])
+    with _for_each_token(clip, progress):
+        ids = clip.generate(tokens, do_sample=True, max_length=CAPTION_TOKENS, seed=0, temperature=1.0, top_p=1.0,
+                            top_k=1, min_p=0.0, repetition_penalty=CAPTION_PENALTY, presence_penalty=0.0)
+    return clip.decode(ids).strip()
 
 
 def _for_each_token(clip, progress: Callable[[int], None]):

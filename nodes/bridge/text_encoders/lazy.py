@@ -1,6 +1,9 @@
 """CONDITIONING that is encoded when somebody reads it."""
 from collections.abc import Callable, Sequence
 
+import node_helpers
+from torch import Tensor
+
 
 class LazyConditioning(Sequence):
     """The list that `encode` makes, made when it is first read.
@@ -41,3 +44,9 @@ class LazyConditioning(Sequence):
 
     def __reduce__(self):
         return list, (self._read(),)
+
+
+def with_references(conditioning: Sequence, latents: Sequence[Tensor]) -> LazyConditioning:
+    """The conditioning with references, latents (1, C, ..., h, w) as VAEs give them."""
+    values = {"reference_latents": list(latents)}
+    return LazyConditioning(lambda: node_helpers.conditioning_set_values(conditioning, values))
