@@ -72,9 +72,10 @@ def seen_by_1(references: list[torch.Tensor], resized: list[torch.Tensor], edit_
     return [resize(image, *sizes.size_for_area(EYES_AREA, image.shape[1] / image.shape[0])) for image in references]
 
 
-def advice_on_references(family: str, count: int, named: set[int]) -> list[Message]:
+def advice_on_references(family: str, count: int, named: set[int], labelled: bool) -> list[Message]:
+    """labelled: the prompt calls them Picture 1, Picture 2, ... itself, as 1.x does."""
     advice = []
-    if not named and count > 1:
+    if not named and not labelled and count > 1:
         advice.append(Message("references_unnamed", "The prompt names none of the {count} references. Refer to them as "
                               "<image1>, <image2>, ...", count=count))
     if named and family == FAMILY_1:
@@ -158,6 +159,7 @@ class QwenImage2EditEncode(io.ComfyNode):
         check_edit_vae(vae)
         references = connected_references(images)
         named = named_references(prompt, len(references))
+        labelled = family == FAMILY_1 and prompt_1.has_labels(prompt)
         wanted, target, note = plan_sizes(references, resolution, canvas, width, height,
                                           grid_guard and family == FAMILY_2)
         resized = [resize(image, *size) for image, size in zip(references, wanted)]
@@ -168,6 +170,6 @@ class QwenImage2EditEncode(io.ComfyNode):
         else:
             encoded = encode_together(clip, (prompt, negative_prompt), resized)
         positive, negative = (with_references(one, latents) for one in encoded)
-        notes = (advice_on(prompt), note, *advice_on_references(family, len(references), named))
+        notes = (advice_on(prompt), note, *advice_on_references(family, len(references), named, labelled))
         return io.NodeOutput(list(positive), negative, empty_latent(*target, batch_size),
                              ui=notify(cls, *notes) | for_the_page(images, resized))

@@ -36,6 +36,8 @@ TRANSFORMER_1 = "qwen_image_2512_bf16.safetensors"
 EDIT_1 = "qwen_image_edit_2511_bf16.safetensors"
 TEXT_ENCODER_1 = "qwen_2.5_vl_7b.safetensors"
 VAE_1 = "qwen_image_vae.safetensors"
+LIGHTNING_1 = "Qwen-Image-2512-Lightning-4steps-V1.0-bf16.safetensors"
+LORA_RANK = 4
 
 TRANSFORMER_SPEC = TransformerSpec(layers=2, dim=128, heads=4, head_dim=32, mlp_dim=384, context_dim=64,
                                    rope_axes=(4, 14, 14))
@@ -237,14 +239,28 @@ def write(folder: Path) -> None:
          {"text_config": TEXT_CONFIG, "vision_config": VISION_CONFIG})
 
 
+def lightning_1_state(transformer: State) -> State:
+    """The form of Lightning's LoRAs for 1.x: bare names, each matrix of a block but those of modulation, with its
+    alpha."""
+    generator, out = torch.Generator().manual_seed(8), {}
+    for name, value in transformer.items():
+        if name.startswith("transformer_blocks.") and value.ndim == 2 and "_mod." not in name:
+            layer, (rows, columns) = name.removesuffix(".weight"), value.shape
+            out[f"{layer}.lora_down.weight"] = torch.randn(LORA_RANK, columns, generator=generator) / columns**0.5
+            out[f"{layer}.lora_up.weight"] = torch.randn(rows, LORA_RANK, generator=generator) / 4
+            out[f"{layer}.alpha"] = torch.tensor(float(LORA_RANK))
+    return out
+
+
 def write_1(folder: Path) -> None:
-    """The same of Qwen-Image 1.x: a model that draws, one that edits, and what belongs to both."""
+    """The same of Qwen-Image 1.x: a model that draws, one that edits, what belongs to both, and a few-step LoRA."""
     transformer = randomise(shapes(Transformer1(TRANSFORMER_SPEC_1)), 5)
     save(transformer, folder / "diffusion_models" / TRANSFORMER_1, {})
     save(transformer | {ZERO_COND_MARK: torch.empty(0)}, folder / "diffusion_models" / EDIT_1, {})
     save(to_wan_vae_1(randomise(vae_1_state(), 6)), folder / "vae" / VAE_1, {})
     save(to_comfy_text_encoder_1(randomise(text_encoder_1_state(), 7)), folder / "text_encoders" / TEXT_ENCODER_1,
          {"text_config": TEXT_CONFIG_1, "vision_config": VISION_CONFIG_1})
+    save(lightning_1_state(transformer), folder / "loras" / LIGHTNING_1, {})
 
 
 def write_enhancer(path: Path, tokens: list[int] | None = None, dtype=torch.bfloat16) -> None:

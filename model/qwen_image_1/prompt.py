@@ -115,6 +115,10 @@ def with_labels(prompt: str) -> str:
     return re.sub(r"<image(\d+)>", r"Picture \1", prompt)
 
 
+def has_labels(prompt: str) -> bool:
+    return re.search(r"\b[Pp]icture \d", prompt) is not None
+
+
 def tokens_dropped(tokens: Sequence) -> int:
     """How many of a conversation's tokens the transformer never sees: the system turn and the opening of the user's.
 

@@ -57,6 +57,7 @@ def server(comfyui_path, tmp_path_factory):
     """Tiny weights under the official names, so that the page finds nothing missing, and the example picture."""
     folder = tmp_path_factory.mktemp("browser")
     tiny.write(folder / "models")
+    tiny.write_1(folder / "models")
     (folder / "input").mkdir()
     example = Image.open(comfyui_path / "input" / "example.png").convert("RGB")
     example.save(folder / "input" / "example.png")

@@ -47,7 +47,7 @@ def models(reference, tmp_path_factory):
               for name, value in vae.items()}
     tiny.save(five_d, root / "vae" / DIFFUSERS_VAE, {}, torch.float32)
     reference.vae.save_pretrained(root / "vae" / VAE_FOLDER)
-    (root / "loras").mkdir()
+    tiny.write_1(root)
     return root
 
 

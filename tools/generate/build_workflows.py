@@ -9,8 +9,8 @@ import json
 import uuid
 from pathlib import Path
 
+from .. import tiny
 from ..pack import ROOT
-from ..tiny import TEXT_ENCODER, TRANSFORMER, TURBO, VAE_FILE
 from .make import as_program, from_schemas
 from .workflow_graphs import WORKFLOWS, Group, Node, Workflow
 
@@ -18,10 +18,22 @@ FOLDER = ROOT / "workflows"
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 GROWING = "COMFY_AUTOGROW_V3"  # an input that shows one free socket more than are connected
 
-# Comfy-Org's repackaged files, and ComfyUI's model folder that each goes into: the repository's folders are called so.
-PUBLISHED = "https://huggingface.co/Comfy-Org/Qwen-Image-2.1"
-DIRECTORIES = {TRANSFORMER: "diffusion_models", TURBO: "diffusion_models", TEXT_ENCODER: "text_encoders",
-               VAE_FILE: "vae"}
+# Where each published file is, and ComfyUI's model folder that it goes into: Comfy-Org's folders are called so.
+COMFY_ORG = "https://huggingface.co/Comfy-Org"
+QWEN_2 = f"{COMFY_ORG}/Qwen-Image-2.1/resolve/main"
+PLACES = {
+    tiny.TRANSFORMER: (QWEN_2, "diffusion_models"),
+    tiny.TURBO: (QWEN_2, "diffusion_models"),
+    tiny.TEXT_ENCODER: (QWEN_2, "text_encoders"),
+    tiny.VAE_FILE: (QWEN_2, "vae"),
+    tiny.TRANSFORMER_1: (f"{COMFY_ORG}/Qwen-Image_ComfyUI/resolve/main/split_files", "diffusion_models"),
+    tiny.EDIT_1: (f"{COMFY_ORG}/Qwen-Image-Edit_ComfyUI/resolve/main/split_files", "diffusion_models"),
+    tiny.TEXT_ENCODER_1: (f"{COMFY_ORG}/HunyuanImage_2.1_ComfyUI/resolve/main/split_files", "text_encoders"),
+    tiny.VAE_1: (f"{COMFY_ORG}/Qwen-Image_ComfyUI/resolve/main/split_files", "vae"),
+}
+LIGHTNING = "https://huggingface.co/lightx2v/Qwen-Image-2512-Lightning/resolve/main"
+PUBLISHED = {name: (f"{place}/{folder}/{name}", folder) for name, (place, folder) in PLACES.items()} | {
+    tiny.LIGHTNING_1: (f"{LIGHTNING}/{tiny.LIGHTNING_1}", "loras")}
 
 # Pixels around a group's nodes.
 GROUP_MARGIN, GROUP_TITLE = 20, 50
@@ -132,8 +144,8 @@ def _origin(schema: dict) -> dict:
 
 def _files(node: Node) -> dict:
     """The published files among a node's inputs: the page offers to download those that are missing."""
-    models = [{"name": name, "url": f"{PUBLISHED}/resolve/main/{DIRECTORIES[name]}/{name}",
-               "directory": DIRECTORIES[name]} for name in node.inputs.values() if name in DIRECTORIES]
+    models = [{"name": name, "url": PUBLISHED[name][0], "directory": PUBLISHED[name][1]}
+              for name in node.inputs.values() if name in PUBLISHED]
     return {"models": models} if models else {}
 
 

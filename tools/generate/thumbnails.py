@@ -105,6 +105,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     # Tiny weights under the official names, so that the page finds nothing missing.
     with tempfile.TemporaryDirectory() as folder:
         tiny.write(Path(folder))
+        tiny.write_1(Path(folder))
         _write(Path(folder), graphs, options.large)
 
 

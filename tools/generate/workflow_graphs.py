@@ -2,11 +2,24 @@
 
 A node that says something after a run, or shows a picture, grows: it has room for that, or is the last of its column.
 """
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from ..tiny import ENHANCER, TEXT_ENCODER, TRANSFORMER, TURBO, VAE_FILE
+from ..tiny import (
+    EDIT_1,
+    ENHANCER,
+    LIGHTNING_1,
+    TEXT_ENCODER,
+    TEXT_ENCODER_1,
+    TRANSFORMER,
+    TRANSFORMER_1,
+    TURBO,
+    VAE_1,
+    VAE_FILE,
+)
 from . import workflow_pages as pages
 from . import workflow_texts as texts
+from . import workflow_texts_1 as texts_1
 
 EXAMPLE = "example.png"  # lies in the input folder of every new ComfyUI
 SEED = 20260920
@@ -38,22 +51,42 @@ class Workflow:
     groups: tuple[Group, ...]
 
 
-def text_to_image(diffusion_model: str, preset: str, prompt: str, aspect_ratio: str, size: str, prefix: str,
-                  note: str) -> Workflow:
+@dataclass(frozen=True)
+class Model:
+    """The files of the loader, and how their model was meant to be sampled."""
+
+    diffusion_model: str = TRANSFORMER
+    text_encoder: str = TEXT_ENCODER
+    vae: str = VAE_FILE
+    preset: str = "Quality 40"
+    cfg: float = 1.0
+    negative_prompt: str = ""
+
+    @property
+    def loader(self) -> dict:
+        return {"diffusion_model": self.diffusion_model, "text_encoder": self.text_encoder, "vae": self.vae,
+                "variant": "auto", "weight_format": "as stored", "vision_projector": "auto"}
+
+
+QWEN_2 = Model()
+QWEN_2_TURBO = Model(TURBO, preset="Turbo 8")
+QWEN_1 = Model(TRANSFORMER_1, TEXT_ENCODER_1, VAE_1, "Quality 50", 4.0, texts_1.NEGATIVE)
+QWEN_1_LIGHTNING = replace(QWEN_1, preset="Lightning LoRA 4 (1.x)", cfg=1.0, negative_prompt="")
+QWEN_1_EDIT = replace(QWEN_1, diffusion_model=EDIT_1, preset="Quality 40", negative_prompt=" ")
+
+
+def text_to_image(model: Model, prompt: str, aspect_ratio: str, size: str, prefix: str, note: str) -> Workflow:
     """Loader, prompt, canvas, sampler, decoder, picture, and a note on files and what to change."""
     return Workflow(
         nodes={
             "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
-            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), {
-                "diffusion_model": diffusion_model, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
-                "weight_format": "as stored", "vision_projector": "auto"}),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), model.loader),
             "canvas": Node("QwenImage2EmptyLatent", (440, 500), (400, 350), {
                 "aspect_ratio": aspect_ratio, "size": size, "width": 1024, "height": 1024, "batch_size": 1}),
             "prompt": Node("QwenImage2TextEncode", (900, 60), (480, 790), {
-                "clip": ("loader", 1), "prompt": prompt, "negative_prompt": ""}),
-            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 790), {
-                "model": ("loader", 0), "positive": ("prompt", 0), "negative": ("prompt", 1), "latent": ("canvas", 0),
-                "seed": SEED, "preset": preset, "steps": 40, "cfg": 1.0, "denoise": 1.0}),
+                "clip": ("loader", 1), "prompt": prompt, "negative_prompt": model.negative_prompt}),
+            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 790), _sampler_inputs("prompt", model=model) | {
+                "latent": ("canvas", 0)}),
             "decode": _decode(1840),
             "save": _save(1840, 260, ("decode", 0), prefix),
         },
@@ -61,8 +94,15 @@ def text_to_image(diffusion_model: str, preset: str, prompt: str, aspect_ratio: 
                 Group("4  Sampling", ("sampler",)), Group("5  Result", ("decode", "save"))))
 
 
-LOADER = {"diffusion_model": TRANSFORMER, "text_encoder": TEXT_ENCODER, "vae": VAE_FILE, "variant": "auto",
-          "weight_format": "as stored", "vision_projector": "auto"}
+def lightning(prompt: str, note: str, prefix: str) -> Workflow:
+    """Text to image in four steps, by a LoRA between loader and sampler."""
+    base = text_to_image(QWEN_1_LIGHTNING, prompt, "1:1", "1328", prefix, note)
+    base.nodes["canvas"].at = (440, 800)
+    base.nodes["sampler"].inputs["model"] = ("lora", 0)
+    lora = Node("QwenImage2LoadLoRA", (440, 480), (400, 200), {
+        "model": ("loader", 0), "lora": LIGHTNING_1, "strength": 1.0})
+    nodes = {"note": base.nodes.pop("note"), "loader": base.nodes.pop("loader"), "lora": lora, **base.nodes}
+    return Workflow(nodes, (Group("1  Files", ("loader", "lora")), *base.groups[1:]))
 
 
 def brief(node_class: str, fields: dict, prefix: str) -> Workflow:
@@ -70,7 +110,7 @@ def brief(node_class: str, fields: dict, prefix: str) -> Workflow:
     return Workflow(
         nodes={
             "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=pages.NOTE),
-            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), QWEN_2.loader),
             "brief": Node(node_class, (900, 60), (520, 960), fields),
             "canvas": Node("QwenImage2EmptyLatent", (1480, 60), (400, 350), {
                 "aspect_ratio": "custom", "size": "2048", "width": ("brief", 1), "height": ("brief", 2),
@@ -116,19 +156,19 @@ def deck(fields: dict, prefix: str) -> Workflow:
 
 
 def edit(prompt: str, note: str, prefix: str, references: int = 1, canvas: str = "last reference",
-         output: int = 0) -> Workflow:
+         output: int = 0, model: Model = QWEN_2) -> Workflow:
     """Loader, pictures, instruction, sampler, decoder, result. output: of the decoder, 1 is RGBA."""
     names = [f"picture{number}" for number in range(1, references + 1)]
     return Workflow(
         nodes={
             "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
-            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), model.loader),
             **{name: Node("LoadImage", (440, 500 + 420 * index), (400, 340), {"image": EXAMPLE},
                           title=f"Picture {index + 1}")
                for index, name in enumerate(names)},
             "edit": Node("QwenImage2EditEncode", (900, 60), (480, 790),
-                         _edit_inputs(prompt, [(name, 0) for name in names], canvas=canvas)),
-            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 790), _sampler_inputs("edit", EDIT_SEED)),
+                         _edit_inputs(prompt, [(name, 0) for name in names], canvas=canvas, model=model)),
+            "sampler": Node("QwenImage2Sampler", (1440, 60), (340, 790), _sampler_inputs("edit", EDIT_SEED, model)),
             "decode": _decode(1840),
             "save": _save(1840, 260, ("decode", output), prefix),
         },
@@ -136,22 +176,27 @@ def edit(prompt: str, note: str, prefix: str, references: int = 1, canvas: str =
                 Group("4  Sampling", ("sampler",)), Group("5  Result", ("decode", "save"))))
 
 
-def two_edits(first: str, second: str, titles: tuple[str, str], note: str, prefix: str, chained: bool) -> Workflow:
-    """Two instructions: one below the other for the same picture, or, chained, one after the other."""
+# What the second of two edits sees. RGBA: what the first edit has made transparent stays so.
+PICTURE, FIRST_RESULT = ("picture", 0), ("decode1", 1)
+
+
+def two_edits(first: str, second: str, titles: tuple[str, str], note: str, prefix: str,
+              sees: tuple[tuple[str, int], ...] = (PICTURE,), model: Model = QWEN_2) -> Workflow:
+    """Two instructions: one below the other for the same picture, or one after the other where the second sees the
+    first one's result."""
+    chained = FIRST_RESULT in sees
     nodes = {
         "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
-        "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+        "loader": Node("QwenImage2Loader", (440, 60), (400, 340), model.loader),
         "picture": Node("LoadImage", (440, 500), (400, 350), {"image": EXAMPLE}, title="Picture"),
     }
     for number, prompt in enumerate((first, second), start=1):
         right, down = (1520 * (number - 1), 60) if chained else (0, 60 + 950 * (number - 1))
-        # RGBA: what the first edit has made transparent stays so.
-        source = ("decode1", 1) if chained and number == 2 else ("picture", 0)
         nodes |= {
             f"edit{number}": Node("QwenImage2EditEncode", (900 + right, down), (480, 790),
-                                  _edit_inputs(prompt, [source])),
+                                  _edit_inputs(prompt, sees if number == 2 else (PICTURE,), model=model)),
             f"sampler{number}": Node("QwenImage2Sampler", (1440 + right, down), (340, 790),
-                                     _sampler_inputs(f"edit{number}", EDIT_SEED + number - 1)),
+                                     _sampler_inputs(f"edit{number}", EDIT_SEED + number - 1, model)),
             f"decode{number}": _decode(1840 + right, down, f"sampler{number}"),
             f"save{number}": _save(1840 + right, down + 200, (f"decode{number}", 0), f"{prefix}-{number}"),
         }
@@ -169,7 +214,7 @@ def region_edit(prompt: str, note: str, prefix: str, outpaint: bool) -> Workflow
     return Workflow(
         nodes={
             "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
-            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), QWEN_2.loader),
             "picture": Node("LoadImage", (440, 500), (400, 350), {"image": EXAMPLE}, title="Picture"),
             **extend,
             "crop": Node("QwenImage2CropForEdit", (900, 500), (400, 350), {
@@ -189,7 +234,7 @@ def region_edit(prompt: str, note: str, prefix: str, outpaint: bool) -> Workflow
 
 def checked(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
     """Four pictures of a prompt; the one that says best what it should is kept."""
-    base = text_to_image(TRANSFORMER, "Quality 40", prompt, "3:4", "1024", prefix, note)
+    base = text_to_image(QWEN_2, prompt, "3:4", "1024", prefix, note)
     base.nodes["canvas"].inputs["batch_size"] = 4
     nodes = base.nodes | {
         "check": Node("QwenImage2TextCheck", (1840, 260), (480, 590), _check_inputs(("decode", 0), expected)),
@@ -206,7 +251,7 @@ def repair(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
     return Workflow(
         nodes={
             "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
-            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), LOADER),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), QWEN_2.loader),
             "picture": Node("LoadImage", (440, 500), (400, 350), {"image": EXAMPLE}, title="Picture"),
             "words": Node("PrimitiveStringMultiline", (900, 60), (400, 140), {"value": expected},
                           title="What it should say"),
@@ -249,26 +294,26 @@ def _check_inputs(image: tuple[str, int], expected: str | tuple[str, int]) -> di
             "tolerance": 0.0, "allow_extra": False}
 
 
-def _edit_inputs(prompt: str | tuple[str, int], pictures: list[tuple[str, int]], resolution: str = "1024",
-                 canvas: str = "last reference") -> dict:
+def _edit_inputs(prompt: str | tuple[str, int], pictures: Sequence[tuple[str, int]], resolution: str = "1024",
+                 canvas: str = "last reference", model: Model = QWEN_2) -> dict:
     sockets = {f"images.image_{number}": picture for number, picture in enumerate(pictures, start=1)}
-    return {"clip": ("loader", 1), "vae": ("loader", 2), **sockets, "prompt": prompt, "negative_prompt": "",
-            "resolution": resolution, "canvas": canvas, "width": 1024, "height": 1024, "grid_guard": True,
-            "batch_size": 1}
+    return {"clip": ("loader", 1), "vae": ("loader", 2), **sockets, "prompt": prompt,
+            "negative_prompt": model.negative_prompt, "resolution": resolution, "canvas": canvas, "width": 1024,
+            "height": 1024, "grid_guard": True, "batch_size": 1, "edit_model": "Edit Plus (2509, 2511)"}
 
 
-def _sampler_inputs(source: str, seed: int = SEED) -> dict:
+def _sampler_inputs(source: str, seed: int = SEED, model: Model = QWEN_2) -> dict:
     return {"model": ("loader", 0), "positive": (source, 0), "negative": (source, 1), "latent": (source, 2),
-            "seed": seed, "preset": "Quality 40", "steps": 40, "cfg": 1.0, "denoise": 1.0}
+            "seed": seed, "preset": model.preset, "steps": 40, "cfg": model.cfg, "denoise": 1.0,
+            "guidance": "as trained"}
 
 
+DEPTH_TITLES = ("Depth map", "New view")
 WORKFLOWS = {
-    "text_to_image": text_to_image(TRANSFORMER, "Quality 40", texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2",
-                                   texts.BASE_NOTE),
-    "text_to_image_turbo": text_to_image(TURBO, "Turbo 8", texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2-turbo",
+    "text_to_image": text_to_image(QWEN_2, texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2", texts.BASE_NOTE),
+    "text_to_image_turbo": text_to_image(QWEN_2_TURBO, texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2-turbo",
                                          texts.TURBO_NOTE),
-    "poster": text_to_image(TRANSFORMER, "Quality 40", texts.POSTER, "3:4", "2048", "qwen-image-2-poster",
-                            texts.POSTER_NOTE),
+    "poster": text_to_image(QWEN_2, texts.POSTER, "3:4", "2048", "qwen-image-2-poster", texts.POSTER_NOTE),
     "prompt_enhanced": enhanced(texts.NIGHT_MARKET, texts.ENHANCED_NOTE, "qwen-image-2-enhanced"),
     "poster_brief": brief("QwenImage2PosterBrief", pages.POSTER, "qwen-image-2-poster-brief"),
     "menu_bilingual": brief("QwenImage2PosterBrief", pages.MENU, "qwen-image-2-menu"),
@@ -279,10 +324,8 @@ WORKFLOWS = {
     "rpg_character_sheet": brief("QwenImage2InfographicBrief", pages.CHARACTER, "qwen-image-2-character"),
     "comic": brief("QwenImage2ComicBrief", pages.COMIC, "qwen-image-2-comic"),
     "slides_deck": deck(pages.DECK, "qwen-image-2-deck"),
-    "ui_mockup": text_to_image(TRANSFORMER, "Quality 40", pages.UI_MOCKUP, "9:16", "2048", "qwen-image-2-ui",
-                               pages.PLAIN_NOTE),
-    "fantasy_map": text_to_image(TRANSFORMER, "Quality 40", pages.FANTASY_MAP, "3:2", "2048", "qwen-image-2-map",
-                                 pages.PLAIN_NOTE),
+    "ui_mockup": text_to_image(QWEN_2, pages.UI_MOCKUP, "9:16", "2048", "qwen-image-2-ui", pages.PLAIN_NOTE),
+    "fantasy_map": text_to_image(QWEN_2, pages.FANTASY_MAP, "3:2", "2048", "qwen-image-2-map", pages.PLAIN_NOTE),
     "edit_instruct": edit(texts.EDIT_INSTRUCT, texts.EDIT_NOTE, "qwen-image-2-edit"),
     "edit_multi_reference": edit(texts.EDIT_MULTI, texts.MULTI_NOTE, "qwen-image-2-multi", references=3),
     "edit_masked": region_edit(texts.EDIT_MASKED, texts.MASKED_NOTE, "qwen-image-2-masked", outpaint=False),
@@ -291,13 +334,23 @@ WORKFLOWS = {
     "edit_style_transfer": edit(texts.EDIT_STYLE, texts.STYLE_NOTE, "qwen-image-2-style", references=2,
                                 canvas="first reference"),
     "edit_add_remove": two_edits(texts.EDIT_ADD, texts.EDIT_REMOVE, ("Add", "Remove"), texts.ADD_REMOVE_NOTE,
-                                 "qwen-image-2-add-remove", chained=False),
+                                 "qwen-image-2-add-remove"),
     "edit_pose": edit(texts.EDIT_POSE, texts.POSE_NOTE, "qwen-image-2-pose", references=2, canvas="first reference"),
     "edit_sketch": edit(texts.EDIT_SKETCH, texts.SKETCH_NOTE, "qwen-image-2-sketch", references=2),
     "edit_viewpoint": edit(texts.EDIT_VIEWPOINT, texts.VIEWPOINT_NOTE, "qwen-image-2-viewpoint"),
     "edit_background_removal": edit(texts.EDIT_CUT_OUT, texts.CUT_OUT_NOTE, "qwen-image-2-cut-out", output=1),
     "edit_chain": two_edits(texts.EDIT_CHAIN_1, texts.EDIT_CHAIN_2, ("First edit", "Second edit"), texts.CHAIN_NOTE,
-                            "qwen-image-2-chain", chained=True),
+                            "qwen-image-2-chain", sees=(FIRST_RESULT,)),
+    "edit_depth": two_edits(texts.EDIT_DEPTH, texts.DEPTH_VIEW, DEPTH_TITLES, texts.DEPTH_NOTE,
+                            "qwen-image-2-depth", sees=(PICTURE, FIRST_RESULT)),
     "poster_checked": checked(texts.BAKERY, texts.BAKERY_WORDS, texts.CHECKED_NOTE, "qwen-image-2-checked"),
     "repair_text": repair(texts.REPAIR, texts.REPAIR_WORDS, texts.REPAIR_NOTE, "qwen-image-2-repaired"),
+    "qwen_image_1_text_to_image": text_to_image(QWEN_1, texts_1.POTTER, "1:1", "1328", "qwen-image-1",
+                                                texts_1.BASE_NOTE),
+    "qwen_image_1_lightning": lightning(texts_1.POTTER, texts_1.LIGHTNING_NOTE, "qwen-image-1-lightning"),
+    "qwen_image_1_edit": edit(texts.EDIT_INSTRUCT, texts_1.EDIT_NOTE, "qwen-image-1-edit", model=QWEN_1_EDIT),
+    "qwen_image_1_edit_three_pictures": edit(texts_1.EDIT_THREE, texts_1.THREE_NOTE, "qwen-image-1-three",
+                                             references=3, model=QWEN_1_EDIT),
+    "qwen_image_1_edit_depth": two_edits(texts.EDIT_DEPTH, texts_1.DEPTH_VIEW, DEPTH_TITLES, texts_1.DEPTH_NOTE,
+                                         "qwen-image-1-depth", sees=(PICTURE, FIRST_RESULT), model=QWEN_1_EDIT),
 }

@@ -134,6 +134,15 @@ through the VAE, and no rounding to 8 bits. Copy the row for a third.
 - One instruction with both changes is often as good, and loses nothing.
 """
 
+DEPTH_CHANGES = """\
+- **Depth map**: near is white, far is black. Save it for a ControlNet, or load a map of your own in its place.
+- **New view**: say where the camera goes and what stays. The second edit sees the photograph and its depth map, \
+which says what lies in front of what. What the photograph does not show is invented.
+- Only want the map? Mute the second row (Ctrl+M).
+"""
+
+DEPTH_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT_CHANGES + DEPTH_CHANGES
+
 ENHANCED_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
 The enhancer is off until you switch it on. It needs two more files, under the same licence:
 
@@ -236,6 +245,18 @@ EDIT_CHAIN_1 = (
 EDIT_CHAIN_2 = (
     "Change the time of day to night, with warm light from the windows. Keep everything else exactly as it is."
 )
+
+EDIT_DEPTH = (
+    "Turn this photograph into its depth map: smooth greys without any texture or colour, the nearest surfaces white, "
+    "the farthest ones black. Keep every outline exactly where it is."
+)
+# A family has names of its own for its references.
+EDIT_DEPTH_VIEW = (
+    "Show the scene of {photograph} from a camera moved 30 degrees to the right around the subject, at the same height "
+    "and distance. {map} is its depth map: what is brighter there is nearer and moves more. Keep the subject, the "
+    "materials, the colours and the light of {photograph}, and let no grey of the depth map remain."
+)
+DEPTH_VIEW = EDIT_DEPTH_VIEW.format(photograph="<image1>", map="<image2>")
 
 BAKERY = (
     "A vertical poster for a small bakery in flat screen print, on warm cream paper with a thin brown frame. At the "
