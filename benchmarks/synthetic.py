@@ -12,6 +12,8 @@ from torch import Tensor
 
 from qwen_image_2.model.checkpoints import gguf as pack_gguf
 from qwen_image_2.model.checkpoints import writer
+from qwen_image_2.model.qwen_image_1.spec import TransformerSpec as TransformerSpec1
+from qwen_image_2.model.qwen_image_1.transformer import Transformer as Transformer1
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.tools import tiny
@@ -37,17 +39,26 @@ def require_room(folder: Path, size: float) -> None:
 
 
 def write_bf16(path: Path, spec: TransformerSpec) -> None:
-    wanted = shapes(spec)
+    write_plain(path, shapes(spec), torch.bfloat16)
+
+
+def write_fp8_1(path: Path, spec: TransformerSpec1) -> None:
+    """Qwen-Image 1.x as it circulates most: every tensor cast to fp8, norms and biases too, without scale or mark."""
+    state = Transformer1(spec, device="meta").state_dict()
+    write_plain(path, {name: tuple(value.shape) for name, value in state.items()}, torch.float8_e4m3fn)
+
+
+def write_plain(path: Path, wanted: dict[str, tuple[int, ...]], dtype: torch.dtype) -> None:
     largest, number = max(map(math.prod, wanted.values())), len(wanted)
-    require_room(path.parent, 2 * sum(map(math.prod, wanted.values())))
+    require_room(path.parent, dtype.itemsize * sum(map(math.prod, wanted.values())))
     noise = torch.randn(largest + SHIFT * number, generator=torch.Generator().manual_seed(0), dtype=torch.bfloat16)
-    noise *= 0.02
+    noise = (noise * 0.02).to(dtype)
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for place, (name, shape) in enumerate(wanted.items()):
             yield name, noise[SHIFT * place:][:math.prod(shape)].view(shape)
 
-    entries = [writer.Entry(name, torch.bfloat16, shape) for name, shape in wanted.items()]
+    entries = [writer.Entry(name, dtype, shape) for name, shape in wanted.items()]
     writer.write(path, entries, tensors(), {"format": "pt"})
 
 

@@ -17,5 +17,5 @@ def timestep_embedding(sigma: Tensor, dtype: torch.dtype) -> Tensor:
     t = (sigma.float() * 1000).to(dtype) / 1000
     half = TIME_CHANNELS // 2
     frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=sigma.device) / half)
-    angles = 1000 * t.float().unsqueeze(1) * frequencies
+    angles = 1000 * (t.float().unsqueeze(1) * frequencies)  # in this order, which rounds as the reference does
     return torch.cat([angles.cos(), angles.sin()], dim=1).to(dtype)

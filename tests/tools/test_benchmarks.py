@@ -103,3 +103,43 @@ def test_startup_measures_both_starts(run):
     assert done.returncode == 0, done.stderr
     first, other = (table(done.stdout)[start] for start in ("first after an installation", "every other"))
     assert 0 < float(other["seconds"]) <= float(first["seconds"]) < 60
+
+
+@pytest.fixture(scope="module")
+def family1(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("family1")
+    done = run("family1", "--small", "--folder", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.iterdir())
+    return dict(part.split(" ...\n", 1) for part in done.stdout.split("Measuring ")[1:])
+
+
+def test_family1_times_steps_beside_diffusers(family1):
+    found = table(family1["step"])
+    assert list(found) == ["step, text to image", "step, edit with one reference"]
+    assert all(float(row["relative difference"]) < 1e-4 and int(row["rounds"]) for row in found.values())
+
+
+def test_family1_shows_where_core_differs(family1):
+    """And where it does not: beside these cases the others mean something."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in family1["core"].splitlines()
+            if line.startswith("| ") and "ComfyUI's setting" not in line]
+    assert len(rows) == 16 and all(float(ours) < 1e-5 for _, _, ours, _ in rows)
+    equal = {(what, setting) for what, setting, _, core in rows if float(core) < 1e-5}
+    assert equal == {("velocity, 1024 x 1024", ""),
+                     ("velocity, edit at 1024 x 1024, reference as large", ""),
+                     ("velocity, Edit-2511 at 1024 x 1024, reference as large",
+                      "file with the mark, or its reference method node")}
+
+
+def test_family1_counts_the_published_bytes(family1):
+    found = table(family1["bytes"])
+    assert [*found["bf16"].values()][1:] == ["40.86 GB", "27.27 GB"]
+    assert [*found["fp8, plain cast"].values()][1:] == ["20.43 GB", "13.63 GB"]
+    assert "in bf16: 4.42 MB" in family1["bytes"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_family1_keeps_plain_fp8_as_it_is(family1):
+    row, = table(family1["load"]).values()
+    assert row["file"] == row["kept"] and "not measured" not in family1["load"]
