@@ -28,6 +28,7 @@ from qwen_image_2.tools import tiny
 
 PIPELINES = {"t2i": QwenImagePipeline, "edit": QwenImageEditPipeline, "edit plus": QwenImageEditPlusPipeline}
 
+
 def transformer(layers: int = 2, heads: int = 2, context: int = 64, zero_cond_t: bool = False, layered: bool = False,
                 seed: int = 2) -> QwenImageTransformer2DModel:
     """Blocks of two heads of 128 channels: the published rotary axes at a tiny width."""

@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from qwen_image_2.model.images import sizes
 from qwen_image_2.model.qwen_image_1.latents import LATENT_MEAN, LATENT_STD
@@ -106,7 +105,6 @@ def check_equal(client, result, expected) -> None:
     found = normalized(here.latent(client, result))
     image = here.images(client, result)[0]
     assert image.shape[:2] == picture.shape[:2] and picture.std() > 10
-    print(f"latent {error(found, latent):.2e}, pixels {np.abs(image[..., :3].astype(int) - picture).max()}")
     assert error(found, latent) < LATENT_BOUND
     assert np.abs(image[..., :3].astype(int) - picture).max() <= PIXEL_BOUND
     assert (image[..., 3] == 255).all(), "this family knows no transparency"

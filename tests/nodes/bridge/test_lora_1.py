@@ -1,5 +1,5 @@
-"""LoRAs on Qwen-Image 1.x as trainers and distillers write them, by the pack's loader and by core's: the velocity is that
-of a file with the same change in its weights."""
+"""LoRAs on Qwen-Image 1.x as trainers and distillers write them, by the pack's loader and by core's: the velocity is
+that of a file with the same change in its weights."""
 import pytest
 import safetensors.torch
 import torch
@@ -84,6 +84,7 @@ def by_our_loader(model, folder, tensors, strength=1.0):
 
 def by_cores_loader(model, folder, tensors, monkeypatch):
     import folder_paths
+
     import nodes
     path = lora_file(folder, tensors)
     monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda *names: str(path))
