@@ -219,12 +219,11 @@ def require_room(file: Path, target: str, out: Path) -> None:
     from ...model.checkpoints.errors import CheckpointError
     from ...model.checkpoints.files import open_checkpoint
     from ...model.language import key_maps
-    from ...model.qwen_image_2.detect import detect_transformer
-    from .quantize import FORMATS, text_encoder_in
+    from .quantize import FORMATS, text_encoder_in, transformer_in
     try:
         checkpoint = open_checkpoint(file)
         text = text_encoder_in(checkpoint)
-        found = text or detect_transformer(checkpoint)
+        found = text or transformer_in(checkpoint)
     except CheckpointError as error:
         raise UserError(str(error)) from error
     shapes = {key_maps.COMFY.to(name) if text else name: shape for name, shape in found.shapes.items()}
