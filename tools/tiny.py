@@ -136,9 +136,11 @@ def vae_1_state() -> State:
     whole layers."""
     state = {}
     for name, value in shapes(VAE1(VAE_SPEC_1)).items():
-        causal = value.ndim == 4 and "resample.1" not in name and "attentions" not in name
-        kernel = causal and value.shape[-1] > 1  # of 1 x 1 pixels: of one frame as well
-        state[name] = value.unsqueeze(2).expand(-1, -1, TAPS if kernel else 1, -1, -1) if causal else value
+        of_video = not any(part in name for part in ("resample.1.", "attentions."))
+        if of_video and value.ndim == 4:
+            taps = TAPS if value.shape[-1] > 1 else 1  # a kernel of one pixel is one of one frame
+            value = value.unsqueeze(2).expand(-1, -1, taps, -1, -1)
+        state[name] = value.unsqueeze(-1) if of_video and value.ndim == 3 else value  # a norm's
     for layer, width, outputs in (("encoder.down_blocks.5", 2, 2), ("encoder.down_blocks.8", 4, 4),
                                   ("decoder.up_blocks.0.upsamplers.0", 4, 8),
                                   ("decoder.up_blocks.1.upsamplers.0", 4, 8)):
