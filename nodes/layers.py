@@ -63,7 +63,7 @@ class QwenImage2Layers(io.ComfyNode):
                                        "takes half as long."),
                 io.String.Input("negative_prompt", multiline=True, dynamic_prompts=True, default=" ",
                                 tooltip="What to avoid, where CFG is above 1. A space is the official default."),
-                io.Combo.Input("caption", list(CAPTIONS), default="English", advanced=True,
+                io.Combo.Input("caption_language", list(CAPTIONS), default="English", advanced=True,
                                tooltip="Language of the prompt that the text encoder writes where yours is empty."),
                 guidance_input("How CFG above 1 is computed. as trained: the guided prediction keeps the positive "
                                "one's length in each token, as the model card has it (cfg_normalize). plain: without, "
@@ -84,8 +84,8 @@ class QwenImage2Layers(io.ComfyNode):
             check_guidance(cfg, negative=True)
 
     @classmethod
-    def execute(cls, model, clip, vae, image, prompt, layers, resolution, seed, steps, cfg, negative_prompt, caption,
-                guidance=TRAINED):
+    def execute(cls, model, clip, vae, image, prompt, layers, resolution, seed, steps, cfg, negative_prompt,
+                caption_language, guidance=TRAINED):
         check_layers(layers)
         check_guidance(cfg, negative=True)
         check_parts(model, clip, vae)
@@ -94,7 +94,7 @@ class QwenImage2Layers(io.ComfyNode):
         notes = [shift_note(model), unguided_note() if cfg == 1 else None]
         show(cls, *notes)  # before the work
         if not prompt.strip():
-            prompt = written(clip, caption, picture, token_counter(cls))
+            prompt = written(clip, caption_language, picture, token_counter(cls))
             notes.append(Message("layers_caption", "The text encoder wrote the prompt: {caption}", caption=prompt))
             show(cls, *notes)
         condition = encode_images(vae, picture)  # (1, 16, 1, h, w)

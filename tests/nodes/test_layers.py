@@ -14,7 +14,7 @@ from qwen_image_2.tools import tiny
 
 SIDE = 128  # of the square whose area a picture is resized to
 SETTINGS = dict(prompt="a cup on a table", layers=2, resolution=str(SIDE), seed=5, steps=3, cfg=4.0,
-                negative_prompt=" ", caption="English")
+                negative_prompt=" ", caption_language="English")
 
 pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
@@ -123,7 +123,7 @@ def test_an_empty_prompt_is_captioned(node, parts, pipeline, monkeypatch, langua
     asked = []
     monkeypatch.setattr(parts.clip, "generate", lambda tokens, **settings: asked.append((tokens, settings)) or [
         *parts.clip.tokenizer.hugging_face(" a red cup ")["input_ids"]])
-    output = taken_apart(node, parts, image_of(picture(channels=3)), prompt=" \n", caption=language)
+    output = taken_apart(node, parts, image_of(picture(channels=3)), prompt=" \n", caption_language=language)
     (tokens, settings), = asked
     row, = tokens["qwen25_7b"]
     seen = [token for token, _ in row if isinstance(token, dict)]

@@ -30,6 +30,8 @@ CONTRACT = {
     "QwenImage2DeckOutline": (["outline", "footer", "title_position", "picture_position"],
                               ["STRING", "INT", "INT", "STRING", "STRING", "INT", "INT"]),
     "QwenImage2SaveDeck": (["images", "filename_prefix", "files", "page", "texts", "notes"], []),
+    "QwenImage2Layers": (["model", "clip", "vae", "image", "prompt", "layers", "resolution", "seed", "steps", "cfg",
+                          "negative_prompt", "caption_language", "guidance"], ["IMAGE", "IMAGE", "STRING"]),
     "QwenImage2CropForEdit": (["image", "mask", "context", "resolution", "feather"],
                               ["IMAGE", "MASK", "QWEN_IMAGE_2_REGION"]),
     "QwenImage2StitchEdit": (["region", "part"], ["IMAGE"]),
@@ -44,6 +46,7 @@ CONTRACT = {
     "QwenImage2Sigmas": (["model", "latent", "preset", "steps", "denoise"], ["SIGMAS"]),
     "QwenImage2VAEEncode": (["image", "vae", "alpha"], ["LATENT"]),
     "QwenImage2VAEDecode": (["samples", "vae"], ["IMAGE", "IMAGE", "MASK"]),
+    "QwenImage2SavePage": (["image", "filename_prefix", "format"], []),
     "QwenImage2SaveQuantized": (["filename_prefix", "model", "clip"], []),
 }
 
