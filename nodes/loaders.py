@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
 from ..messages import Message, Refusal
+from .bridge import devices
 from .bridge.files import folders, miniature
 from .bridge.loading import VARIANTS, family_of, load_model, open_model
 from .bridge.quant.weight_format import WEIGHT_FORMATS
@@ -66,6 +67,18 @@ def vision_projector_input() -> io.Combo.Input:
         "vision_projector", [AUTO, NONE, *folders.projectors()], default=AUTO, optional=True, advanced=True,
         tooltip="GGUF text encoders only: the separate mmproj file that holds the vision tower. auto: the matching "
                 "file beside it. Prompts work without it; edits with references need it.")
+
+
+def device_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "device", devices.choices(), default=devices.AUTO, optional=True, advanced=True,
+        tooltip="Where text encoder and VAE compute. auto: where ComfyUI puts them. CPU: slow, and leaves all VRAM to "
+                "the transformer. A second graphics card is listed by its name.")
+
+
+def about_device(name: str, device: str) -> Message | None:
+    return None if device == devices.AUTO else Message("part_device", "{file} runs on {device}.", file=name,
+                                                       device=device)
 
 
 def projector_path(choice: str) -> Path | str | None:
@@ -160,7 +173,7 @@ class QwenImage2LoadTextEncoder(io.ComfyNode):
             description="Loads a text encoder with its prompt template: Qwen3-VL-8B of Qwen-Image 2.x, or "
                         "Qwen2.5-VL-7B of 1.x.",
             search_aliases=["qwen3-vl", "qwen2.5-vl", "clip loader", "text encoder", "qwen image clip"],
-            inputs=[text_encoder_input(), weight_format_input(), vision_projector_input()],
+            inputs=[text_encoder_input(), weight_format_input(), vision_projector_input(), device_input()],
             outputs=[io.Clip.Output()],
         )
 
@@ -169,10 +182,11 @@ class QwenImage2LoadTextEncoder(io.ComfyNode):
         return [folders.stamp(folders.TEXT_ENCODER, text_encoder), projectors_found(text_encoder, vision_projector)]
 
     @classmethod
-    def execute(cls, text_encoder, weight_format, vision_projector=AUTO):
+    def execute(cls, text_encoder, weight_format, vision_projector=AUTO, device=devices.AUTO):
         clip = load_text_encoder(folders.resolve(folders.TEXT_ENCODER, text_encoder), text_encoder, weight_format,
-                                 projector_path(vision_projector))
-        return io.NodeOutput(clip, ui=notify(cls, *text_encoder_summary(clip), about_part(cls, text_encoder)))
+                                 projector_path(vision_projector), devices.device_of(device))
+        return io.NodeOutput(clip, ui=notify(cls, *text_encoder_summary(clip), about_device(text_encoder, device),
+                                             about_part(cls, text_encoder)))
 
 
 class QwenImage2LoadVAE(io.ComfyNode):
@@ -185,20 +199,20 @@ class QwenImage2LoadVAE(io.ComfyNode):
             description="Loads the VAE of Qwen-Image 2.x, which is RGBA, or that of 1.x, with diffusers or Wan key "
                         "names.",
             search_aliases=["vae loader", "qwen image vae", "rgba vae"],
-            inputs=[vae_input()],
+            inputs=[vae_input(), device_input()],
             outputs=[io.Vae.Output()],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, vae):
+    def fingerprint_inputs(cls, vae, **others):
         return folders.stamp(folders.VAE, vae)
 
     @classmethod
-    def execute(cls, vae):
-        loaded = load_vae(folders.resolve(folders.VAE, vae), vae)
+    def execute(cls, vae, device=devices.AUTO):
+        loaded = load_vae(folders.resolve(folders.VAE, vae), vae, devices.device_of(device))
         told = Message("vae_loaded", "{file}: VAE, {size} MiB, {weights}.", file=vae,
                        size=f"{loaded.model_size() / 2**20:.0f}", weights=str(loaded.vae_dtype).removeprefix("torch."))
-        return io.NodeOutput(loaded, ui=notify(cls, told, about_part(cls, vae)))
+        return io.NodeOutput(loaded, ui=notify(cls, told, about_device(vae, device), about_part(cls, vae)))
 
 
 class QwenImage2Loader(io.ComfyNode):
@@ -213,7 +227,7 @@ class QwenImage2Loader(io.ComfyNode):
             description="Loads transformer, text encoder and VAE. Changing one of them reloads that part only.",
             search_aliases=["qwen image loader", "checkpoint loader", "qwen-image 2.1", "load qwen"],
             inputs=[diffusion_model_input(), text_encoder_input(), vae_input(), variant_input(),
-                    weight_format_input(), vision_projector_input()],
+                    weight_format_input(), vision_projector_input(), device_input()],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
             enable_expand=True,
         )
@@ -224,7 +238,8 @@ class QwenImage2Loader(io.ComfyNode):
                 folders.stamp(folders.VAE, vae), projectors_found(text_encoder, vision_projector)]
 
     @classmethod
-    def execute(cls, diffusion_model, text_encoder, vae, variant, weight_format, vision_projector=AUTO):
+    def execute(cls, diffusion_model, text_encoder, vae, variant, weight_format, vision_projector=AUTO,
+                device=devices.AUTO):
         refuse_mixture(diffusion_model, text_encoder, vae)
         # A wrong file is refused before the first of three large ones is read.
         _, network = open_model(folders.resolve(folders.TRANSFORMER, diffusion_model), diffusion_model)
@@ -236,6 +251,6 @@ class QwenImage2Loader(io.ComfyNode):
         model = graph.node("QwenImage2LoadModel", diffusion_model=diffusion_model, variant=variant,
                            weight_format=weight_format)
         clip = graph.node("QwenImage2LoadTextEncoder", text_encoder=text_encoder, weight_format=weight_format,
-                          vision_projector=vision_projector)
-        decoder = graph.node("QwenImage2LoadVAE", vae=vae)
+                          vision_projector=vision_projector, device=device)
+        decoder = graph.node("QwenImage2LoadVAE", vae=vae, device=device)
         return io.NodeOutput(model.out(0), clip.out(0), decoder.out(0), expand=graph.finalize())

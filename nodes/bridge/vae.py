@@ -96,10 +96,11 @@ NETWORKS = {spec_1.VAESpec: AutoEncoder1, spec_2.VAESpec: AutoEncoder2}
 
 
 class QwenImage2VAE(comfy.sd.VAE):
-    def __init__(self, checkpoint: StoredCheckpoint, detected: Detected[VAESpec], disable_dynamic: bool = False):
+    def __init__(self, checkpoint: StoredCheckpoint, detected: Detected[VAESpec], device: torch.device | None = None,
+                 disable_dynamic: bool = False):
         # Core's constructor knows VAEs by their names. Its pixel-space branch is the lightest that sets every
         # attribute the other methods read; what matters is replaced below.
-        super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)})
+        super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)}, device=device)
         spec, network = detected.spec, NETWORKS[type(detected.spec)]
         self.spec, self.family = spec, network.family
         self.upscale_ratio = self.downscale_ratio = spec.scale
@@ -234,13 +235,14 @@ def open_vae(path: Path, label: str) -> tuple[StoredCheckpoint, Detected[VAESpec
     return checkpoint, detect(checkpoint)
 
 
-def load_vae(path: Path, label: str, disable_dynamic: bool = False) -> QwenImage2VAE:
-    """A VAE checkpoint, file or folder -> VAE."""
-    vae = QwenImage2VAE(*open_vae(path, label), disable_dynamic)
-    vae.patcher.cached_patcher_init = (load_vae_patcher, (path, label))
+def load_vae(path: Path, label: str, device: torch.device | None = None,
+             disable_dynamic: bool = False) -> QwenImage2VAE:
+    """A VAE checkpoint, file or folder -> VAE. device: to compute on; None: ComfyUI's choice."""
+    vae = QwenImage2VAE(*open_vae(path, label), device, disable_dynamic)
+    vae.patcher.cached_patcher_init = (load_vae_patcher, (path, label, device))
     return vae
 
 
-def load_vae_patcher(path: Path, label: str, disable_dynamic: bool = False):
+def load_vae_patcher(path: Path, label: str, device: torch.device | None = None, disable_dynamic: bool = False):
     """How ComfyUI loads a second copy for another device."""
-    return load_vae(path, label, disable_dynamic).patcher
+    return load_vae(path, label, device, disable_dynamic).patcher

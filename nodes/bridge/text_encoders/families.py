@@ -107,23 +107,25 @@ class Opened(NamedTuple):
 
 
 def load_text_encoder(path: Path, label: str, weight_format: str = AS_STORED, projector: Path | str | None = AUTO,
-                      disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    """A Qwen3-VL or Qwen2.5-VL checkpoint, one file, shards or a folder -> CLIP. projector: see open_text_encoder."""
+                      device: torch.device | None = None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """A Qwen3-VL or Qwen2.5-VL checkpoint, one file, shards or a folder -> CLIP. projector: see open_text_encoder.
+    device: to compute on; None: ComfyUI's choice."""
     encoder, checkpoint, detected = open_text_encoder(path, label, projector)
     detected, to_do = conversion(checkpoint, detected, weight_format)
     dtype = DTYPES.get(weight_format) or loading.stored_dtype(checkpoint.tensors)
     layers = {**detected.quantization, **to_do.layers}
-    check_device(checkpoint, layers, comfy.model_management.text_encoder_device())
+    check_device(checkpoint, layers, device or comfy.model_management.text_encoder_device())
     operations = gguf_operations(shared.quantized_operations(dtype), torch.float32) if layers else None
     clip = shared.empty_clip(encoder.name, functools.partial(encoder.prompt_encoder, detected.spec), encoder.tokenizer,
-                             dtype, operations, disable_dynamic)
+                             dtype, operations, device, disable_dynamic)
     shared.fill(clip, encoder.name, checkpoint, detected, dtype, to_do, weight_format)
     model = language_model(clip)
     model.origin = Origin(checkpoint.config, None if keeps_fp32(checkpoint, weight_format) else dtype)
     model.weights = weights_in_words(layers, dtype)
     model.label = checkpoint.label
     clip.patcher.add_callback(CallbacksMP.ON_LOAD, patch_gguf_on_use)
-    clip.patcher.cached_patcher_init = (shared.load_patcher, (load_text_encoder, path, label, weight_format, projector))
+    clip.patcher.cached_patcher_init = (shared.load_patcher, (load_text_encoder, path, label, weight_format, projector,
+                                                              device))
     return clip
 
 

@@ -103,7 +103,7 @@ def load_enhancer(path: Path, label: str, disable_dynamic: bool = False) -> comf
     check_device(checkpoint, detected.quantization, comfy.model_management.text_encoder_device())
     operations = shared.quantized_operations(dtype) if detected.quantization else None
     clip = shared.empty_clip(NAME, functools.partial(Enhancer, detected.spec), Tokenizer, dtype, operations,
-                             disable_dynamic)
+                             disable_dynamic=disable_dynamic)
     shared.fill(clip, NAME, checkpoint, detected, dtype)
     clip.patcher.cached_patcher_init = (shared.load_patcher, (load_enhancer, path, label))
     return clip

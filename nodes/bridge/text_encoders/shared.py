@@ -121,11 +121,13 @@ def no_vision(known: Known) -> Refusal:
 # ---------------------------------------------------------------- the CLIP
 
 def empty_clip(name: str, clip_model: Callable[..., sd1_clip.SDClipModel], tokenizer: type, dtype: torch.dtype,
-               operations: type | None = None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+               operations: type | None = None, device: torch.device | None = None,
+               disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """A CLIP whose weights are still on the meta device.
 
     name: what core calls the text encoder, in the names of its weights and in its tokens. clip_model(device, dtype,
-    model_options) builds it. operations: layers in place of core's choice, for files that are quantized.
+    model_options) builds it. operations: layers in place of core's choice, for files that are quantized. device: to
+    compute on, in place of core's choice; on the CPU the weights wait there as well.
     """
     def model(device="cpu", dtype=None, model_options=None):
         return sd1_clip.SD1ClipModel(device=device, dtype=dtype, name=name, model_options=model_options or {},
@@ -134,6 +136,10 @@ def empty_clip(name: str, clip_model: Callable[..., sd1_clip.SDClipModel], token
     options = {"dtype": dtype, "initial_device": torch.device("meta")}
     if operations is not None:
         options["custom_operations"] = operations
+    if device is not None:
+        options["load_device"] = device
+        if device.type == "cpu":  # where core keeps them on the card otherwise (--gpu-only)
+            options["offload_device"] = device
     return comfy.sd.CLIP(SimpleNamespace(params={}, clip=model, tokenizer=tokenizer), model_options=options,
                          disable_dynamic=disable_dynamic)
 
