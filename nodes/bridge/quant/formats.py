@@ -80,12 +80,12 @@ def in_full_precision(layers: QuantConfig, unscaled: set[str]) -> QuantConfig:
 
 
 def _not_in_layers(layer):
-    raise Refusal("merge_quantised", "Nodes that merge or subtract models need unquantized weights, but this model is "
-                  "quantized. Load the bf16 file, with Weight format 'as stored' or bf16.")
+    raise Refusal("merge_quantised", "Nodes that merge or subtract models need unquantized weights, and so do LoRA "
+                  "hooks, but this model is quantized. Load the bf16 file, with Weight format 'as stored' or bf16.")
 
 
 # What the state dict of a quantized layer of core's has, and the layer itself has not. Core's nodes that merge or
-# subtract models ask the layer for all that the state dict names.
+# subtract models, and its hooks, ask the layer for all that the state dict names.
 STATE_DICT_ONLY = property(_not_in_layers)
 
 

@@ -33,9 +33,10 @@ def write(folder, state, name="model.safetensors"):
 
 def with_differences(patcher, *names: str):
     """A clone with a difference on each of these parameters, drawn with a seed, and those differences."""
-    generator = torch.Generator().manual_seed(7)
-    state = patcher.model.diffusion_model.state_dict()
-    changes = {name: 0.1 * torch.randn(state[name].shape, generator=generator) for name in names}
+    import comfy.utils
+    generator, network = torch.Generator().manual_seed(7), patcher.model.diffusion_model
+    changes = {name: 0.1 * torch.randn(comfy.utils.get_attr(network, name).shape, generator=generator)
+               for name in names}
     clone = patcher.clone()
     assert clone.add_patches({f"diffusion_model.{name}": ("diff", (change,)) for name, change in changes.items()})
     return clone, changes
@@ -59,6 +60,25 @@ def test_loras_on_modulation_are_in_the_file(output, tmp_path, plain, weight_for
     bound = 1e-5 if weight_format == "as stored" else 0.02
     assert error(files.velocity(again), files.velocity(changed)) < bound
     assert bound < error(files.velocity(patcher), files.velocity(changed))
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["as it is", "with LoRAs"])
+@pytest.mark.parametrize("weight_format", ["fp8", "int8 (ConvRot)", "4-bit (nvfp4)"])
+def test_quantized_layers_that_core_has_not_loaded(output, tmp_path, plain, monkeypatch, weight_format, changed):
+    """As with dynamic VRAM, where core (0.30) makes parameters of them, which integers cannot be."""
+    import comfy.model_management
+    patcher = load(write(tmp_path, plain), weight_format=weight_format)
+    if changed:
+        layer = "transformer_blocks.0.attn.to_q"
+        patcher, _ = with_differences(patcher, *MATRICES, f"{layer}.bias", f"{files.MODULATION}.bias")
+    with monkeypatch.context() as patched:
+        patched.setattr(comfy.model_management, "load_models_gpu", lambda *args, **more: None)
+        again = load(saved(output, "ModelSave", model=patcher))
+    assert not any(hasattr(layer, "comfy_patched_weights") for layer in patcher.model.modules())
+    if not changed:
+        assert_same_tensors(again.model.diffusion_model.state_dict(), patcher.model.diffusion_model.state_dict())
+    bound = {"4-bit (nvfp4)": 0.2}.get(weight_format, 0.05)
+    assert error(files.velocity(again), files.velocity(patcher)) < bound
 
 
 def test_that_references_are_modulated_at_zero_is_in_the_file(output, tmp_path, plain):
@@ -154,6 +174,17 @@ def test_a_hook_changes_the_table_in_the_middle_of_a_run(comfyui, tmp_path, plai
     half = run(patcher, hook_lora(plain, 0.0, 1.0)[0])
     assert min(error(half, before), error(half, full)) > 1e-3
     assert error(run(patcher), before) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["int8 ConvRot", "GGUF"])
+def test_hooks_on_quantized_models_are_refused(comfyui, tmp_path, plain, name):
+    """Of either family: core asks all layers for what is in the state dict alone."""
+    if name == "GGUF":
+        path, _ = files.write_gguf(tmp_path / "model.gguf", plain, files.all_in(plain, "Q8_0"))
+    else:
+        path = write(tmp_path, files.quantize(plain, name)[0])
+    with pytest.raises(Refusal, match="need unquantized weights, and so do LoRA hooks"):
+        run(load(path), hook_lora(plain, 1.0)[0])
 
 
 def test_a_hook_in_the_middle_equals_two_runs(comfyui, tmp_path, plain):
