@@ -100,9 +100,10 @@ def workflow_of(node) -> PngInfo | None:
     file is the workflow."""
     if args.disable_metadata or not node.hidden:
         return None
+    sent = node.hidden.extra_pnginfo  # whatever a client has sent
+    texts = ({} if node.hidden.prompt is None else {"prompt": node.hidden.prompt}) | (
+        sent if isinstance(sent, dict) else {})
     info = PngInfo()
-    if node.hidden.prompt is not None:
-        info.add_text("prompt", json.dumps(node.hidden.prompt))
-    for name, value in (node.hidden.extra_pnginfo or {}).items():
+    for name, value in texts.items():
         info.add_text(name, json.dumps(value))
     return info

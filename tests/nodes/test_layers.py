@@ -12,6 +12,7 @@ from qwen_image_2.tests import reference_1
 from qwen_image_2.tests.reference import error
 from qwen_image_2.tools import tiny
 
+BOUND = 0.1 / 255  # 0.0015 / 255 was seen; plain guidance instead of trained makes 1.8
 SIDE = 128  # of the square whose area a picture is resized to
 SETTINGS = dict(prompt="a cup on a table", layers=2, resolution=str(SIDE), seed=5, steps=3, cfg=4.0,
                 negative_prompt=" ", caption_language="English")
@@ -80,7 +81,7 @@ def test_layers_equal_the_reference(node, parts, pipeline, count, cfg, guidance)
     found = taken_apart(node, parts, image_of(picture()), layers=count, cfg=cfg, guidance=guidance).result
     expected = of_reference(pipeline, picture(), guidance == "as trained", count=count, cfg=cfg)
     assert found[0].shape == expected.shape == (count, 96, 160, 4)
-    assert (found[0] - expected).abs().max() < 1 / 255
+    assert (found[0] - expected).abs().max() < BOUND
     assert found[2] == SETTINGS["prompt"]
 
 
@@ -111,7 +112,7 @@ def test_vaes_of_cores_own_loader_do_as_well(node, parts, pipeline):
     of_core = comfy.sd.VAE(sd={VAE_WAN.to(name): value for name, value in pipeline.vae.state_dict().items()})
     found, expected = (taken_apart(node, SimpleNamespace(model=parts.model, clip=parts.clip, vae=vae),
                                    image_of(picture())).result[0] for vae in (of_core, parts.vae))
-    assert (found - expected).abs().max() < 1 / 255
+    assert (found - expected).abs().max() < BOUND
 
 
 # ---------------------------------------------------------------- captions
@@ -135,7 +136,7 @@ def test_an_empty_prompt_is_captioned(node, parts, pipeline, monkeypatch, langua
     assert output.result[2] == "a red cup"
     assert "The text encoder wrote the prompt: a red cup" in output.ui["qwen_image_2_messages"]
     expected = of_reference(pipeline, picture(channels=3).convert("RGBA"), True, "a red cup")
-    assert (output.result[0] - expected).abs().max() < 1 / 255
+    assert (output.result[0] - expected).abs().max() < BOUND
 
 
 def test_a_caption_is_the_likeliest_text(node, parts, pipeline, monkeypatch):
