@@ -6,6 +6,8 @@ Without --models the miniature is asked, for its own word prompts. With --models
 benchmarks/text_prompts.toml: 40, English and Chinese, five layouts, 22 to 1,000 tokens. --prompts names another such
 file, or text_prompts.jsonl or text_prompts_zh.jsonl of LongText-Bench (github.com/X-Omni-Team/X-Omni).
 
+The files may be of either family. Qwen-Image 1.x wants --preset "Quality 50" --cfg 4 --size 1328.
+
 Scores are those of the node Text Check, by which the pictures are read in the server. They are not LongText-Bench's
 own, which another reader (Qwen2.5-VL) gives to words without their order.
 
@@ -45,8 +47,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", type=Path, metavar="DIR", help="folder with diffusion_models, text_encoders, vae")
     for name in FILES:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="NAME", help="where --models has several")
-    parser.add_argument("--preset", default="Quality 40", help="the sampler's (Quality 40; for a Turbo model Turbo 8)")
+    parser.add_argument("--preset", default="Quality 40",
+                        help="the sampler's (Quality 40; for a Turbo model Turbo 8, for one of 1.x Quality 50)")
     parser.add_argument("--steps", type=_positive, default=40, help="only with --preset Custom")
+    parser.add_argument("--cfg", type=float, default=1.0, help="the sampler's (1; for base models of 1.x 4)")
+    parser.add_argument("--negative", default=" ", metavar="TEXT", help="negative prompt, where --cfg is above 1")
     parser.add_argument("--seed", type=int, default=0, help="of the first prompt; each further one has the next")
     parser.add_argument("--size", choices=[str(side) for side in sizes.CLASSES], default="2048", help="size class")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep answers, pictures and contact sheet, or go on")
@@ -91,7 +96,8 @@ def main() -> int:
         server = stack.enter_context(Server(Path(os.environ["COMFYUI_PATH"]), models=chosen.models))
         client = Client(server.url)
         files = benchmark.loader_files(client, named_files(chosen)) if chosen.models else BUILT_IN
-        settings = Settings(files, chosen.preset, chosen.steps, chosen.seed, chosen.size)
+        settings = Settings(files, chosen.preset, chosen.steps, chosen.seed, chosen.size, chosen.cfg,
+                            chosen.negative)
         run = Run(folder, prompts, settings, {"commit": host["commit"]})
         if run.answers:
             print(f"{len(run.answers)} of {len(prompts)} are there already.", flush=True)

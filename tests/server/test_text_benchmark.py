@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from qwen_image_2.tests.server import conftest as here
+from qwen_image_2.tools import tiny
 from qwen_image_2.tools.cli.errors import UserError
 from qwen_image_2.tools.miniature.painter import BUILT_IN
 from qwen_image_2.tools.text_benchmark import benchmark, prompt_sets
@@ -61,6 +62,28 @@ def test_any_checkpoint_can_be_asked(client, tmp_path):
     prompt = Prompt("noise", 'A sign that says "OPEN".', ("OPEN",), "English", "sign", (96, 64))
     answer, = answers(client, tmp_path, [prompt], loader_files(client, FILES))
     assert (answer.passed, answer.word_accuracy) == (False, 0)
+
+
+def test_a_model_of_the_first_family_can_be_asked_with_guidance(client, tmp_path):
+    files = {"diffusion_model": tiny.TRANSFORMER_1, "text_encoder": tiny.TEXT_ENCODER_1, "vae": tiny.VAE_1}
+    prompt = Prompt("noise", 'A sign that says "OPEN".', ("OPEN",), "English", "sign", (96, 64))
+    settings = Settings(loader_files(client, files), preset="Custom", steps=2, cfg=4.0, negative=" ")
+    run, said = Run(tmp_path, [prompt], settings, {}), []
+    run.draw(client, said.append)
+    assert run.finished and not run.answers[0].passed
+    assert any(tiny.TRANSFORMER_1 in line for line in said) and not any("made for CFG" in line for line in said)
+
+
+def test_a_folder_without_weights_is_refused(client):
+    """As ComfyUI lists it: the miniature is always there."""
+    class Empty:
+        def object_info(self, name):
+            found = client.object_info(name)
+            for kind in BUILT_IN:
+                found[name]["input"]["required"][kind][1]["options"] = ["miniature"]
+            return found
+    with pytest.raises(UserError, match="There are no weights: the folder of --models has no diffusion model. Put the"):
+        loader_files(Empty(), {})
 
 
 @pytest.mark.parametrize(("changes", "words"), [

@@ -32,13 +32,16 @@ GREEN, RED, INK, PAPER = (0, 120, 45), (190, 0, 0), (60, 60, 60), (236, 236, 236
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides about the pictures. files: the loader's, by its inputs. size: class of the canvases."""
+    """What decides about the pictures. files: the loader's, by its inputs. size: class of the canvases. negative: the
+    negative prompt of all pictures, which counts where cfg is above 1."""
 
     files: dict[str, str]
     preset: str = "Quality 40"
     steps: int = 40
     seed: int = 0
     size: str = "2048"
+    cfg: float = 1.0
+    negative: str = ""
 
     def graph(self, prompt: Prompt, number: int) -> Graph:
         """Prompt to picture to report; node ids: picture, report, tokens."""
@@ -46,11 +49,13 @@ class Settings:
         width, height = prompt.canvas if fixed else (1024, 1024)
         graph = {
             "loader": node("QwenImage2Loader", variant="auto", weight_format="as stored", **self.files),
-            "encode": node("QwenImage2TextEncode", clip=["loader", 1], prompt=prompt.prompt, negative_prompt=""),
+            "encode": node("QwenImage2TextEncode", clip=["loader", 1], prompt=prompt.prompt,
+                           negative_prompt=self.negative),
             "canvas": node("QwenImage2EmptyLatent", aspect_ratio="custom" if fixed else prompt.canvas, size=self.size,
                            width=width, height=height, batch_size=1),
-            "sampler": node("QwenImage2Sampler", model=["loader", 0], positive=["encode", 0], latent=["canvas", 0],
-                            seed=self.seed + number, preset=self.preset, steps=self.steps, cfg=1.0, denoise=1.0),
+            "sampler": node("QwenImage2Sampler", model=["loader", 0], positive=["encode", 0], negative=["encode", 1],
+                            latent=["canvas", 0], seed=self.seed + number, preset=self.preset, steps=self.steps,
+                            cfg=self.cfg, denoise=1.0),
             "decode": node("QwenImage2VAEDecode", samples=["sampler", 0], vae=["loader", 2]),
             "check": node("QwenImage2TextCheck", image=["decode", 1], expected_text="\n".join(prompt.lines),
                           match_case=False, match_punctuation=False, tolerance=0.0, allow_extra=False),
@@ -67,11 +72,15 @@ def loader_files(client: Client, named: dict[str, str]) -> dict[str, str]:
     found = {}
     for name in BUILT_IN:
         there = [file for file in inputs[name][1]["options"] if file != MINIATURE]
+        if not there:
+            raise UserError(f"There are no weights: the folder of --models has no {name.replace('_', ' ')}. Put the "
+                            f"three files of Qwen-Image 2.x or 1.x there (docs/memory-and-formats.md, "
+                            f"docs/qwen-image-1.md), or leave --models out to ask the miniature.")
         wanted = named.get(name) or (there[0] if len(there) == 1 else None)
         if wanted not in there:
             problem = f"there is no {wanted!r}" if wanted else "there is not just one file"
             raise UserError(f"--{name.replace('_', '-')}: {problem} in the folder of --models; choose one of: "
-                            f"{', '.join(there) or '(none)'}.")
+                            f"{', '.join(there)}.")
         found[name] = wanted
     return found
 
