@@ -21,6 +21,8 @@ KNOWN_FILES: tuple[tuple[Message, Callable[[Tensors], bool]], ...] = (
      lambda t: any(mark in name for name in t for mark in (".lora_A.", ".lora_down.", ".lora_up.", ".lokr_w1"))),
     (Message("known_transformer", "the transformer of Qwen-Image 2.x"),
      _has("txt_in.text_norm.weight", "modulation.1.weight")),
+    (Message("known_control_2", "the control network of Qwen-Image-2.1 (load it with Load Control (Qwen-Image 2))"),
+     _has("control_img_in.weight", "control_blocks.0.img_mlp.out.weight")),
     (Message("known_controlnet_1", "a ControlNet of Qwen-Image 1.x (put it into models/controlnet and load it with "
              "ComfyUI's Load ControlNet Model)"),
      lambda t: any(mark in name for name in t for mark in ("controlnet_x_embedder.weight", "control_img_in.weight"))),
@@ -42,6 +44,8 @@ KNOWN_FILES: tuple[tuple[Message, Callable[[Tensors], bool]], ...] = (
     (Message("known_llama_cpp", "a language model in llama.cpp format"),
      _has("token_embd.weight", "blk.0.attn_norm.weight")),
     (Message("known_flux", "a Flux model"), _has("double_blocks.0.img_attn")),
+    (Message("known_sd_controlnet", "a ControlNet of Stable Diffusion or SDXL"),
+     lambda t: any(mark in name for name in t for mark in ("input_hint_block.0.", "controlnet_cond_embedding."))),
     (Message("known_sd_checkpoint", "a Stable Diffusion or SDXL checkpoint"), _has("input_blocks.0.0.weight")),
     (Message("known_sd_diffusers", "a Stable Diffusion or SDXL model in diffusers format"),
      _has("down_blocks.0.attentions", "time_embedding")),

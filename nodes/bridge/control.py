@@ -4,7 +4,7 @@ ComfyUI loads it with the MODEL it is applied to, as an additional model. What i
 run knows its canvas; then the VAE encodes it, before any weight of the transformer moves.
 """
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import comfy.model_management
@@ -16,6 +16,7 @@ from torch import Tensor
 from ...messages import Message, Refusal
 from ...model.checkpoints import loading
 from ...model.checkpoints.files import open_checkpoint
+from ...model.checkpoints.quantization import QuantConfig
 from ...model.qwen_image_2 import control as channels
 from ...model.qwen_image_2 import latents
 from ...model.qwen_image_2.control import Control, Controlling
@@ -83,8 +84,11 @@ def load_control(path: Path, label: str) -> LoadedControl:
     checkpoint = checkpoint.only(detected.tensors)
     device = comfy.model_management.get_torch_device()
     formats.check_device(checkpoint, detected.quantization, device)
+    unscaled = formats.without_input_scale(detected.quantization, detected, checkpoint)
+    detected = replace(detected, quantization=formats.in_full_precision(detected.quantization, unscaled))
     dtype = loading.stored_dtype(checkpoint.tensors)
-    network = Control(detected.spec, _operations(detected.quantization, dtype), kernels_for(device), dtype=dtype,
+    operations = _operations(detected.quantization, dtype, device)
+    network = Control(detected.spec, operations, kernels_for(device), dtype=dtype,
                       device=torch.device("cpu" if detected.quantization else "meta"))
     loading.load(network, detected, checkpoint, dtype, loading_progress(len(detected.table)))
     comfy.model_management.archive_model_dtypes(network)
@@ -93,11 +97,12 @@ def load_control(path: Path, label: str) -> LoadedControl:
     return LoadedControl(patcher, label)
 
 
-def _operations(quantized: dict, dtype: torch.dtype) -> type:
-    """ComfyUI's layers, which bring weights to the device and to what the transformer computes in."""
+def _operations(quantized: QuantConfig, dtype: torch.dtype, device: torch.device) -> type:
+    """ComfyUI's layers, which bring weights to the device and to what the transformer computes in; quantized ones
+    multiply as the transformer's do."""
     if not quantized:
         return comfy.ops.manual_cast
-    return formats.decoding(comfy.ops.mixed_precision_ops({}, dtype, full_precision_mm=True))
+    return formats.decoding(comfy.ops.mixed_precision_ops({}, dtype), formats.without_arithmetic(device))
 
 
 # ---------------------------------------------------------------- applying
