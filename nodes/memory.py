@@ -60,7 +60,7 @@ class QwenImage2Memory(io.ComfyNode):
             raise Refusal("vae_peak_without_vae", "VRAM for VAE is set, but no VAE is connected. Connect it, and use "
                           "this node's VAE output from here on.")
         budgeted = BudgetPatcher.of(model, vram_for_weights * 2**30 or math.inf)
-        check_budget(budgeted)
+        budgeted.check()
         budgeted.model_options["transformer_options"][CACHE_LOCATION_KEY] = PLACES[prefix]
         lines = report(budgeted)
         if vae is not None:
@@ -68,15 +68,6 @@ class QwenImage2Memory(io.ComfyNode):
             vae = vae.with_peak(int(vae_peak * 2**30) or None)
             lines.append(vae_in_words(vae))
         return io.NodeOutput(budgeted, vae, "\n".join(lines), ui=notify(cls, *lines))
-
-
-def check_budget(model: BudgetPatcher) -> None:
-    least = model.plan_for(0).on_device
-    if model.budget < least:
-        raise Refusal("budget_low", "VRAM for weights is {budget}, but this model needs at least {least}: two "
-                      "streaming buffers and the weights outside the blocks. Set it to {setting} or more, or to 0 "
-                      "(automatic).", budget=gib(model.budget), least=gib(least),
-                      setting=str(math.ceil(least / 2**30 * 100) / 100))
 
 
 def report(model: BudgetPatcher) -> list[str]:
@@ -93,6 +84,7 @@ def report(model: BudgetPatcher) -> list[str]:
     told = budget.in_words(plan, device)
     lines.append(told if model.budget < math.inf else Message(
         "budget_now", "With the memory that is free now: {plan}", plan=told))
+    lines += [budget.control_in_words(each.plan_for(room - plan.on_device), device) for each in budget.beside(model)]
     if plan.streamed:
         lines.append(_cost(plan, device))
     return lines

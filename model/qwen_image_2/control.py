@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..runtime.kernels import TORCH, Kernels
+from ..runtime.offload import Streamer
 from ..runtime.operations import Factory, ModuleList, Operations
 from .blocks import Attend, Block, Modulation
 from .spec import ControlSpec
@@ -46,27 +47,53 @@ class Control(nn.Module):
         self.control_img_in = ops.Linear(spec.channels, spec.base.dim, **factory)
         self.control_blocks = ModuleList(
             ControlBlock(spec, ops, kernels, number == 0, **factory) for number in range(spec.blocks))
+        self.streamer: Streamer[ControlBlock] | None = None  # where not all blocks stay on the device
 
-    def block_after(self, layer: int, layers: int) -> ControlBlock | None:
-        """The block whose hint is added after this block of the transformer's so many: the first, and then every
-        second of 32."""
-        number, rest = divmod(layer, max(1, layers // self.spec.blocks))
-        return self.control_blocks[number] if rest == 0 and number < self.spec.blocks else None
+    @property
+    def transformer_blocks(self) -> "ModuleList[ControlBlock]":
+        """As the transformer calls its own, for what places blocks."""
+        return self.control_blocks
+
+    def blocks_in_turn(self) -> Iterator[ControlBlock]:
+        return iter(self.control_blocks) if self.streamer is None else self.streamer.iter_blocks()
+
+
+class ControlPass:
+    """One pass through a network's blocks, each in its turn along the transformer's layers: it may be streaming."""
+
+    def __init__(self, network: Control, layers: int):
+        self.network, self.step = network, max(1, layers // network.spec.blocks)
+        self._blocks = network.blocks_in_turn()
+        self._block = next(self._blocks)  # now, since the chain begins with its projection
+
+    def block_after(self, layer: int) -> ControlBlock | None:
+        """The block whose hint is added after this layer of the transformer: the first, and then every second of 32.
+        Layers must be asked for in their order."""
+        number, rest = divmod(layer, self.step)
+        if rest or number >= self.network.spec.blocks:
+            if number >= self.network.spec.blocks - 1:
+                next(self._blocks, None)  # a pass that is not taken further must hold no block
+            return None
+        if number:
+            self._block = next(self._blocks)
+        return self._block
 
     def begin_prefix(self, x: Tensor, reference_rows: Iterable[slice] = ()) -> Tensor:
         """Where the chain starts in the prefix (P, T, D): no channels stand there. reference_rows: those of references
         that get channels of value zero, as VideoX-Fun gives them, which are not nothing: the input layer has a bias."""
         joint = torch.zeros_like(x)
         for rows in reference_rows:
-            joint[:, rows] = self.control_img_in(x.new_zeros(1, 1, self.spec.channels))
+            joint[:, rows] = self.network.control_img_in(x.new_zeros(1, 1, self.network.spec.channels))
         return self._joined(joint) + x
 
-    def begin_target(self, x: Tensor, channels: Tensor) -> Tensor:
-        """Where it starts in the target (B, N, D); channels (B or 1, 129, h, w)."""
-        return self._joined(self.control_img_in(channels.to(x.dtype).flatten(2).transpose(1, 2))) + x
+    def begin_target(self, x: Tensor, channels: Iterable[Tensor]) -> Tensor:
+        """Where it starts in the target (B, N, D), for channels (B or 1, 129, h, w) of several controls one after the
+        other."""
+        joints = (self.network.control_img_in(each.to(x.dtype).flatten(2).transpose(1, 2)) for each in channels)
+        return torch.cat([self._joined(joint) + x for joint in joints])
 
     def _joined(self, joint: Tensor) -> Tensor:
-        started: Tensor = self.control_blocks[0].before_proj(joint)
+        started: Tensor = self._block.before_proj(joint)
         return started
 
 
@@ -101,17 +128,18 @@ class TargetChains:
     its prefix are read once for a layer."""
 
     def __init__(self, controls: Sequence[Controlling], x: Tensor, layers: int):
-        self.images, self.layers = len(x), layers
+        self.images = len(x)
         self.of: dict[Control, list[Controlling]] = {}
         for control in controls:
             self.of.setdefault(control.network, []).append(control)
-        self.states = {network: torch.cat([network.begin_target(x, each.channels) for each in those])
+        self.passes = {network: ControlPass(network, layers) for network in self.of}
+        self.states = {network: self.passes[network].begin_target(x, [each.channels for each in those])
                        for network, those in self.of.items()}
 
     def after(self, layer: int, x: Tensor, modulation: Modulation, rope: Tensor, attends: Iterator[Attend]) -> Tensor:
         """x after this block of the transformer, with all hints. attends: of the layers that follow in the prefix."""
         for network, those in self.of.items():
-            block = network.block_after(layer, self.layers)
+            block = self.passes[network].block_after(layer)
             if block is None:
                 continue
             state = block(self.states[network], _repeated(modulation, len(those)), rope, next(attends))

@@ -22,7 +22,7 @@ from ..runtime.operations import Factory, ModuleList, Operations
 from ..runtime.rope import image_positions, rotations, text_positions
 from ..runtime.time_embedding import TIME_CHANNELS, timestep_embedding
 from .blocks import Attend, Block, Modulation
-from .control import Controlling, PrefixControl, TargetChains
+from .control import Controlling, ControlPass, PrefixControl, TargetChains
 from .prefix_cache import Condition, PrefixCache, Segment
 from .spec import TransformerSpec
 
@@ -147,7 +147,9 @@ class Transformer(nn.Module):
             ], dim=1)
 
         images = [slice(segment.start, segment.end) for segment in segments if segment.grid is not None]
-        chains = [control.network.begin_prefix(x, images if control.reference_rows else ()) for control in controls]
+        passes = [ControlPass(control.network, self.spec.layers) for control in controls]
+        chains = [each.begin_prefix(x, images if control.reference_rows else ())
+                  for each, control in zip(passes, controls, strict=True)]
         last = self.spec.layers - 1
         for number, block in enumerate(self._blocks_in_turn()):
             if number == last:  # nothing reads the prefix after its keys and values
@@ -156,7 +158,7 @@ class Transformer(nn.Module):
                 x = block(x, modulation, rope, attend)
                 yield kept.pop()
             for place, control in enumerate(controls):
-                if (beside := control.network.block_after(number, self.spec.layers)) is None:
+                if (beside := passes[place].block_after(number)) is None:
                     continue
                 assert number < last, "a control network follows no last block"
                 chains[place] = beside(chains[place], modulation, rope, attend)

@@ -3,6 +3,7 @@
 ComfyUI loads it with the MODEL it is applied to, as an additional model. What it is shown waits as a picture until a
 run knows its canvas; then the VAE encodes it, before any weight of the transformer moves.
 """
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...messages import Message, Refusal
 from ...model.checkpoints import loading
@@ -22,25 +23,38 @@ from ...model.qwen_image_2 import latents
 from ...model.qwen_image_2.control import Control, Controlling
 from ...model.qwen_image_2.detect import detect_control
 from ...model.qwen_image_2.spec import ControlSpec
+from .adapters.places import Place
 from .pack_model import is_ours
 from .progress import loading_progress
 from .quant import formats
+from .runtime.budget import BudgetedModel, BudgetPatcher
 from .runtime.kernels import kernels_for
 
 ATTACHMENT = "qwen_image_2_controls"  # of a MODEL: its AppliedControls, and ComfyUI's name for the models they bring
 MAX_STRENGTH = 2.0
 
 
+class ControlModel(BudgetedModel, nn.Module):
+    """What ComfyUI's patcher holds: a network whose blocks stream where they have no room."""
+
+    def __init__(self, network: Control):
+        super().__init__()
+        self.diffusion_model = network
+
+    def place_of(self, key: str) -> Place:
+        return Place(key)
+
+
 @dataclass(frozen=True)
 class LoadedControl:
-    """What Load Control gives: ComfyUI's patcher around the network."""
+    """What Load Control gives: a patcher around the network, with all the room that ComfyUI finds."""
 
-    patcher: comfy.model_patcher.ModelPatcher
+    patcher: BudgetPatcher
     label: str
 
     @property
     def network(self) -> Control:
-        return self.patcher.model
+        return self.patcher.model.diffusion_model
 
     @property
     def spec(self) -> ControlSpec:
@@ -71,6 +85,10 @@ class PreparedControl:
     end_sigma: float
     reference_rows: bool
 
+    def release_buffers(self) -> None:
+        if (streamer := self.controlling.network.streamer) is not None:
+            streamer.release()
+
     def is_in_force(self, sigma: float) -> bool:
         return self.end_sigma <= sigma <= self.start_sigma
 
@@ -92,9 +110,10 @@ def load_control(path: Path, label: str) -> LoadedControl:
                       device=torch.device("cpu" if detected.quantization else "meta"))
     loading.load(network, detected, checkpoint, dtype, loading_progress(len(detected.table)))
     comfy.model_management.archive_model_dtypes(network)
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        network, load_device=device, offload_device=comfy.model_management.unet_offload_device())
-    return LoadedControl(patcher, label)
+    # Never ComfyUI's dynamic patcher: blocks of a chain have their turn, and a budget may divide the room.
+    patcher = comfy.model_patcher.ModelPatcher(ControlModel(network), load_device=device,
+                                               offload_device=comfy.model_management.unet_offload_device())
+    return LoadedControl(BudgetPatcher.of(patcher, math.inf), label)
 
 
 def _operations(quantized: QuantConfig, dtype: torch.dtype, device: torch.device) -> type:
@@ -125,7 +144,11 @@ def apply_control(model, applied: AppliedControl):
     clone = model.clone()
     every = [*controls_of(model), applied]
     clone.set_attachments(ATTACHMENT, every)
-    clone.set_additional_models(ATTACHMENT, list(dict.fromkeys(each.control.patcher for each in every)))
+    patchers = dict.fromkeys(each.control.patcher for each in every)
+    clone.set_additional_models(ATTACHMENT, [patcher.clone() for patcher in patchers])
+    if isinstance(clone, BudgetPatcher):
+        clone.check()
+        clone.divide()
     return clone
 
 

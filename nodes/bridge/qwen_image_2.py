@@ -187,6 +187,11 @@ class QwenImage2(PackModel):
     def prepare_controls(self, patcher, noise: Tensor) -> tuple[PreparedControl, ...]:
         return control.prepare(patcher, noise)
 
+    def end_run(self) -> None:
+        for each in self.run_state.controls:
+            each.release_buffers()
+        super().end_run()
+
     def cached_tokens(self, conds: Iterable[dict], images: int) -> int:
         return sum(prefix_tokens(condition_from(cond, self.spec, self.process_latent_in), self.spec, images)
                    for cond in conds)

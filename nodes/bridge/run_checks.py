@@ -38,7 +38,7 @@ def check_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     try:
         result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         report = guider.model_options["transformer_options"].get(REPORT_KEY, log.info)
-        for sentence in filter(None, (*budget.costs(model), not_finite_note(result))):
+        for sentence in filter(None, (*budget.run_costs(guider.model_patcher), not_finite_note(result))):
             report(sentence)
         return result
     finally:

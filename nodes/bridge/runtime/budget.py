@@ -4,7 +4,7 @@ Blocks within the budget are loaded and patched as ComfyUI does it; the others s
 (model/runtime/offload.py), their LoRAs computed on the device as each one passes.
 """
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import comfy.model_management
 import comfy.utils
@@ -13,13 +13,15 @@ from comfy.model_patcher import LowVramPatch, ModelPatcher, move_weight_function
 from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
-from ....messages import Message
+from ....messages import Message, Refusal
 from ....model.runtime import offload
 from ....model.runtime.offload import Plan, Streamer
 from ..adapters.places import PlacingPatcher
 from ..quant.gguf_ops import is_packed
 
-BUDGET = "qwen_image_2_budget"  # the attachment that holds it, in bytes; ComfyUI copies it into every clone
+# The attachment that holds it, in bytes; ComfyUI copies it into every clone. Models that a MODEL brings have their part
+# of it there.
+BUDGET = "qwen_image_2_budget"
 
 
 class BudgetedModel:
@@ -69,11 +71,30 @@ class BudgetPatcher(PlacingPatcher, ModelPatcher):
         clone.__class__ = cls  # clone() makes objects of the class that it finds
         clone.size = 0  # of the model without a budget, to be counted anew
         clone.set_attachments(BUDGET, budget)
+        clone.divide()
         return clone
 
     @property
     def budget(self) -> float:
-        return self.attachments[BUDGET]
+        """Its own part, of what it may have together with the models that it brings."""
+        return self._parts()[0]
+
+    def divide(self) -> None:
+        """Give the models that it brings their parts: whenever they or the budget are others than before."""
+        for patcher, part in zip(beside(self), self._parts()[1:], strict=True):
+            patcher.set_attachments(BUDGET, part)
+
+    def check(self) -> None:
+        """Raises Refusal where it is too small for one of its models."""
+        least = sum(_least(each.model) for each in (self, *beside(self)))
+        if self.attachments[BUDGET] < least:
+            raise Refusal("budget_low", "VRAM for weights is {budget}, but this model needs at least {least}: two "
+                          "streaming buffers and the weights outside the blocks. Set it to {setting} or more, or to 0 "
+                          "(automatic).", budget=gib(self.attachments[BUDGET]), least=gib(least),
+                          setting=str(math.ceil(least / 2**30 * 100) / 100))
+
+    def _parts(self) -> list[float]:
+        return divided(self.attachments[BUDGET], [each.model for each in (self, *beside(self))])
 
     @property
     def plan(self) -> Plan | None:
@@ -224,6 +245,27 @@ class BudgetPatcher(PlacingPatcher, ModelPatcher):
         move_weight_functions(module, device)
 
 
+def beside(patcher: ModelPatcher) -> list[BudgetPatcher]:
+    """The models that a MODEL brings into a run and whose blocks can stream: its control networks."""
+    return [each for each in patcher.get_additional_models() if isinstance(each, BudgetPatcher)]
+
+
+def divided(budget: float, models: Sequence[BudgetedModel]) -> list[float]:
+    """Each model's part of a budget in bytes: what it needs at least, and of the rest as its other weights are large.
+    """
+    if len(models) == 1 or math.isinf(budget):
+        return [budget] * len(models)
+    least = [_least(model) for model in models]
+    more = [max(0, offload.plan(*_sizes(model), math.inf).on_device - needed)
+            for model, needed in zip(models, least, strict=True)]
+    rest = max(0, budget - sum(least)) / max(1, sum(more))
+    return [needed + rest * other for needed, other in zip(least, more, strict=True)]
+
+
+def _least(model: BudgetedModel) -> int:
+    return offload.plan(*_sizes(model), 0).on_device
+
+
 def _sizes(model: BudgetedModel) -> tuple[int, list[int]]:
     """Bytes of what is in no block, and of each block."""
     blocks = [sum(map(offload.size_of, offload.entries(block)))
@@ -243,6 +285,14 @@ def gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
+def run_costs(patcher: ModelPatcher) -> Iterator[Message]:
+    """What each pass of a run of this MODEL has paid for memory, for itself and for the models that it brings."""
+    yield from costs(patcher.model)
+    for each in beside(patcher):
+        if each.plan is not None and each.plan.streamed:
+            yield control_in_words(each.plan, each.model.device)
+
+
 def costs(model: BudgetedModel) -> Iterator[Message]:
     """What each pass of a run has paid for memory."""
     if model.plan is not None and model.plan.streamed:
@@ -256,6 +306,10 @@ def costs(model: BudgetedModel) -> Iterator[Message]:
     if others := len(merged) - packed:
         yield Message("lora_repatched", "Streamed weights with a LoRA are re-patched every step (weights: {count}); "
                       "resident weights are patched once.", count=others)
+
+
+def control_in_words(plan: Plan, device: torch.device) -> Message:
+    return Message("control_blocks", "Control network: {plan}", plan=in_words(plan, device))
 
 
 def in_words(plan: Plan, device: torch.device) -> Message:
