@@ -1,6 +1,6 @@
 """Tiny random checkpoints in the official file layouts: they load and sample like the real ones, into noise.
 
-    python -m tools.tiny FOLDER    # writes FOLDER/{diffusion_models,text_encoders,vae}/*.safetensors
+    python -m tools.tiny FOLDER    # writes FOLDER/{diffusion_models,text_encoders,vae,model_patches}/*.safetensors
 
 File names are the official ones, so that every shipped workflow runs on them, those of Qwen-Image 1.x included.
 """
@@ -22,7 +22,8 @@ from qwen_image_2.model.qwen_image_1.spec import VAESpec as VAESpec1
 from qwen_image_2.model.qwen_image_1.transformer import Transformer as Transformer1
 from qwen_image_2.model.qwen_image_1.vae import VAE as VAE1
 from qwen_image_2.model.qwen_image_2 import key_maps
-from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
+from qwen_image_2.model.qwen_image_2.control import Control
+from qwen_image_2.model.qwen_image_2.spec import ControlSpec, TransformerSpec, VAESpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
 from qwen_image_2.model.qwen_image_2.vae import VAE
 
@@ -31,6 +32,7 @@ TURBO = "qwen_image_2.1_turbo_bf16.safetensors"
 TEXT_ENCODER = "qwen3vl_8b_bf16.safetensors"
 VAE_FILE = "qwen_image_2.1_vae_bf16.safetensors"
 ENHANCER = "qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors"
+CONTROL = "Qwen-Image-2.1-Fun-Controlnet-Union.safetensors"
 # Qwen-Image 1.x
 TRANSFORMER_1 = "qwen_image_2512_bf16.safetensors"
 EDIT_1 = "qwen_image_edit_2511_bf16.safetensors"
@@ -239,6 +241,12 @@ def write(folder: Path) -> None:
     save(to_wan_vae(randomise(shapes(VAE(VAE_SPEC)), 2)), folder / "vae" / VAE_FILE, {})
     save(randomise(text_encoder_state(), 3), folder / "text_encoders" / TEXT_ENCODER,
          {"text_config": TEXT_CONFIG, "vision_config": VISION_CONFIG})
+    write_control(folder / "model_patches" / CONTROL, ControlSpec(TRANSFORMER_SPEC, blocks=1))
+
+
+def write_control(path: Path, spec: ControlSpec, dtype=torch.bfloat16) -> None:
+    """A control network with the names of the published file, for a transformer of these sizes."""
+    save(to_diffusers_transformer(randomise(shapes(Control(spec)), 9)), path, {}, dtype)
 
 
 def lightning_1_state(transformer: State) -> State:

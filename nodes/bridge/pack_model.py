@@ -143,8 +143,11 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
         found |= {"rope_options"} & options.keys()
         if new := sorted(found - self.honoured_patches - self.run_state.reported_patches):
             self.run_state.reported_patches.update(new)
-            report(Message("patches_ignored", "Model patches from another node ({layers}) are not supported by this "
-                           "model and are ignored.", layers=new))
+            report(self.ignored_patches(new))
+
+    def ignored_patches(self, names: list[str]) -> Message:
+        return Message("patches_ignored", "Model patches from another node ({layers}) are not supported by this "
+                       "model and are ignored.", layers=names)
 
     def begin_run(self, cached_tokens: int, images: int | None = None, sigmas: Iterable[float] = (),
                   controls: tuple = ()) -> None:

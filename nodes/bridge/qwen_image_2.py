@@ -15,7 +15,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...messages import Refusal
+from ...messages import Message, Refusal
 from ...model.qwen_image_2 import key_maps, latents, schedule
 from ...model.qwen_image_2.control import PrefixControl, prefix_controls
 from ...model.qwen_image_2.spec import TransformerSpec
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 # Values alive per token at a block's peak, in units of the width: residual stream, its norm, and the MLP's gate,
 # projection and product of three widths each make 11; the rest is room for the allocator.
 ACTIVATION_WIDTHS = 16
+# Where ComfyUI's own nodes put a control network, by ComfyUI's version.
+CONTROL_PATCHES = {"dit", "single_block", "double_block", "post_input"}
 
 
 class LatentFormat(comfy.latent_formats.LatentFormat):
@@ -180,9 +182,17 @@ class QwenImage2(PackModel):
 
     def check_conditioning(self, cond: dict, images: int) -> None:
         if "control" in cond:
-            raise Refusal("controlnet", "ControlNets are not supported by Qwen-Image 2. Connect the control image as a "
-                          "reference instead.")
+            raise Refusal("controlnet", "ControlNets of other models are not supported by Qwen-Image 2. Use Load "
+                          "Control and Apply Control (Qwen-Image 2) with the control network of Qwen-Image-2.1, or "
+                          "connect the control image as a reference.")
         check_prompts(condition_from(cond, self.spec, self.process_latent_in).text, images)
+
+    def ignored_patches(self, names: list[str]) -> Message:
+        if not CONTROL_PATCHES & set(names):
+            return super().ignored_patches(names)
+        return Message("control_patches_ignored", "Model patches from another node ({layers}) are not supported by "
+                       "this model and are ignored. For the control network of Qwen-Image-2.1 use Load Control and "
+                       "Apply Control (Qwen-Image 2).", layers=names)
 
     def prepare_controls(self, patcher, noise: Tensor) -> tuple[PreparedControl, ...]:
         return control.prepare(patcher, noise)

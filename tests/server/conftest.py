@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from qwen_image_2.model.qwen_image_2.spec import ControlSpec, TransformerSpec
 from qwen_image_2.tools import tiny
 from qwen_image_2.tools.comfyui.client import Client, Result, SavedFile
 from qwen_image_2.tools.comfyui.server import Server
@@ -47,6 +48,8 @@ def models(reference, tmp_path_factory):
               for name, value in vae.items()}
     tiny.save(five_d, root / "vae" / DIFFUSERS_VAE, {}, torch.float32)
     reference.vae.save_pretrained(root / "vae" / VAE_FOLDER)
+    base = TransformerSpec(layers=2, dim=256, heads=2, mlp_dim=768, context_dim=64)  # the reference's sizes
+    tiny.write_control(root / "model_patches" / tiny.CONTROL, ControlSpec(base, blocks=1), torch.float32)
     tiny.write_1(root)
     return root
 

@@ -104,7 +104,7 @@ def test_the_note_names_every_file(name):
     note, = (node["widgets_values"][0] for node in ui(name)["nodes"] if node["type"] == "MarkdownNote")
     assert any(node["class_type"] == "QwenImage2Loader" for node in api(name).values())
     for node in api(name).values():
-        for part in ("diffusion_model", "text_encoder", "vae", "lora"):
+        for part in ("diffusion_model", "text_encoder", "vae", "lora", "control_model"):
             if isinstance(file := node["inputs"].get(part), str):
                 assert f"`{file}`" in note
 
@@ -113,7 +113,7 @@ def test_the_note_names_every_file(name):
 def test_a_family_s_files_are_together_and_can_be_downloaded(name):
     """The page offers what is missing, by the address that stands beside a file."""
     offered = [model for node in ui(name)["nodes"] for model in node["properties"].get("models", [])]
-    assert len(offered) == (4 if name == "qwen_image_1_lightning" else 3)
+    assert len(offered) == (4 if name == "qwen_image_1_lightning" or name.startswith("control_") else 3)
     for model in offered:
         assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(f"/{model['name']}")
     note, = (node["widgets_values"][0] for node in ui(name)["nodes"] if node["type"] == "MarkdownNote")
@@ -154,7 +154,7 @@ def test_runs_to_a_picture(name, client, example):
         picture = here.images(client, result, save)
         assert len(picture) == (10 if name == "slides_deck" else 1)
         assert picture.shape[3] == channels and picture.std() > 10
-    assert len(saves) == (2 if "depth" in name or name in ("edit_add_remove", "edit_chain") else 1)
+    assert len(saves) == (2 if "edit_depth" in name or name in ("edit_add_remove", "edit_chain") else 1)
     if name == "poster":
         assert picture.shape[1:3] == (128, 96)
     elif name == "edit_outpaint":

@@ -31,7 +31,7 @@ from ..pack import ROOT
 PACK = "qwen-image-2"  # folder name among the custom nodes; the registry's name of the pack
 PACK_NODE = "QwenImage2Loader"  # when the server knows this node, the pack has loaded
 MODEL_FOLDERS = ("diffusion_models", "unet", "text_encoders", "clip", "vae", "diffusers", "loras", "checkpoints",
-                 "upscale_models", "fonts")
+                 "upscale_models", "fonts", "model_patches", "controlnet")
 EXAMPLE = "example.png"  # lies in every new ComfyUI's input folder, and workflows begin with it
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # a run never fetches anything
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback must not go through a proxy

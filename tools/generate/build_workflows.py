@@ -32,8 +32,10 @@ PLACES = {
     tiny.VAE_1: (f"{COMFY_ORG}/Qwen-Image_ComfyUI/resolve/main/split_files", "vae"),
 }
 LIGHTNING = "https://huggingface.co/lightx2v/Qwen-Image-2512-Lightning/resolve/main"
+CONTROL = "https://huggingface.co/alibaba-pai/Qwen-Image-2.1-Fun-Controlnet-Union/resolve/main"
 PUBLISHED = {name: (f"{place}/{folder}/{name}", folder) for name, (place, folder) in PLACES.items()} | {
-    tiny.LIGHTNING_1: (f"{LIGHTNING}/{tiny.LIGHTNING_1}", "loras")}
+    tiny.LIGHTNING_1: (f"{LIGHTNING}/{tiny.LIGHTNING_1}", "loras"),
+    tiny.CONTROL: (f"{CONTROL}/{tiny.CONTROL}", "model_patches")}
 
 # Pixels around a group's nodes.
 GROUP_MARGIN, GROUP_TITLE = 20, 50

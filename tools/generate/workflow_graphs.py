@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ..tiny import (
+    CONTROL,
     EDIT_1,
     ENHANCER,
     LIGHTNING_1,
@@ -20,6 +21,7 @@ from ..tiny import (
 from . import workflow_pages as pages
 from . import workflow_texts as texts
 from . import workflow_texts_1 as texts_1
+from . import workflow_texts_control as texts_control
 
 EXAMPLE = "example.png"  # lies in the input folder of every new ComfyUI
 SEED = 20260920
@@ -232,6 +234,70 @@ def region_edit(prompt: str, note: str, prefix: str, outpaint: bool) -> Workflow
                 Group("5  Sampling", ("sampler",)), Group("6  Result", ("decode", "stitch", "save"))))
 
 
+def control(prompt: str, titles: Sequence[str], strength: float, note: str, prefix: str, canny: bool = False,
+            aspect_ratio: str = "3:4") -> Workflow:
+    """Text to image that follows pictures, or the edges of one. titles: of the pictures."""
+    base = text_to_image(QWEN_2, prompt, aspect_ratio, "1024", prefix, note)
+    names = [f"picture{number}" for number in range(1, len(titles) + 1)]
+    pictures = {name: Node("LoadImage", (440, 700 + 420 * index), (400, 340), {"image": EXAMPLE}, title=title)
+                for index, (name, title) in enumerate(zip(names, titles, strict=True))}
+    edges = {"canny": Node("Canny", (900, 60), (400, 120), {
+        "image": (names[0], 0), "low_threshold": 0.1, "high_threshold": 0.3})} if canny else {}
+    applied, model = {}, ("loader", 0)
+    for index, name in enumerate(names):
+        applied[f"control{index + 1}"] = _apply(260 + 480 * index, model, strength, {
+            "image": ("canny" if canny else name, 0)})
+        model = (f"control{index + 1}", 0)
+    for name, at in (("canvas", (1360, 60)), ("prompt", (1360, 500)), ("sampler", (1900, 60)), ("decode", (2300, 60)),
+                     ("save", (2300, 260))):
+        base.nodes[name].at = at
+    base.nodes["prompt"].size, base.nodes["sampler"].inputs["model"] = (480, 350), model
+    nodes = {"note": base.nodes.pop("note"), "loader": base.nodes.pop("loader"), "file": _control_file(), **pictures,
+             **edges, **applied, **base.nodes}
+    return Workflow(nodes, (
+        Group("1  Files", ("loader", "file")), Group("2  Pictures", tuple(names)),
+        Group("3  Control", (*edges, *applied)), Group("4  Canvas and prompt", ("canvas", "prompt")),
+        Group("5  Sampling", ("sampler",)), Group("6  Result", ("decode", "save"))))
+
+
+def control_inpaint(prompt: str, note: str, prefix: str) -> Workflow:
+    """A region painted anew by the control network, and stitched in."""
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), QWEN_2.loader),
+            "file": _control_file(),
+            "picture": Node("LoadImage", (440, 700), (400, 350), {"image": EXAMPLE}, title="Picture"),
+            "crop": Node("QwenImage2CropForEdit", (900, 60), (400, 350), {
+                "image": ("picture", 0), "mask": ("picture", 1), "context": 0.5, "resolution": "1024", "feather": 16}),
+            "control": _apply(500, ("loader", 0), 1.0, {"mask": ("crop", 1), "inpaint_image": ("crop", 0)}),
+            "canvas": Node("QwenImage2VAEEncode", (1360, 60), (480, 120), {
+                "image": ("crop", 0), "vae": ("loader", 2)}, title="Canvas of the region's size"),
+            "prompt": Node("QwenImage2TextEncode", (1360, 300), (480, 550), {
+                "clip": ("loader", 1), "prompt": prompt, "negative_prompt": ""}),
+            "sampler": Node("QwenImage2Sampler", (1900, 60), (340, 790), _sampler_inputs("prompt") | {
+                "model": ("control", 0), "latent": ("canvas", 0)}),
+            "decode": _decode(2300),
+            "stitch": Node("QwenImage2StitchEdit", (2300, 260), (480, 100), {
+                "region": ("crop", 2), "part": ("decode", 1)}),
+            "save": _save(2300, 440, ("stitch", 0), prefix),
+        },
+        groups=(Group("1  Files", ("loader", "file")), Group("2  Picture", ("picture",)),
+                Group("3  Region and control", ("crop", "control")),
+                Group("4  Canvas and prompt", ("canvas", "prompt")), Group("5  Sampling", ("sampler",)),
+                Group("6  Result", ("decode", "stitch", "save"))))
+
+
+def _control_file() -> Node:
+    return Node("QwenImage2LoadControl", (440, 480), (400, 120), {"control_model": CONTROL})
+
+
+def _apply(down: int, model: tuple[str, int], strength: float, pictures: dict) -> Node:
+    return Node("QwenImage2ApplyControl", (900, down), (400, 400), {
+        "model": model, "control": ("file", 0), "vae": ("loader", 2), **pictures, "strength": strength, "start": 0.0,
+        "end": 1.0, "reference_rows": False})
+
+
 def checked(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
     """Four pictures of a prompt; the one that says best what it should is kept."""
     base = text_to_image(QWEN_2, prompt, "3:4", "1024", prefix, note)
@@ -343,6 +409,13 @@ WORKFLOWS = {
                             "qwen-image-2-chain", sees=(FIRST_RESULT,)),
     "edit_depth": two_edits(texts.EDIT_DEPTH, texts.DEPTH_VIEW, DEPTH_TITLES, texts.DEPTH_NOTE,
                             "qwen-image-2-depth", sees=(PICTURE, FIRST_RESULT)),
+    "control_canny_poster": control(texts_control.TEA_POSTER, ["Photograph or page"], 1.0, texts_control.CANNY_NOTE,
+                                    "qwen-image-2-control-canny", canny=True),
+    "control_depth": control(texts_control.ROOM, ["Depth map"], 1.0, texts_control.DEPTH_NOTE,
+                             "qwen-image-2-control-depth", aspect_ratio="1:1"),
+    "control_inpaint": control_inpaint(texts_control.VASE, texts_control.INPAINT_NOTE, "qwen-image-2-control-inpaint"),
+    "control_two": control(texts_control.DANCER, ["Picture 1: depth", "Picture 2: pose"], 0.6, texts_control.TWO_NOTE,
+                           "qwen-image-2-control-two"),
     "poster_checked": checked(texts.BAKERY, texts.BAKERY_WORDS, texts.CHECKED_NOTE, "qwen-image-2-checked"),
     "repair_text": repair(texts.REPAIR, texts.REPAIR_WORDS, texts.REPAIR_NOTE, "qwen-image-2-repaired"),
     "qwen_image_1_text_to_image": text_to_image(QWEN_1, texts_1.POTTER, "1:1", "1328", "qwen-image-1",

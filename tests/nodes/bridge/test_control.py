@@ -183,3 +183,13 @@ def test_bad_inputs_of_the_node(comfyui, inputs, key):
     with pytest.raises(Refusal) as refused:
         check_inputs(*inputs)
     assert refused.value.message.key == key
+
+
+def test_control_by_core_s_own_nodes_is_told_as_ignored(model):
+    """In core's released form and in the older one, whose hooks other transformers ask for."""
+    for set_patch in (lambda clone: clone.set_model_patch_replace(lambda *_: None, "dit", "single_block", 0),
+                      lambda clone: clone.set_model_double_block_patch(lambda *_: None)):
+        clone, told = model.clone(), []
+        set_patch(clone)
+        assert error(sampled(clone, report=told.append), sampled(model)) < 1e-6
+        assert sum("Apply Control (Qwen-Image 2)" in sentence for sentence in told) == 1

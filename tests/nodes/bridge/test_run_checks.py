@@ -18,7 +18,7 @@ def run_checks():
 def test_controlnets_are_refused(run_checks, model):
     guider = SimpleNamespace(model_patcher=model, conds={"positive": [{"control": object()}]})
     executor = type("Executor", (), {"class_obj": guider})()
-    with pytest.raises(ValueError, match="ControlNets are not supported"):
+    with pytest.raises(ValueError, match="ControlNets of other models .* Apply Control"):
         run_checks.check_run(executor, torch.zeros(1, 64, 4, 4), torch.zeros(1, 64, 4, 4), *RUN)
 
 
