@@ -8,6 +8,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -38,6 +39,7 @@ TRANSFORMER_1 = "qwen_image_2512_bf16.safetensors"
 EDIT_1 = "qwen_image_edit_2511_bf16.safetensors"
 TEXT_ENCODER_1 = "qwen_2.5_vl_7b.safetensors"
 VAE_1 = "qwen_image_vae.safetensors"
+LAYERED_1, LAYERED_VAE_1 = "qwen_image_layered_bf16.safetensors", "qwen_image_layered_vae.safetensors"
 LIGHTNING_1 = "Qwen-Image-2512-Lightning-4steps-V1.0-bf16.safetensors"
 LORA_RANK = 4
 
@@ -133,11 +135,11 @@ def to_wan_vae_1(state: State) -> State:
     return {key_maps_1.VAE_WAN.to(name): value for name, value in state.items()}
 
 
-def vae_1_state() -> State:
+def vae_1_state(spec: VAESpec1 = VAE_SPEC_1) -> State:
     """Names and shapes of a file of that VAE: our network's, and what only a video needs, the other taps of kernels and
     whole layers."""
     state = {}
-    for name, value in shapes(VAE1(VAE_SPEC_1)).items():
+    for name, value in shapes(VAE1(spec)).items():
         of_video = not any(part in name for part in ("resample.1.", "attentions."))
         if of_video and value.ndim == 4:
             taps = TAPS if value.shape[-1] > 1 else 1  # a kernel of one pixel is one of one frame
@@ -146,7 +148,7 @@ def vae_1_state() -> State:
     for layer, width, outputs in (("encoder.down_blocks.5", 2, 2), ("encoder.down_blocks.8", 4, 4),
                                   ("decoder.up_blocks.0.upsamplers.0", 4, 8),
                                   ("decoder.up_blocks.1.upsamplers.0", 4, 8)):
-        rows, columns = outputs * VAE_SPEC_1.base_dim, width * VAE_SPEC_1.base_dim
+        rows, columns = outputs * spec.base_dim, width * spec.base_dim
         state[f"{layer}.time_conv.weight"] = torch.empty(rows, columns, TAPS, 1, 1, device="meta")
         state[f"{layer}.time_conv.bias"] = torch.empty(rows, device="meta")
     return state
@@ -263,11 +265,15 @@ def lightning_1_state(transformer: State) -> State:
 
 
 def write_1(folder: Path) -> None:
-    """The same of Qwen-Image 1.x: a model that draws, one that edits, what belongs to both, and a few-step LoRA."""
+    """The same of Qwen-Image 1.x: models that draw, edit and make layers, what belongs to them, and a few-step LoRA."""
     transformer = randomise(shapes(Transformer1(TRANSFORMER_SPEC_1)), 5)
     save(transformer, folder / "diffusion_models" / TRANSFORMER_1, {})
     save(transformer | {ZERO_COND_MARK: torch.empty(0)}, folder / "diffusion_models" / EDIT_1, {})
     save(to_wan_vae_1(randomise(vae_1_state(), 6)), folder / "vae" / VAE_1, {})
+    layered = replace(TRANSFORMER_SPEC_1, layered=True)
+    save(randomise(shapes(Transformer1(layered)), 8), folder / "diffusion_models" / LAYERED_1, {})
+    rgba = randomise(vae_1_state(replace(VAE_SPEC_1, pixel_channels=4)), 9)
+    save(to_wan_vae_1(rgba), folder / "vae" / LAYERED_VAE_1, {})
     save(to_comfy_text_encoder_1(randomise(text_encoder_1_state(), 7)), folder / "text_encoders" / TEXT_ENCODER_1,
          {"text_config": TEXT_CONFIG_1, "vision_config": VISION_CONFIG_1})
     save(lightning_1_state(transformer), folder / "loras" / LIGHTNING_1, {})

@@ -27,6 +27,8 @@ PLACES = {
     tiny.TEXT_ENCODER: (QWEN_2, "text_encoders"),
     tiny.VAE_FILE: (QWEN_2, "vae"),
     tiny.TRANSFORMER_1: (f"{COMFY_ORG}/Qwen-Image_ComfyUI/resolve/main/split_files", "diffusion_models"),
+    tiny.LAYERED_1: (f"{COMFY_ORG}/Qwen-Image-Layered_ComfyUI/resolve/main/split_files", "diffusion_models"),
+    tiny.LAYERED_VAE_1: (f"{COMFY_ORG}/Qwen-Image-Layered_ComfyUI/resolve/main/split_files", "vae"),
     tiny.EDIT_1: (f"{COMFY_ORG}/Qwen-Image-Edit_ComfyUI/resolve/main/split_files", "diffusion_models"),
     tiny.TEXT_ENCODER_1: (f"{COMFY_ORG}/HunyuanImage_2.1_ComfyUI/resolve/main/split_files", "text_encoders"),
     tiny.VAE_1: (f"{COMFY_ORG}/Qwen-Image_ComfyUI/resolve/main/split_files", "vae"),

@@ -9,6 +9,8 @@ from ..tiny import (
     CONTROL,
     EDIT_1,
     ENHANCER,
+    LAYERED_1,
+    LAYERED_VAE_1,
     LIGHTNING_1,
     TEXT_ENCODER,
     TEXT_ENCODER_1,
@@ -67,13 +69,14 @@ class Model:
     @property
     def loader(self) -> dict:
         return {"diffusion_model": self.diffusion_model, "text_encoder": self.text_encoder, "vae": self.vae,
-                "variant": "auto", "weight_format": "as stored", "vision_projector": "auto"}
+                "variant": "auto", "weight_format": "as stored", "vision_projector": "auto", "device": "auto"}
 
 
 QWEN_2 = Model()
 QWEN_2_TURBO = Model(TURBO, preset="Turbo 8")
 QWEN_1 = Model(TRANSFORMER_1, TEXT_ENCODER_1, VAE_1, "Quality 50", 4.0, texts_1.NEGATIVE)
 QWEN_1_LIGHTNING = replace(QWEN_1, preset="Lightning LoRA 4 (1.x)", cfg=1.0, negative_prompt="")
+QWEN_1_LAYERED = replace(QWEN_1, diffusion_model=LAYERED_1, vae=LAYERED_VAE_1, negative_prompt=" ")
 QWEN_1_EDIT = replace(QWEN_1, diffusion_model=EDIT_1, preset="Quality 40", negative_prompt=" ")
 
 
@@ -176,6 +179,27 @@ def edit(prompt: str, note: str, prefix: str, references: int = 1, canvas: str =
         },
         groups=(Group("1  Files", ("loader",)), Group("2  Pictures", tuple(names)), Group("3  Instruction", ("edit",)),
                 Group("4  Sampling", ("sampler",)), Group("5  Result", ("decode", "save"))))
+
+
+def layers(note: str, prefix: str) -> Workflow:
+    """Loader, picture, its layers, their composite, and one file of them."""
+    model = QWEN_1_LAYERED
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), model.loader),
+            "picture": Node("LoadImage", (440, 500), (400, 350), {"image": EXAMPLE}, title="Picture"),
+            "layers": Node("QwenImage2Layers", (900, 60), (480, 790), {
+                "model": ("loader", 0), "clip": ("loader", 1), "vae": ("loader", 2), "image": ("picture", 0),
+                "prompt": "", "layers": 4, "resolution": "640", "seed": SEED, "steps": 50, "cfg": model.cfg,
+                "negative_prompt": model.negative_prompt, "caption_language": "English", "guidance": "as trained"}),
+            "page": Node("QwenImage2SavePage", (1440, 60), (400, 200), {
+                "image": ("layers", 0), "filename_prefix": prefix, "format": "psd"}),
+            "preview": Node("PreviewImage", (1440, 360), (400, 490), {"images": ("layers", 0)}, title="Layers"),
+            "save": _save(1900, 60, ("layers", 1), prefix),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)), Group("3  Layers", ("layers",)),
+                Group("4  Layers as files", ("page", "preview")), Group("5  Composite", ("save",))))
 
 
 # What the second of two edits sees. RGBA: what the first edit has made transparent stays so.
@@ -424,6 +448,7 @@ WORKFLOWS = {
     "qwen_image_1_edit": edit(texts.EDIT_INSTRUCT, texts_1.EDIT_NOTE, "qwen-image-1-edit", model=QWEN_1_EDIT),
     "qwen_image_1_edit_three_pictures": edit(texts_1.EDIT_THREE, texts_1.THREE_NOTE, "qwen-image-1-three",
                                              references=3, model=QWEN_1_EDIT),
+    "qwen_image_1_layers": layers(texts_1.LAYERS_NOTE, "qwen-image-1-layers"),
     "qwen_image_1_edit_depth": two_edits(texts.EDIT_DEPTH, texts_1.DEPTH_VIEW, DEPTH_TITLES, texts_1.DEPTH_NOTE,
                                          "qwen-image-1-depth", sees=(PICTURE, FIRST_RESULT), model=QWEN_1_EDIT),
 }

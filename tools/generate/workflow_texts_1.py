@@ -63,6 +63,22 @@ THREE_NOTE = EDIT_FILES + EDIT_CHANGES + """\
 - **canvas**: the last picture is the model's own rule; choose the first if that is the one to keep.
 """
 
+LAYERS_NOTE = FILES.format(
+    transformer="qwen_image_layered_bf16.safetensors", more=NO_MORE,
+    smaller="Half the size: `qwen_image_layered_fp8mixed.safetensors` (20.5 GB) and "
+            "`qwen_2.5_vl_7b_fp8_scaled.safetensors` (9.4 GB).").replace(
+    "qwen_image_vae.safetensors", "qwen_image_layered_vae.safetensors") + """
+## What to change
+
+- **layers**: 2 to 8. The lowest is the ground of the picture; each is RGBA.
+- **Prompt**: what the whole picture shows, with what is hidden. Empty, the text encoder writes it, and the node says \
+what.
+- **resolution** 640 is the official recommendation.
+- **Save Page** writes one PSD with a named layer for each. That needs the package psd-tools: \
+`python -m pip install "psd-tools>=1.20"` with ComfyUI's Python; or choose png.
+- The node says how far all layers laid over each other are from the picture.
+"""
+
 DEPTH_NOTE = EDIT_FILES + EDIT_CHANGES + DEPTH_CHANGES
 
 NEGATIVE = ("low resolution, blurry, distorted limbs, malformed fingers, waxy skin, oversaturated, cluttered "
