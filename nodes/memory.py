@@ -33,8 +33,8 @@ class QwenImage2Memory(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="From Load Qwen-Image 2, before or after LoRAs."),
                 io.Float.Input("vram_for_weights", default=0.0, min=0.0, max=1024.0, step=0.1,
-                               tooltip="VRAM for the transformer's weights in GiB, the two streaming buffers included. "
-                                       "0: as much as is free at the start of a run."),
+                               tooltip="VRAM for the weights of the transformer and its control networks in GiB, "
+                                       "streaming buffers included. 0: as much as is free at the start of a run."),
                 io.Combo.Input("prefix", list(PLACES), default="automatic",
                                tooltip="Where the KV cache of prompt and references is kept (512 KiB per token in "
                                        "bf16). automatic: VRAM if it fits, else system RAM, else recomputed every "

@@ -143,3 +143,18 @@ def test_family1_counts_the_published_bytes(family1):
 def test_family1_keeps_plain_fp8_as_it_is(family1):
     row, = table(family1["load"]).values()
     assert row["file"] == row["kept"] and "not measured" not in family1["load"]
+
+
+def test_control_times_steps_with_and_without_the_cache_and_counts_bytes(run):
+    done = run("control", "--small")
+    assert done.returncode == 0, done.stderr
+    steps, sizes = done.stdout.split("Measuring bytes")
+    rows = [line for line in steps.splitlines() if line.startswith("| controlled step")]
+    assert len(rows) == 6 and sum("all rows anew" in row for row in rows) == 3
+    found = table(sizes)
+    for references, tokens in ((0, 256), (1, 4352), (3, 12544)):
+        row = found[f"256 text tokens, {references} references"]
+        assert row["tokens"] == f"{tokens:,}"
+        assert row["KV cache"] == f"{tokens * 3 * 2**18 / 2**30:.2f} GiB", "512 KiB a token, and half of that"
+        assert row["of it the control's"] == f"{tokens * 2**18 / 2**30:.2f} GiB"
+    assert "control network 7.55 GB" in sizes
