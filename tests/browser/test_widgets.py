@@ -12,7 +12,7 @@ LATENT, TEXT, EDIT = "QwenImage2EmptyLatent", "QwenImage2TextEncode", "QwenImage
 
 
 def summary(width, height, native=False):
-    return f"{width} × {height} px · {width // 16 * (height // 16):,} tokens" + (" · ◆ native 2K" if native else "")
+    return f"{width} × {height} px · {width // 16 * (height // 16):,} tokens" + (" · ◆ official size" if native else "")
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_size_by_mouse(page, picker):
         picker.get_by_role("radio", name=ratio, exact=True).click()
         for size in sizes.CLASSES:
             picker.get_by_role("radio", name=str(size), exact=True).click()
-            expect(picker.locator(".summary")).to_have_text(summary(*sizes.size_for(ratio, size), size == 2048))
+            expect(picker.locator(".summary")).to_have_text(summary(*sizes.size_for(ratio, size), size in sizes.NATIVE))
             assert (page.value(LATENT, "aspect_ratio"), page.value(LATENT, "size")) == (ratio, str(size))
     assert page.exported()["3"]["inputs"] | {"aspect_ratio": "9:16", "size": "2048"} == page.exported()["3"]["inputs"]
 
