@@ -117,6 +117,7 @@ def test_weights_in_ram_are_the_file_s_again_after_a_run_that_fails(budget, mode
         raise RuntimeError("stopped")
     with pytest.raises(RuntimeError, match="stopped"):
         sample(budgeted, callback=fail)
+    assert len(controls[0].network.streamer.plan.streamed) == 4 and not controls[0].network.streamer.buffers
     found = [block.attn.to_q.weight for block in controls[0].network.control_blocks]
     assert all(map(torch.equal, found, before)) and len(queries(model)) == 8
     unload()
