@@ -195,7 +195,7 @@ def layers(note: str, prefix: str) -> Workflow:
                 "negative_prompt": model.negative_prompt, "caption_language": "English", "guidance": "as trained"}),
             "page": Node("QwenImage2SavePage", (1440, 60), (400, 200), {
                 "image": ("layers", 0), "filename_prefix": prefix, "format": "psd"}),
-            "preview": Node("PreviewImage", (1440, 360), (400, 490), {"images": ("layers", 0)}, title="Layers"),
+            "preview": Node("PreviewImage", (1440, 360), (400, 490), {"images": ("layers", 0)}, title="Each layer"),
             "save": _save(1900, 60, ("layers", 1), prefix),
         },
         groups=(Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)), Group("3  Layers", ("layers",)),
