@@ -9,6 +9,7 @@ from ..model.images.regions import as_masks
 from .bridge.control import MAX_STRENGTH, AppliedControl, apply_control, in_words, load_control
 from .bridge.files.folders import file_names
 from .bridge.keys import FAMILY_2
+from .bridge.runtime.budget import division_in_words
 from .bridge.vae import family_of
 from .common import categories
 from .common.checks import UNCONNECTED, check_before_run, check_model, check_vae
@@ -117,7 +118,8 @@ class QwenImage2ApplyControl(io.ComfyNode):
                                  strength, start, end, reference_rows)
         if strength == 0:
             return io.NodeOutput(model, ui=notify(cls, Message("control_off", "Strength 0: the control is off.")))
-        return io.NodeOutput(apply_control(model, applied), ui=notify(cls, in_words(applied)))
+        controlled = apply_control(model, applied)
+        return io.NodeOutput(controlled, ui=notify(cls, in_words(applied), *division_in_words(controlled)))
 
 
 def check_inputs(strength: float | None, start: float | None, end: float | None, image: bool, mask: bool,

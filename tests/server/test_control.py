@@ -205,8 +205,8 @@ def test_a_budget_for_both_changes_no_picture(client, pictures, miniature_contro
     assert torch.equal(here.latent(client, result), run(client, plain))
     told = "\n".join(result.messages["sampler"])
     assert "of 8 blocks and all other weights" in told and "Control network:" in told and "of 4 blocks" in told
-    if not before:
-        assert "Control network:" in "\n".join(result.messages["memory"])
+    report = "\n".join(result.messages["control0" if before else "memory"])
+    assert "of 8 blocks and all other weights" in report and "Control network:" in report
 
 
 # ---------------------------------------------------------------- bad input

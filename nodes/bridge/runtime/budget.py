@@ -308,6 +308,14 @@ def costs(model: BudgetedModel) -> Iterator[Message]:
                       "resident weights are patched once.", count=others)
 
 
+def division_in_words(patcher: ModelPatcher) -> Iterator[Message]:
+    """What a budget in force leaves to a MODEL and to the models that it brings; nothing where there is none."""
+    if isinstance(patcher, BudgetPatcher) and math.isfinite(patcher.budget):
+        yield in_words(patcher.plan_for(math.inf), patcher.load_device)
+        for each in beside(patcher):
+            yield control_in_words(each.plan_for(math.inf), each.load_device)
+
+
 def control_in_words(plan: Plan, device: torch.device) -> Message:
     return Message("control_blocks", "Control network: {plan}", plan=in_words(plan, device))
 
