@@ -31,7 +31,7 @@ def write_wrong_files(diffusion, text, vae):
     (diffusion / "truncated.safetensors").write_bytes(whole[:len(whole) // 2])
     shutil.copytree(diffusion / here.FOLDER, diffusion / "incomplete")
     sorted((diffusion / "incomplete").glob("*-of-*"))[1].unlink()
-    save(diffusion / "qwen_image_1.safetensors", **{"transformer_blocks.0.attn.add_q_proj.weight": (4, 4)})
+    save(diffusion / "qwen_image_1.safetensors", **{"transformer_blocks.0.img_mod.1.weight": (4, 4)})
     save(diffusion / "sdxl.safetensors", **{"model.diffusion_model.input_blocks.0.0.weight": (4, 4, 3, 3)})
     shutil.copy(vae / here.WAN_VAE, diffusion / "vae_in_the_wrong_place.safetensors")
     shutil.copy(diffusion / here.FUSED, vae / "transformer_in_the_wrong_place.safetensors")
@@ -56,7 +56,7 @@ def message(client, nodes) -> str:
 @pytest.mark.parametrize("part, file, words", [
     ("diffusion_model", "truncated.safetensors", "is truncated or damaged ("),
     ("diffusion_model", "incomplete/", "is incomplete: diffusion_pytorch_model-00002-of-0000"),
-    ("diffusion_model", "qwen_image_1.safetensors", "is the transformer of Qwen-Image 1.x"),
+    ("diffusion_model", "qwen_image_1.safetensors", "is incomplete: tensor img_in.weight is missing"),
     ("diffusion_model", "sdxl.safetensors", "is a Stable Diffusion or SDXL checkpoint"),
     ("diffusion_model", "vae_in_the_wrong_place.safetensors", "is a VAE with Wan key names, not a transformer"),
     ("diffusion_model", "nan.safetensors", "tensor transformer_blocks.1.attn.to_v.weight contains NaN"),
