@@ -149,7 +149,7 @@ def test_runs_to_a_picture(name, client, example):
             node["inputs"]["image"] = example
     result = client.run(graph, timeout=120)
     saves = [key for key, node in graph.items() if node["class_type"] == "SaveImage"]
-    channels = 4 if name == "edit_background_removal" else 3
+    channels = 4 if name in ("edit_background_removal", "qwen_image_1_layers") else 3
     for save in saves:
         picture = here.images(client, result, save)
         assert len(picture) == (10 if name == "slides_deck" else 1)
