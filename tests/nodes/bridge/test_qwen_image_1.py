@@ -10,6 +10,7 @@ from qwen_image_2.tests import reference_1
 from qwen_image_2.tests.model.qwen_image_1.test_transformer import inputs, velocity_of_reference
 from qwen_image_2.tests.reference import error
 
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 SIGMA = 0.7315
 MARK = "__index_timestep_zero__"
 

@@ -18,6 +18,7 @@ from qwen_image_2.tests.nodes.bridge.test_qwen_image_1 import MARK, load, step
 from qwen_image_2.tests.reference import error
 from qwen_image_2.tools import tiny
 
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 PREFIX = "model.diffusion_model."
 MODULATION = "transformer_blocks.1.img_mod.1"
 # In published GGUF files, beside matrices of the blocks, which are packed, and vectors in F32.
