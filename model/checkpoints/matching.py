@@ -132,6 +132,15 @@ def companion_sources(stored: Checkpoint, companions: Mapping[str, Mapping[str, 
                      if layer_of(source[0]) in cast}
 
 
+def detected(prefix: str, stored: Checkpoint, companions: Mapping[str, Mapping[str, str]], spec: Spec, expected: Shapes,
+             table: Sources, config: Mapping | None = None) -> Detected[Spec]:
+    """What a file is whose layers may be quantized. stored: what it has below the prefix; companions: see
+    quantization.unpack; table: of the parameters, see match."""
+    sources = {**table, **companion_sources(stored, companions, table)}
+    return Detected(spec, {name: tuple(prefix + tensor for tensor in source) for name, source in sources.items()},
+                    expected, records_of(stored, table), config or {})
+
+
 def can_be_joined(stored: Checkpoint, companions: Mapping[str, Mapping[str, str]], weights: Source) -> bool:
     """Whether the rows of these matrices are those of one matrix in the same format, to the bit.
 

@@ -9,9 +9,8 @@ from ..checkpoints.matching import (
     Part,
     Sources,
     Spec,
-    companion_sources,
+    detected,
     needed_config,
-    records_of,
     refuse_other_tools,
     refuse_unexplained,
     sized,
@@ -42,11 +41,9 @@ def detect_language_model(checkpoint: Checkpoint, part: Part, markers: tuple[str
         raise wrong_file(checkpoint, part)
     refuse_unexplained(unpacked.plain)
     _refuse_packed_vocabulary(stored, table, part)
-    records = records_of(stored, table)
-    table = {**table, **companion_sources(stored, unpacked.companions, table)}
     spec = sized(named, spec_of, named)
-    return Detected(spec, {name: tuple(prefix + tensor for tensor in source) for name, source in table.items()},
-                    {name: info.shape for name, info in named.tensors.items()}, records,
+    return detected(prefix, stored, unpacked.companions, spec,
+                    {name: info.shape for name, info in named.tensors.items()}, table,
                     needed_config(named, spec_of, spec))
 
 

@@ -14,10 +14,9 @@ from ..checkpoints.matching import (
     VAE_NAME,
     Detected,
     Part,
-    companion_sources,
+    detected,
     match,
     needed_config,
-    records_of,
     refuse_other_tools,
     refuse_quantized,
     refuse_unexplained,
@@ -25,6 +24,7 @@ from ..checkpoints.matching import (
     sized,
     wrong_file,
 )
+from ..runtime.rope import published_axes
 from . import key_maps
 from .spec import TransformerSpec, VAESpec
 from .transformer import Transformer
@@ -75,10 +75,8 @@ def detect_transformer(checkpoint: Checkpoint) -> Detected[TransformerSpec]:
     unsaid = replace(plain, config={name: value for name, value in plain.config.items() if name != ZERO_COND_ENTRY})
     expected = sized(plain, lambda: shapes(Transformer(found, device="meta")))
     table = match(plain, expected, {name: (name,) for name in expected})
-    records = records_of(stored, table)
-    table |= companion_sources(stored, companions, table)
-    return Detected(found, {name: tuple(prefix + tensor for tensor in source) for name, source in table.items()},
-                    expected, records, needed_config(unsaid, transformer_spec, replace(found, zero_cond_t=False)))
+    return detected(prefix, stored, companions, found, expected, table,
+                    needed_config(unsaid, transformer_spec, replace(found, zero_cond_t=False)))
 
 
 def transformer_spec(checkpoint: Checkpoint, zero_cond_t: bool = False) -> TransformerSpec:
@@ -96,16 +94,10 @@ def transformer_spec(checkpoint: Checkpoint, zero_cond_t: bool = False) -> Trans
         head_dim=head_dim,
         mlp_dim=shape("transformer_blocks.0.img_mlp.net.0.proj.weight", 2)[0],
         context_dim=shape("txt_norm.weight")[0],
-        rope_axes=config.several("axes_dims_rope", COUNT, _rope_axes(head_dim), length=3),
+        rope_axes=config.several("axes_dims_rope", COUNT, published_axes(head_dim), length=3),
         zero_cond_t=zero_cond_t or config.one(ZERO_COND_ENTRY, FLAG, False),
         layered="time_text_embed.addition_t_embedding.weight" in checkpoint.tensors,
     )
-
-
-def _rope_axes(head_dim: int) -> tuple[int, int, int]:
-    """The published proportion, 16 : 56 : 56 of 128."""
-    frame = head_dim // 8
-    return frame, (head_dim - frame) // 2, (head_dim - frame) // 2
 
 
 def _refuse_relatives(stored: Checkpoint) -> None:

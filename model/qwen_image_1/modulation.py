@@ -74,15 +74,15 @@ class ModulationTable:
     def _brought(self, wanted: Sequence[float], device: torch.device, dtype: torch.dtype) -> Rows:
         if any(kept.dtype != dtype for kept in self._kept.values()):
             self._kept.clear()
-        missing = [sigma for sigma in dict.fromkeys(wanted) if sigma not in self._kept]
-        if missing:
-            self._evaluate_more(missing, device, dtype)
+        if not self._kept.keys() >= set(wanted):
+            self._evaluate_more(wanted, device, dtype)
         return Rows(torch.stack([self._kept[sigma] for sigma in wanted], dim=3).to(device, non_blocking=True))
 
-    def _evaluate_more(self, missing: Sequence[float], device: torch.device, dtype: torch.dtype) -> None:
-        together = list(dict.fromkeys((*missing, *(one for one in self._expected if one not in self._kept))))
-        if len(self._kept) + len(together) > MOST_KEPT:
+    def _evaluate_more(self, wanted: Sequence[float], device: torch.device, dtype: torch.dtype) -> None:
+        asked = list(dict.fromkeys((*wanted, *self._expected)))
+        if len(self._kept.keys() | set(asked)) > MOST_KEPT:
             self._kept.clear()
-            together = together[:MOST_KEPT]
+            asked = asked[:max(MOST_KEPT, len(set(wanted)))]
+        together = [sigma for sigma in asked if sigma not in self._kept]
         values = self._evaluate(together, device, dtype)
         self._kept |= {sigma: values[:, :, :, number].contiguous() for number, sigma in enumerate(together)}

@@ -16,10 +16,9 @@ from ..checkpoints.matching import (
     Part,
     Sources,
     can_be_joined,
-    companion_sources,
+    detected,
     match,
     needed_config,
-    records_of,
     refuse_other_tools,
     refuse_quantized,
     refuse_unexplained,
@@ -27,6 +26,7 @@ from ..checkpoints.matching import (
     sized,
     wrong_file,
 )
+from ..runtime.rope import published_axes
 from . import key_maps
 from .control import Control
 from .spec import ControlSpec, TransformerSpec, VAESpec
@@ -65,10 +65,8 @@ def detect_transformer(checkpoint: Checkpoint) -> Detected[TransformerSpec]:
     spec = replace(found, fused_mlp=_can_fuse_mlps(stored, companions, "transformer_blocks", found.layers))
     expected = sized(plain, lambda: shapes(Transformer(spec, device="meta")))
     table = match(plain, expected, _transformer_sources(expected, plain.tensors))
-    records = records_of(stored, table)
-    table |= companion_sources(stored, companions, table)
-    return Detected(spec, {name: tuple(prefix + tensor for tensor in source) for name, source in table.items()},
-                    expected, records, needed_config(plain, transformer_spec, found))
+    return detected(prefix, stored, companions, spec, expected, table,
+                    needed_config(plain, transformer_spec, found))
 
 
 def transformer_spec(checkpoint: Checkpoint) -> TransformerSpec:
@@ -86,16 +84,10 @@ def transformer_spec(checkpoint: Checkpoint) -> TransformerSpec:
         mlp_dim=shape("transformer_blocks.0.img_mlp.out.weight", 2)[1],
         context_dim=shape("txt_in.text_norm.weight")[0],
         channels=channels,
-        rope_axes=config.several("axes_dims_rope", COUNT, _rope_axes(head_dim), length=3),
+        rope_axes=config.several("axes_dims_rope", COUNT, published_axes(head_dim), length=3),
         eps=config.one("eps", POSITIVE, TransformerSpec.eps),
         causal_condition=config.one("causal_condition", FLAG, True),
     )
-
-
-def _rope_axes(head_dim: int) -> tuple[int, int, int]:
-    """The published proportion, 16 : 56 : 56 of 128."""
-    frame = head_dim // 8
-    return frame, (head_dim - frame) // 2, (head_dim - frame) // 2
 
 
 def _can_fuse_mlps(stored: Checkpoint, companions: Mapping[str, Mapping[str, str]], blocks: str, count: int) -> bool:
@@ -133,10 +125,7 @@ def detect_control(checkpoint: Checkpoint) -> Detected[ControlSpec]:
     spec = replace(found, base=replace(found.base, fused_mlp=fused))
     expected = sized(plain, lambda: shapes(Control(spec, device="meta")))
     table = match(plain, expected, _transformer_sources(expected, plain.tensors))
-    records = records_of(stored, table)
-    table |= companion_sources(stored, companions, table)
-    return Detected(spec, {name: tuple(prefix + tensor for tensor in source) for name, source in table.items()},
-                    expected, records)
+    return detected(prefix, stored, companions, spec, expected, table)
 
 
 def control_spec(checkpoint: Checkpoint) -> ControlSpec:
@@ -150,7 +139,7 @@ def control_spec(checkpoint: Checkpoint) -> ControlSpec:
     block = "control_blocks.0."
     head_dim, = shape(f"{block}attn.norm_q.weight")
     base = TransformerSpec(dim=dim, heads=shape(f"{block}attn.to_q.weight")[0] // head_dim, head_dim=head_dim,
-                           mlp_dim=shape(f"{block}img_mlp.out.weight", 2)[1], rope_axes=_rope_axes(head_dim))
+                           mlp_dim=shape(f"{block}img_mlp.out.weight", 2)[1], rope_axes=published_axes(head_dim))
     return ControlSpec(base, checkpoint.count("control_blocks.{}.attn.norm_q.weight"), channels)
 
 

@@ -11,6 +11,12 @@ import torch
 from ...messages import Refusal
 
 
+def published_axes(head_dim: int) -> tuple[int, int, int]:
+    """Rotary channels of a head for frame, height and width in the published proportion, 16 : 56 : 56 of 128."""
+    frame = head_dim // 8
+    return frame, (head_dim - frame) // 2, (head_dim - frame) // 2
+
+
 def text_positions(start: int, length: int) -> torch.Tensor:
     """Positions (length, 3) of `length` text tokens from the counter `start` on."""
     return torch.arange(start, start + length).unsqueeze(1).expand(length, 3)

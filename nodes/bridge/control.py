@@ -24,6 +24,7 @@ from ...model.qwen_image_2.control import Control, Controlling
 from ...model.qwen_image_2.detect import detect_control
 from ...model.qwen_image_2.spec import ControlSpec
 from .adapters.places import Place
+from .keys import FAMILY_2
 from .pack_model import is_ours
 from .progress import loading_progress
 from .quant import formats
@@ -128,7 +129,7 @@ def _operations(quantized: QuantConfig, dtype: torch.dtype, device: torch.device
 
 def apply_control(model, applied: AppliedControl):
     """A clone of the MODEL with one more control. Raises Refusal where it cannot work."""
-    if not is_ours(model) or model.model.family != "2.x":
+    if not is_ours(model) or model.model.family != FAMILY_2:
         raise Refusal("control_family", "The control network {file} belongs to Qwen-Image-2.1, but this MODEL is "
                       "another. ControlNets of Qwen-Image 1.x are applied with ComfyUI's Apply ControlNet.",
                       file=applied.control.label)

@@ -65,7 +65,7 @@ def through_wrappers(network: nn.Module, forward: Callable, options: dict, *inpu
 class PackModel(BudgetedModel, comfy.model_base.QwenImage):
     """Core's QwenImage lends its LoRA key forms (`transformer.`, bare, lycoris)."""
 
-    family: str  # for people: "1.x" or "2.x"
+    family: str  # FAMILY_1 or FAMILY_2
     pixels_per_latent: int  # along a side
     presets: Mapping[str, Callable[[int], Tensor]]  # of sigmas, for so many tokens
     shift: DynamicShift

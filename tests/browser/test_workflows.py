@@ -19,6 +19,7 @@ MINIATURE = {
     "QwenImage2EditEncode": {"resolution": "128"},
     "QwenImage2CropForEdit": {"resolution": "128"},
     "QwenImage2Sampler": {"preset": "Custom", "steps": 2},
+    "QwenImage2Layers": {"layers": 2, "steps": 2, "prompt": "A cup on a table."},
     "QwenImage2PromptEnhance": SMALL | {"max_tokens": 32},
 }
 
@@ -101,23 +102,23 @@ def test_a_saved_workflow_is_the_same_as_without_the_extension(page):
 
 @pytest.mark.parametrize("page, name", in_turn(one_of_each(), 0), indirect=["page"])
 def test_runs_from_the_template_browser_to_a_picture(page, name):
-    """As a new user does it: Templates, the pack's name, a card, the miniature's settings, Run. Qwen-Image 1.x has no
-    miniature: its own files are there."""
+    """As a new user does it: Templates, the pack's name, a card, the miniature's settings, Run. Qwen-Image 1.x and the
+    control network have no miniature: their own files are there."""
     page.open_template(name)
     assert {key: node["class_type"] for key, node in page.exported().items()} == {
         key: node["class_type"] for key, node in api(name).items()}
     assert page.page.get_by_role("dialog").count() == 0  # the page tells of missing nodes and models in one
     assert_tidy(page)
-    first_family = name.startswith("qwen_image_1")
+    own_files = name.startswith(("qwen_image_1", "control_"))
     for kind, values in MINIATURE.items():
-        if not first_family or kind != "QwenImage2Loader":
+        if not own_files or kind != "QwenImage2Loader":
             page.set(kind, **values)
     if name == "slides_deck":
         page.set("QwenImage2DeckOutline", outline=TWO_SLIDES)  # all ten of it are drawn in tests/server
     if name == "edit_masked":
         page.set("LoadImage", image="painted.png")  # what its note asks for
     prompt, result = page.run(timeout=300)
-    assert all((value["inputs"]["diffusion_model"] == "miniature") != first_family for value in prompt.values()
+    assert all((value["inputs"]["diffusion_model"] == "miniature") != own_files for value in prompt.values()
                if value["class_type"] == "QwenImage2Loader")
     pictures = [file for file in result.saved if file.filename.endswith(".png")]
     assert {file.node for file in pictures} == {key for key, node in prompt.items()

@@ -121,6 +121,7 @@ def test_a_family_s_files_are_together_and_can_be_downloaded(name):
 
 
 SMALL = {
+    "QwenImage2Layers": {"layers": 2, "steps": 2, "prompt": "A cup on a table."},
     "QwenImage2EmptyLatent": {"aspect_ratio": "custom", "width": 96, "height": 128},
     "QwenImage2EditEncode": {"resolution": "128"},
     "QwenImage2CropForEdit": {"resolution": "128"},

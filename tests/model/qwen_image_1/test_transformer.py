@@ -186,3 +186,5 @@ def test_a_table_keeps_no_more_than_its_limit(monkeypatch):
     for sigma in torch.linspace(0.1, 1, 10):
         model(x, sigma.view(1), condition)
         assert len(model.modulations._kept) <= 4
+    x, condition = inputs(2, TARGETS[0], ())
+    model(x, torch.tensor([1.0, 0.05]), condition)  # one that is kept, and one for which all others are forgotten

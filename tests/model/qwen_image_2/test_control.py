@@ -3,6 +3,7 @@
 control_golden/: made in fp32 by both reference implementations on tiny random weights, four base blocks and control
 after blocks 0 and 2. They agree to 1.5e-6; every mistake that was tried misses by 1e-2 where it concerns.
 """
+import copy
 import json
 from pathlib import Path
 
@@ -53,14 +54,16 @@ def condition_of(tensors: dict, about: dict) -> Condition:
 @torch.no_grad()
 @pytest.mark.parametrize("name", ("base_text", "base_reference", *CASES))
 def test_velocity_equals_the_golden_one(networks, name):
-    base, network = networks
+    """To 1e-5, absolute, as the references agree. In fp64: what this processor rounds is not what is asked."""
+    base, network = (copy.deepcopy(each).double() for each in networks)
     tensors, about = read(name)
+    tensors = {key: value.double() for key, value in tensors.items()}
     condition, rows = condition_of(tensors, about), "videox_rows" in name
     applied = [Controlling(network, tensors["control_context"], float(about["strength"]))] if name in CASES else []
     cache = base.encode_prefix(condition, controls=prefix_controls(applied, rows))
     sigma = tensors.get("sigmas", torch.tensor([float(about.get("sigma", 0))]))
-    found = base(tensors["latent"], sigma.float(), cache, controls=applied)
-    assert error(found, tensors["output"]) < BOUND
+    found = base(tensors["latent"], sigma, cache, controls=applied)
+    assert (found - tensors["output"]).abs().max() < BOUND
 
 
 # ---------------------------------------------------------------- a plain oracle: no cache, every row in every step
