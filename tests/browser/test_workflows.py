@@ -115,8 +115,8 @@ def test_runs_from_the_template_browser_to_a_picture(page, name):
             page.set(kind, **values)
     if name == "slides_deck":
         page.set("QwenImage2DeckOutline", outline=TWO_SLIDES)  # all ten of it are drawn in tests/server
-    if name == "edit_masked":
-        page.set("LoadImage", image="painted.png")  # what its note asks for
+    if name in ("edit_masked", "control_inpaint"):
+        page.set("LoadImage", image="painted.png")  # what the notes ask for
     prompt, result = page.run(timeout=300)
     assert all((value["inputs"]["diffusion_model"] == "miniature") != own_files for value in prompt.values()
                if value["class_type"] == "QwenImage2Loader")
