@@ -52,6 +52,8 @@ class QwenImage2LoadControl(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, control_model):
+        if control_model is None:  # linked
+            return []
         try:
             about = resolved(control_model).stat()
         except (Refusal, OSError):  # the run itself will say so

@@ -3,6 +3,8 @@ import inspect
 
 import pytest
 
+NEEDS_ONE_OF = {"QwenImage2ApplyControl": "image"}  # optional one by one, yet one has to be connected
+
 
 def hooks(name: str) -> list:
     from qwen_image_2.nodes import NODES
@@ -12,7 +14,8 @@ def hooks(name: str) -> list:
 def unknown(node, hook: str, optional: bool) -> dict:
     """The inputs that the hook asks for as if they were linked; lists of one where a node takes lists."""
     names = [name for name, one in inspect.signature(getattr(node, hook)).parameters.items()
-             if one.kind is not inspect.Parameter.VAR_KEYWORD and (optional or one.default is inspect.Parameter.empty)]
+             if one.kind is not inspect.Parameter.VAR_KEYWORD and (
+                 optional or one.default is inspect.Parameter.empty or name == NEEDS_ONE_OF.get(node.__name__))]
     return dict.fromkeys(names, [None] if node.define_schema().is_input_list else None)
 
 
