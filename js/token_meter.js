@@ -6,11 +6,14 @@
  */
 import { api } from "../../scripts/api.js";
 import { listen } from "./changes.js";
-import { addPanel, element, onChange, setter, widgetOf } from "./panel.js";
+import { addPanel, chain, element, onChange, setter, widgetOf } from "./panel.js";
 import { message, word } from "./words.js";
 
 /** Milliseconds without a key before the server is asked. */
 const PAUSE = 300;
+
+/** What a node says after a run (nodes/common/prompts.py): how long prompts its model was trained with. */
+const TRAINED = "qwen_image_2_trained_tokens";
 
 /**
  * @typedef {{tokens: number, limit: number, quoted: string[], notes: ?Said[], slides: ?Said, refused: ?string,
@@ -53,9 +56,15 @@ function addMeter(node, id, title, names, route, asking) {
     element("div", { className: "line" }, gauge, count), words, notes);
   const widget = addPanel(node, `qwen_image_2_meter_${id}`, content, 44);
 
+  let trained; // known once a model has run
+  let last = null; // what is shown, where it is a measure
+
   /** @param {Measure} measure */
-  function show({ tokens, limit, quoted, notes: said = [], slides, parts }) {
+  function show(measure) {
+    const { tokens, quoted, notes: said = [], slides, parts } = measure;
     if (parts) return say(message(parts));
+    last = measure;
+    const limit = trained ?? measure.limit;
     content.classList.toggle("over", tokens > limit);
     bar.style.width = `${Math.min(100, (100 * tokens) / limit)}%`;
     gauge.setAttribute("aria-valuemax", limit);
@@ -68,6 +77,7 @@ function addMeter(node, id, title, names, route, asking) {
   }
 
   function say(text) {
+    last = null;
     content.classList.remove("over");
     bar.style.width = "0";
     gauge.removeAttribute("aria-valuenow");
@@ -105,6 +115,10 @@ function addMeter(node, id, title, names, route, asking) {
   }
 
   onChange(node, names, update);
+  chain(node, "onExecuted", (output) => {
+    trained = output?.[TRAINED]?.[0] ?? trained;
+    if (last) show(last);
+  });
   const removed = widget.onRemove;
   widget.onRemove = function () {
     clearTimeout(timer);

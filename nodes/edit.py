@@ -15,7 +15,7 @@ from .common import categories
 from .common.checks import check_before_run, check_no_others, check_pair, check_vae
 from .common.images import as_vae_takes, connected_references, empty_latent
 from .common.inputs import RESOLUTIONS, reference_inputs, side_inputs
-from .common.prompts import advice_on
+from .common.prompts import FOR_THE_METER, advice_on, trained_tokens
 from .common.schemas import schema
 from .frontend import ui_hints
 from .notices import notify
@@ -172,4 +172,5 @@ class QwenImage2EditEncode(io.ComfyNode):
         positive, negative = (with_references(one, latents) for one in encoded)
         notes = (advice_on(prompt), note, *advice_on_references(family, len(references), named, labelled))
         return io.NodeOutput(list(positive), negative, empty_latent(*target, batch_size),
-                             ui=notify(cls, *notes) | for_the_page(images, resized))
+                             ui=notify(cls, *notes) | for_the_page(images, resized)
+                             | {FOR_THE_METER: [trained_tokens(family)]})

@@ -2,18 +2,12 @@
 from comfy_api.latest import io
 
 from ..messages import Message
-from ..model.qwen_image_1 import prompt as prompt_1
-from .bridge.keys import FAMILY_1
 from .bridge.text_encoders.families import check_clip, count_tokens, encode_together, family_of
 from .common import categories
-from .common.prompts import TRAINED_TOKENS, advice_on
+from .common.prompts import FOR_THE_METER, advice_on, trained_tokens
 from .common.schemas import schema
 from .frontend import ui_hints
 from .notices import notify
-
-
-def trained_tokens(clip) -> int:
-    return prompt_1.TRAINED_TOKENS if family_of(clip) == FAMILY_1 else TRAINED_TOKENS
 
 
 class QwenImage2TextEncode(io.ComfyNode):
@@ -46,8 +40,9 @@ class QwenImage2TextEncode(io.ComfyNode):
     def execute(cls, clip, prompt, negative_prompt):
         check_clip(clip)
         positive, negative = encode_together(clip, (prompt, negative_prompt), [])
-        tokens, trained = count_tokens(prompt), trained_tokens(clip)
+        tokens, trained = count_tokens(prompt), trained_tokens(family_of(clip))
         note = Message("prompt_tokens", "{tokens} tokens.", tokens=tokens) if tokens <= trained else Message(
             "prompt_long", "{tokens} tokens; the model was trained for {max}. The prompt is encoded whole, but its end "
             "may be ignored.", tokens=tokens, max=trained)
-        return io.NodeOutput(list(positive), negative, tokens, ui=notify(cls, note, advice_on(prompt)))
+        return io.NodeOutput(list(positive), negative, tokens,
+                             ui=notify(cls, note, advice_on(prompt)) | {FOR_THE_METER: [trained]})

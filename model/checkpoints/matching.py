@@ -185,7 +185,8 @@ def refuse_quantized(checkpoint: Checkpoint) -> None:
     tensors = checkpoint.tensors
     signs = sorted(name for name in tensors if name.endswith((".comfy_quant", ".weight_scale", ".scale_weight")))
     dtypes = {info.dtype for name, info in tensors.items() if name.endswith(".weight")
-              and not (info.dtype in quantization.FP8_DTYPES and len(info.shape) == 1)}  # a norm, cast with the others
+              # A norm or a convolution, cast with the others: widened while it is loaded.
+              and not (info.dtype in quantization.FP8_DTYPES and len(info.shape) != 2)}
     odd = sorted(dtypes - set(quantization.PLAIN_DTYPES))
     if signs or odd:
         raise checkpoint.fail("quantization_unknown", "{file} is quantized in an unsupported format ({found}). Choose "

@@ -3,10 +3,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...messages import Message
+from ...model.qwen_image_1 import prompt as prompt_1
 from ...pages.quotation import closed
+from ..bridge.keys import FAMILY_1
 
 # The model card's figure for what the model was trained to follow; longer prompts are encoded whole.
 TRAINED_TOKENS = 1000
+FOR_THE_METER = "qwen_image_2_trained_tokens"  # in a node's `ui` output, for js/token_meter.js
+
+
+def trained_tokens(family: str) -> int:
+    return prompt_1.TRAINED_TOKENS if family == FAMILY_1 else TRAINED_TOKENS
 
 
 @dataclass(frozen=True)

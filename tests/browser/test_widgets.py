@@ -108,6 +108,15 @@ def test_meter_counts_what_is_typed(page, meter, server):
     expect(meter.locator(".count")).to_have_text("0 of 1,000 tokens")
 
 
+def test_meter_measures_against_what_the_model_was_trained_with(page, meter):
+    """A run tells: Qwen-Image 1.x with 24 tokens more."""
+    page.page.evaluate("""kind => app.graph.nodes.find(node => node.type === kind)
+        .onExecuted({qwen_image_2_trained_tokens: [1024]})""", TEXT)
+    expect(meter.locator(".count")).to_have_text(re.compile(r"^\d+ of 1,024 tokens$"))
+    page.prompt_box().fill("word " * 1023)
+    expect(meter.locator(".count")).to_have_text(re.compile(r"^1,02[34] of 1,024 tokens$"))
+
+
 def test_meter_asks_once_for_many_keys(page, meter):
     with page.requests() as asked:
         page.type_fast("A quick brown fox")

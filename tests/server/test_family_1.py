@@ -34,6 +34,7 @@ NEGATIVE = "blurry, low quality"
 SEED = 42
 LATENT_BOUND = 2e-4  # of the largest value; 3e-6 was seen
 DEEP = "deep.safetensors"
+LAYERED, LAYERED_VAE = "qwen_image_layered_bf16.safetensors", "qwen_image_layered_vae.safetensors"
 SIDE = 128  # of a reference, about, as the VAE sees it
 
 
@@ -59,6 +60,9 @@ def models(oracle, tmp_path_factory):
         part.save_pretrained(root / "diffusers" / folder)
     tiny.save(reference_1.transformer(layers=6).state_dict(), root / "diffusion_models" / DEEP, {}, torch.float32)
     tiny.save(tiny.whole_1(transformer, encoder, vae), root / WHOLE, config, torch.float32)
+    layered, rgba = reference_1.transformer(layered=True).state_dict(), reference_1.vae_1(4).state_dict()
+    tiny.save(layered, root / "diffusion_models" / LAYERED, {}, torch.float32)
+    tiny.save(tiny.to_wan_vae_1(rgba), root / "vae" / LAYERED_VAE, {}, torch.float32)
     return root
 
 
@@ -154,6 +158,26 @@ def test_whole_edit_equals_the_reference(client, oracle, tmp_path, kind, layout,
     nodes = edit_1(client, tmp_path, images, prompt, layout, variant, kind)
     nodes["sampler"]["inputs"]["cfg"] = cfg
     check_equal(client, client.run(nodes), expected)
+
+
+def test_layers_equal_the_reference(client, comfyui_path, tmp_path):
+    """At the official resolution, the smallest that there is: 1,600 tokens a layer."""
+    picture, = pictures([((72, 50), "RGBA")])
+    pipeline = reference_1.layered_pipeline(comfyui_path)
+    with torch.no_grad():
+        expected, = pipeline(picture, "a cup", negative_prompt=" ", true_cfg_scale=4.0, layers=2,
+                             num_inference_steps=2, generator=torch.Generator().manual_seed(SEED), output_type="np",
+                             cfg_normalize=True, resolution=640, use_en_prompt=True).images
+    uploaded = edit_nodes(client, tmp_path, [picture])
+    nodes = {name: uploaded[name] for name in ("load1", "join1")}
+    nodes["loader"] = graph(diffusion_model=LAYERED, vae=LAYERED_VAE).nodes()["loader"]
+    nodes["layers"] = node("QwenImage2Layers", model=["loader", 0], clip=["loader", 1], vae=["loader", 2],
+                           image=["join1", 0], prompt="a cup", layers=2, resolution="640", seed=SEED, steps=2, cfg=4.0,
+                           negative_prompt=" ", caption_language="English", guidance="as trained")
+    nodes["image"] = node("SaveImage", images=["layers", 0], filename_prefix="layers")
+    found = here.images(client, client.run(nodes))
+    assert found.shape == expected.shape == (2, 544, 768, 4)
+    assert np.abs(found.astype(int) - (expected * 255).round()).max() <= PIXEL_BOUND
 
 
 def edit_1(client, tmp_path, images, prompt="make it blue", layout="Comfy-Org files", variant="base",

@@ -146,11 +146,11 @@ def changed(**tensors):
     (changed(decoder__head__2__weight=((12, 8, 3, 3, 3), "F32")), "with 3 pixel channels .12 decoded."),
     (changed(encoder__conv1__weight=((8, 3, 2, 3, 3), "F32")), r"has shape \[8, 3, 2, 3, 3\], expected \[8, 3, 3, 3\]"),
     (changed(extra__weight=((3,), "F32")), "1 tensors that do not belong .* for example extra.weight"),
-    (changed(conv1__weight=((32, 32, 1, 1, 1), "F8_E4M3")), "is quantized in an unsupported format"),
+    (changed(conv1__weight=((32, 32, 1, 1, 1), "I8")), "is quantized in an unsupported format"),
     (changed(conv1__weight_scale=((), "F32")), "is quantized in an unsupported format"),
     (changed(encoder__conv1__weight=((0, 3, 3, 3, 3), "F32")), "has invalid shape"),
     ({"decoder.mid.block_1.norm1.weight": TensorInfo((4,), "F32")}, "a Stable Diffusion VAE, not a vae for Qwen"),
-], ids=["latents", "pixels", "enlarges", "taps", "unknown", "fp8", "scaled", "empty", "another VAE"])
+], ids=["latents", "pixels", "enlarges", "taps", "unknown", "int8", "scaled", "empty", "another VAE"])
 def test_other_files_are_refused(tensors, words):
     with pytest.raises(CheckpointError, match=f"^it.safetensors.*{words}"):
         detect.detect_vae(Checkpoint("it.safetensors", tensors))

@@ -130,6 +130,20 @@ def test_fp16_may_be_asked_for(comfyui, monkeypatch, vae_1_file):
     assert load_vae(vae_1_file, vae_1_file.name).vae_dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("file", ["vae_file", "vae_1_file"])
+def test_a_file_that_was_cast_to_fp8_as_it_was(comfyui, request, tmp_path, file):
+    """Inside a whole checkpoint that was. It computes in the dtype of any VAE."""
+    from qwen_image_2.nodes.bridge.vae import load_vae
+    state = load_file(request.getfixturevalue(file))
+    cast = {f"vae.{name}": value.to(torch.float8_e4m3fn) for name, value in state.items()}
+    save_file(cast, tmp_path / "fp8.safetensors")
+    save_file({name: value.to(torch.float32) for name, value in cast.items()}, tmp_path / "rounded.safetensors")
+    fp8, rounded = (load_vae(tmp_path / name, name) for name in ("fp8.safetensors", "rounded.safetensors"))
+    picture = torch.rand(1, 64, 64, 3)
+    assert error(fp8.encode(picture), rounded.encode(picture)) < 1e-6
+    assert fp8.vae_dtype == rounded.vae_dtype
+
+
 def test_it_is_saved_and_loaded(vae_1, tmp_path):
     """As core's VAESave writes it: a 2-D network under our names."""
     from qwen_image_2.nodes.bridge.vae import load_vae

@@ -108,6 +108,17 @@ def test_scaled_fp8(comfyui, state, plain, tmp_path, form):
     assert error(states(clip), expected) < 1e-3 < 5e-3 < error(expected, plain)
 
 
+@pytest.mark.parametrize("prefix", ["", PREFIX], ids=["alone", "in a whole checkpoint"])
+def test_a_file_that_was_cast_to_fp8_as_it_was(comfyui, state, plain, tmp_path, prefix):
+    """Words, norms, biases and patches with the matrices, and no scale anywhere: merges of whole checkpoints."""
+    cast = {name: value.to(torch.float8_e4m3fn) for name, value in older(state).items()}
+    rounded = {name: value.float() for name, value in cast.items()}
+    expected = states(load(write(rounded, tmp_path / "rounded.safetensors")))
+    clip = load(write({prefix + name: value for name, value in cast.items()}, tmp_path / "fp8.safetensors"))
+    assert clip.cond_stage_model.qwen25_7b.transformer.weights == "fp8 (e4m3), dequantized layer by layer"
+    assert error(states(clip), expected) < 0.01 < 0.02 < error(expected, plain)
+
+
 def test_other_formats_and_what_is_saved_of_them(comfyui, state, plain, tmp_path):
     """With the names that ComfyUI's own loader knows this model by."""
     from qwen_image_2.nodes.bridge.quant import quantize
