@@ -26,7 +26,7 @@ GGUF_SCALE = 0.001  # of every block, as fp16; the other bits of a block may be 
 
 
 def shapes(spec: TransformerSpec) -> dict[str, tuple[int, ...]]:
-    """Comfy-Org's layout: gate and projection fused."""
+    """Comfy-Org's names: gate and projection fused."""
     state = tiny.to_comfy_transformer(Transformer(spec, device="meta").state_dict())
     return {name: tuple(value.shape) for name, value in state.items()}
 

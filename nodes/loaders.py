@@ -130,7 +130,7 @@ class QwenImage2LoadModel(io.ComfyNode):
             node_id="QwenImage2LoadModel",
             display_name="Load Diffusion Model (Qwen-Image 2)",
             category=categories.LOADERS,
-            description="Loads a transformer of Qwen-Image 2.x or 1.x, in any published file layout.",
+            description="Loads a transformer of Qwen-Image 2.x or 1.x, from any published form of file.",
             search_aliases=["qwen image loader", "unet loader", "diffusion model", "qwen-image 2.1"],
             inputs=[diffusion_model_input(), variant_input(), weight_format_input()],
             outputs=[io.Model.Output()],

@@ -1,4 +1,4 @@
-"""Saving a loaded model in its weight format, in the official layout."""
+"""Saving a loaded model in its weight format, as the official files are."""
 import contextlib
 import shutil
 from pathlib import Path
@@ -28,7 +28,7 @@ class QwenImage2SaveQuantized(io.ComfyNode):
             display_name="Save Quantized (Qwen-Image 2)",
             category=categories.LOADERS,
             description="Saves a loaded model, in the Weight format of its loader and with its LoRAs baked in, as one "
-                        "file in the official layout. The loaders offer it at once.",
+                        "file with the official names. The loaders offer it at once.",
             search_aliases=["quantize", "export model", "save checkpoint", "int8", "fp8", "nvfp4"],
             inputs=[
                 io.Model.Input("model", optional=True, tooltip="The transformer."),

@@ -53,6 +53,13 @@ def pytest_collection_modifyitems(items):
                     item.add_marker(mark)
 
 
+@pytest.fixture(autouse=True)
+def the_same_numbers_in_any_order():
+    """Random tensors of a test without a seed of its own: else its pictures would depend on who ran before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def comfyui_path() -> Path:
     path = Path(os.environ.get("COMFYUI_PATH", ""))

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints in the official file layouts: they load and sample like the real ones, into noise.
+"""Tiny random checkpoints in the forms of the official files: they load and sample like the real ones, into noise.
 
     python -m tools.tiny FOLDER    # writes FOLDER/{diffusion_models,text_encoders,vae,model_patches}/*.safetensors
 

@@ -169,7 +169,7 @@ def can_be_joined(stored: Checkpoint, companions: Mapping[str, Mapping[str, str]
 
 def refuse_other_tools(checkpoint: Checkpoint) -> None:
     if tool := quantization.other_tool(checkpoint.tensors, checkpoint.config):
-        raise checkpoint.fail("other_tool", "{file} was quantized by {tool}, in a layout that only its own software "
+        raise checkpoint.fail("other_tool", "{file} was quantized by {tool}, in a form that only its own software "
                               "reads. Choose the bf16 file, one quantized by ComfyUI's tools, or a GGUF file.",
                               tool=tool)
 

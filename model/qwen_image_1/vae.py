@@ -51,8 +51,8 @@ class VAE(nn.Module):
         return self.quant_conv(torch.cat(list(rows), dim=2))[:, :self.spec.latent_channels]
 
     @torch.no_grad()
-    def decode(self, latent: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-        """Pixels, clamped to [-1, 1] as the reference does it."""
+    def decode(self, latent: Tensor, chunk_bytes: int = CHUNK_BYTES, clamped: bool = True) -> Tensor:
+        """Pixels, clamped to [-1, 1] as the reference does it; as they are where they are parts of an image."""
         decoder = self.decoder
         batch, _, height, width = latent.shape
         image = latent.new_empty(batch, self.spec.pixel_channels, height * self.spec.scale, width * self.spec.scale)
@@ -64,7 +64,7 @@ class VAE(nn.Module):
         rows = vae_rows.convolution(decoder.conv_out, map_rows(decoder.norm_out.silu, rows), height)
         top = 0
         for chunk in rows:
-            image[:, :, top:top + chunk.shape[2]] = chunk.clamp(-1, 1)
+            image[:, :, top:top + chunk.shape[2]] = chunk.clamp(-1, 1) if clamped else chunk
             top += chunk.shape[2]
         return image
 

@@ -44,7 +44,7 @@ class VAE(nn.Module):
             height //= 1 if block.downsampler is None else 2
         return self.quant_conv(encoder.out(torch.cat(list(rows), dim=2)))[:, :self.spec.latent_channels]
 
-    def decode(self, latent: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+    def decode(self, latent: Tensor, chunk_bytes: int = CHUNK_BYTES, clamped: bool = True) -> Tensor:
         decoder = self.decoder
         batch, _, height, width = latent.shape
         image = latent.new_empty(batch, self.spec.pixel_channels, height * self.spec.scale, width * self.spec.scale)
@@ -56,6 +56,6 @@ class VAE(nn.Module):
         rows = vae_rows.convolution(decoder.conv_out, normed, height)
         top = 0
         for chunk in rows:
-            image[:, :, top:top + chunk.shape[2]] = chunk.clamp(-1, 1)
+            image[:, :, top:top + chunk.shape[2]] = chunk.clamp(-1, 1) if clamped else chunk
             top += chunk.shape[2]
         return image

@@ -1,5 +1,6 @@
 """The autoencoder of either family as ComfyUI's VAE. Core's VAEDecode, VAEEncode and their tiled forms work on it."""
 import copy
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,11 +55,11 @@ class AutoEncoder:
             return latent
         return latent_scale.denormalize(latent_scale.normalize(latent, *self._own), *self.published)
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, clamped: bool = True) -> Tensor:
         if self._own != self.published:
             latent = latent_scale.denormalize(latent_scale.normalize(latent, *self.published), *self._own)
         height, width = (side * self.spec.scale for side in latent.shape[-2:])
-        return self._each(super().decode, latent, height, width)
+        return self._each(functools.partial(super().decode, clamped=clamped), latent, height, width)
 
     def _each(self, work: Callable[..., Tensor], batch: Tensor, height: int, width: int) -> Tensor:
         """Under a peak one image after the other, in chunks of rows that keep to it."""
@@ -68,9 +69,10 @@ class AutoEncoder:
         return torch.cat([work(one, chunk) for one in batch.split(1)])
 
     def decode_tiled(self, latent: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16, **_) -> Tensor:
-        """Blended tiles of tile_x x tile_y latents. (Core's own loop assumes three output channels.)"""
+        """Blended tiles of tile_x x tile_y latents, clamped afterwards, by ComfyUI. (Core's own loop assumes three output
+        channels.)"""
         return comfy.utils.tiled_scale_multidim(
-            latent, self.decode, tile=(tile_y, tile_x), overlap=overlap, upscale_amount=self.spec.scale,
+            latent, functools.partial(self.decode, clamped=False), tile=(tile_y, tile_x), overlap=overlap, upscale_amount=self.spec.scale,
             out_channels=self.spec.pixel_channels, output_device=comfy.model_management.intermediate_device())
 
     @property

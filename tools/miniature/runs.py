@@ -35,7 +35,7 @@ def transformer(work: Path, steps: int, seed: int, shipped: bool) -> None:
 
 
 def export(work: Path) -> None:
-    """bf16 files in the layouts of the official ones. The autoencoder stays as it is where none was trained here."""
+    """bf16 files in the forms of the official ones. The autoencoder stays as it is where none was trained here."""
     if (work / "vae.safetensors").exists():
         mean, std = json.loads((work / STATISTICS).read_text(encoding="utf-8"))
         tiny.save(tiny.to_wan_vae(trained_vae(work).state_dict()), miniature.FOLDER / miniature.FILES["vae"],

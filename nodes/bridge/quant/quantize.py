@@ -104,7 +104,7 @@ def refuse_packed(module: nn.Module, name: str) -> None:
 
 
 def save(path: Path, network: Network, progress: Callable[[int, int], None]) -> None:
-    """Write the weights, LoRAs baked in, as one file in the official layout.
+    """Write the weights, LoRAs baked in, as one file with the official names.
 
     A layer keeps its format; progress(done, total) may raise to cancel. Raises WriteError.
     """

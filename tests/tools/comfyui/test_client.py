@@ -236,3 +236,4 @@ def test_death_of_the_server_ends_the_waiting(server, client):
     """Last in this file, because the others would wait for another server."""
     with pytest.raises(ServerGone):
         client.run(slow(color=7), lambda event: os.kill(server.process.pid, signal.SIGKILL), timeout=60)
+    server.process.wait(60)  # or the next test may still find it alive, in any other order
