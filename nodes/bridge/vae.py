@@ -69,10 +69,11 @@ class AutoEncoder:
         return torch.cat([work(one, chunk) for one in batch.split(1)])
 
     def decode_tiled(self, latent: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16, **_) -> Tensor:
-        """Blended tiles of tile_x x tile_y latents, clamped afterwards, by ComfyUI. (Core's own loop assumes three output
-        channels.)"""
+        """Blended tiles of tile_x x tile_y latents; ComfyUI clamps what comes of them. (Core's own loop assumes three
+        output channels.)"""
         return comfy.utils.tiled_scale_multidim(
-            latent, functools.partial(self.decode, clamped=False), tile=(tile_y, tile_x), overlap=overlap, upscale_amount=self.spec.scale,
+            latent, functools.partial(self.decode, clamped=False), tile=(tile_y, tile_x), overlap=overlap,
+            upscale_amount=self.spec.scale,
             out_channels=self.spec.pixel_channels, output_device=comfy.model_management.intermediate_device())
 
     @property

@@ -46,7 +46,7 @@ def test_a_peak_is_asked_for_and_kept_to(vae, monkeypatch):
     from qwen_image_2.model.qwen_image_2.vae import VAE
     chunks = []
     decode = VAE.decode
-    monkeypatch.setattr(VAE, "decode", lambda self, latent, chunk_bytes=0: chunks.append(chunk_bytes)
+    monkeypatch.setattr(VAE, "decode", lambda self, latent, chunk_bytes=0, clamped=True: chunks.append(chunk_bytes)
                         or decode(self, latent))
     limited = vae.with_peak(2**28)
     latent = torch.randn(2, 64, 4, 6, generator=torch.Generator().manual_seed(0))

@@ -106,7 +106,7 @@ def test_memory_that_is_asked_for(vae_1):
 def test_a_peak_is_asked_for_and_kept_to(vae_1, monkeypatch):
     from qwen_image_2.model.qwen_image_1.vae import VAE
     chunks, decode = [], VAE.decode
-    monkeypatch.setattr(VAE, "decode", lambda self, latent, chunk_bytes=0: chunks.append(chunk_bytes)
+    monkeypatch.setattr(VAE, "decode", lambda self, latent, chunk_bytes=0, clamped=True: chunks.append(chunk_bytes)
                         or decode(self, latent))
     peak = 2**29
     limited = vae_1.with_peak(peak)
