@@ -273,6 +273,8 @@ class _Header:
     MAX_ENTRIES = 65_536  # values of the metadata, and tensors
     MAX_ITEMS = 2_000_000  # of all arrays together
     MAX_BYTES = 64 * 1024**2
+    MAX_TEXT = 16 * 1024**2  # bytes of a value: a whole tokenizer.json; as characters it may take four times as much
+    MAX_NAME = 65_535  # bytes, as the format has it
     MIN_VALUE, MIN_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8  # bytes: an empty name, type, number; axes, type, offset
 
     def __init__(self, buffer: memoryview):
@@ -287,8 +289,8 @@ class _Header:
             raise Refusal("gguf_version", "its version is {version}", version=version)
         tensors, values = self.number("Q"), self.number("Q")
         self.check_entries(values * self.MIN_VALUE + tensors * self.MIN_TENSOR, max(tensors, values))
-        metadata = {self.text(): self.value(self.number("I")) for _ in range(values)}
-        return metadata, {self.text(): self.entry() for _ in range(tensors)}
+        metadata = {self.name(): self.value(self.number("I")) for _ in range(values)}
+        return metadata, {self.name(): self.entry() for _ in range(tensors)}
 
     def check_entries(self, size: int, most: int) -> None:
         """size: bytes that all entries take at least; most: how many there are of one type_name."""
@@ -327,8 +329,14 @@ class _Header:
         self.offset += struct.calcsize("<" + code)
         return value
 
-    def text(self) -> str:
-        return self.take(self.number("Q")).decode("utf-8", "replace")
+    def name(self) -> str:
+        return self.text(self.MAX_NAME)
+
+    def text(self, longest: int = MAX_TEXT) -> str:
+        length = self.number("Q")
+        if length > longest:
+            raise Refusal("gguf_text_long", "its header declares a text of {count} bytes", count=f"{length:,}")
+        return self.take(length).decode("utf-8", "replace")
 
     def take(self, count: int) -> bytes:
         end = self.offset + count

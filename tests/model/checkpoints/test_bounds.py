@@ -78,9 +78,11 @@ def array(kind: int, count: int) -> bytes:
     (array(8, 10**8), "declares arrays of 100,000,000 values"),
     (array(0, 10**8), "declares arrays of 100,000,000 values"),
     (array(12, 10**8), "declares arrays of 100,000,000 values"),
-    (struct.pack("<QQ", 0, 1) + struct.pack("<Q", 10**9), "its header is longer than 64 MiB"),
+    (struct.pack("<QQQ", 0, 1, 65_536), "its header declares a text of 65,536 bytes"),
+    (struct.pack("<QQQ", 1, 0, 65_536), "its header declares a text of 65,536 bytes"),
+    (struct.pack("<QQQ", 0, 1, 1) + b"a" + struct.pack("<IQ", 8, 60 * 1024**2), "declares a text of 62,914,560 bytes"),
     (struct.pack("<QQQ", 1, 0, 1) + b"a" + struct.pack("<I", 100_000), "a tensor has 100000 axes"),
-], ids=["tensors", "values", "both", "sane size", "texts", "bytes", "doubles", "a name", "axes"])
+], ids=["tensors", "values", "both", "sane size", "texts", "bytes", "doubles", "a key", "a name", "a text", "axes"])
 def test_counts_in_a_large_gguf_file_are_not_trusted(tmp_path, header, words):
     assert words in refused(sparse(tmp_path, header, 2 * 1024**3))
 
@@ -93,6 +95,13 @@ def test_lists_count_together(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf._Header, "MAX_ITEMS", 3)
     content = struct.pack("<QQ", 0, 2) + 2 * (struct.pack("<Q", 1) + b"a" + struct.pack("<IIQ", 9, 0, 2) + b"xy")
     assert "declares arrays of 4 values" in refused(sparse(tmp_path, content, 500))
+
+
+def test_texts_count_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf._Header, "MAX_BYTES", 2 * 1024**2)
+    text = struct.pack("<Q", 1) + b"a" + struct.pack("<IQ", 8, 1024**2) + bytes(1024**2)
+    content = struct.pack("<QQ", 0, 2) + 2 * text
+    assert "its header is longer than 2 MiB" in refused(sparse(tmp_path, content, 10 * 1024**2))
 
 
 # ---------------------------------------------------------------- safetensors
