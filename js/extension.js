@@ -10,6 +10,7 @@ import { NODE_IDS } from "./node_ids.js";
 import { element } from "./panel.js";
 import { addReferences } from "./references.js";
 import { showRefusals } from "./refusals.js";
+import { addRow } from "./rows.js";
 import { addSizePicker } from "./size_picker.js";
 import { showChecks } from "./text_check.js";
 import { addBriefMeter, addTokenMeter } from "./token_meter.js";
@@ -41,12 +42,13 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (NODE_IDS.has(node.comfyClass)) nameTextBoxes(node);
-    for (const [name, { sizes, meter, measured, references, enabled_when: only }] of marks.get(node.comfyClass) ?? []) {
+    for (const [name, { sizes, meter, measured, references, enabled_when: only, row_of: row }] of marks.get(node.comfyClass) ?? []) {
       if (sizes) addSizePicker(node, name, sizes);
       if (meter) addTokenMeter(node, name);
       if (measured) addBriefMeter(node, measured);
       if (references) addReferences(node, name, references);
       if (only) addOnlyWith(node, name, only);
+      if (row) addRow(node, name, row);
     }
   },
 });

@@ -12,13 +12,19 @@ KEY = "qwen_image_2"
 
 def ui_hints(**what) -> dict:
     """The `extra_dict` of an input. meter: count its tokens; references: the input that holds them; sizes, measured,
-    enabled_when: below."""
+    enabled_when, row_of: below."""
     return {KEY: what}
 
 
 def enabled_when(name: str, value: str) -> dict:
     """Marks of an input that counts only where the input `name` has this value."""
     return ui_hints(enabled_when={"input": name, "value": value})
+
+
+def row_of(name: str | None, unused: str) -> dict:
+    """Marks of an input that is hidden as long as the input `name` has the value `unused`; without a name it is always
+    there."""
+    return ui_hints(row_of={"input": name, "unused": unused}) if name else {}
 
 
 def measured_inputs(inputs: list[io.Input]) -> list[io.Input]:

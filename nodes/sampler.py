@@ -1,5 +1,6 @@
 """Sampling with the right sigmas for the model and the size."""
 import re
+from collections.abc import Sequence
 
 import torch
 from comfy_api.latest import io
@@ -12,6 +13,7 @@ from ..model.runtime.sigmas import tail, truncate_by_denoise
 from .bridge.files import miniature
 from .bridge.guider import guider_for, sample
 from .bridge.keys import FAMILY_1, FAMILY_2
+from .bridge.lora import Loaded, few_step_adapters
 from .common import categories
 from .common.checks import UNCONNECTED, check_before_run, check_finite, check_latent
 from .common.guidance import MAX_CFG, TRAINED, check_guidance, guidance_input, shift_note, unguided_note
@@ -21,6 +23,8 @@ from .notices import notify, show
 from .seeds import seed_note
 
 CUSTOM = "Custom"
+LORA_PRESETS = schedule_1.LORA_PRESETS | schedule_2.LORA_PRESETS
+FEW_STEPS = {*LORA_PRESETS, schedule_2.TURBO_PRESET}
 PRESETS = [*dict.fromkeys((*schedule_2.PRESETS, *schedule_1.PRESETS)), CUSTOM]
 # What core's empty latents say of their scale. What was sampled has the model's own.
 SCALES = ("downscale_ratio_spacial", "downscale_ratio_temporal")
@@ -30,9 +34,9 @@ def preset_input() -> io.Combo.Input:
     return io.Combo.Input(
         "preset", PRESETS, default="Quality 40",
         tooltip="The schedule that the weights were trained with, exact for the latent's size. Quality 50, Quality 40 "
-                "and Fast 25: base models of either family. Turbo 8: Turbo model of 2.x. LoRA presets: base model with "
-                "that LoRA, those that say 1.x with a model of Qwen-Image 1.x. Custom: base schedule with the number "
-                "of steps below.")
+                "and Fast 25: base models of either family. Turbo 8: Turbo model of 2.x, or its base model with a LoRA "
+                "extracted from Turbo. LoRA presets: base model with that LoRA, those that say 1.x with a model of "
+                "Qwen-Image 1.x. Custom: base schedule with the number of steps below.")
 
 
 def steps_input() -> io.Int.Input:
@@ -58,15 +62,49 @@ def sigmas_for(model, preset: str, steps: int, denoise: float, samples: torch.Te
 
 
 def variant_warning(model, preset: str) -> str | None:
-    """What to tell when the schedule is not the one the weights were made for."""
-    variant = getattr(model.model, "variant", None)
+    """What to tell when the schedule is not the one that the weights, or the few-step adapters on them, were made
+    for."""
+    variant, adapters = getattr(model.model, "variant", None), few_step_adapters(model)
+    if variant == "turbo" and adapters:
+        return Message("adapter_on_turbo", "{lora} makes the base model fast, but {file} is a Turbo model: together "
+                       "they burn the image. Load the base model, or remove the LoRA.", lora=adapters[-1].label,
+                       file=model.model.label)
     if variant == "turbo" and preset != schedule_2.TURBO_PRESET:
         return Message("turbo_preset", "This is a Turbo model: the preset {preset} gives muddy images. Choose Turbo 8.",
                        preset=preset)
+    if adapters:
+        return adapter_warning(adapters, preset)
+    if variant == "base" and preset == schedule_2.TURBO_PRESET and model.patches:
+        return Message("turbo_without_lora", "On a base model Turbo 8 needs a LoRA that was extracted from Turbo, and "
+                       "by their names none of the LoRAs here is one: images may stay unfinished. Choose Quality 40 or "
+                       "Fast 25.")
     if variant == "base" and preset == schedule_2.TURBO_PRESET:
         return Message("base_preset", "This is a base model: Turbo 8 leaves its images unfinished. Choose Quality 40 "
                        "or Fast 25. (If the file is a renamed Turbo model, set Base or Turbo to turbo on the loader.)")
+    if preset in LORA_PRESETS and not model.patches and not baked_in(model):
+        return Message("preset_without_lora", "The preset {preset} is for a LoRA, but none is loaded: images stay "
+                       "unfinished. Add Load LoRA with it, or choose {known}.", preset=preset,
+                       known=[name for name in model.model.presets if name not in FEW_STEPS])
     return None
+
+
+def adapter_warning(adapters: Sequence[Loaded], preset: str) -> str | None:
+    """What to tell when the few-step adapters were trained with other sigmas than the preset's, or with others than
+    each other."""
+    presets = [one.kind.presets for one in adapters]
+    fitting = [name for name in presets[0] if all(name in others for others in presets)]
+    if len(adapters) > 1 and not fitting:
+        return Message("adapters_contradict", "{lora} are few-step LoRAs with schedules of their own: together they "
+                       "burn the image. Keep one.", lora=[one.label for one in adapters])
+    if preset == CUSTOM or not fitting or preset in fitting:
+        return None
+    return Message("adapter_preset", "{lora} was trained for the preset {known}: with {preset} images stay unfinished "
+                   "or burn. Choose {known}.", lora=adapters[-1].label, known=fitting, preset=preset)
+
+
+def baked_in(model) -> bool:
+    """Whether the file may hold a few-step LoRA already, by its name: only that says so."""
+    return bool(re.search("lightning|turbo|rapid|lcm|step|distill|viggle|pruna", model.model.label.lower()))
 
 
 def guidance_note(model, preset: str, cfg: float) -> str | None:

@@ -3,11 +3,12 @@
 An adapter is some tensors for one matrix, `<module>.<part>`. Names are taken apart as text, never by a pattern: a file
 may hold 50,000 of them, each as long as its writer likes.
 """
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ...messages import Message, and_list, plural
 from .finite import is_finite
 
 ROOT = "diffusion_model."      # what ComfyUI's keys of a transformer begin with
@@ -37,6 +38,11 @@ FORMS: dict[str, tuple[frozenset[str], ...]] = {
     "difference": (frozenset({"diff"}), frozenset({"w_norm"})),
     "replacement": (frozenset({"set_weight"}),),
 }
+# The end of a name by which a whole parameter is a replacement of the model's.
+REPLACEMENT = "set_weight"
+WHOLE_ENDS = {".weight": f".{REPLACEMENT}", BIAS: f"{BIAS}.{REPLACEMENT}"}
+# The part of each kind that has as many rows as the adapter has ranks.
+RANKED = {"LoRA": (DOWN,), "LoHa": ("hada_w1_b",), "LoKr": ("lokr_w2_b", "lokr_w1_b")}
 WHOLE = {"difference", "replacement"}  # of the matrix itself, which take neither scale nor magnitude
 # Parts that change what the others mean: without them the matrix would be a wrong one. They are for convolutions.
 TUCKER = {"lora_mid.weight", "hada_t1", "hada_t2", "lokr_t2"}
@@ -86,6 +92,23 @@ def taken_apart(name: str) -> tuple[str, str]:
     return name, ""
 
 
+def as_replacements(names: Iterable[str]) -> dict[str, str]:
+    """Names in one spelling, those of a file with adapters -> the same, in which a whole parameter beside them
+    (PEFT's modules_to_save, the norms of VideoX-Fun's files) is a replacement of the model's."""
+    names = list(names)
+    if not any(taken_apart(name)[1] for name in names):
+        return dict(zip(names, names, strict=True))  # no adapter is among them: a whole model
+    return {name: _as_replacement(name) for name in names}
+
+
+def _as_replacement(name: str) -> str:
+    if not taken_apart(name)[1]:
+        for end, part in WHOLE_ENDS.items():
+            if name.endswith(end):
+                return name.removesuffix(end) + part
+    return name
+
+
 @dataclass
 class Adapter:
     """What a file brings for one matrix. kind: as in FORMS. parts: part -> tensor, those that are used."""
@@ -93,6 +116,12 @@ class Adapter:
     module: str
     kind: str
     parts: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int | None:
+        """None: the kind has none, or its factors are whole matrices."""
+        part = next((part for part in RANKED.get(self.kind, ()) if part in self.parts), None)
+        return None if part is None or not self.parts[part].ndim else self.parts[part].shape[0]
 
 
 def of_modules(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -119,3 +148,24 @@ def complete(module: str, parts: Mapping[str, Tensor]) -> list[Adapter]:
 def damaged(adapter: Adapter) -> str | None:
     """The first part that holds NaN or infinity."""
     return next((part for part, tensor in adapter.parts.items() if not is_finite(tensor)), None)
+
+
+def in_words(used: Sequence[Adapter]) -> str:
+    """Which kinds they are, for people: 'LoRA of rank 64 and 65 replaced weights'."""
+    kinds: dict[str, list[Adapter]] = {}
+    for adapter in used:
+        kinds.setdefault("DoRA" if MAGNITUDE in adapter.parts else adapter.kind, []).append(adapter)
+    return and_list([_kind_in_words(kind, kinds[kind]) for kind in ("DoRA", *FORMS) if kind in kinds])
+
+
+def _kind_in_words(kind: str, found: Sequence[Adapter]) -> Message | str:
+    if kind == "difference":
+        return plural("adapter_differences", len(found), "{count} exact difference", "{count} exact differences")
+    if kind == "replacement":
+        return plural("adapter_replacements", len(found), "{count} replaced weight", "{count} replaced weights")
+    ranks = sorted({adapter.rank for adapter in found if adapter.rank is not None})
+    if not ranks:
+        return kind
+    if len(ranks) == 1:
+        return Message("adapter_rank", "{kind} of rank {rank}", kind=kind, rank=ranks[0])
+    return Message("adapter_ranks", "{kind} of ranks {least} to {most}", kind=kind, least=ranks[0], most=ranks[-1])

@@ -29,21 +29,33 @@ class LoraError(Refusal):
 class Normalized(NamedTuple):
     state: dict[str, Tensor]  # by the names that ComfyUI finds for this transformer
     origins: dict[str, str]   # the same names -> those in the file
+    left_out: float | None = None  # the alpha that neither the file nor its metadata have, and that was put in
 
 
-def normalized(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str) -> Normalized:
-    """A LoRA file's tensors and metadata. Raises LoraError for what is no LoRA, or one that the pack cannot use."""
+def normalized(state: Mapping[str, Tensor], metadata: Mapping[str, str], label: str,
+               alpha: float | None = None) -> Normalized:
+    """A LoRA file's tensors and metadata. alpha: of a file that has none at all; None: its rank, as everywhere.
+
+    Raises LoraError for what is no LoRA, or one that the pack cannot use."""
     origins: dict[str, str] = {}
+    spelled = {name: adapters.one_spelling(name) for name in state}
+    whole = adapters.as_replacements(spelled.values())
     for name in state:
-        known = adapters.one_spelling(name)
+        known = whole[spelled[name]]
         if known in origins:
             raise twice(label, origins[known], name)
         origins[known] = name
     renamed = {known: state[name] for known, name in origins.items()}
     _check_output_layers(renamed, origins, label)
     scales = _all_scales(renamed, metadata, label)
+    has_scale = scales or any(adapters.taken_apart(name)[1] == adapters.ALPHA for name in renamed)
+    if alpha is None or has_scale:
+        alpha = None
+    else:
+        scales = {f"{name.removesuffix(_UP)}.{adapters.ALPHA}": torch.tensor(float(alpha))
+                  for name in renamed if name.endswith(_UP)}
     origins |= dict.fromkeys(scales, METADATA)
-    return Normalized(renamed | scales, origins)
+    return Normalized(renamed | scales, origins, alpha)
 
 
 def twice(label: str, one: str, other: str) -> LoraError:

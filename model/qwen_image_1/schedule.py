@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ..checkpoints.few_step import FewStep
 from ..runtime.sigmas import DynamicShift, linear_times, shifted, with_zero
 
 SHIFT = DynamicShift(base_shift=0.5, max_shift=0.9, base_tokens=256, max_tokens=8192, terminal=0.02)
@@ -39,3 +40,11 @@ PRESETS: dict[str, Callable[[int], Tensor]] = {
     "Turbo LoRA 4 (1.x)": lambda tokens: lora_sigmas(4),
 }
 LORA_PRESETS = frozenset(name for name in PRESETS if "LoRA" in name)
+
+# The few-step LoRAs by their publishers' names: lightx2v's for all models of the family, and Wuli's.
+FEW_STEP: tuple[FewStep, ...] = (
+    *(FewStep(("lightning",), steps, (f"Lightning LoRA {steps} (1.x)",)) for steps in (4, 8)),
+    FewStep(("qwen image", "lightning"), None, ("Lightning LoRA 4 (1.x)", "Lightning LoRA 8 (1.x)")),
+    *(FewStep(("turbo lora",), steps, (f"Turbo LoRA {steps} (1.x)",)) for steps in (2, 4)),
+    FewStep(("turbo lora",), None, ("Turbo LoRA 2 (1.x)", "Turbo LoRA 4 (1.x)")),
+)

@@ -25,7 +25,7 @@ def split_mlp(found: Normalized, label: str) -> Normalized:
             if place in state:
                 raise twice(label, origins[place], origin)
             state[place], origins[place] = value, origin
-    return Normalized(state, origins)
+    return found._replace(state=state, origins=origins)
 
 
 def _for_halves(name: str, tensor: Tensor, origin: str, label: str) -> dict[str, Tensor]:

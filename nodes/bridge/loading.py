@@ -24,7 +24,8 @@ from .adapters.places import placing
 from .pack_model import ModelConfig, PackModel, is_ours
 from .progress import loading_progress
 from .quant import formats
-from .quant.gguf_ops import gguf_operations, patch_gguf_on_use
+from .quant.gguf_ops import gguf_operations
+from .quant.in_use import keep_apart, patch_in_use
 from .quant.quantize import Network, Origin, patches_below
 from .quant.weight_format import DTYPES, conversion, keeps_fp32
 from .run_checks import check_lora_values, check_run
@@ -83,6 +84,7 @@ def model_from(checkpoint: StoredCheckpoint, detected: Detected[Spec], variant: 
     to_do = to_do._replace(layers=formats.in_full_precision(to_do.layers, unscaled))
     loading.load(model.diffusion_model, detected, checkpoint, dtype, loading_progress(len(detected.table)), to_do,
                  keep_fp32)
+    keep_apart(model.diffusion_model, {layer for layer, one in layers.items() if one.get(quantization.PLAIN_CAST)})
     comfy.model_management.archive_model_dtypes(model.diffusion_model)
     model.device = comfy.model_management.unet_offload_device()
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
@@ -90,7 +92,7 @@ def model_from(checkpoint: StoredCheckpoint, detected: Detected[Spec], variant: 
                                     offload_device=comfy.model_management.unet_offload_device()))
     patcher.add_wrapper(WrappersMP.OUTER_SAMPLE, check_run)
     patcher.add_callback(CallbacksMP.ON_LOAD, budget.on_load)
-    patcher.add_callback(CallbacksMP.ON_LOAD, patch_gguf_on_use)
+    patcher.add_callback(CallbacksMP.ON_LOAD, patch_in_use)
     patcher.add_callback(CallbacksMP.ON_LOAD, check_loras)
     return patcher
 

@@ -1,5 +1,5 @@
-"""A LoRA file on a MODEL, by ComfyUI's own adapters and patches; DoRA by the pack's."""
-from collections.abc import Iterable, Mapping
+"""A LoRA file on a MODEL, by ComfyUI's own adapters and patches; DoRA and replacements by the pack's."""
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,26 +11,49 @@ from torch import Tensor
 from ...model.checkpoints import adapters, lora
 from ...model.checkpoints.adapters import BIAS, Adapter
 from ...model.checkpoints.checkpoint import aligned
+from ...model.checkpoints.few_step import FewStep, recognized
 from ...model.checkpoints.files import check_header, check_is_no_text, readable, tensor_infos
 from ...model.checkpoints.lora import LoraError, Normalized
 from ...model.qwen_image_2.lora import split_mlp
 from .adapters.checks import check_lora_shapes
 from .adapters.dora import Decomposed
 from .adapters.places import Place
+from .adapters.replacement import Replacement
+from .keys import FAMILY_1, FAMILY_2
 
+# The attachment of a MODEL that names its few-step adapters, in the order in which they were loaded.
+ATTACHMENT = "qwen_image_2_few_step"
+# What follows `transformer_blocks` in the modules of one family only, with dots or as flat names.
+BLOCKS = "transformer_blocks"
+FAMILY_MARKS = {FAMILY_1: ("img_mod", "txt_mod", "txt_mlp", "img_mlp.net", "img_mlp_net"),
+                FAMILY_2: ("img_mlp.gate", "img_mlp_gate", "img_mlp.out", "img_mlp_out", "img_mlp.proj",
+                           "img_mlp_proj")}
 MAX_TENSORS = 20_000  # in a LoRA; those of the largest published transformers have a quarter
+
+
+class Loaded(NamedTuple):
+    """A few-step adapter on a MODEL."""
+
+    label: str
+    kind: FewStep
 
 
 class Applied(NamedTuple):
     model: object          # the MODEL, a clone
     matrices: int          # that it changes
     unused: list[str]      # names in the file that mean nothing here
+    kinds: str             # what it consists of, in words
+    few_step: FewStep | None = None  # which one it is, by its name
+    left_out: float | None = None    # the alpha that it should have and has not
 
 
 def apply(model, path: Path, label: str, strength: float) -> Applied:
     """Raises LoraError or CheckpointError for a file of which nothing fits, and for one that would do something else
     than was trained: damaged, of another shape, or with parts that the pack does not know."""
-    file = lora.normalized(*_read(path, label), label)
+    state, metadata = _read(path, label)
+    few_step = recognized(label, metadata, model.model.few_step)
+    file = lora.normalized(state, metadata, label, few_step.alpha if few_step else None)
+    _check_family(file, model.model.family, label)
     if model.model.split_mlps:
         file = split_mlp(file, label)
     places = _places(model.model)
@@ -44,7 +67,25 @@ def apply(model, path: Path, label: str, strength: float) -> Applied:
     check_lora_shapes(clone)
     read = {file.origins[f"{adapter.module}.{part}"] for adapter in used for part in adapter.parts}
     changed = {places[adapter.module].key for adapter in used}
-    return Applied(clone, len(changed), sorted(set(file.origins.values()) - read - {lora.METADATA}))
+    if few_step:
+        clone.set_attachments(ATTACHMENT, (*few_step_adapters(model), Loaded(label, few_step)))
+    return Applied(clone, len(changed), sorted(set(file.origins.values()) - read - {lora.METADATA}),
+                   adapters.in_words(used), few_step, file.left_out)
+
+
+def few_step_adapters(model) -> Sequence[Loaded]:
+    """Those on a MODEL that the pack's loader has put there; of others nobody knows what they are."""
+    return model.attachments.get(ATTACHMENT, ())
+
+
+def _check_family(file: Normalized, own: str, label: str) -> None:
+    """Raises LoraError for an adapter of the other family, which shares some of its names: that is said before the
+    shapes are, and told by no width."""
+    blocks = [name.partition(BLOCKS)[2] for name in file.state]
+    found = {family for family, marks in FAMILY_MARKS.items() if any(mark in name for name in blocks for mark in marks)}
+    if found and own not in found:
+        raise LoraError("lora_other_family", "{file} was made for Qwen-Image {other}, but this model is Qwen-Image "
+                        "{own}. Choose a LoRA for Qwen-Image {own}.", file=label, other=min(found), own=own)
 
 
 def _places(model) -> dict[str, Place]:
@@ -135,6 +176,9 @@ def _patches(used: Iterable[Adapter], places: Mapping[str, Place]) -> dict:
     for adapter in used:
         own = {f"{adapter.module}.{part}": tensor for part, tensor in adapter.parts.items()
                if part not in (adapters.MAGNITUDE, adapters.RESHAPE)}
+        if adapter.kind == "replacement":
+            patches[places[adapter.module].patch_key] = Replacement(set(own), (adapter.parts[adapters.REPLACEMENT],))
+            continue
         patch = comfy.lora.load_lora(own, {adapter.module: places[adapter.module].patch_key}, log_missing=False)
         patches |= {key: _with_magnitude(one, adapter) for key, one in patch.items()}
     return patches

@@ -12,6 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...messages import Message, Refusal
+from ...model.checkpoints.few_step import FewStep
 from ...model.runtime.sigmas import PIXELS_PER_TOKEN, DynamicShift
 from . import saving
 from .adapters.places import Place
@@ -69,6 +70,7 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
     pixels_per_latent: int  # along a side
     presets: Mapping[str, Callable[[int], Tensor]]  # of sigmas, for so many tokens
     shift: DynamicShift
+    few_step: Iterable[FewStep]  # the published adapters that make it faster
     rescales_guidance = False  # see guider.py
     marked_entries: frozenset[str] = frozenset()  # of a configuration, which `marks` says instead
     # Other nodes' patches of attention, blocks and positions that the network asks for.

@@ -124,7 +124,7 @@ class Around:
 class QwenImage1(PackModel):
     family = FAMILY_1
     pixels_per_latent = 8
-    presets, shift = schedule.PRESETS, schedule.SHIFT
+    presets, shift, few_step = schedule.PRESETS, schedule.SHIFT, schedule.FEW_STEP
     rescales_guidance = True
     honoured_patches = frozenset({BLOCK, "dit"})
     marked_entries = frozenset({ZERO_COND_ENTRY})

@@ -142,7 +142,7 @@ def working_bytes(spec: TransformerSpec, tokens: int, element: int) -> int:
 class QwenImage2(PackModel):
     family = FAMILY_2
     pixels_per_latent = 16
-    presets, shift = schedule.PRESETS, schedule.SHIFT
+    presets, shift, few_step = schedule.PRESETS, schedule.SHIFT, schedule.FEW_STEP
     mlp_halves, fused_mlp = staticmethod(key_maps.mlp_halves), staticmethod(key_maps.fused_mlp)
 
     def __init__(self, config: ModelConfig, variant: str, label: str):

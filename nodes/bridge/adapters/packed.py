@@ -7,6 +7,7 @@ from comfy.model_patcher import LazyCastingParam, LazyCastingParamPiece, LazyCas
 from torch import Tensor, nn
 
 from ....model.checkpoints.quantization import QUANT_RECORD
+from ..quant.in_use import is_plain_cast
 
 
 class PackedPiece(LazyCastingParamPiece):
@@ -22,11 +23,13 @@ def with_packed(patcher: ModelPatcher, network: nn.Module, prefix: str,
 
     Core (0.30) fails at a quantized layer that it has not loaded as a whole: with dynamic VRAM at all of them, else at
     those that are kept apart. These are written as they are, or with their LoRAs, which are computed as the file is
-    written. prefix: of the network's parameters in the patcher.
+    written; and so are those that it has loaded, but whose LoRAs are patched in use. prefix: of the network's
+    parameters in the patcher.
     """
     names = [name.removesuffix(QUANT_RECORD) for name in network.state_dict() if name.endswith(QUANT_RECORD)]
     layers = {name: layer for name in names
-              if not getattr(layer := comfy.utils.get_attr(network, name), "comfy_patched_weights", False)}
+              if not getattr(layer := comfy.utils.get_attr(network, name), "comfy_patched_weights", False)
+              or is_plain_cast(layer)}
     with _taken_for_loaded(list(layers.values())):
         state = state_of_core()
     for name, layer in layers.items():
@@ -34,7 +37,7 @@ def with_packed(patcher: ModelPatcher, network: nn.Module, prefix: str,
         if prefix + weight in patcher.patches:
             caster = LazyCastingQuantizedParam(patcher, prefix + weight)
             state |= {part: PackedPiece(caster, prefix + part, state[part]) for part in layer.weight.state_dict(weight)}
-        if prefix + bias in patcher.patches:
+        if prefix + bias in patcher.patches and prefix + bias not in patcher.backup:  # else it is in the state already
             state[bias] = LazyCastingParam(patcher, prefix + bias, layer.bias)
     return state
 
@@ -42,10 +45,11 @@ def with_packed(patcher: ModelPatcher, network: nn.Module, prefix: str,
 @contextlib.contextmanager
 def _taken_for_loaded(layers: Sequence[nn.Module]) -> Iterator[None]:
     """Inside, core takes their weights as the state dict has them."""
+    before = [getattr(layer, "comfy_patched_weights", False) for layer in layers]
     for layer in layers:
         layer.comfy_patched_weights = True
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.comfy_patched_weights
+        for layer, loaded in zip(layers, before, strict=True):
+            layer.comfy_patched_weights = loaded

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
 
+from ..quant.in_use import is_plain_cast, patch_in_use
 from .packed import with_packed
 
 
@@ -50,6 +51,18 @@ class PlacingPatcher:
         """add(the patches by their places) -> those that it has taken, by the names that the caller knows."""
         names = {self.model.place_of(key).patch_key if isinstance(key, str) else key: key for key in patches}
         return [names[key] for key in add({key: patches[name] for key, name in names.items()})]
+
+    def patch_weight_to_device(self, key, *args, **kwargs):
+        """Not into matrices that keep their LoRAs apart, unless the result is for a file."""
+        layer = comfy.utils.get_attr(self.model, key.rpartition(".")[0])
+        if key.endswith(".weight") and is_plain_cast(layer) and not kwargs.get("return_weight"):
+            return None
+        return super().patch_weight_to_device(key, *args, **kwargs)
+
+    def partially_unload(self, *args, **kwargs):
+        freed = super().partially_unload(*args, **kwargs)
+        patch_in_use(self)  # core has added a LoRA once more to each layer that has gone
+        return freed
 
     def model_state_dict(self, filter_prefix=None):
         """Of parameters alone: who asks the patcher computes with what it gets."""

@@ -111,4 +111,9 @@ def _boft(weights, expected: Shape) -> Shape | None:
     return (rows, *expected[1:]) if rows % (2 ** (steps - 1) * size) == 0 else None
 
 
-_KINDS = {"lora": _lora, "loha": _loha, "lokr": _lokr, "glora": _glora, "oft": _oft, "boft": _boft}
+def _replacement(weights, expected: Shape) -> Shape:
+    return tuple(weights[0].shape)
+
+
+_KINDS = {"replacement": _replacement, "lora": _lora, "loha": _loha, "lokr": _lokr, "glora": _glora, "oft": _oft,
+          "boft": _boft}

@@ -90,18 +90,6 @@ def is_packed(module: nn.Module) -> bool:
     return getattr(module, "layout_type", None) == LAYOUT
 
 
-def patch_gguf_on_use(patcher, *_) -> None:
-    """A callback for after loading: LoRAs on packed matrices are computed each time that these are used.
-
-    ComfyUI's dynamic patcher (the usual one on NVIDIA cards) merges a LoRA at a matrix's first use and writes the
-    result where the matrix lies on the card. Q8_0 has no room in the place of any other type.
-    """
-    for module in patcher.model.modules():
-        merging = getattr(module, "weight_lowvram_function", None)
-        if merging is not None and is_packed(module):
-            module.weight_function, module.weight_lowvram_function = [merging, *module.weight_function], None
-
-
 def gguf_operations(core, dtype: torch.dtype | None = None):
     """ComfyUI's mixed-precision operations, whose linear layers and embeddings take packed matrices as well.
 

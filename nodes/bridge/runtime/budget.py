@@ -18,6 +18,7 @@ from ....model.runtime import offload
 from ....model.runtime.offload import Plan, Streamer
 from ..adapters.places import PlacingPatcher
 from ..quant.gguf_ops import is_packed
+from ..quant.in_use import is_patched_in_use, is_plain_cast
 
 # The attachment that holds it, in bytes; ComfyUI copies it into every clone. Models that a MODEL brings have their part
 # of it there.
@@ -205,14 +206,14 @@ class BudgetPatcher(PlacingPatcher, ModelPatcher):
             return
         wipe_lowvram_weight(module)
         # A LoRA that is merged into GGUF's blocks makes them as large as Q8_0's, which no plan has counted.
-        packed = is_packed(module)
+        in_use = is_patched_in_use(module)
         for last in list(module._parameters):
             key = f"{name}.{last}"
             self.unpin_weight(key)
-            if not packed:
+            if not in_use:
                 self.patch_weight_to_device(key, device_to=device)
         module.to(device)
-        self._set_functions(name, module, packed, device)
+        self._set_functions(name, module, in_use, device)
         module.comfy_patched_weights = True
 
     def _offload(self, name: str, module: nn.Module, force_patch_weights: bool) -> None:
@@ -303,7 +304,11 @@ def costs(model: BudgetedModel) -> Iterator[Message]:
         yield Message("lora_gguf", "LoRA-patched GGUF weights are re-patched every time they are used (weights: "
                       "{count}).",
                       count=packed)
-    if others := len(merged) - packed:
+    if plain := sum(map(is_plain_cast, merged)):
+        yield Message("lora_plain_cast", "LoRA-patched fp8 weights without scales are patched every time they are "
+                      "used, on their bf16 values (weights: {count}): merged into fp8, most of a LoRA would be lost.",
+                      count=plain)
+    if others := len(merged) - packed - plain:
         yield Message("lora_repatched", "Streamed weights with a LoRA are re-patched every step (weights: {count}); "
                       "resident weights are patched once.", count=others)
 

@@ -22,7 +22,8 @@ from ....model.language import llama_cpp
 from ....model.language.qwen2_5_vl import is_text_encoder as is_qwen2_5_vl
 from ....model.qwen_image_1.prompt import Template
 from ..quant.formats import check_device
-from ..quant.gguf_ops import gguf_operations, patch_gguf_on_use
+from ..quant.gguf_ops import gguf_operations
+from ..quant.in_use import patch_in_use
 from ..quant.quantize import Network, Origin, patches_below
 from ..quant.weight_format import AS_STORED, DTYPES, conversion, keeps_fp32
 from . import qwen2_5_vl, qwen3_vl, shared
@@ -123,7 +124,7 @@ def load_text_encoder(path: Path, label: str, weight_format: str = AS_STORED, pr
     model.origin = Origin(checkpoint.config, None if keeps_fp32(checkpoint, weight_format) else dtype)
     model.weights = weights_in_words(layers, dtype)
     model.label = checkpoint.label
-    clip.patcher.add_callback(CallbacksMP.ON_LOAD, patch_gguf_on_use)
+    clip.patcher.add_callback(CallbacksMP.ON_LOAD, patch_in_use)
     clip.patcher.cached_patcher_init = (shared.load_patcher, (load_text_encoder, path, label, weight_format, projector,
                                                               device))
     return clip

@@ -279,7 +279,7 @@ def test_the_dynamic_patcher_merges_no_lora_into_packed_matrices(comfyui, plain,
     key, change = "diffusion_model.transformer_blocks.1.attn.to_q.weight", torch.randn(256, 256) * 0.05
     patch = LowVramPatch(key, {key: [(1.0, ("diff", (change,)), 1.0, None, None)]})
     as_dynamic(layer, patch)
-    with pytest.raises(RuntimeError, match="size of tensor"):  # else core has changed, and patch_gguf_on_use can go
+    with pytest.raises(RuntimeError, match="size of tensor"):  # else core has changed, and patch_in_use can go
         comfy.ops.resolve_cast_module_with_vbar(layer, torch.float32, None, None, None, False)
     as_dynamic(layer, patch)
     for callback in model.get_all_callbacks(CallbacksMP.ON_LOAD):
