@@ -7,6 +7,7 @@ from comfy_execution.graph_utils import GraphBuilder
 from ..messages import Message, Refusal
 from .bridge import devices
 from .bridge.files import folders, miniature
+from .bridge.keys import FAMILY_2
 from .bridge.loading import VARIANTS, family_of, load_model, open_model
 from .bridge.quant.weight_format import WEIGHT_FORMATS
 from .bridge.text_encoders.families import (
@@ -212,7 +213,16 @@ class QwenImage2LoadVAE(io.ComfyNode):
         loaded = load_vae(folders.resolve(folders.VAE, vae), vae, devices.device_of(device))
         told = Message("vae_loaded", "{file}: VAE, {size} MiB, {weights}.", file=vae,
                        size=f"{loaded.model_size() / 2**20:.0f}", weights=str(loaded.vae_dtype).removeprefix("torch."))
-        return io.NodeOutput(loaded, ui=notify(cls, told, about_device(vae, device), about_part(cls, vae)))
+        return io.NodeOutput(loaded, ui=notify(cls, told, about_texture_fix(vae, loaded), about_device(vae, device),
+                                               about_part(cls, vae)))
+
+
+def about_texture_fix(name: str, vae) -> Message | None:
+    """madebyollin's finetune has the names and shapes of the published VAE: only what it is called tells."""
+    words = name.lower().replace("_", "-")
+    return Message("vae_texture_fix", "{file} is Texture-Fix, a finetune of the Qwen-Image-2.1 VAE: it takes and gives "
+                   "the same latents, with less of a grid in fine textures.", file=name
+                   ) if vae.family == FAMILY_2 and "texture-fix" in words else None
 
 
 class QwenImage2Loader(io.ComfyNode):

@@ -33,6 +33,7 @@ TURBO = "qwen_image_2.1_turbo_bf16.safetensors"
 TEXT_ENCODER = "qwen3vl_8b_bf16.safetensors"
 VAE_FILE = "qwen_image_2.1_vae_bf16.safetensors"
 ENHANCER = "qwen3.5_9b_qwen_image_2.1_pe_t2i.int8_convrot.safetensors"
+PRUNA = "p_q_image_2.1_8_steps_v0.1_comfyui_bf16.safetensors"
 CONTROL = "Qwen-Image-2.1-Fun-Controlnet-Union.safetensors"
 # Qwen-Image 1.x
 TRANSFORMER_1 = "qwen_image_2512_bf16.safetensors"
@@ -243,6 +244,7 @@ def write(folder: Path) -> None:
     save(to_wan_vae(randomise(shapes(VAE(VAE_SPEC)), 2)), folder / "vae" / VAE_FILE, {})
     save(randomise(text_encoder_state(), 3), folder / "text_encoders" / TEXT_ENCODER,
          {"text_config": TEXT_CONFIG, "vision_config": VISION_CONFIG})
+    save(few_step_state(transformer, "diffusion_model."), folder / "loras" / PRUNA, {})
     write_control(folder / "model_patches" / CONTROL, ControlSpec(TRANSFORMER_SPEC, blocks=1))
 
 
@@ -251,13 +253,13 @@ def write_control(path: Path, spec: ControlSpec, dtype=torch.bfloat16) -> None:
     save(to_diffusers_transformer(randomise(shapes(Control(spec)), 9)), path, {}, dtype)
 
 
-def lightning_1_state(transformer: State) -> State:
-    """The form of Lightning's LoRAs for 1.x: bare names, each matrix of a block but those of modulation, with its
-    alpha."""
+def few_step_state(transformer: State, prefix: str = "") -> State:
+    """The form of few-step LoRAs: each matrix of a block but those of modulation, with its alpha. prefix: of the names,
+    none in Lightning's for 1.x."""
     generator, out = torch.Generator().manual_seed(8), {}
     for name, value in transformer.items():
         if name.startswith("transformer_blocks.") and value.ndim == 2 and "_mod." not in name:
-            layer, (rows, columns) = name.removesuffix(".weight"), value.shape
+            layer, (rows, columns) = prefix + name.removesuffix(".weight"), value.shape
             out[f"{layer}.lora_down.weight"] = torch.randn(LORA_RANK, columns, generator=generator) / columns**0.5
             out[f"{layer}.lora_up.weight"] = torch.randn(rows, LORA_RANK, generator=generator) / 4
             out[f"{layer}.alpha"] = torch.tensor(float(LORA_RANK))
@@ -276,7 +278,7 @@ def write_1(folder: Path) -> None:
     save(to_wan_vae_1(rgba), folder / "vae" / LAYERED_VAE_1, {})
     save(to_comfy_text_encoder_1(randomise(text_encoder_1_state(), 7)), folder / "text_encoders" / TEXT_ENCODER_1,
          {"text_config": TEXT_CONFIG_1, "vision_config": VISION_CONFIG_1})
-    save(lightning_1_state(transformer), folder / "loras" / LIGHTNING_1, {})
+    save(few_step_state(transformer), folder / "loras" / LIGHTNING_1, {})
 
 
 def write_enhancer(path: Path, tokens: list[int] | None = None, dtype=torch.bfloat16) -> None:

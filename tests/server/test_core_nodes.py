@@ -203,9 +203,27 @@ def test_the_packs_own_loader_takes_the_fused_mlp_as_well(client, models, plain)
     nodes["lora"] = node("QwenImage2LoadLoRA", model=["loader", 0], lora="fused.safetensors", strength=1.0)
     result = run(client, nodes)
     assert torch.allclose(here.latent(client, result), expected, atol=1e-4)
-    assert result.messages["lora"] == ["LoRA fused.safetensors: 4 weights patched."]
+    assert result.messages["lora"] == ["fused.safetensors: LoRA of ranks 4 to 8 for Qwen-Image 2.x, 4 weights patched."]
     nodes["lora"]["inputs"]["strength"] = 0.0
     assert torch.equal(here.latent(client, run(client, nodes)), plain[0])
+
+
+def test_further_rows_add_up_in_their_order(client, models):
+    """As programs write them: what a row leaves out has its default, and a row may be off."""
+    one, two, off = (lora(models, f"row{number}.safetensors", 256) for number in range(3))
+    nodes = with_lora(one, 0.25)
+    nodes["second"] = node("LoraLoaderModelOnly", model=["lora", 0], lora_name=two, strength_model=1.0)
+    nodes["sampler"]["inputs"]["model"] = ["second", 0]
+    expected = here.latent(client, run(client, nodes))
+    nodes = with_lora(one, 0.25)
+    nodes["lora"] = node("QwenImage2LoadLoRA", model=["loader", 0], lora=off, strength=1.0, enabled=False, lora_2=one,
+                         strength_2=0.25, lora_3=off, strength_3=3.0, enabled_3=False, lora_8=two)
+    result = run(client, nodes)
+    assert torch.allclose(here.latent(client, result), expected, atol=1e-4)
+    assert [line.partition(":")[0] for line in result.messages["lora"]] == [one, two]
+    nodes["lora"]["inputs"] |= {"lora_9": ["loader", 0]}
+    with pytest.raises(RunError, match="takes at most 8 LoRAs"):
+        run(client, nodes)
 
 
 # ---------------------------------------------------------------- sampling

@@ -113,7 +113,8 @@ def test_the_note_names_every_file(name):
 def test_a_family_s_files_are_together_and_can_be_downloaded(name):
     """The page offers what is missing, by the address that stands beside a file."""
     offered = [model for node in ui(name)["nodes"] for model in node["properties"].get("models", [])]
-    assert len(offered) == (4 if name == "qwen_image_1_lightning" or name.startswith("control_") else 3)
+    one_more = name in ("qwen_image_1_lightning", "text_to_image_lora") or name.startswith("control_")
+    assert len(offered) == (4 if one_more else 3)
     for model in offered:
         assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(f"/{model['name']}")
     note, = (node["widgets_values"][0] for node in ui(name)["nodes"] if node["type"] == "MarkdownNote")

@@ -16,6 +16,7 @@ from .workflow_graphs import WORKFLOWS, Group, Node, Workflow
 
 FOLDER = ROOT / "workflows"
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+MARKS = "qwen_image_2"  # what the pack's inputs tell its browser extension (nodes/frontend.py)
 GROWING = "COMFY_AUTOGROW_V3"  # an input that shows one free socket more than are connected
 
 # Where each published file is, and ComfyUI's model folder that it goes into: Comfy-Org's folders are called so.
@@ -26,6 +27,7 @@ PLACES = {
     tiny.TURBO: (QWEN_2, "diffusion_models"),
     tiny.TEXT_ENCODER: (QWEN_2, "text_encoders"),
     tiny.VAE_FILE: (QWEN_2, "vae"),
+    tiny.PRUNA: (QWEN_2, "loras"),
     tiny.TRANSFORMER_1: (f"{COMFY_ORG}/Qwen-Image_ComfyUI/resolve/main/split_files", "diffusion_models"),
     tiny.LAYERED_1: (f"{COMFY_ORG}/Qwen-Image-Layered_ComfyUI/resolve/main/split_files", "diffusion_models"),
     tiny.LAYERED_VAE_1: (f"{COMFY_ORG}/Qwen-Image-Layered_ComfyUI/resolve/main/split_files", "vae"),
@@ -165,8 +167,9 @@ def _widget_values(node: Node, schema: dict) -> list:
     for name, spec in _schema_inputs(schema).items():
         if _is_widget(spec):
             options = spec[1] if len(spec) > 1 else {}
-            # What is linked keeps its default, which shows when the link is taken away.
-            linked = isinstance(node.inputs[name], tuple)
+            # What is linked keeps its default, which shows when the link is taken away; and so does a hidden row.
+            hidden = name not in node.inputs and "row_of" in options.get(MARKS, {})
+            linked = hidden or isinstance(node.inputs[name], tuple)
             values.append(options.get("default", "") if linked else node.inputs[name])
             if control := options.get("control_after_generate"):  # True, or what it starts with
                 values.append("randomize" if control is True else control)

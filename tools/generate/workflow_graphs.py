@@ -12,6 +12,7 @@ from ..tiny import (
     LAYERED_1,
     LAYERED_VAE_1,
     LIGHTNING_1,
+    PRUNA,
     TEXT_ENCODER,
     TEXT_ENCODER_1,
     TRANSFORMER,
@@ -74,6 +75,7 @@ class Model:
 
 QWEN_2 = Model()
 QWEN_2_TURBO = Model(TURBO, preset="Turbo 8")
+QWEN_2_PRUNA = Model(preset="Pruna LoRA 8")
 QWEN_1 = Model(TRANSFORMER_1, TEXT_ENCODER_1, VAE_1, "Quality 50", 4.0, texts_1.NEGATIVE)
 QWEN_1_LIGHTNING = replace(QWEN_1, preset="Lightning LoRA 4 (1.x)", cfg=1.0, negative_prompt="")
 QWEN_1_LAYERED = replace(QWEN_1, diffusion_model=LAYERED_1, vae=LAYERED_VAE_1, negative_prompt=" ")
@@ -99,13 +101,13 @@ def text_to_image(model: Model, prompt: str, aspect_ratio: str, size: str, prefi
                 Group("4  Sampling", ("sampler",)), Group("5  Result", ("decode", "save"))))
 
 
-def lightning(prompt: str, note: str, prefix: str) -> Workflow:
-    """Text to image in four steps, by a LoRA between loader and sampler."""
-    base = text_to_image(QWEN_1_LIGHTNING, prompt, "1:1", "1328", prefix, note)
+def with_lora(model: Model, file: str, prompt: str, aspect_ratio: str, size: str, prefix: str, note: str) -> Workflow:
+    """Text to image in few steps, by a LoRA between loader and sampler."""
+    base = text_to_image(model, prompt, aspect_ratio, size, prefix, note)
     base.nodes["canvas"].at = (440, 800)
     base.nodes["sampler"].inputs["model"] = ("lora", 0)
     lora = Node("QwenImage2LoadLoRA", (440, 480), (400, 200), {
-        "model": ("loader", 0), "lora": LIGHTNING_1, "strength": 1.0})
+        "model": ("loader", 0), "lora": file, "strength": 1.0, "enabled": True, "lora_2": "none"})
     nodes = {"note": base.nodes.pop("note"), "loader": base.nodes.pop("loader"), "lora": lora, **base.nodes}
     return Workflow(nodes, (Group("1  Files", ("loader", "lora")), *base.groups[1:]))
 
@@ -403,6 +405,8 @@ WORKFLOWS = {
     "text_to_image": text_to_image(QWEN_2, texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2", texts.BASE_NOTE),
     "text_to_image_turbo": text_to_image(QWEN_2_TURBO, texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2-turbo",
                                          texts.TURBO_NOTE),
+    "text_to_image_lora": with_lora(QWEN_2_PRUNA, PRUNA, texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2-lora",
+                                    texts.LORA_NOTE),
     "poster": text_to_image(QWEN_2, texts.POSTER, "3:4", "2048", "qwen-image-2-poster", texts.POSTER_NOTE),
     "prompt_enhanced": enhanced(texts.NIGHT_MARKET, texts.ENHANCED_NOTE, "qwen-image-2-enhanced"),
     "poster_brief": brief("QwenImage2PosterBrief", pages.POSTER, "qwen-image-2-poster-brief"),
@@ -444,7 +448,8 @@ WORKFLOWS = {
     "repair_text": repair(texts.REPAIR, texts.REPAIR_WORDS, texts.REPAIR_NOTE, "qwen-image-2-repaired"),
     "qwen_image_1_text_to_image": text_to_image(QWEN_1, texts_1.POTTER, "1:1", "1328", "qwen-image-1",
                                                 texts_1.BASE_NOTE),
-    "qwen_image_1_lightning": lightning(texts_1.POTTER, texts_1.LIGHTNING_NOTE, "qwen-image-1-lightning"),
+    "qwen_image_1_lightning": with_lora(QWEN_1_LIGHTNING, LIGHTNING_1, texts_1.POTTER, "1:1", "1328",
+                                        "qwen-image-1-lightning", texts_1.LIGHTNING_NOTE),
     "qwen_image_1_edit": edit(texts.EDIT_INSTRUCT, texts_1.EDIT_NOTE, "qwen-image-1-edit", model=QWEN_1_EDIT),
     "qwen_image_1_edit_three_pictures": edit(texts_1.EDIT_THREE, texts_1.THREE_NOTE, "qwen-image-1-three",
                                              references=3, model=QWEN_1_EDIT),

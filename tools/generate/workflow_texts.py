@@ -34,6 +34,24 @@ another preset they give muddy pictures.
 - Prompt and canvas as you like.
 """
 
+LORA_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors").replace("""
+
+A diffusers""", """
+| `p_q_image_2.1_8_steps_v0.1_comfyui_bf16.safetensors` (Pruna) | `loras` | 0.3 GB |
+
+A diffusers""") + """
+## What to change
+
+- **Preset** and LoRA belong together. *Load LoRA* says after a run which preset a file was trained for, and the \
+sampler says when another one is chosen. Pruna's files of 5 and 8 steps take *Pruna LoRA 5* and *8*, lightx2v's \
+*Lightning LoRA 4*, Viggle's *Viggle LoRA 4* and *6*. `qwen_image_2.1_turbo_lora_avg_rank_178_bf16.safetensors` makes a \
+Turbo model of this one, and takes its preset *Turbo 8*.
+- **cfg** stays 1: these LoRAs were trained without guidance.
+- **LoRA 2** adds another file, such as a style; choosing one opens the next row. **On** leaves a row's file out and \
+keeps the choice.
+- Prompt and canvas as you like.
+"""
+
 POSTER_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
 ## What to change
 

@@ -45,11 +45,13 @@ def with_packed(patcher: ModelPatcher, network: nn.Module, prefix: str,
 @contextlib.contextmanager
 def _taken_for_loaded(layers: Sequence[nn.Module]) -> Iterator[None]:
     """Inside, core takes their weights as the state dict has them."""
-    before = [getattr(layer, "comfy_patched_weights", False) for layer in layers]
+    loaded = [layer for layer in layers if getattr(layer, "comfy_patched_weights", False)]
     for layer in layers:
         layer.comfy_patched_weights = True
     try:
         yield
     finally:
-        for layer, loaded in zip(layers, before, strict=True):
-            layer.comfy_patched_weights = loaded
+        for layer in layers:
+            del layer.comfy_patched_weights
+        for layer in loaded:
+            layer.comfy_patched_weights = True

@@ -223,24 +223,52 @@ def cast_to_fp8(plain) -> tuple[dict, dict]:
     return stored, {key: value.float() for key, value in stored.items()}
 
 
+def small_pairs(plain) -> dict:
+    """Module -> up and down of a LoRA that is smaller than most steps between fp8's numbers."""
+    return {module: (up / 4, down / 4) for module, (up, down) in pairs(plain, LIGHTNING).items()}
+
+
 @pytest.fixture
-def small_on_fp8(comfyui, tmp_path, plain):
-    """A MODEL of plain casts, with a LoRA that is smaller than the steps between fp8's numbers; and the velocity of a
-    bf16 file with the same change, whose steps are 16 times smaller."""
+def on_fp8(comfyui, tmp_path, plain):
+    """A MODEL of plain casts, the same with that LoRA, and the velocities of an fp32 and of a bf16 file with it."""
     stored, said = cast_to_fp8(plain)
     tensors = {}
-    for module, (up, down) in pairs(plain, LIGHTNING).items():
-        tensors |= {f"{module}.lora_up.weight": up / 8, f"{module}.lora_down.weight": down / 8}
-        said[f"{module}.weight"] = said[f"{module}.weight"] + up @ down / 64
+    for module, (up, down) in small_pairs(plain).items():
+        tensors |= {f"{module}.lora_up.weight": up, f"{module}.lora_down.weight": down}
+        said[f"{module}.weight"] = said[f"{module}.weight"] + up @ down
     patcher = load(write(tmp_path, stored))
-    expected = files.velocity(load(write(tmp_path, files.in_bf16(said), "changed.safetensors")))
-    return patcher, by_our_loader(patcher, tmp_path, tensors).model, expected
+    expected = [files.velocity(load(write(tmp_path, state, "changed.safetensors")))
+                for state in (said, files.in_bf16(said))]
+    return patcher, by_our_loader(patcher, tmp_path, tensors).model, *expected
 
 
-def test_a_small_lora_is_not_lost_in_fp8(small_on_fp8):
-    base, adapted, expected = small_on_fp8
-    before = files.velocity(base)
-    found = files.velocity(adapted)
-    assert error(found, expected) < 0.012 < 0.05 < error(before, expected)
-    assert error(files.velocity(base), before) < 1e-6  # and it leaves again
+def test_a_small_lora_is_not_lost_in_fp8(on_fp8):
+    """Merged into fp8, it would be 1.5 % off, where it changes 5 %."""
+    base, adapted, exact, bf16 = on_fp8
+    before, found = files.velocity(base), files.velocity(adapted)
+    assert error(found, exact) < 1e-5 and error(found, bf16) < 1e-3 < 0.05 < error(before, exact)
+    assert error(files.velocity(base), before) < 1e-6  # it leaves again
+    files.velocity(adapted)
+    adapted.partially_unload(torch.device("cpu"), 1e9)  # core adds a LoRA to what goes: it may not count twice
     assert error(files.velocity(adapted), found) < 1e-6
+
+
+@pytest.mark.parametrize("budget", [0, float("inf")], ids=["streamed", "resident"])
+def test_it_is_not_lost_under_a_budget(on_fp8, budget):
+    from qwen_image_2.nodes.bridge.runtime.budget import BudgetPatcher, costs
+    _, adapted, exact, _ = on_fp8
+    budgeted = BudgetPatcher.of(adapted, budget)
+    assert error(files.velocity(budgeted), exact) < 1e-5
+    assert f"(weights: {len(LIGHTNING)})" in next(str(line) for line in costs(budgeted.model) if "fp8" in line)
+
+
+def test_it_is_in_a_file_that_core_saves(output, on_fp8):
+    """Merged there, since a file has no other place for it: rounded, but not missing, and no bias twice."""
+    _, adapted, exact, _ = on_fp8
+    bias = f"{BLOCK}.attn.to_q.bias"
+    adapted.add_patches({f"diffusion_model.{bias}": ("diff", (torch.ones(256),))})
+    expected = files.velocity(adapted)
+    again = load(core_saves.saved(output, "ModelSave", model=adapted))
+    assert error(files.velocity(again), expected) < 0.03 < error(expected, exact)
+    assert any(layer.comfy_patched_weights for layer in adapted.model.modules()
+               if hasattr(layer, "comfy_patched_weights"))

@@ -66,15 +66,20 @@ def dynamic(patcher):
     return made
 
 
-# LoRAs on fp8 and int8 are rounded at random, and the meta device has no random numbers.
+# LoRAs on fp8 and int8 are rounded at random, and the meta device has no random numbers; on plain casts they are not.
 @pytest.mark.parametrize("weights, lora", [("as stored", False), ("fp8", False), ("int8 (ConvRot)", False),
-                                           ("Q4_K", False), ("as stored", True), ("Q4_K", True)])
+                                           ("Q4_K", False), ("as stored", True), ("Q4_K", True), ("cast to fp8", True)])
 def test_two_steps(on_a_card, reference, transformer_file, tmp_path, weights, lora):
     from qwen_image_2.nodes.bridge.loading import load_model
     from qwen_image_2.nodes.bridge.prefix_cond import PromptPrefix
     if weights == "Q4_K":
         state = tiny.to_comfy_transformer(reference.transformer.state_dict())
         model = load_model(test_gguf_ops.write(tmp_path / "m.gguf", state, weights), "m.gguf", "base")
+    elif weights == "cast to fp8":
+        state = tiny.to_comfy_transformer(reference.transformer.state_dict())
+        tiny.save_as_they_are({name: value.to(torch.float8_e4m3fn) for name, value in state.items()},
+                              tmp_path / "m.safetensors")
+        model = load_model(tmp_path / "m.safetensors", "m.safetensors", "base")
     else:
         model = load_model(transformer_file, "model", "base", weights)
     model, network = dynamic(model), model.model.diffusion_model
