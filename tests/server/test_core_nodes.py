@@ -9,6 +9,7 @@ from PIL import Image
 
 from qwen_image_2.tests.server import conftest as here
 from qwen_image_2.tests.server.conftest import Graph, node
+from qwen_image_2.tools.comfyui.client import WorkflowError
 
 
 def run(client, nodes):
@@ -222,7 +223,7 @@ def test_further_rows_add_up_in_their_order(client, models):
     assert torch.allclose(here.latent(client, result), expected, atol=1e-4)
     assert [line.partition(":")[0] for line in result.messages["lora"]] == [one, two]
     nodes["lora"]["inputs"] |= {"lora_9": ["loader", 0]}
-    with pytest.raises(RunError, match="takes at most 8 LoRAs"):
+    with pytest.raises(WorkflowError, match="takes at most 8 LoRAs"):
         run(client, nodes)
 
 

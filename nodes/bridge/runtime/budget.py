@@ -305,8 +305,8 @@ def costs(model: BudgetedModel) -> Iterator[Message]:
                       "{count}).",
                       count=packed)
     if plain := sum(map(is_plain_cast, merged)):
-        yield Message("lora_plain_cast", "LoRA-patched fp8 weights without scales are patched every time they are "
-                      "used, on their bf16 values (weights: {count}): merged into fp8, most of a LoRA would be lost.",
+        yield Message("lora_plain_cast", "LoRAs on fp8 weights without scales are computed every time a weight is "
+                      "used (weights: {count}), because fp8 would round them. A bf16 or int8 file avoids that work.",
                       count=plain)
     if others := len(merged) - packed - plain:
         yield Message("lora_repatched", "Streamed weights with a LoRA are re-patched every step (weights: {count}); "
