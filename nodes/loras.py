@@ -19,13 +19,13 @@ FOLDER = "loras"
 MAX_ROWS = 8
 NONE = "none"  # of a row that is not used
 # The first row's inputs have these names, those of row 2 end on _2, and so on.
-ROW = ("lora", "strength", "enabled")
+ROW = ("lora", "strength", "on")
 
 
 class Row(NamedTuple):
     lora: str
     strength: float
-    enabled: bool
+    on: bool
 
 
 def names_of(row: int) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ def strength_input(name: str, **more) -> io.Float.Input:
                           tooltip="1: full strength, as trained. 0: off.", **more)
 
 
-def enabled_input(name: str, **more) -> io.Boolean.Input:
+def on_input(name: str, **more) -> io.Boolean.Input:
     return io.Boolean.Input(name, default=True, optional=True,
                             tooltip="Off: the file is not loaded, and the row keeps its choice.", **more)
 
@@ -46,13 +46,13 @@ def enabled_input(name: str, **more) -> io.Boolean.Input:
 def further_rows(files: list[str]) -> Iterator[io.Input]:
     """All that there can be: the page shows one more than are in use, programs leave out what they do not need."""
     for number in range(2, MAX_ROWS + 1):
-        lora, strength, enabled = names_of(number)
-        yield io.Combo.Input(lora, [NONE, *files], default=NONE, optional=True, display_name=f"LoRA {number}",
+        lora, strength, on = names_of(number)
+        yield io.Combo.Input(lora, [NONE, *files], default=NONE, optional=True,
                              extra_dict=row_of(names_of(number - 1)[0] if number > 2 else None, NONE),
                              tooltip="One more file in models/loras, applied after those above. Choosing it opens the "
                                      "next row.")
-        yield strength_input(strength, optional=True, display_name=f"Strength {number}", extra_dict=row_of(lora, NONE))
-        yield enabled_input(enabled, display_name=f"On {number}", extra_dict=row_of(lora, NONE))
+        yield strength_input(strength, optional=True, extra_dict=row_of(lora, NONE))
+        yield on_input(on, extra_dict=row_of(lora, NONE))
 
 
 class QwenImage2LoadLoRA(io.ComfyNode):
@@ -71,18 +71,18 @@ class QwenImage2LoadLoRA(io.ComfyNode):
                 io.Model.Input("model", tooltip="From Load Qwen-Image 2, or after another LoRA."),
                 io.Combo.Input("lora", files, tooltip="A .safetensors file in models/loras."),
                 strength_input("strength"),
-                enabled_input("enabled", display_name="On"),
+                on_input("on"),
                 *further_rows(files),
             ],
             outputs=[io.Model.Output()],
         )
 
     @classmethod
-    def execute(cls, model, lora, strength, enabled=True, **further):
+    def execute(cls, model, lora, strength, on=True, **further):
         check_model(model)
         notes = []
-        for row in (Row(lora, strength, enabled), *rows_of(further)):
-            if not row.enabled:
+        for row in (Row(lora, strength, on), *rows_of(further)):
+            if not row.on:
                 continue
             if row.strength == 0:
                 notes.append(Message("lora_off", "{file} has strength 0 and is not loaded.", file=row.lora))
@@ -100,9 +100,9 @@ def rows_of(further: Mapping) -> Iterator[Row]:
         raise Refusal("lora_rows", "This node has no input {inputs}: it takes at most {max} LoRAs, lora and lora_2 to "
                       "lora_{max}. Put another Load LoRA behind it.", inputs=unknown, max=MAX_ROWS)
     for number in range(2, MAX_ROWS + 1):
-        lora, strength, enabled = names_of(number)
+        lora, strength, on = names_of(number)
         if (file := further.get(lora, NONE)) != NONE:
-            yield Row(file, further.get(strength, 1.0), further.get(enabled, True))
+            yield Row(file, further.get(strength, 1.0), further.get(on, True))
 
 
 def in_words(name: str, applied: Applied) -> list[str]:

@@ -217,8 +217,8 @@ def test_further_rows_add_up_in_their_order(client, models):
     nodes["sampler"]["inputs"]["model"] = ["second", 0]
     expected = here.latent(client, run(client, nodes))
     nodes = with_lora(one, 0.25)
-    nodes["lora"] = node("QwenImage2LoadLoRA", model=["loader", 0], lora=off, strength=1.0, enabled=False, lora_2=one,
-                         strength_2=0.25, lora_3=off, strength_3=3.0, enabled_3=False, lora_8=two)
+    nodes["lora"] = node("QwenImage2LoadLoRA", model=["loader", 0], lora=off, strength=1.0, on=False, lora_2=one,
+                         strength_2=0.25, lora_3=off, strength_3=3.0, on_3=False, lora_8=two)
     result = run(client, nodes)
     assert torch.allclose(here.latent(client, result), expected, atol=1e-4)
     assert [line.partition(":")[0] for line in result.messages["lora"]] == [one, two]

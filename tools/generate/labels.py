@@ -21,6 +21,7 @@ LABELS = {
     "left": "Left (px)",
     "letter_height": "Letter height (px)",
     "lora": "LoRA",
+    **{f"lora_{row}": f"LoRA {row}" for row in range(2, 9)},
     "max_tokens": "Max tokens (0 = official)",
     "notes": "Speaker notes",
     "page": "Page ratio",

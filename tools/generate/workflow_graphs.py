@@ -107,7 +107,7 @@ def with_lora(model: Model, file: str, prompt: str, aspect_ratio: str, size: str
     base.nodes["canvas"].at = (440, 800)
     base.nodes["sampler"].inputs["model"] = ("lora", 0)
     lora = Node("QwenImage2LoadLoRA", (440, 480), (400, 200), {
-        "model": ("loader", 0), "lora": file, "strength": 1.0, "enabled": True, "lora_2": "none"})
+        "model": ("loader", 0), "lora": file, "strength": 1.0, "on": True, "lora_2": "none"})
     nodes = {"note": base.nodes.pop("note"), "loader": base.nodes.pop("loader"), "lora": lora, **base.nodes}
     return Workflow(nodes, (Group("1  Files", ("loader", "lora")), *base.groups[1:]))
 
