@@ -21,11 +21,12 @@ from ...model.qwen_image_2.spec import TransformerSpec as Spec2
 from . import qwen_image_1, qwen_image_2
 from .adapters.checks import check_lora_shapes, check_loras
 from .adapters.places import placing
+from .adapters.plain_casts import keep_apart
 from .pack_model import ModelConfig, PackModel, is_ours
 from .progress import loading_progress
 from .quant import formats
 from .quant.gguf_ops import gguf_operations
-from .quant.in_use import keep_apart, patch_in_use
+from .quant.in_use import patch_in_use
 from .quant.quantize import Network, Origin, patches_below
 from .quant.weight_format import DTYPES, conversion, keeps_fp32
 from .run_checks import check_lora_values, check_run

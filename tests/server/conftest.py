@@ -50,6 +50,7 @@ def models(reference, tmp_path_factory):
     reference.vae.save_pretrained(root / "vae" / VAE_FOLDER)
     base = TransformerSpec(layers=2, dim=256, heads=2, mlp_dim=768, context_dim=64)  # the reference's sizes
     tiny.write_control(root / "model_patches" / tiny.CONTROL, ControlSpec(base, blocks=1), torch.float32)
+    tiny.save(tiny.few_step_state(fused, "diffusion_model."), root / "loras" / tiny.PRUNA, {})
     tiny.write_1(root)
     return root
 

@@ -44,8 +44,8 @@ A diffusers""") + """
 
 - **Preset** and LoRA belong together. *Load LoRA* says after a run which preset a file was trained for, and the \
 sampler says when another one is chosen. Pruna's files of 5 and 8 steps take *Pruna LoRA 5* and *8*, lightx2v's \
-*Lightning LoRA 4*, Viggle's *Viggle LoRA 4* and *6*. `qwen_image_2.1_turbo_lora_avg_rank_178_bf16.safetensors` makes a \
-Turbo model of this one, and takes its preset *Turbo 8*.
+*Lightning LoRA 4*, Viggle's *Viggle LoRA 4* and *6*. `qwen_image_2.1_turbo_lora_avg_rank_178_bf16.safetensors` makes \
+a Turbo model of this one, and takes its preset *Turbo 8*.
 - **cfg** stays 1: these LoRAs were trained without guidance.
 - **LoRA 2** adds another file, such as a style; choosing one opens the next row. **On** leaves a row's file out and \
 keeps the choice.

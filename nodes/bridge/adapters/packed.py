@@ -7,7 +7,7 @@ from comfy.model_patcher import LazyCastingParam, LazyCastingParamPiece, LazyCas
 from torch import Tensor, nn
 
 from ....model.checkpoints.quantization import QUANT_RECORD
-from ..quant.in_use import is_plain_cast
+from .plain_casts import is_plain_cast
 
 
 class PackedPiece(LazyCastingParamPiece):

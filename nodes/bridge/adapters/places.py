@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
 
-from ..quant.in_use import is_plain_cast, patch_in_use
 from .packed import with_packed
+from .plain_casts import is_plain_cast, patch_plain_casts
 
 
 class Place(NamedTuple):
@@ -61,7 +61,7 @@ class PlacingPatcher:
 
     def partially_unload(self, *args, **kwargs):
         freed = super().partially_unload(*args, **kwargs)
-        patch_in_use(self)  # core has added a LoRA once more to each layer that has gone
+        patch_plain_casts(self)
         return freed
 
     def model_state_dict(self, filter_prefix=None):

@@ -17,8 +17,9 @@ from ....messages import Message, Refusal
 from ....model.runtime import offload
 from ....model.runtime.offload import Plan, Streamer
 from ..adapters.places import PlacingPatcher
+from ..adapters.plain_casts import is_plain_cast
 from ..quant.gguf_ops import is_packed
-from ..quant.in_use import is_patched_in_use, is_plain_cast
+from ..quant.in_use import is_patched_in_use
 
 # The attachment that holds it, in bytes; ComfyUI copies it into every clone. Models that a MODEL brings have their part
 # of it there.
