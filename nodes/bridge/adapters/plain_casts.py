@@ -1,4 +1,4 @@
-"""Matrices that were cast to fp8 as they were: their LoRAs are computed on what they decode to, each time they are used.
+"""Matrices that were cast to fp8 as they were: LoRAs are computed on what they decode to, each time they are used.
 
 Into such a matrix a merge would be rounded: small LoRAs are smaller than the steps between fp8's numbers, a sixteenth
 to an eighth of each, and drown in them (28 % off in tests/nodes/bridge/test_lora_1.py).

@@ -1,5 +1,5 @@
-"""Quantized matrices whose LoRAs are computed each time they are used instead of merged: GGUF's, whose blocks have no room
-for what a merge makes of them, and plain casts to fp8."""
+"""Quantized matrices whose LoRAs are computed each time they are used instead of merged: GGUF's, whose blocks have no
+room for what a merge makes of them, and plain casts to fp8."""
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
