@@ -20,7 +20,5 @@ class Replacement(WeightAdapterBase):
                          intermediate_dtype=torch.float32, original_weight=None):
         """weight: of the parameter's shape, changed in place and returned, as core's adapters do."""
         replacement = comfy.model_management.cast_to_device(self.weights[0], weight.device, intermediate_dtype)
-        exact = weight.to(intermediate_dtype)
-        # Exact at strength 1, which W + (R - W) is not.
-        weight.copy_(torch.lerp(exact, replacement, strength))
+        weight += function((strength * (replacement - weight.to(intermediate_dtype))).to(weight.dtype))
         return weight

@@ -114,3 +114,15 @@ def test_doubling_gets_its_weights_from_comfyui(comfyui):
     places = [tensor.untyped_storage().data_ptr()
               for tensor in (layer.weight, layer.bias, *itertools.chain(*taps.weights), taps.bias)]
     assert len(set(places)) == 7, "ComfyUI may take back what it has made ready"
+
+
+@pytest.mark.parametrize(("name", "file", "told"), [
+    ("texture-fix-vae-for-qwen-image-2.1/diffusion_pytorch_model.safetensors", "vae_file", True),
+    ("Texture_Fix_VAE.safetensors", "vae_file", True), ("qwen_image_2.1_vae.safetensors", "vae_file", False),
+    ("texture-fix.safetensors", "vae_1_file", False)])
+def test_texture_fix_is_named(request, name, file, told):
+    """It has the published VAE's names and shapes, so only what it is called tells."""
+    from qwen_image_2.nodes.bridge.vae import load_vae
+    from qwen_image_2.nodes.loaders import about_texture_fix
+    found = about_texture_fix(name, load_vae(request.getfixturevalue(file), name))
+    assert (found is not None) == told and (not told or str(found).startswith(f"{name} is Texture-Fix"))
