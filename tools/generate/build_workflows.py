@@ -55,7 +55,7 @@ def api_format(workflow: Workflow, schemas: dict) -> dict:
         if node.node_class in schemas:
             graph[str(ids[name])] = {
                 "inputs": {key: [str(ids[value[0]]), value[1]] if isinstance(value, tuple) else value
-                           for key, value in node.inputs.items()},
+                           for key, value in (node.inputs | _hidden(node, schemas[node.node_class])).items()},
                 "class_type": node.node_class,
                 "_meta": {"title": node.title or schemas[node.node_class]["display_name"]},
             }
@@ -163,19 +163,26 @@ def _ui_input(slot: int, name: str, spec: list, links: list, node_id: int) -> di
 
 
 def _widget_values(node: Node, schema: dict) -> list:
-    values = []
+    values, inputs = [], node.inputs | _hidden(node, schema)
     for name, spec in _schema_inputs(schema).items():
         if _is_widget(spec):
             options = spec[1] if len(spec) > 1 else {}
-            # What is linked keeps its default, which shows when the link is taken away; and so does a hidden row.
-            hidden = name not in node.inputs and "row_of" in options.get(MARKS, {})
-            linked = hidden or isinstance(node.inputs[name], tuple)
-            values.append(options.get("default", "") if linked else node.inputs[name])
+            # What is linked keeps its default, which shows when the link is taken away.
+            value = inputs[name]
+            values.append(options.get("default", "") if isinstance(value, tuple) else value)
             if control := options.get("control_after_generate"):  # True, or what it starts with
                 values.append("randomize" if control is True else control)
             if options.get("image_upload"):
                 values.append("image")  # the upload button's own value
     return values
+
+
+def _hidden(node: Node, schema: dict) -> dict:
+    """The inputs of rows that are not in use (js/rows.js): descriptions leave them out, the page sends their defaults.
+    """
+    specs = {name: spec[1] for name, spec in _schema_inputs(schema).items() if len(spec) > 1}
+    return {name: options["default"] for name, options in specs.items()
+            if "row_of" in options.get(MARKS, {}) and name not in node.inputs}
 
 
 def _ui_group(number: int, group: Group, workflow: Workflow) -> dict:
