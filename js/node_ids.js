@@ -35,4 +35,5 @@ export const NODE_IDS = new Set([
   "QwenImage2VAEEncode",
   "QwenImage2LoadControl",
   "QwenImage2ApplyControl",
+  "QwenImage2ReferenceStrength",
 ]);

@@ -12,6 +12,7 @@ from .layers import QwenImage2Layers
 from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
 from .loras import QwenImage2LoadLoRA
 from .memory import QwenImage2Memory
+from .reference_strength import QwenImage2ReferenceStrength
 from .region import QwenImage2CropForEdit, QwenImage2ExtendCanvas, QwenImage2StitchEdit
 from .routes import add_routes
 from .sampler import QwenImage2Sampler, QwenImage2Sigmas
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2ApplyControl,
     QwenImage2TextEncode,
     QwenImage2EditEncode,
+    QwenImage2ReferenceStrength,
     QwenImage2LoadEnhancer,
     QwenImage2PromptEnhance,
     QwenImage2PosterBrief,

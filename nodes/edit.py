@@ -138,6 +138,11 @@ class QwenImage2EditEncode(io.ComfyNode):
                                tooltip="Which edit model of Qwen-Image 1.x the prompt is for, since its files do not "
                                        "say. Edit Plus: one to three references. Edit: the model of August 2025, one "
                                        "reference. 2.x does not ask."),
+                io.Boolean.Input("centre_references", default=False, optional=True, advanced=True,
+                                 tooltip="2.x, where a reference has an odd number of rows or columns of 16 pixels and "
+                                         "the canvas an even one, or the other way round: places its centre on the "
+                                         "canvas's, as ComfyUI's own Qwen-Image 2.1 does. Off: half a token beside it, "
+                                         "as trained. Sizes that are multiples of 32 do not ask."),
             ],
             outputs=[io.Conditioning.Output(display_name="positive"), io.Conditioning.Output(display_name="negative"),
                      io.Latent.Output(display_name="latent")],
@@ -151,7 +156,7 @@ class QwenImage2EditEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, vae, prompt, negative_prompt, images, resolution, canvas, width, height, grid_guard,
-                batch_size, edit_model=EDIT_PLUS, **others):
+                batch_size, edit_model=EDIT_PLUS, centre_references=False, **others):
         check_no_others(others)
         check_clip(clip, reads_images=True)
         check_vae(vae)
@@ -169,7 +174,7 @@ class QwenImage2EditEncode(io.ComfyNode):
                                       seen_by_1(references, resized, edit_model), TEMPLATES[edit_model])
         else:
             encoded = encode_together(clip, (prompt, negative_prompt), resized)
-        positive, negative = (with_references(one, latents) for one in encoded)
+        positive, negative = (with_references(one, latents, centre_references) for one in encoded)
         notes = (advice_on(prompt), note, *advice_on_references(family, len(references), named, labelled))
         return io.NodeOutput(list(positive), negative, empty_latent(*target, batch_size),
                              ui=notify(cls, *notes) | for_the_page(images, resized)

@@ -16,7 +16,18 @@ from .bridge.keys import FAMILY_1, FAMILY_2
 from .bridge.lora import Loaded, few_step_adapters
 from .common import categories
 from .common.checks import UNCONNECTED, check_before_run, check_finite, check_latent
-from .common.guidance import MAX_CFG, TRAINED, check_guidance, guidance_input, shift_note, unguided_note
+from .common.guidance import (
+    MAX_CFG,
+    TRAINED,
+    check_guidance,
+    check_window,
+    guidance_input,
+    guided_steps,
+    shift_note,
+    unguided_note,
+    window_inputs,
+    window_note,
+)
 from .common.schemas import schema
 from .frontend import enabled_when
 from .notices import notify, show
@@ -219,29 +230,35 @@ class QwenImage2Sampler(io.ComfyNode):
                 guidance_input("How CFG above 1 is computed for Qwen-Image 1.x. as trained: the guided prediction "
                                "keeps the positive one's length in each token, as the official pipelines do it. "
                                "plain: as KSampler. 2.x is always guided plainly."),
+                *window_inputs(),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
             hidden=(io.Hidden.prompt,),
         )
 
     @check_before_run
-    def validate_inputs(cls, cfg, negative=UNCONNECTED):
+    def validate_inputs(cls, cfg, negative=UNCONNECTED, cfg_start=0.0, cfg_end=1.0):
         if cfg is not None:
             check_guidance(cfg, negative is not UNCONNECTED)
+        check_window(cfg_start, cfg_end)
 
     @classmethod
-    def execute(cls, model, positive, latent, seed, preset, steps, cfg, denoise, negative=None, guidance=TRAINED):
+    def execute(cls, model, positive, latent, seed, preset, steps, cfg, denoise, negative=None, guidance=TRAINED,
+                cfg_start=0.0, cfg_end=1.0):
         samples = check_latent(model, latent)
         check_finite(samples)
         latent = {name: value for name, value in latent.items() if name not in SCALES} | {"samples": samples}
         check_guidance(cfg, negative is not None)
+        check_window(cfg_start, cfg_end)
         sigmas = sigmas_for(model, preset, steps, denoise, samples)
+        guided = guided_steps(cfg_start, cfg_end, len(sigmas) - 1)
         notes = [variant_warning(model, preset), guidance_note(model, preset, cfg), shift_note(model),
+                 window_note(cfg, guided, len(sigmas) - 1),
                  size_note(model, samples), edit_note(model, positive), layered_note(model, samples),
                  canvas_note(model, positive, samples), start_note(samples, denoise),
                  seed_note(cls.hidden.prompt, cls.hidden.unique_id, "positive", seed)]
         show(cls, *notes)  # before the work
-        guider = guider_for(model, positive, negative, cfg, notes.append, guidance == TRAINED)
+        guider = guider_for(model, positive, negative, cfg, notes.append, guidance == TRAINED, (sigmas, guided))
         out = sample(guider, latent, noise_for(latent, seed), sigmas, seed)
         return io.NodeOutput({**latent, "samples": out}, ui=notify(cls, *notes))
 

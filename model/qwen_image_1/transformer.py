@@ -17,6 +17,7 @@ from typing_extensions import Unpack
 
 from ..runtime.apart import KeepsApart
 from ..runtime.kernels import TORCH, Kernels
+from ..runtime.key_weights import PLAIN, KeyWeights, ReferenceWeight, key_weights, weighted_attention
 from ..runtime.offload import Streamer
 from ..runtime.operations import Factory, ModuleList, Operations
 from ..runtime.rope import image_positions, rotations, text_positions
@@ -39,12 +40,14 @@ class Condition:
     """A prompt with its references.
 
     text: states of the text encoder (B or 1, T, C), of any dtype. visible: (B or 1, T) bool, False for padding; None:
-    all is text. references: latents (B or 1, 16, h, w) on the transformer's scale.
+    all is text. references: latents (B or 1, 16, h, w) on the transformer's scale. weights: how much of each the target
+    looks at; none: all of all. Text and references see each other as ever.
     """
 
     text: Tensor
     visible: Tensor | None = None
     references: tuple[Tensor, ...] = ()
+    weights: tuple[ReferenceWeight, ...] = ()
 
 
 class TimeEmbedding(nn.Module):
@@ -227,7 +230,8 @@ class Transformer(nn.Module):
         target = x[0, 0].numel() // spec.patch ** 2
         of_image, of_text = self._modulation(sigma, x, (target, image.shape[1] - target))
         ropes = self._ropes_of(images, text.shape[1], x.device)
-        attend = _attend_to_visible(condition.visible, image.shape[1], attention or self.kernels.attention)
+        weights = self._key_weights(condition, text.shape[1], target).to(x.device) if condition.weights else PLAIN
+        attend = _attending(attention or self.kernels.attention, condition.visible, image.shape[1], weights, target)
         for number, block in enumerate(self._blocks_in_turn()):
             step = partial(block, of_image=[(length, rows.image(number)) for length, rows in of_image],
                            of_text=of_text.text(number), ropes=ropes, attend=attend, last=number == spec.layers - 1)
@@ -245,6 +249,12 @@ class Transformer(nn.Module):
 
     def _blocks_in_turn(self) -> Iterator[Block]:
         return iter(self.transformer_blocks) if self.streamer is None else self.streamer.iter_blocks()
+
+    def _key_weights(self, condition: Condition, text: int, target: int) -> KeyWeights:
+        """Of all keys: so many of text, so many of the target, then those of the references."""
+        grids = [tuple(side // self.spec.patch for side in latent.shape[-2:]) for latent in condition.references]
+        return key_weights(torch.cat([torch.ones(text + target), *(
+            weight.of_tokens(grid) for weight, grid in zip(condition.weights, grids, strict=True))]))
 
     def _modulation(self, sigma: Tensor, x: Tensor, lengths: tuple[int, int]) -> tuple[list[tuple[int, Rows]], Rows]:
         """The rows of each part of the image stream, and the text's. lengths: of the target and of all references."""
@@ -292,9 +302,21 @@ def latents(tokens: Tensor, shape: torch.Size, side: int) -> Tensor:
     return grid.permute(0, 4, 1, 2, 5, 3, 6).reshape(shape)
 
 
-def _attend_to_visible(visible: Tensor | None, images: int, attention: Callable[..., Tensor]) -> Attend:
-    """All tokens see all, but for the padding of prompts of unequal length."""
-    if visible is None or bool(visible.all()):
-        return attention
-    keys = F.pad(visible.bool(), (0, images), value=True)  # (B, S): text comes first
-    return partial(attention, visible=keys)
+def _attending(attention: Callable[..., Tensor], visible: Tensor | None, images: int, weights: KeyWeights,
+               target: int) -> Attend:
+    """All tokens see all, but for the padding of prompts of unequal length, and what weights take from the target: the
+    first so many of the images' tokens."""
+    everything = looking = attention
+    if visible is not None and not bool(visible.all()):
+        keys = F.pad(visible.bool(), (0, images), value=True)  # (B, S): text comes first
+        everything, looking = partial(attention, visible=keys), partial(attention, visible=weights.choose(keys))
+    if weights.plain:
+        return everything
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        text = q.shape[1] - images  # none in the last block
+        queries = q.split([text, target, images - target], dim=1)
+        read = weighted_attention(looking, queries[1], weights.choose(k), weights.choose(v), weights.factors)
+        before, after = (everything(each, k, v) if each.shape[1] else read[:, :0] for each in queries[::2])
+        return torch.cat([before, read, after], dim=1)
+    return attend

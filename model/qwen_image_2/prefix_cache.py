@@ -7,14 +7,15 @@ and by all images of a batch.
 Shapes: P batch of prefixes (1, or as many as targets), S text-encoder tokens, K text-encoder width,
 T prefix tokens, B batch of targets, N target tokens, H heads, C channels of a head.
 """
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...messages import Refusal
+from ..runtime.key_weights import PLAIN, KeyWeights, ReferenceWeight, key_weights
 
 
 class Segment(NamedTuple):
@@ -33,12 +34,15 @@ class Condition:
     text: text-encoder states (P, S, K), without those of the images, whose place the references take.
     slots: how many of these states stand before each reference, in the order of the prompt.
     references: latents on the transformer's scale, each (P or 1, 64, h, w).
+    centred: whether references stand with their centres on the target's. An odd number of rows or columns is centred
+    half a token beside an even one, in diffusers and as trained; ComfyUI's own model shifts such references back.
     Raises ValueError where these do not fit together.
     """
 
     text: Tensor
     slots: tuple[int, ...] = ()
     references: tuple[Tensor, ...] = ()
+    centred: bool = False
 
     def __post_init__(self) -> None:
         if len(self.slots) != len(self.references):
@@ -68,7 +72,14 @@ class Condition:
                           prompts=len(self.text))
 
     def to(self, device: torch.device) -> "Condition":
-        return Condition(self.text.to(device), self.slots, tuple(latent.to(device) for latent in self.references))
+        return replace(self, text=self.text.to(device),
+                       references=tuple(latent.to(device) for latent in self.references))
+
+    def key_weights(self, weights: Sequence[ReferenceWeight]) -> KeyWeights:
+        """How much the target looks at each token of the prefix, for a weight of each reference; on the CPU."""
+        return key_weights(torch.cat([
+            torch.ones(segment.end - segment.start) if segment.grid is None
+            else weights[segment.source].of_tokens(segment.grid) for segment in self.segments()]))
 
     def segments(self) -> Iterator[Segment]:
         """The prefix in order, text runs and images."""
@@ -103,13 +114,14 @@ class PrefixCache:
     def release(self) -> None:
         """Called when it is no longer needed; here the tensors' own end is enough."""
 
-    def join(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def join(self, layer: int, k: Tensor, v: Tensor, weights: KeyWeights = PLAIN) -> tuple[Tensor, Tensor]:
         """Keys and values [prefix | target] (B, T + N, H, C) of one block, for the target's k, v (B, N, H, C).
+        weights: of the prefix; keys that do not count are left out.
 
         All blocks write into one preallocated buffer, valid until the next call. (A buffer per block would save
         copying T tokens, and cost 8 GiB at 2048 x 2048.) Where gradients are wanted nothing is overwritten.
         """
-        prefix = self.layer(layer, k.device)
+        prefix = tuple(weights.choose(each) for each in self.layer(layer, k.device))
         if torch.is_grad_enabled():
             keys, values = (torch.cat([p.expand(len(t), -1, -1, -1), t], 1)
                             for p, t in zip(prefix, (k, v), strict=True))

@@ -17,6 +17,7 @@ from typing_extensions import Unpack
 
 from ...messages import Refusal
 from ..runtime.kernels import TORCH, Kernels
+from ..runtime.key_weights import PLAIN, KeyWeights, weighted_attention
 from ..runtime.offload import Streamer
 from ..runtime.operations import Factory, ModuleList, Operations
 from ..runtime.rope import image_positions, rotations, text_positions
@@ -108,25 +109,26 @@ class Transformer(nn.Module):
         self.proj_out = ops.Linear(spec.dim, spec.channels, bias=False, **factory)
 
     def encode_prefix(self, condition: Condition, sigma: Tensor | None = None, dtype: torch.dtype | None = None,
-                      attention: Callable[..., Tensor] | None = None,
-                      controls: Sequence[PrefixControl] = ()) -> PrefixCache:
+                      attention: Callable[..., Tensor] | None = None, controls: Sequence[PrefixControl] = (),
+                      target: tuple[int, int] | None = None) -> PrefixCache:
         """Run text and references through all blocks and keep their keys and values; arguments as prefix_layers."""
-        layers = self.prefix_layers(condition, sigma, dtype, attention, controls)
+        layers = self.prefix_layers(condition, sigma, dtype, attention, controls, target)
         return PrefixCache(prefix_end(condition), list(layers))
 
     def prefix_layers(self, condition: Condition, sigma: Tensor | None = None, dtype: torch.dtype | None = None,
-                      attention: Callable[..., Tensor] | None = None,
-                      controls: Sequence[PrefixControl] = ()) -> Iterator[tuple[Tensor, Tensor]]:
+                      attention: Callable[..., Tensor] | None = None, controls: Sequence[PrefixControl] = (),
+                      target: tuple[int, int] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Run text and references through the blocks and yield each one's keys and values (P, T, H, C), those of a
         control network's block after those of the block that it follows.
 
         sigma (P,): only read where `causal_condition` is false. dtype: to compute in, by default the text's.
         attention: instead of the kernels' own, this once. controls: that will be in force along the target.
+        target: its height and width in tokens, which only references that are centred on it ask for.
         """
         attention = attention or self.kernels.attention
         segments = list(condition.segments())
         x = self._prefix_tokens(condition, segments, dtype or condition.text.dtype)  # (P, T, D)
-        positions, _ = _prefix_positions(segments)
+        positions, _ = _prefix_positions(segments, target if condition.centred else None)
         if self.spec.causal_condition:
             sigma = torch.zeros(1, device=x.device)
         elif sigma is None:
@@ -167,9 +169,11 @@ class Transformer(nn.Module):
         yield final  # out of the loop: a pass that nobody takes further must hold no block
 
     def forward(self, x: Tensor, sigma: Tensor, cache: PrefixCache,
-                attention: Callable[..., Tensor] | None = None, controls: Sequence[Controlling] = ()) -> Tensor:
+                attention: Callable[..., Tensor] | None = None, controls: Sequence[Controlling] = (),
+                weights: KeyWeights = PLAIN) -> Tensor:
         """x: noisy latents (B, 64, h, w) on the transformer's scale; sigma (B,) in [0, 1] -> velocity like x.
-        controls: those that the cache was made with."""
+        controls: those that the cache was made with. weights: how much of its prefix the target looks at, on its
+        device; the cache does not depend on them."""
         attention = attention or self.kernels.attention
         height, width = x.shape[-2:]
         tokens = self.img_in(x.flatten(2).transpose(1, 2))  # (B, N, D)
@@ -177,7 +181,7 @@ class Transformer(nn.Module):
         modulation = self._modulation(time)
         rope = self._target_rope(cache, (height, width), x.device)
         chains = TargetChains(controls, tokens, self.spec.layers)
-        attends = _attending(cache, attention)
+        attends = _attending(cache, attention, weights, height * width)
         for layer, block in enumerate(self._blocks_in_turn()):
             tokens = block(tokens, modulation, rope, next(attends))  # (B, N, D)
             tokens = chains.after(layer, tokens, modulation, rope, attends)
@@ -217,11 +221,15 @@ class Transformer(nn.Module):
         return torch.cat(pieces, dim=1)
 
 
-def _attending(cache: PrefixCache, attention: Callable[..., Tensor]) -> Iterator[Attend]:
-    """For each layer of the cache in turn: the target sees the whole prefix and itself, without a mask."""
+def _attending(cache: PrefixCache, attention: Callable[..., Tensor], weights: KeyWeights,
+               tokens: int) -> Iterator[Attend]:
+    """For each layer of the cache in turn: the target sees the prefix, as much as is weighted, and its own tokens,
+    without a mask."""
+    factors = weights.followed_by(tokens).factors
+
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = cache.join(layer, k, v)  # (B, T + N, H, C)
-        return attention(q, keys, values)
+        keys, values = cache.join(layer, k, v, weights)  # (B, T + N, H, C)
+        return weighted_attention(attention, q, keys, values, factors)
     return (partial(attend, layer) for layer in count())
 
 
@@ -230,8 +238,9 @@ def prefix_end(condition: Condition) -> int:
     return _prefix_positions(list(condition.segments()))[1]
 
 
-def _prefix_positions(segments: list[Segment]) -> tuple[Tensor, int]:
-    """Rotary positions (T, 3) of the prefix, and the counter after it."""
+def _prefix_positions(segments: list[Segment], target: tuple[int, int] | None = None) -> tuple[Tensor, int]:
+    """Rotary positions (T, 3) of the prefix, and the counter after it. target: the grid that references are centred
+    on (ComfyUI's pull request 16400); None: each stands as its own number of rows and columns has it."""
     counter, positions = 0, []
     for segment in segments:
         if segment.grid is None:
@@ -240,5 +249,12 @@ def _prefix_positions(segments: list[Segment]) -> tuple[Tensor, int]:
             counter += length
         else:
             positions.append(image_positions(counter, *segment.grid))
+            if target is not None:
+                positions[-1] = positions[-1] + _offset(segment.grid, target)
             counter += max(segment.grid)
     return torch.cat(positions), counter
+
+
+def _offset(grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """What brings an image's centre onto the target's, on the three axes: half a token where one number is odd."""
+    return torch.tensor([0.0, *((own % 2 - other % 2) / 2 for own, other in zip(grid, target, strict=True))])

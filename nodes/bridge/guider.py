@@ -1,4 +1,5 @@
 """What samples: ComfyUI's CFGGuider with the prompts that are computed, and its Euler."""
+import math
 from collections.abc import Callable, Mapping
 
 import comfy.model_management
@@ -13,8 +14,26 @@ from .keys import REPORT_KEY
 PATCH = TransformerSpec().patch
 
 
+class WindowGuider(comfy.samplers.CFGGuider):
+    """Guides some steps only; the others are computed as at CFG 1, so that no second pass runs in them."""
+
+    def set_window(self, sigmas: Tensor, guided: range) -> None:
+        """sigmas (steps + 1,), falling; guided: the steps, from 0 on. The ends lie half-way to the next sigma: which
+        step a sigma belongs to does not hang on its last bit."""
+        ends = [math.inf, *((sigmas[:-1] + sigmas[1:]) / 2).tolist()]
+        ends[-1] = -math.inf  # whatever is computed after the last step's start belongs to it
+        self.above, self.below = ends[guided.start], ends[guided.stop]
+
+    def predict_noise(self, x, timestep, model_options=None, seed=None):
+        """timestep: sigma (B,), the same for all."""
+        inside = self.below < timestep.flatten()[0].item() <= self.above
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, self.conds.get("negative"), self.conds.get("positive"),
+            self.cfg if inside else 1.0, model_options=model_options or {}, seed=seed)
+
+
 def guider_for(model, positive, negative, cfg: float, report: Callable[[str], None] | None = None,
-               rescale: bool = True) -> comfy.samplers.CFGGuider:
+               rescale: bool = True, window: tuple[Tensor, range] | None = None) -> comfy.samplers.CFGGuider:
     """What ComfyUI samples with; at cfg 1 with the positive alone, as its own BasicGuider.
 
     report: takes the sentences that a run tells, which are logged otherwise. It stands in the guider's own options. A
@@ -26,8 +45,17 @@ def guider_for(model, positive, negative, cfg: float, report: Callable[[str], No
 
     rescale: whether Qwen-Image 1.x is guided as its pipelines do it, where no other node has put a guidance of its own
     in place.
+
+    window: sigmas of the run, and the steps that are guided; None: all.
     """
-    guider = comfy.samplers.CFGGuider(model)
+    steps = None if window is None else len(window[0]) - 1
+    if window is None or cfg == 1 or len(window[1]) == steps:
+        guider = comfy.samplers.CFGGuider(model)
+    elif window[1]:
+        guider = WindowGuider(model)
+        guider.set_window(*window)
+    else:
+        guider, cfg = comfy.samplers.CFGGuider(model), 1.0
     conds = {"positive": positive}
     if cfg > 1 or model.model_options.get("disable_cfg1_optimization"):
         conds["negative"] = positive if negative is None else negative
@@ -46,6 +74,8 @@ def rescaled_guidance(arguments: Mapping) -> Tensor:
     (diffusers 0.42.1, pipeline_qwenimage.py). A sampler_cfg_function of ComfyUI's: predictions (B, C, F, h, w) are
     sigma times the velocity, which leaves the ratio of norms as it is."""
     positive, negative = arguments["cond"], arguments["uncond"]
+    if arguments["cond_scale"] == 1:  # outside of a window the negative was not computed
+        return positive
     guided = negative + arguments["cond_scale"] * (positive - negative)
     return guided * (token_norms(positive) / token_norms(guided))
 

@@ -2,11 +2,13 @@
 from collections.abc import Hashable
 
 import comfy.conds
+import torch
 
 from ...messages import Refusal
 from ...model.qwen_image_2.prefix_cache import Condition, PrefixCache
 from ...model.qwen_image_2.spec import TransformerSpec
-from .keys import SLOTS_KEY
+from ...model.runtime.key_weights import PLAIN, KeyWeights, ReferenceWeight
+from .keys import CENTRED_KEY, SLOTS_KEY
 from .pack_model import check_prompt
 from .runtime.prefix_placement import CacheLocation
 
@@ -14,8 +16,10 @@ from .runtime.prefix_placement import CacheLocation
 class PromptPrefix:
     """One conditioning on its way through a sampling run, with its keys and values once they are known."""
 
-    def __init__(self, condition: Condition):
+    def __init__(self, condition: Condition, weights: tuple[ReferenceWeight, ...] = ()):
         self.condition = condition
+        # How much the target looks at each of its tokens. Its keys and values do not depend on it.
+        self.weights: KeyWeights = condition.key_weights(weights) if weights else PLAIN
         self.cache: PrefixCache | None = None  # of its keys and values
         self.location: CacheLocation | None = None        # where they are kept, None where there are none
         self.reported: set[CacheLocation] = set()      # the places that its run has told of
@@ -28,6 +32,11 @@ class PromptPrefix:
     def fill(self, key: Hashable, cache: PrefixCache, location: CacheLocation) -> None:
         """Keep keys and values from now on. Those from before are to be cleared before the new ones are made."""
         self._key, self.cache, self.location = key, cache, location
+
+    def weights_on(self, device: torch.device) -> KeyWeights:
+        """They come to a device once."""
+        self.weights = self.weights.to(device)
+        return self.weights
 
     def clear(self) -> None:
         """Give up the keys and values; the next step makes them anew."""
@@ -86,4 +95,4 @@ def condition_from(cond: dict, spec: TransformerSpec, normalize) -> Condition:
         raise Refusal("conditioning_slots", "The conditioning has {references} reference latents but {slots} image "
                       "placeholders in its prompt. Each reference needs both: use Encode Edit (Qwen-Image 2).",
                       references=len(references), slots=len(slots))
-    return Condition(text, slots, references)
+    return Condition(text, slots, references, bool(cond.get(CENTRED_KEY)))

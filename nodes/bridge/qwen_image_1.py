@@ -27,6 +27,7 @@ from ...model.runtime.sigmas import PIXELS_PER_TOKEN
 from . import pack_model
 from .keys import FAMILY_1, REPORT_KEY
 from .pack_model import PackModel, check_prompt, check_prompts, no_prompt, through_wrappers
+from .reference_weights import WeightsCond, weights_from
 from .runtime import attention
 from .runtime.oom import retry_on_oom
 
@@ -68,20 +69,20 @@ class DiffusionModel(Transformer):
                         if hasattr(module, "comfy_cast_weights"))
 
     def forward(self, x, timestep, context=None, attention_mask=None, ref_latents=None, additional_t_cond=None,
-                transformer_options=None, control=None, **kwargs):
-        options = transformer_options or {}
+                transformer_options=None, **kwargs):
+        options = transformer_options or {}  # the last one in its place, where other nodes' wrappers look for it
         return through_wrappers(self, self._velocity, options, x, timestep, context, attention_mask, ref_latents,
-                                additional_t_cond, options, control, **kwargs)
+                                additional_t_cond, options, **kwargs)
 
     def _velocity(self, x, timestep, context, attention_mask=None, ref_latents=None, additional_t_cond=None,
-                  transformer_options=None, control=None, **kwargs):
+                  transformer_options=None, control=None, reference_weights=(), **kwargs):
         options = dict(transformer_options or {})
         references = tuple(reference[:, :, 0] for reference in ref_latents or ())
         options["reference_image_num_tokens"] = [reference[0, 0].numel() // self.spec.patch ** 2
                                                  for reference in references]
         options["total_blocks"], options["block_type"] = self.spec.layers, "double"
         visible = None if attention_mask is None else attention_mask.bool()
-        return super().forward(x, timestep, Condition(context, visible, references),
+        return super().forward(x, timestep, Condition(context, visible, references, reference_weights),
                                attention.attention_for(options), Around(x, control or {}, options))
 
     def process_img(self, x: Tensor, index: int = 0) -> tuple[Tensor, Tensor, torch.Size]:
@@ -164,13 +165,17 @@ class QwenImage1(PackModel):
                 raise Refusal("reference_latent_shape", "A reference latent has shape {shape}, but Qwen-Image 1.x "
                               "expects [1, {channels}, height/8, width/8]. Encode it with the VAE of this family.",
                               shape=str(list(latent.shape)), channels=self.spec.channels)
+        weights_from(cond)
 
     def extra_conds(self, **kwargs):
         """As core's; references of four axes get the fifth that its latent format asks for, and odd sides lose one
         latent, which core would fill up with the opposite border."""
         if references := kwargs.get("reference_latents"):
             kwargs["reference_latents"] = [self._trimmed(latent) for latent in references]
-        return super().extra_conds(**kwargs)
+        conds = super().extra_conds(**kwargs)
+        if weights := weights_from(kwargs):
+            conds["reference_weights"] = WeightsCond(weights)
+        return conds
 
     def _trimmed(self, latent: Tensor) -> Tensor:
         height, width = (side // self.spec.patch * self.spec.patch for side in latent.shape[-2:])

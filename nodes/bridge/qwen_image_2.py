@@ -28,6 +28,7 @@ from .control import PreparedControl
 from .keys import CACHE_LOCATION_KEY, FAMILY_2, REPORT_KEY
 from .pack_model import PackModel, check_prompts, no_prompt, through_wrappers
 from .prefix_cond import PrefixCond, PromptPrefix, condition_from, prefix_count, prefix_shape, prefix_tokens
+from .reference_weights import weights_from
 from .runtime import attention, prefix_placement
 from .runtime.oom import retry_on_oom
 from .runtime.prefix_placement import CacheLocation
@@ -94,11 +95,12 @@ class DiffusionModel(Transformer):
         time_key = None if self.spec.causal_condition else tuple(timestep.tolist())
         in_force = controls_at(controls, timestep)
         along = prefix_controls([each.controlling for each in in_force], any(each.reference_rows for each in in_force))
-        key = (weights_key, x.device, x.dtype, time_key, along)
+        parity = tuple(side % 2 for side in x.shape[-2:]) if prefix.condition.centred else None
+        key = (weights_key, x.device, x.dtype, time_key, along, parity)
         if not prefix.is_valid(key):
             self._fill(prefix, key, x, timestep, transformer_options, first_location, others, along)
         return super().forward(x, timestep, prefix.cache, attention.attention_for(transformer_options),
-                               [each.controlling for each in in_force])
+                               [each.controlling for each in in_force], prefix.weights_on(x.device))
 
     @torch.compiler.disable  # run once, at a length of its own: compiling anew for each prompt would never pay
     def _fill(self, prefix: PromptPrefix, key: Hashable, x, timestep, transformer_options,
@@ -110,7 +112,7 @@ class DiffusionModel(Transformer):
         working = working_bytes(spec, tokens + x[:, 0].numel(), x.element_size())
         condition, sigma = prefix.condition.to(x.device), None if spec.causal_condition else timestep
         attend = attention.attention_for(transformer_options)
-        start_pass = partial(self.prefix_layers, condition, sigma, x.dtype, attend, controls)
+        start_pass = partial(self.prefix_layers, condition, sigma, x.dtype, attend, controls, x.shape[-2:])
         cache, location = prefix_placement.allocate_prefix_cache(
             start_pass, prefix_end(condition), needed, working, x.device, first_location, others)
         prefix.fill(key, cache, location)
@@ -168,7 +170,8 @@ class QwenImage2(PackModel):
         return Place(whole, (0, key_maps.rows_of(whole).index(key) * rows, rows))
 
     def extra_conds(self, **kwargs):
-        return {"prefix": PrefixCond(PromptPrefix(condition_from(kwargs, self.spec, self.process_latent_in)))}
+        condition = condition_from(kwargs, self.spec, self.process_latent_in)
+        return {"prefix": PrefixCond(PromptPrefix(condition, weights_from(kwargs)))}
 
     def extra_conds_shapes(self, **kwargs):
         condition = condition_from(kwargs, self.spec, self.process_latent_in)
@@ -186,6 +189,7 @@ class QwenImage2(PackModel):
                           "Control and Apply Control (Qwen-Image 2) with the control network of Qwen-Image-2.1, or "
                           "connect the control image as a reference.")
         check_prompts(condition_from(cond, self.spec, self.process_latent_in).text, images)
+        weights_from(cond)
 
     def ignored_patches(self, names: list[str]) -> Message:
         if not CONTROL_PATCHES & set(names):

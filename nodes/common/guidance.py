@@ -22,6 +22,39 @@ def check_guidance(cfg: float, negative: bool) -> None:
                       "to 1.", cfg=str(cfg))
 
 
+def window_inputs() -> list[io.Input]:
+    """The shares of the steps between which CFG above 1 is in force."""
+    share = {"min": 0.0, "max": 1.0, "step": 0.01, "optional": True, "advanced": True}
+    return [io.Float.Input("cfg_start", default=0.0, tooltip="Share of the steps at which CFG begins. Before it a step "
+                                                             "is one pass, as with CFG 1.", **share),
+            io.Float.Input("cfg_end", default=1.0, tooltip="Share of the steps at which CFG ends: 0.25 of 40 steps "
+                                                           "guides the first ten. After it a step is one pass, as with "
+                                                           "CFG 1, and takes half as long.", **share)]
+
+
+def check_window(start: float | None, end: float | None) -> None:
+    """None is what is linked."""
+    if None not in (start, end) and not 0 <= start < end <= 1:
+        raise Refusal("cfg_window", "CFG starts at {start} and ends at {end} of the steps: the start must be below the "
+                      "end, both between 0 and 1.", start=str(start), end=str(end))
+
+
+def guided_steps(start: float, end: float, steps: int) -> range:
+    """The steps (of so many, from 0 on) between two shares of them. Two windows that meet share none and miss none."""
+    return range(round(start * steps), round(end * steps))
+
+
+def window_note(cfg: float, guided: range, steps: int) -> Message | None:
+    """What a window makes of a run; nothing where all steps are guided, or none was to be."""
+    if cfg == 1 or len(guided) == steps:
+        return None
+    if not guided:
+        return Message("cfg_window_empty", "CFG is {cfg}, but its window is narrower than one of {steps} steps: "
+                       "nothing is guided. Set CFG start and CFG end further apart.", cfg=f"{cfg:g}", steps=steps)
+    return Message("cfg_window_steps", "CFG {cfg} guides steps {first} to {last} of {steps}; the others are one pass "
+                   "each.", cfg=f"{cfg:g}", first=guided.start + 1, last=guided.stop, steps=steps)
+
+
 def unguided_note() -> Message:
     return Message("cfg_of_base", "CFG is 1. Base models of Qwen-Image 1.x are made for CFG 4 with a negative "
                    "prompt; without it images stay flat. (Models with few-step weights inside, such as Rapid-AIO, "

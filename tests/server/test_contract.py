@@ -19,6 +19,8 @@ CONTRACT = {
     "QwenImage2TextEncode": (["clip", "prompt", "negative_prompt"], ["CONDITIONING", "CONDITIONING", "INT"]),
     "QwenImage2EditEncode": (["clip", "vae", "prompt", "negative_prompt", "images", "resolution", "canvas"],
                              ["CONDITIONING", "CONDITIONING", "LATENT"]),
+    "QwenImage2ReferenceStrength": (["positive", "reference", "strength", "negative", "mask"],
+                                    ["CONDITIONING", "CONDITIONING"]),
     "QwenImage2LoadEnhancer": (["enhancer"], ["CLIP"]),
     "QwenImage2PromptEnhance": (["prompt", "enabled", "system_prompt", "aspect_ratio", "size", "width", "height",
                                  "follow_proposal", "seed", "max_tokens", "clip", "images"],

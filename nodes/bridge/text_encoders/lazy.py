@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 import node_helpers
 from torch import Tensor
 
+from ..keys import CENTRED_KEY
+
 
 class LazyConditioning(Sequence):
     """The list that `encode` makes, made when it is first read.
@@ -46,7 +48,7 @@ class LazyConditioning(Sequence):
         return list, (self._read(),)
 
 
-def with_references(conditioning: Sequence, latents: Sequence[Tensor]) -> LazyConditioning:
-    """The conditioning with references, latents (1, C, ..., h, w) as VAEs give them."""
-    values = {"reference_latents": list(latents)}
+def with_references(conditioning: Sequence, latents: Sequence[Tensor], centred: bool = False) -> LazyConditioning:
+    """The conditioning with references, latents (1, C, ..., h, w) as VAEs give them. centred: see Condition of 2.x."""
+    values = {"reference_latents": list(latents), **({CENTRED_KEY: True} if centred else {})}
     return LazyConditioning(lambda: node_helpers.conditioning_set_values(conditioning, values))
