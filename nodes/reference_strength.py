@@ -25,13 +25,12 @@ class QwenImage2ReferenceStrength(io.ComfyNode):
                             "mask"],
             inputs=[
                 io.Conditioning.Input("positive", tooltip="From Encode Edit, or from another of these nodes."),
+                io.Conditioning.Input("negative", tooltip="From there, too. It is encoded only where CFG is above 1."),
                 io.Int.Input("reference", default=1, min=1, max=MAX_REFERENCES,
                              tooltip="Number of the reference: 1 is image_1. Each image of a batch counts."),
                 io.Float.Input("strength", default=1.0, min=0.0, max=MAX_STRENGTH, step=0.05,
                                tooltip="Factor of the attention that the image pays to this reference. 1 as trained. "
                                        "0: none; the prompt still knows it, since the text encoder has seen it."),
-                io.Conditioning.Input("negative", optional=True,
-                                      tooltip="The same for the negative prompt, where CFG is above 1."),
                 io.Mask.Input("mask", optional=True, tooltip="1 is looked at, 0 is not. Stretched to the reference."),
             ],
             outputs=[io.Conditioning.Output(display_name="positive"), io.Conditioning.Output(display_name="negative")],
@@ -42,12 +41,11 @@ class QwenImage2ReferenceStrength(io.ComfyNode):
         check_strength(strength)
 
     @classmethod
-    def execute(cls, positive, reference, strength, negative=None, mask=None):
+    def execute(cls, positive, negative, reference, strength, mask=None):
         check_strength(strength)
         looked_at = None if mask is None else checked_mask(mask)
         weighted = list(with_weight(positive, reference, strength, looked_at))
-        below = positive if negative is None else negative
-        return io.NodeOutput(weighted, with_weight(below, reference, strength, looked_at),
+        return io.NodeOutput(weighted, with_weight(negative, reference, strength, looked_at),
                              ui=notify(cls, in_words(reference, strength, looked_at)))
 
 

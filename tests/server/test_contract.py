@@ -19,7 +19,7 @@ CONTRACT = {
     "QwenImage2TextEncode": (["clip", "prompt", "negative_prompt"], ["CONDITIONING", "CONDITIONING", "INT"]),
     "QwenImage2EditEncode": (["clip", "vae", "prompt", "negative_prompt", "images", "resolution", "canvas"],
                              ["CONDITIONING", "CONDITIONING", "LATENT"]),
-    "QwenImage2ReferenceStrength": (["positive", "reference", "strength", "negative", "mask"],
+    "QwenImage2ReferenceStrength": (["positive", "negative", "reference", "strength", "mask"],
                                     ["CONDITIONING", "CONDITIONING"]),
     "QwenImage2LoadEnhancer": (["enhancer"], ["CLIP"]),
     "QwenImage2PromptEnhance": (["prompt", "enabled", "system_prompt", "aspect_ratio", "size", "width", "height",

@@ -1,5 +1,6 @@
 """The transformer of Qwen-Image 1.x against diffusers, tensor by tensor."""
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,6 +8,8 @@ import torch
 from qwen_image_2.model.qwen_image_1 import modulation
 from qwen_image_2.model.qwen_image_1.spec import TransformerSpec
 from qwen_image_2.model.qwen_image_1.transformer import Condition, Transformer, latents, patches
+from qwen_image_2.model.runtime import kernels
+from qwen_image_2.model.runtime.key_weights import AS_TRAINED, ReferenceWeight
 from qwen_image_2.tests import reference_1
 from qwen_image_2.tests.reference import error
 
@@ -188,3 +191,65 @@ def test_a_table_keeps_no_more_than_its_limit(monkeypatch):
         assert len(model.modulations._kept) <= 4
     x, condition = inputs(2, TARGETS[0], ())
     model(x, torch.tensor([1.0, 0.05]), condition)  # one that is kept, and one for which all others are forgotten
+
+
+# ---------------------------------------------------------------- strength and mask of references
+
+HALF = torch.zeros(32, 80)
+HALF[:, :50] = 1
+WEIGHTS = {"fainter": (ReferenceWeight(0.3), AS_TRAINED), "off": (ReferenceWeight(0.0), AS_TRAINED),
+           "stronger and masked": (ReferenceWeight(2.0, HALF), ReferenceWeight(0.5))}
+
+
+def biased(condition: Condition, weights, target: int, visible: torch.Tensor | None):
+    """Plain attention of all rows, with logarithms of the weights added to the logits of the target's."""
+    text, grids = condition.text.shape[1], [[side // 2 for side in each.shape[-2:]] for each in condition.references]
+    after = torch.cat([weight.of_tokens(tuple(grid)) for weight, grid in zip(weights, grids, strict=True)])
+
+    def attention(q, k, v, **_):
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        bias = torch.zeros(len(q), 1, q.shape[2], k.shape[2])
+        first = text if q.shape[2] == k.shape[2] else 0  # the last block has no text among its queries
+        bias[:, :, first:first + target, text + target:] = after.log()
+        if visible is not None:
+            bias[..., :text].masked_fill_(~visible[:, None, None], -torch.inf)
+        return ((q @ k.transpose(2, 3) / q.shape[-1] ** 0.5 + bias).softmax(-1) @ v).transpose(1, 2).flatten(2)
+    return attention
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("padded", [False, True], ids=["one length", "padded"])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("which", WEIGHTS)
+def test_the_target_looks_as_a_plain_biased_softmax_does(pair, which, batch, padded):
+    """Text and references see the reference as ever; the oracle has the same network with another attention."""
+    _, model = pair
+    x, condition = inputs(batch, TARGETS[1], REFERENCES[2])
+    visible = None
+    if padded:
+        visible = torch.ones(batch, 11, dtype=torch.bool)
+        visible[-1, 7:] = False
+    sigma, weights = torch.full((batch,), SIGMA), WEIGHTS[which]
+    plain = replace(condition, visible=visible)
+    expected = model(x, sigma, plain, biased(condition, weights, 15, visible))
+    assert error(model(x, sigma, replace(plain, weights=weights)), expected) < BOUND
+    assert error(model(x, sigma, plain), expected) > 1e-3
+    as_trained = replace(plain, weights=(AS_TRAINED, ReferenceWeight(1.0, torch.ones(9, 9))))
+    assert torch.equal(model(x, sigma, as_trained), model(x, sigma, plain))
+
+
+@torch.no_grad()
+def test_at_0_the_target_s_attention_gets_no_key_of_the_reference(pair):
+    _, model = pair
+    x, condition = inputs(1, TARGETS[1], REFERENCES[2])
+    asked = []
+
+    def counted(q, k, v):
+        asked.append((q.shape[1], k.shape[1]))
+        return kernels.attention(q, k, v)
+    weights = (ReferenceWeight(0.0), AS_TRAINED)
+    model(x, torch.full((1,), SIGMA), replace(condition, weights=weights), counted)
+    text, target, first, second = 11, 15, 12, 21
+    every = text + target + first + second
+    looking, rest = (target, every - first), (first + second, every)
+    assert asked == [looking, (text, every), rest] * (model.spec.layers - 1) + [looking, rest]

@@ -68,13 +68,16 @@ def test_velocity_equals_the_golden_one(networks, name):
 
 # ---------------------------------------------------------------- a plain oracle: no cache, every row in every step
 
-def plain_velocity(base: Transformer, condition: Condition, x, sigma, applied: list[Controlling]) -> torch.Tensor:
-    """All rows of [prefix | target] in one pass under one mask, chains one after the other."""
+def plain_velocity(base: Transformer, condition: Condition, x, sigma, applied: list[Controlling], weights=None,
+                   shifts=None) -> torch.Tensor:
+    """All rows of [prefix | target] in one pass under one mask, chains one after the other. weights: of the prefix's
+    keys, for the target's rows; shifts: of the prefix's rotary positions."""
     segments = list(condition.segments())
     prefix = base._prefix_tokens(condition, segments, x.dtype).expand(len(x), -1, -1)
     target = base.img_in(x.flatten(2).transpose(1, 2))
     joint, length = torch.cat([prefix, target], 1), prefix.shape[1]
     positions, end = transformer._prefix_positions(segments)
+    positions = positions if shifts is None else positions + shifts
     rope = base._rope(torch.cat([positions, image_positions(end, *x.shape[-2:])]), x.device)
     visible = torch.zeros(joint.shape[1], joint.shape[1], dtype=torch.bool)
     visible[length:] = True
@@ -83,6 +86,9 @@ def plain_velocity(base: Transformer, condition: Condition, x, sigma, applied: l
         if segment.grid is None:
             own = slice(segment.start, segment.end)
             visible[own, own] = visible[own, own].tril()
+    bias = torch.zeros(visible.shape)
+    if weights is not None:
+        bias[length:, :length] = weights.log()
     times = [base._modulation(base.time_text_embed(t, x.dtype)) for t in (torch.zeros_like(sigma), sigma)]
     rows = [length, target.shape[1]]
     modulation = Modulation(*(torch.cat([part.expand(-1, count, -1) for part, count in zip(both, rows, strict=True)], 1)
@@ -90,7 +96,7 @@ def plain_velocity(base: Transformer, condition: Condition, x, sigma, applied: l
 
     def attend(q, k, v):
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        scores = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).masked_fill(~visible, -torch.inf)
+        scores = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5 + bias).masked_fill(~visible, -torch.inf)
         return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
     chains = []
     for control in applied:
