@@ -5,7 +5,7 @@ import torch
 from comfy_api.latest import io
 
 from ..messages import Message, Refusal
-from ..model.images import references, regions, sizes
+from ..model.images import alignment, references, regions, sizes
 from .common import categories
 from .common.images import check_images
 from .common.inputs import RESOLUTIONS
@@ -71,7 +71,7 @@ class QwenImage2CropForEdit(io.ComfyNode):
 class QwenImage2StitchEdit(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2StitchEdit",
             display_name="Stitch Edit (Qwen-Image 2)",
             category=categories.EDITING,
@@ -81,14 +81,40 @@ class QwenImage2StitchEdit(io.ComfyNode):
                 RegionType.Input("region", tooltip="From Crop for Edit."),
                 io.Image.Input("part", tooltip="The edited crop, of any size. One per image, or several for "
                                                "one image."),
+                io.Boolean.Input("align", default=False, optional=True,
+                                 tooltip="Edits drift by parts of a pixel, more on another canvas. This measures the "
+                                         "shift outside the mask, by phase correlation, and moves the part back before "
+                                         "it goes in; at most 32 pixels."),
             ],
             outputs=[io.Image.Output(display_name="image")],
         )
 
     @classmethod
-    def execute(cls, region, part):
+    def execute(cls, region, part, align=False):
         check_images(part)
-        return io.NodeOutput(regions.put_back(region.image, part, region.mask, region.box))
+        notes = []
+        if align:
+            part, found = alignment.aligned(region.image, part, region.mask, region.box)
+            notes = [in_words(number, one) for number, one in enumerate(found, start=1)]
+        return io.NodeOutput(regions.put_back(region.image, part, region.mask, region.box), ui=notify(cls, *notes))
+
+
+def in_words(number: int, found: alignment.Alignment) -> Message:
+    """What was measured of an edit, and done."""
+    x, y = f"{found.right:.2f}", f"{found.down:.2f}"
+    if found.peak < alignment.TRUSTED:
+        return Message("edit_unaligned", "Edit {number} was not aligned: outside the mask it has too little in common "
+                       "with its source ({peak} of 1; {least} is needed). Give Crop for Edit more context, or check "
+                       "what was edited.", number=number, peak=f"{found.peak:.2f}", least=f"{alignment.TRUSTED:g}")
+    if found.too_far:
+        return Message("edit_too_far", "Edit {number} was not aligned: it lies {x} pixels in x and {y} in y from its "
+                       "source, more than {limit}, so its composition is another. Edit it again.", number=number, x=x,
+                       y=y, limit=alignment.LIMIT)
+    if not found.noticed:
+        return Message("edit_in_place", "Edit {number} lies on its source to {least} pixels.", number=number,
+                       least=f"{alignment.UNNOTICED:g}")
+    return Message("edit_aligned", "Edit {number} had moved by {x} pixels in x and {y} in y, and was moved back.",
+                   number=number, x=x, y=y)
 
 
 class QwenImage2ExtendCanvas(io.ComfyNode):

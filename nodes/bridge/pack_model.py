@@ -115,6 +115,9 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
         """Raises Refusal for a conditioning that it cannot sample so many images with."""
         raise NotImplementedError
 
+    def check_patches(self, options: dict) -> None:
+        """Raises Refusal for other nodes' patches, in transformer_options, that it must not leave out."""
+
     def cached_tokens(self, conds: Iterable[dict], images: int) -> int:
         """Tokens whose keys and values a run with these conditionings keeps beside the model."""
         return 0
@@ -145,11 +148,8 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
         found |= {"rope_options"} & options.keys()
         if new := sorted(found - self.honoured_patches - self.run_state.reported_patches):
             self.run_state.reported_patches.update(new)
-            report(self.ignored_patches(new))
-
-    def ignored_patches(self, names: list[str]) -> Message:
-        return Message("patches_ignored", "Model patches from another node ({layers}) are not supported by this "
-                       "model and are ignored.", layers=names)
+            report(Message("patches_ignored", "Model patches from another node ({layers}) are not supported by this "
+                           "model and are ignored.", layers=new))
 
     def begin_run(self, cached_tokens: int, images: int | None = None, sigmas: Iterable[float] = (),
                   controls: tuple = ()) -> None:

@@ -15,7 +15,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...messages import Message, Refusal
+from ...messages import Refusal
 from ...model.qwen_image_2 import key_maps, latents, schedule
 from ...model.qwen_image_2.control import PrefixControl, prefix_controls
 from ...model.qwen_image_2.spec import TransformerSpec
@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 # Values alive per token at a block's peak, in units of the width: residual stream, its norm, and the MLP's gate,
 # projection and product of three widths each make 11; the rest is room for the allocator.
 ACTIVATION_WIDTHS = 16
-# Where ComfyUI's own nodes put a control network, by ComfyUI's version.
-CONTROL_PATCHES = {"dit", "single_block", "double_block", "post_input"}
+# Where ComfyUI's own nodes put a control network, by ComfyUI's version: in the place of blocks, and after them.
+CONTROL_PATCHES = frozenset({"single_block", "double_block", "post_input"})
 
 
 class LatentFormat(comfy.latent_formats.LatentFormat):
@@ -191,12 +191,13 @@ class QwenImage2(PackModel):
         check_prompts(condition_from(cond, self.spec, self.process_latent_in).text, images)
         weights_from(cond)
 
-    def ignored_patches(self, names: list[str]) -> Message:
-        if not CONTROL_PATCHES & set(names):
-            return super().ignored_patches(names)
-        return Message("control_patches_ignored", "Model patches from another node ({layers}) are not supported by "
-                       "this model and are ignored. For the control network of Qwen-Image-2.1 use Load Control and "
-                       "Apply Control (Qwen-Image 2).", layers=names)
+    def check_patches(self, options: dict) -> None:
+        patched = {name for name in CONTROL_PATCHES if options.get("patches", {}).get(name)}
+        patched |= {key[0] for key in options.get("patches_replace", {}).get("dit", {}) if key[0] in CONTROL_PATCHES}
+        if patched:
+            raise Refusal("control_of_core", "A node of ComfyUI's own applies a control network to this MODEL "
+                          "({layers}), which the pack's transformer has no place for: the image would not follow it. "
+                          "Use Load Control and Apply Control (Qwen-Image 2) instead.", layers=sorted(patched))
 
     def prepare_controls(self, patcher, noise: Tensor) -> tuple[PreparedControl, ...]:
         return control.prepare(patcher, noise)

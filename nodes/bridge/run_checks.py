@@ -29,6 +29,7 @@ def check_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     guider = executor.class_obj
     model = guider.model_patcher.model
     _check_noise(noise, model)
+    model.check_patches(guider.model_options["transformer_options"])
     check_lora_shapes(guider.model_patcher)
     check_lora_values(guider.model_patcher)
     for cond in (cond for conds in guider.conds.values() for cond in conds):

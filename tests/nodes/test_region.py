@@ -9,7 +9,8 @@ import torch
 def region(comfyui, monkeypatch):
     from qwen_image_2.nodes import region
     # What ComfyUI sets on its copy of the class: nobody watches.
-    monkeypatch.setattr(region.QwenImage2CropForEdit, "hidden", SimpleNamespace(unique_id=None), raising=False)
+    for node in (region.QwenImage2CropForEdit, region.QwenImage2StitchEdit):
+        monkeypatch.setattr(node, "hidden", SimpleNamespace(unique_id=None), raising=False)
     return region
 
 
@@ -82,3 +83,25 @@ def test_transparency_broadcasts(comfyui, pictures, count, kind):
     assert rgba.shape == (max(pictures, count), 64, 96, 4)
     assert torch.equal(rgba[..., 3], 1 - masks(count).expand(len(rgba), -1, -1))
     assert torch.equal(rgba[..., :3], image(pictures).expand(len(rgba), -1, -1, -1))
+
+
+def test_a_stitch_that_aligns_says_what_it_has_moved_and_keeps_every_pixel_outside(region):
+    from qwen_image_2.model.images.alignment import shifted
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.nn.functional.interpolate(torch.rand(1, 3, 40, 50, generator=generator), (160, 200),
+                                              mode="bicubic").movedim(1, -1).clamp(0, 1)
+    mask = torch.zeros(1, 160, 200)
+    mask[:, 60:100, 80:120] = 1
+    _, _, cut = region.QwenImage2CropForEdit.execute(picture, mask, 4.0, "128", 8).result
+    parts = torch.stack([shifted(picture[0], 2.0, -3.0), picture[0], torch.rand(160, 200, 3, generator=generator)])
+    out = region.QwenImage2StitchEdit.execute(cut, parts, True)
+    moved, in_place, other = out.ui["qwen_image_2_messages"]
+    assert moved.startswith("Edit 1 had moved by -3.0") or moved.startswith("Edit 1 had moved by -2.9")
+    assert in_place == "Edit 2 lies on its source to 0.05 pixels." and other.startswith("Edit 3 was not aligned: outsi")
+    image, = out.result
+    outside = (cut.mask == 0).expand(3, -1, -1)
+    assert torch.equal(image[outside], picture.expand(3, -1, -1, -1)[outside])
+    plain, = region.QwenImage2StitchEdit.execute(cut, parts).result
+    inside = cut.mask[0] == 1
+    assert (image[0] - picture[0])[inside].abs().mean() < 0.02 < (plain[0] - picture[0])[inside].abs().mean()
+    assert torch.equal(image[2], plain[2])

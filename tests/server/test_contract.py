@@ -38,7 +38,7 @@ CONTRACT = {
                           "negative_prompt", "caption_language", "guidance"], ["IMAGE", "IMAGE", "STRING"]),
     "QwenImage2CropForEdit": (["image", "mask", "context", "resolution", "feather"],
                               ["IMAGE", "MASK", "QWEN_IMAGE_2_REGION"]),
-    "QwenImage2StitchEdit": (["region", "part"], ["IMAGE"]),
+    "QwenImage2StitchEdit": (["region", "part", "align"], ["IMAGE"]),
     "QwenImage2ExtendCanvas": (["image", "left", "top", "right", "bottom"], ["IMAGE", "MASK"]),
     "QwenImage2GlyphReference": (["text", "font", "letter_height", "direction"], ["IMAGE", "STRING"]),
     "QwenImage2TextCheck": (["image", "expected_text", "match_case", "match_punctuation", "tolerance", "allow_extra"],

@@ -105,8 +105,8 @@ class BudgetPatcher(PlacingPatcher, ModelPatcher):
 
     @property
     def resident_blocks(self) -> int:
-        """How many blocks stay on the device."""
-        return len(self.plan.sizes) - len(self.plan.streamed)
+        """How many blocks stay on the device; none where it is not loaded."""
+        return 0 if self.plan is None else len(self.plan.sizes) - len(self.plan.streamed)
 
     def plan_for(self, room: float) -> Plan:
         """Bytes of room on the device -> what to keep there."""

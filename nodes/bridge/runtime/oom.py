@@ -6,7 +6,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....messages import Message
-from .budget import BudgetPatcher, gib
+from .budget import BudgetPatcher, beside, gib
 from .run_state import RunState
 
 
@@ -22,7 +22,7 @@ def retry_on_oom(step: Callable[[], Tensor], run: RunState, patcher: ModelPatche
     except Exception as error:
         if not comfy.model_management.is_oom(error):
             raise
-        if run.oom_retried or not (run.keeps_beside_model or _resident_blocks(patcher)):
+        if run.oom_retried or not (run.keeps_beside_model or _with_resident_blocks(patcher)):
             raise _out_of_memory(patcher) from error
     # Outside of the handler: the error holds on to every tensor of the step that failed.
     report(_give_up(run, patcher))
@@ -34,21 +34,25 @@ def retry_on_oom(step: Callable[[], Tensor], run: RunState, patcher: ModelPatche
         raise
 
 
-def _resident_blocks(patcher: ModelPatcher | None) -> int:
-    """How many blocks a budget keeps on the device, where it could let some of them go."""
-    return patcher.resident_blocks if isinstance(patcher, BudgetPatcher) else 0
+def _with_resident_blocks(patcher: ModelPatcher | None) -> list[BudgetPatcher]:
+    """The model, where it has a budget, and the control networks beside it, as far as they keep blocks on the device
+    and could let some of them go."""
+    every = [] if patcher is None else [patcher, *beside(patcher)]
+    return [each for each in every if isinstance(each, BudgetPatcher) and each.resident_blocks]
 
 
 def _give_up(run: RunState, patcher: ModelPatcher | None) -> Message:
-    """Keys and values beside the model, and half of the resident blocks. Returns what it was, in words."""
-    beside, before = run.keeps_beside_model, _resident_blocks(patcher)
+    """Keys and values beside the model, and half of the resident blocks of each network. Returns what it was, in words.
+    """
+    kept, networks = run.keeps_beside_model, _with_resident_blocks(patcher)
+    before = sum(each.resident_blocks for each in networks)
     run.oom_retried = True
     run.clear_prefixes()
-    after = patcher.halve() if before else 0
+    after = sum(each.halve() for each in networks)
     comfy.model_management.soft_empty_cache()
     if not before:
         return Message("oom_retry_cache", "Out of memory. Retrying this step with the KV cache moved out of VRAM.")
-    if not beside:
+    if not kept:
         return Message("oom_retry_blocks", "Out of memory. Retrying this step with {after} instead of {before} blocks "
                        "in VRAM.", before=before, after=after)
     return Message("oom_retry_both", "Out of memory. Retrying this step with the KV cache moved out of VRAM and "

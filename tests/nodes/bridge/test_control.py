@@ -185,11 +185,24 @@ def test_bad_inputs_of_the_node(comfyui, inputs, key):
     assert refused.value.message.key == key
 
 
-def test_control_by_core_s_own_nodes_is_told_as_ignored(model):
-    """In core's released form and in the older one, whose hooks other transformers ask for."""
-    for set_patch in (lambda clone: clone.set_model_patch_replace(lambda *_: None, "dit", "single_block", 0),
-                      lambda clone: clone.set_model_double_block_patch(lambda *_: None)):
-        clone, told = model.clone(), []
-        set_patch(clone)
-        assert error(sampled(clone, report=told.append), sampled(model)) < 1e-6
-        assert sum("Apply Control (Qwen-Image 2)" in sentence for sentence in told) == 1
+@pytest.mark.parametrize("apply", [
+    lambda clone: [clone.set_model_patch_replace(lambda *_: None, "dit", "single_block", layer) for layer in (0, 2)],
+    lambda clone: clone.set_model_double_block_patch(lambda *_: None),
+    lambda clone: [clone.set_model_patch(lambda *_: None, name) for name in ("post_input", "single_block")]],
+    ids=["blocks replaced", "after a block", "before the blocks and after them"])
+def test_control_by_core_s_own_nodes_is_refused_before_a_run(model, apply):
+    """In core's newer forms and in the older one; an image that does not follow would cost a whole run."""
+    clone = model.clone()
+    apply(clone)
+    with pytest.raises(Refusal, match=r"Use Load Control and Apply Control \(Qwen-Image 2\) instead") as refused:
+        sampled(clone)
+    assert refused.value.message.key == "control_of_core"
+    sampled(model)
+
+
+def test_other_patches_of_blocks_are_left_out_and_told(model):
+    """Skip Layer Guidance and others look for what this transformer does not have, and draw as without it."""
+    clone, told = model.clone(), []
+    clone.set_model_patch_replace(lambda *_: None, "dit", "other_block", 0)
+    assert error(sampled(clone, report=told.append), sampled(model)) < 1e-6
+    assert sum("are ignored" in sentence for sentence in told) == 1

@@ -193,6 +193,21 @@ def test_controlnets_and_model_patches_take_part(comfyui, write):
     assert error(skipped, plain) > 0.01 < error(added, plain) and error(zero, plain) < 1e-6
 
 
+def test_wrappers_find_the_options_last_where_a_controlnet_takes_part(comfyui, write):
+    """There core's EasyCache looks for them, and found the ControlNet's own dictionary."""
+    from comfy.patcher_extension import WrappersMP
+    x, condition = inputs(1, (6, 10), ())
+    seen, residuals = [], {"input": [torch.randn(1, 15, 256)]}
+
+    def wrapper(executor, *args, **kwargs):
+        seen.append(args[-1])
+        return executor(*args, **kwargs)
+    patcher = load(write())
+    expected = step(patcher, x, condition, control=residuals)
+    found = step(patcher, x, condition, control=residuals, wrappers={WrappersMP.DIFFUSION_MODEL: {None: [wrapper]}})
+    assert error(found, expected) < 1e-6 and "wrappers" in seen[0]
+
+
 def test_a_block_streams_with_its_bias_patched(comfyui, write, theirs):
     """Biases are new in this family: a patch on one was lost where its block streams."""
     from qwen_image_2.nodes.bridge.runtime.budget import BudgetPatcher

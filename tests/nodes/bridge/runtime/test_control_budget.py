@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from qwen_image_2.messages import Refusal
 from qwen_image_2.model.qwen_image_2.control import Control
 from qwen_image_2.model.qwen_image_2.spec import ControlSpec
-from qwen_image_2.tests.nodes.bridge.runtime.runs import queries, reporting_to, sample, unload
+from qwen_image_2.tests.nodes.bridge.runtime.runs import TARGET_TOKENS, queries, reporting_to, sample, unload
 from qwen_image_2.tools import tiny
 
 pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
@@ -120,4 +120,27 @@ def test_weights_in_ram_are_the_file_s_again_after_a_run_that_fails(budget, mode
     assert len(controls[0].network.streamer.plan.streamed) == 4 and not controls[0].network.streamer.buffers
     found = [block.attn.to_q.weight for block in controls[0].network.control_blocks]
     assert all(map(torch.equal, found, before)) and len(queries(model)) == 8
+    unload()
+
+
+@pytest.mark.parametrize("share", [None, 1.0], ids=["no budget", "a budget for all"])
+def test_a_step_out_of_memory_lets_half_of_the_control_blocks_go_too(budget, model, controls, monkeypatch, share):
+    controlled, told = with_controls(model, controls), []
+    expected = sample(controlled)
+    if share is not None:
+        controlled = budget.BudgetPatcher.of(controlled, bounds(budget, controlled)[1])
+    layer, left = model.model.diffusion_model.transformer_blocks[2].img_mlp, [1]
+    forward = layer.forward
+
+    def failing(x):
+        if left and x.shape[1] == TARGET_TOKENS:
+            left.clear()
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return forward(x)
+    monkeypatch.setattr(layer, "forward", failing)
+    assert torch.allclose(sample(reporting_to(told.append, controlled)), expected, atol=1e-6)
+    streamed = [len(each.patcher.model.plan.streamed) for each in controls]
+    assert streamed == [2, 2]  # of four and of three
+    before, after = (15, 7) if share is not None else (7, 3)
+    assert sum(f"{after} instead of {before} blocks in VRAM" in sentence for sentence in told) == 1
     unload()
