@@ -9,6 +9,8 @@ LABELS = {
     "bullets": "Bullet points",
     "canvas": "Canvas size",
     "cfg": "CFG",
+    "cfg_end": "CFG end",
+    "cfg_start": "CFG start",
     "clip": "CLIP",
     "context": "Context around the mask",
     "enabled": "Use the enhancer",

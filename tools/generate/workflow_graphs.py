@@ -252,7 +252,7 @@ def region_edit(prompt: str, note: str, prefix: str, outpaint: bool) -> Workflow
             "sampler": Node("QwenImage2Sampler", (1900, 60), (340, 790), _sampler_inputs("edit", EDIT_SEED)),
             "decode": _decode(2300),
             "stitch": Node("QwenImage2StitchEdit", (2300, 260), (480, 100), {
-                "region": ("crop", 2), "part": ("decode", 1)}),
+                "region": ("crop", 2), "part": ("decode", 1), "align": not outpaint}),
             "save": _save(2300, 440, ("stitch", 0), prefix),
         },
         groups=(Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)),
@@ -305,7 +305,7 @@ def control_inpaint(prompt: str, note: str, prefix: str) -> Workflow:
                 "model": ("control", 0), "latent": ("canvas", 0)}),
             "decode": _decode(2300),
             "stitch": Node("QwenImage2StitchEdit", (2300, 260), (480, 100), {
-                "region": ("crop", 2), "part": ("decode", 1)}),
+                "region": ("crop", 2), "part": ("decode", 1), "align": False}),
             "save": _save(2300, 440, ("stitch", 0), prefix),
         },
         groups=(Group("1  Files", ("loader", "file")), Group("2  Picture", ("picture",)),
@@ -359,7 +359,7 @@ def repair(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
             "sampler": Node("QwenImage2Sampler", (2320, 60), (340, 790), _sampler_inputs("edit", EDIT_SEED)),
             "decode": _decode(2720),
             "stitch": Node("QwenImage2StitchEdit", (2720, 260), (480, 100), {
-                "region": ("crop", 2), "part": ("decode", 1)}),
+                "region": ("crop", 2), "part": ("decode", 1), "align": False}),
             "again": Node("QwenImage2TextCheck", (2720, 480), (480, 530), _check_inputs(("stitch", 0), ("words", 0)),
                           title="Check of the repaired picture"),
             "best": Node("QwenImage2PickBest", (3260, 60), (480, 280), {
@@ -391,13 +391,14 @@ def _edit_inputs(prompt: str | tuple[str, int], pictures: Sequence[tuple[str, in
     sockets = {f"images.image_{number}": picture for number, picture in enumerate(pictures, start=1)}
     return {"clip": ("loader", 1), "vae": ("loader", 2), **sockets, "prompt": prompt,
             "negative_prompt": model.negative_prompt, "resolution": resolution, "canvas": canvas, "width": 1024,
-            "height": 1024, "grid_guard": True, "batch_size": 1, "edit_model": "Edit Plus (2509, 2511)"}
+            "height": 1024, "grid_guard": True, "batch_size": 1, "edit_model": "Edit Plus (2509, 2511)",
+            "centre_references": False}
 
 
 def _sampler_inputs(source: str, seed: int = SEED, model: Model = QWEN_2) -> dict:
     return {"model": ("loader", 0), "positive": (source, 0), "negative": (source, 1), "latent": (source, 2),
             "seed": seed, "preset": model.preset, "steps": 40, "cfg": model.cfg, "denoise": 1.0,
-            "guidance": "as trained"}
+            "guidance": "as trained", "cfg_start": 0.0, "cfg_end": 1.0}
 
 
 DEPTH_TITLES = ("Depth map", "New view")

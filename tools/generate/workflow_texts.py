@@ -81,6 +81,8 @@ MULTI_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT_
 - Connect up to ten pictures; each picture of a batch counts. The node shows a free socket as long as there is one.
 - **Prompt**: name them, `<image1>`, `<image2>`, ..., or subjects fuse.
 - **canvas**: the last picture is the model's own rule; choose the first if that is the one to keep.
+- One picture takes over? Put *Reference Strength* between *Encode Edit* and *Sampler*: it turns one picture down, or \
+has only the masked part of it looked at.
 """
 
 MASKED_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT_CHANGES + """\
@@ -88,6 +90,7 @@ MASKED_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT
 - **Prompt**: describe the change; the model sees the region and its surroundings (**context**), enlarged to \
 **resolution**.
 - Outside the mask and its **feather** every pixel of the result is the picture's own, bit for bit.
+- **Align** moves the edited part back to where its source lies, and says by how many pixels.
 """
 
 OUTPAINT_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + EDIT_CHANGES + """\
