@@ -252,3 +252,35 @@ def test_unusual_references_work(client, tmp_path, make):
 def test_a_reference_that_is_a_strip(client, tmp_path):
     nodes = edit_nodes(client, tmp_path, [Image.new("RGB", (12000, 100))])
     assert "Reference 1 is 12000 x 100: its longer side is more than 16 times" in message(client, nodes)
+
+
+def test_strength_and_mask_of_a_reference_and_a_window_of_cfg(client, tmp_path):
+    """At 1 the picture is that without the node; the node and the sampler say what they do."""
+    nodes = edit_nodes(client, tmp_path, pictures(REFERENCES["two"]), "make <image2> blue", negative_prompt="blurry")
+    nodes["sampler"]["inputs"] |= {"cfg": 3.0, "cfg_end": 0.5}
+    plain = client.run(nodes)
+    assert f"guides steps 1 to {STEPS // 2} of {STEPS}" in str(plain.messages["sampler"])
+    nodes["strength"] = node("QwenImage2ReferenceStrength", positive=["prompt", 0], negative=["prompt", 1], reference=2,
+                             strength=1.0)
+    nodes["sampler"]["inputs"] |= {"positive": ["strength", 0], "negative": ["strength", 1]}
+    assert torch.equal(here.latent(client, client.run(nodes)), here.latent(client, plain))
+    nodes["strength"]["inputs"] |= {"strength": 0.5, "mask": ["mask", 0]}
+    nodes["mask"] = node("SolidMask", value=1.0, width=40, height=40)
+    found = client.run(nodes)
+    assert not torch.allclose(here.latent(client, found), here.latent(client, plain), atol=1e-3)
+    assert "Reference 2: strength 0.5; 100 % of it is looked at." in found.messages["strength"]
+    nodes["strength"]["inputs"]["reference"] = 3
+    with pytest.raises(WorkflowError, match="the conditioning holds only 2"):
+        client.run(nodes)
+
+
+def test_references_may_stand_with_their_centres_on_the_canvas(client, tmp_path):
+    """A canvas of 7 x 5 latents under a reference of an even number of both."""
+    nodes = edit_nodes(client, tmp_path, pictures(REFERENCES["one"]), canvas="custom", width=112, height=80)
+    plain = here.latent(client, client.run(nodes))
+    nodes["prompt"]["inputs"]["centre_references"] = True
+    assert not torch.equal(here.latent(client, client.run(nodes)), plain)
+    nodes["prompt"]["inputs"] |= {"width": 96, "height": 64}
+    centred = here.latent(client, client.run(nodes))
+    nodes["prompt"]["inputs"]["centre_references"] = False
+    assert torch.equal(here.latent(client, client.run(nodes)), centred)
