@@ -128,9 +128,11 @@ def _gradient(grey: Tensor) -> Tensor:
 
 def _faded(outside: Tensor) -> Tensor:
     """1 and 0 (H, W) -> falling from 1 to 0 over FADE pixels before what is 0."""
-    inside = 1 - outside[None, None]
-    near = F.max_pool2d(inside, 2 * FADE + 1, 1, FADE)
-    return 1 - F.avg_pool2d(F.pad(near, [FADE // 2] * 4, mode="replicate"), FADE // 2 * 2 + 1, 1)[0, 0].clamp(0, 1)
+    near, half = 1 - outside[None, None], FADE // 2
+    for across in ((2 * FADE + 1, 1), (1, 2 * FADE + 1)):  # one after the other: as good, and far fewer values to read
+        near = F.max_pool2d(near, across, 1, [side // 2 for side in across])
+    soft = F.avg_pool2d(F.pad(near, [half] * 4, mode="replicate"), 2 * half + 1, 1)
+    return (1 - soft[0, 0]).clamp(0, 1)
 
 
 def _top(line: Tensor, peak: int) -> float:

@@ -252,9 +252,10 @@ class Transformer(nn.Module):
 
     def _key_weights(self, condition: Condition, text: int, target: int) -> KeyWeights:
         """Of all keys: so many of text, so many of the target, then those of the references."""
-        grids = [tuple(side // self.spec.patch for side in latent.shape[-2:]) for latent in condition.references]
-        return key_weights(torch.cat([torch.ones(text + target), *(
-            weight.of_tokens(grid) for weight, grid in zip(condition.weights, grids, strict=True))]))
+        side = self.spec.patch
+        of_references = (weight.of_tokens((latent.shape[-2] // side, latent.shape[-1] // side))
+                         for weight, latent in zip(condition.weights, condition.references, strict=True))
+        return key_weights(torch.cat([torch.ones(text + target), *of_references]))
 
     def _modulation(self, sigma: Tensor, x: Tensor, lengths: tuple[int, int]) -> tuple[list[tuple[int, Rows]], Rows]:
         """The rows of each part of the image stream, and the text's. lengths: of the target and of all references."""

@@ -15,7 +15,8 @@ PATCH = TransformerSpec().patch
 
 
 class WindowGuider(comfy.samplers.CFGGuider):
-    """Guides some steps only; the others are computed as at CFG 1, so that no second pass runs in them."""
+    """Guides some steps only; the others are computed as at CFG 1, so that no second pass runs in them, unless another
+    node asks for both at CFG 1, too."""
 
     def set_window(self, sigmas: Tensor, guided: range) -> None:
         """sigmas (steps + 1,), falling; guided: the steps, from 0 on. The ends lie half-way to the next sigma: which
@@ -48,14 +49,13 @@ def guider_for(model, positive, negative, cfg: float, report: Callable[[str], No
 
     window: sigmas of the run, and the steps that are guided; None: all.
     """
-    steps = None if window is None else len(window[0]) - 1
-    if window is None or cfg == 1 or len(window[1]) == steps:
-        guider = comfy.samplers.CFGGuider(model)
-    elif window[1]:
+    sigmas, guided = window or ((), ())
+    if cfg > 1 and 0 < len(guided) < len(sigmas) - 1:
         guider = WindowGuider(model)
-        guider.set_window(*window)
+        guider.set_window(sigmas, guided)
     else:
-        guider, cfg = comfy.samplers.CFGGuider(model), 1.0
+        guider = comfy.samplers.CFGGuider(model)
+        cfg = cfg if window is None or guided else 1.0
     conds = {"positive": positive}
     if cfg > 1 or model.model_options.get("disable_cfg1_optimization"):
         conds["negative"] = positive if negative is None else negative
