@@ -38,8 +38,9 @@ log = logging.getLogger(__name__)
 # Values alive per token at a block's peak, in units of the width: residual stream, its norm, and the MLP's gate,
 # projection and product of three widths each make 11; the rest is room for the allocator.
 ACTIVATION_WIDTHS = 16
-# Where ComfyUI's own nodes put a control network, by ComfyUI's version: in the place of blocks, and after them.
-CONTROL_PATCHES = frozenset({"single_block", "double_block", "post_input"})
+# Where ComfyUI's own nodes put a control network, by ComfyUI's version: in the place of blocks, or after them. (Not
+# "post_input", which its newer node has beside them: FluxKVCache, which nothing misses here, is there too.)
+CONTROL_PATCHES = frozenset({"single_block", "double_block"})
 
 
 class LatentFormat(comfy.latent_formats.LatentFormat):
