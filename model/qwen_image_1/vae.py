@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..runtime import vae_rows
 from ..runtime.operations import Factory, Operations
 from ..runtime.vae_layers import ResidualBlock
-from ..runtime.vae_rows import Rows, folded_once, map_rows, rechunk
+from ..runtime.vae_rows import Rows, folded_once, rechunk
 from .spec import VAESpec
 from .vae_layers import Decoder, Encoder, UpBlock
 
@@ -47,7 +47,7 @@ class VAE(nn.Module):
                 rows = rechunk(vae_rows.strided_conv(pad, layer, rows, height), chunk_bytes)
                 height //= 2
         rows = vae_rows.mid_block(encoder.mid_block, rows, height, chunk_bytes)
-        rows = vae_rows.convolution(encoder.conv_out, map_rows(encoder.norm_out.silu, rows), height)
+        rows = vae_rows.convolution(encoder.conv_out, rows, height, join=encoder.norm_out.silu)
         return self.quant_conv(torch.cat(list(rows), dim=2))[:, :self.spec.latent_channels]
 
     @torch.no_grad()
@@ -61,7 +61,7 @@ class VAE(nn.Module):
         for block in decoder.up_blocks:
             rows = up_block(block, rows, height, chunk_bytes)
             height *= 2 if len(block.upsamplers) else 1
-        rows = vae_rows.convolution(decoder.conv_out, map_rows(decoder.norm_out.silu, rows), height)
+        rows = vae_rows.convolution(decoder.conv_out, rows, height, join=decoder.norm_out.silu)
         top = 0
         for chunk in rows:
             image[:, :, top:top + chunk.shape[2]] = chunk.clamp(-1, 1) if clamped else chunk

@@ -52,8 +52,7 @@ class VAE(nn.Module):
         for block in decoder.up_blocks:
             rows = up_block(block, rows, height, chunk_bytes)
             height *= 1 if block.upsampler is None else 2
-        normed = vae_rows.map_rows(decoder.norm_out.silu, rows)
-        rows = vae_rows.convolution(decoder.conv_out, normed, height)
+        rows = vae_rows.convolution(decoder.conv_out, rows, height, join=decoder.norm_out.silu)
         top = 0
         for chunk in rows:
             image[:, :, top:top + chunk.shape[2]] = chunk.clamp(-1, 1) if clamped else chunk

@@ -19,25 +19,55 @@ from .triton.checked import Checked
 
 
 def channel_norm(x: Tensor, gamma: Tensor) -> Tensor:
-    normed = F.normalize(x.float(), dim=1) * x.shape[1] ** 0.5
-    return (normed * gamma.to(x.device, torch.float32)).type_as(x)
+    """RMS norm over the channels of x (B, C, H, W), in fp32."""
+    return (x * _factor(x) * gamma.to(x.device, torch.float32)).type_as(x)
 
 
-def plain_normed_silu(x: Tensor, gamma: Tensor) -> Tensor:
-    return F.silu(channel_norm(x, gamma))
+def _factor(x: Tensor) -> Tensor:
+    """sqrt(C) by the length of each pixel's channels, (B, 1, H, W) in fp32."""
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
+    return x.shape[1] ** 0.5 / length.clamp_min(1e-12)  # as F.normalize has it
 
 
-def triton_normed_silu() -> Callable[[Tensor, Tensor], Tensor]:
+def plain_normed_silu(x: Tensor, gamma: Tensor, above: Tensor | None = None) -> Tensor:
+    """[above | SiLU of the norm of x], one below the other; above (B, C, rows, W) is taken as it is."""
+    if torch.is_grad_enabled():  # nothing is overwritten
+        y = F.silu(channel_norm(x, gamma))
+        return y if above is None else torch.cat([above, y], dim=2)
+    out, normed = below(above, x)
+    torch.mul(x * _factor(x), gamma.to(x.device, torch.float32), out=normed)  # rounds as it writes
+    F.silu(normed, inplace=True)
+    return out
+
+
+def below(above: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A tensor [above | room for one like x], and the room in it."""
+    if above is None:
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        return out, out
+    first, rows = above.shape[2], x.shape[2]
+    out = x.new_empty(*x.shape[:2], first + rows, x.shape[3])
+    out[:, :, :first] = above
+    return out, out[:, :, first:]
+
+
+def triton_normed_silu() -> Callable[..., Tensor]:
     from .triton.normed_silu import normed_silu
-    return normed_silu
+
+    def kernel(x: Tensor, gamma: Tensor, above: Tensor | None = None) -> Tensor:
+        out, room = below(above, x)
+        normed_silu(x, gamma, room)
+        return out
+    return kernel
 
 
-def few_pixels(x: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+def few_pixels(x: Tensor, gamma: Tensor, above: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Random ones of as many channels, with the same gamma."""
-    return torch.randn(2, x.shape[1], 3, 5, generator=torch.Generator().manual_seed(1)).to(x), gamma
+    few = torch.randn(2, x.shape[1], 3, 5, generator=torch.Generator().manual_seed(1)).to(x)
+    return few, gamma, None if above is None else few[:, :, 1:]
 
 
-# Seven passes over the widest tensors of a decode, or one kernel. SiLU makes more of a difference in its input's last
+# Four passes over the widest tensors of a decode, or one kernel. SiLU makes more of a difference in its input's last
 # bit than one step: at -5 four.
 normed_silu = Checked("The VAE's norms are computed", plain_normed_silu, triton_normed_silu, few_pixels, tolerance=8)
 
@@ -52,9 +82,9 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return channel_norm(x, self.gamma)
 
-    def silu(self, x: Tensor) -> Tensor:
-        """SiLU of the norm."""
-        return normed_silu(x, self.gamma)
+    def silu(self, x: Tensor, above: Tensor | None = None) -> Tensor:
+        """SiLU of the norm, below the rows `above` where there are any."""
+        return normed_silu(x, self.gamma, above)
 
 
 class ResidualBlock(nn.Module):

@@ -6,7 +6,8 @@ blended, and only two rows at each seam are computed twice.
 
 Shapes: a chunk is (B, C, rows, W); `Rows` yields the chunks of one feature map in order.
 """
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -42,13 +43,18 @@ class RowBuffer:
         self.chunks.append(chunk)
 
     def take(self, count: int) -> Tensor:
-        taken = []
+        taken = list(self.pieces(count))
+        return taken[0] if len(taken) == 1 else torch.cat(taken, dim=2)
+
+    def pieces(self, count: int, most: int = sys.maxsize) -> Iterator[Tensor]:
+        """So many rows as they have come, at most `most` at a time: without a copy."""
         while count:
             first = self.chunks[0]
-            taken.append(first[:, :, :count])
-            self.chunks[:1] = [first[:, :, count:]] if first.shape[2] > count else []
-            count -= taken[-1].shape[2]
-        return taken[0] if len(taken) == 1 else torch.cat(taken, dim=2)
+            piece = first[:, :, :min(count, most)]
+            self.chunks[:1] = [first[:, :, piece.shape[2]:]] if first.shape[2] > piece.shape[2] else []
+            count -= piece.shape[2]
+            del first  # see map_rows
+            yield piece
 
 
 def rechunk(rows: Rows, size: int) -> Rows:
@@ -80,18 +86,36 @@ def remember(rows: Rows, buffer: RowBuffer) -> Rows:
     return map_rows(put, rows)
 
 
-def convolution(layer: Callable[[Tensor], Tensor], rows: Rows, height: int, factor: int = 1) -> Rows:
+def add_(chunk: Tensor, pieces: Iterable[Tensor]) -> Tensor:
+    """Add rows that come in pieces to a chunk that nobody else has, in its place."""
+    top = 0
+    for piece in pieces:
+        chunk[:, :, top:top + piece.shape[2]].add_(piece)  # += would write it twice
+        top += piece.shape[2]
+    return chunk
+
+
+def joined(chunk: Tensor, above: Tensor | None) -> Tensor:
+    return chunk if above is None else torch.cat([above, chunk], dim=2)
+
+
+def convolution(layer: Callable[[Tensor], Tensor], rows: Rows, height: int, factor: int = 1,
+                join: Callable[[Tensor, Tensor | None], Tensor] = joined) -> Rows:
     """A 3x3 convolution with padding 1 over `height` rows, each of which becomes `factor` rows. What it makes of the
-    rows beside a seam, which it has padded too, is dropped."""
+    rows beside a seam, which it has padded too, is dropped.
+
+    join(chunk, above): puts a chunk below the rows kept of the one before. It may change the chunk on the way: a norm
+    that writes its result there saves a pass over it."""
     above: Tensor | None = None
     done = 0
     for chunk in rows:
         done += chunk.shape[2]
         first = 0 if above is None else factor
-        x = chunk if above is None else torch.cat([above, chunk], dim=2)
+        x = join(chunk, above)
+        del chunk  # see map_rows
         above = x[:, :, -2:].clone()  # a view would keep all of x
         y = [layer(x)[:, :, first:None if done == height else -factor]]
-        del chunk, x
+        del x
         if y[0].shape[2]:
             yield y.pop()
 
@@ -113,10 +137,9 @@ def strided_conv(pad: nn.Module, layer: nn.Module, rows: Rows, height: int) -> R
 
 def residual(block: ResidualBlock, rows: Rows, height: int) -> Rows:
     buffer = RowBuffer()
-    y = map_rows(block.norm1.silu, remember(rows, buffer))
-    y = map_rows(block.norm2.silu, convolution(block.conv1, y, height))
-    return map_rows(lambda chunk: chunk + block.conv_shortcut(buffer.take(chunk.shape[2])),
-                convolution(block.conv2, y, height))
+    y = convolution(block.conv1, remember(rows, buffer), height, join=block.norm1.silu)
+    y = convolution(block.conv2, y, height, join=block.norm2.silu)
+    return map_rows(lambda chunk: add_(chunk, map(block.conv_shortcut, buffer.pieces(chunk.shape[2]))), y)
 
 
 def folded_once(layer: Doubling) -> Callable[[Tensor], Tensor]:
@@ -153,4 +176,4 @@ def attend_(block: AttentionBlock, x: Tensor, size: int) -> None:
         piece.copy_(F.scaled_dot_product_attention(piece, k, v))
     for top in range(0, height, count):
         some = q[:, 0, top * width:(top + count) * width].transpose(1, 2).unflatten(2, (-1, width))  # (B, C, rows, W)
-        x[:, :, top:top + count] += block.proj(some)
+        x[:, :, top:top + count].add_(block.proj(some))

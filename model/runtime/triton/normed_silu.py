@@ -17,12 +17,12 @@ def _sum(one, other):
 
 
 @triton.jit
-def _normed_silu(x, gamma, out, pixels, image_stride, channel_stride, length, CHANNELS: tl.constexpr,
-                 PIXELS: tl.constexpr, TILE: tl.constexpr):
+def _normed_silu(x, gamma, out, pixels, image_stride, channel_stride, out_image_stride, out_channel_stride, length,
+                 CHANNELS: tl.constexpr, PIXELS: tl.constexpr, TILE: tl.constexpr):
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)[None, :]
     tile = tl.arange(0, TILE)[:, None]
     image = tl.program_id(1).to(tl.int64)
-    source, target = x + image * image_stride + pixel, out + image * CHANNELS * pixels + pixel
+    source, target = x + image * image_stride + pixel, out + image * out_image_stride + pixel
     squares = tl.full((TILE, PIXELS), 0, tl.float32)
     for first in range(0, CHANNELS, TILE):
         channel = first + tile
@@ -38,18 +38,18 @@ def _normed_silu(x, gamma, out, pixels, image_stride, channel_stride, length, CH
         # Rounded in between, as where the norm is a tensor of its own.
         normed = (value / norm * length * factor).to(out.dtype.element_ty).to(tl.float32)
         value = normed / (1 + tl.exp(-normed))
-        tl.store(target + channel.to(tl.int64) * pixels, value.to(out.dtype.element_ty), there)
+        tl.store(target + channel.to(tl.int64) * out_channel_stride, value.to(out.dtype.element_ty), there)
 
 
-def normed_silu(x: Tensor, gamma: Tensor) -> Tensor:
-    """x (B, C, H, W), gamma (C, 1, 1) -> silu(x / |x| * sqrt(C) * gamma), norms over the channels of each pixel."""
+def normed_silu(x: Tensor, gamma: Tensor, out: Tensor) -> None:
+    """x (B, C, H, W), gamma (C, 1, 1) -> silu(x / |x| * sqrt(C) * gamma), norms over the channels of each pixel, into
+    out. Both may be some rows of larger images."""
     batch, channels, height, width = x.shape
-    if x.stride()[2:] != (width, 1):  # some rows of a larger image are as good as a whole one
+    if x.stride()[2:] != (width, 1):
         x = x.contiguous()
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    assert out.stride()[2:] == (width, 1), "rows lie one after the other"
     pixels = height * width
     with torch.cuda.device_of(x):  # Triton launches on the current one
         _normed_silu[(triton.cdiv(pixels, PIXELS), batch)](
-            x, gamma.to(x.device).flatten(), out, pixels, *x.stride()[:2], channels ** 0.5, CHANNELS=channels,
-            PIXELS=PIXELS, TILE=TILE)
-    return out
+            x, gamma.to(x.device).flatten(), out, pixels, *x.stride()[:2], *out.stride()[:2], channels ** 0.5,
+            CHANNELS=channels, PIXELS=PIXELS, TILE=TILE)

@@ -58,4 +58,4 @@ def test_the_largest_side_is_the_least_that_fits():
 def test_the_count_sees_what_the_whole_would_take(vae):
     with PeakMemory() as memory:
         vae.decoder(inputs("decode", 1328, 1328))
-    assert memory.peak > 2 * GIB
+    assert memory.peak > 1.5 * GIB

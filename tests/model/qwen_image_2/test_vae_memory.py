@@ -53,7 +53,7 @@ def test_a_peak_holds(vae, direction, height, width, room):
 def test_the_count_sees_what_the_whole_would_take(vae):
     with torch.no_grad(), PeakMemory() as memory:
         vae.decoder(inputs("decode", 2048, 2048))
-    assert memory.peak > 10 * GIB
+    assert memory.peak > 8 * GIB
 
 
 @torch.no_grad()
@@ -89,17 +89,17 @@ class Traffic(TorchDispatchMode):
 
 
 @torch.no_grad()
-def test_a_kernel_for_the_norms_moves_less_than_half(vae, monkeypatch):
-    """Of a decode of 2048 x 2048, where a card waits for memory. The kernel reads twice and writes once."""
+def test_what_a_decode_moves(vae, monkeypatch):
+    """At 2048 x 2048, where a card waits for memory. The kernel for the norms reads twice and writes once."""
     given = inputs("decode", 2048, 2048)
     with Traffic() as plain:
         vae.decode(given)
 
-    def kernel(x, gamma):
+    def kernel(x, gamma, above=None):
         fused.bytes += 3 * x.nbytes
-        return torch.empty_like(x)
+        return vae_layers.below(above, x)[0]
 
     monkeypatch.setattr(vae_layers, "normed_silu", kernel)
     with Traffic() as fused:
         vae.decode(given)
-    assert fused.bytes < 0.4 * plain.bytes  # 209 of 573 GB; of what is left 71 join chunks at their seams
+    assert fused.bytes < 155e9 and plain.bytes < 280e9
