@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .triton.checked import Checked
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, visible: Tensor | None = None) -> Tensor:
     """Softmax attention of q (B, Q, H, C) over k, v (B, K, H, C) -> (B, Q, H * C).
@@ -57,10 +59,31 @@ def modulated_layer_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) ->
     return torch.addcmul(shift, F.layer_norm(x, width, eps=eps), 1 + scale)
 
 
+def plain_silu_product(gate_up: Tensor) -> Tensor:
+    """silu(gate) * projection (B, S, M); gate_up (B, S, 2M) has the gate's channels first."""
+    gate, projection = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(projection)
+
+
+def triton_silu_product() -> Callable[[Tensor], Tensor]:
+    from .triton.swiglu import silu_product
+    return silu_product
+
+
+def few_tokens(gate_up: Tensor) -> tuple[Tensor]:
+    """Random ones of as many channels, some of them as large as an MLP's become."""
+    few = torch.randn(3, gate_up.shape[-1], generator=torch.Generator().manual_seed(1))
+    return (few.mul_(torch.tensor([[0.1], [1.0], [30.0]])).to(gate_up),)
+
+
+# The largest item of a block beside products and attention: two passes over the widest tensors, or one. (In int8 the
+# last product's quantizer multiplies, where ComfyUI has that.)
+silu_product = Checked("The MLPs' SwiGLU is computed", plain_silu_product, triton_silu_product, few_tokens, tolerance=2)
+
+
 def linear_of_swiglu(linear: nn.Module, gate_up: Tensor) -> Tensor:
     """linear(silu(gate) * projection) -> (B, S, D); gate_up (B, S, 2M) has the gate's channels first."""
-    gate, projection = gate_up.chunk(2, dim=-1)
-    return linear(F.silu(gate).mul_(projection))
+    return linear(silu_product(gate_up))
 
 
 @dataclass(frozen=True)
