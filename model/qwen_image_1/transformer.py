@@ -33,6 +33,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 # A block: image (B, N, D), text (B, T, D) -> the same after it. Around: calls it, and does what a host adds to it.
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Around = Callable[[int, Step, Tensor, Tensor], tuple[Tensor, Tensor]]
+InTurn = Callable[[Iterable["Block"]], Iterator["Block"]]
 
 
 @dataclass(frozen=True)
@@ -219,9 +220,10 @@ class Transformer(nn.Module):
         self._ropes: dict[Hashable, Tensor] = {}
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition, attention: Callable[..., Tensor] | None = None,
-                around: Around | None = None) -> Tensor:
+                around: Around | None = None, in_turn: InTurn = iter) -> Tensor:
         """x: noisy latents (B, 16, F, h, w) on the transformer's scale, sides that are multiples of the patch; sigma
-        (B,) in [0, 1] -> velocity like x. attention: instead of the kernels' own."""
+        (B,) in [0, 1] -> velocity like x. attention: instead of the kernels' own. in_turn: gives the blocks, where a
+        host brings their weights."""
         spec = self.spec
         images = self._images(x, condition.references)
         tokens = torch.cat([patches(latent.to(x.dtype), spec.patch) for latent, _ in images], dim=1)
@@ -232,7 +234,7 @@ class Transformer(nn.Module):
         ropes = self._ropes_of(images, text.shape[1], x.device)
         weights = self._key_weights(condition, text.shape[1], target).to(x.device) if condition.weights else PLAIN
         attend = _attending(attention or self.kernels.attention, condition.visible, image.shape[1], weights, target)
-        for number, block in enumerate(self._blocks_in_turn()):
+        for number, block in enumerate(self._blocks_in_turn(in_turn)):
             step = partial(block, of_image=[(length, rows.image(number)) for length, rows in of_image],
                            of_text=of_text.text(number), ropes=ropes, attend=attend, last=number == spec.layers - 1)
             image, text = step(image, text) if around is None else around(number, step, image, text)
@@ -247,8 +249,8 @@ class Transformer(nn.Module):
                          for matrix in block.modulation])
             for block in self.transformer_blocks])
 
-    def _blocks_in_turn(self) -> Iterator[Block]:
-        return iter(self.transformer_blocks) if self.streamer is None else self.streamer.iter_blocks()
+    def _blocks_in_turn(self, in_turn: InTurn = iter) -> Iterator[Block]:
+        return in_turn(self.transformer_blocks) if self.streamer is None else self.streamer.iter_blocks()
 
     def _key_weights(self, condition: Condition, text: int, target: int) -> KeyWeights:
         """Of all keys: so many of text, so many of the target, then those of the references."""

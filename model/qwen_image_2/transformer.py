@@ -6,7 +6,7 @@ transformer_qwenimage21.py. Module names are those of the diffusers checkpoint, 
 Shapes: B batch of targets, P batch of prefixes (1 or B), S tokens of the pass at hand, N target tokens = h * w,
 T prefix tokens, D width, H heads, C channels of a head, M hidden width of the MLP.
 """
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count
 
@@ -26,6 +26,8 @@ from .blocks import Attend, Block, Modulation
 from .control import Controlling, ControlPass, PrefixControl, TargetChains
 from .prefix_cache import Condition, PrefixCache, Segment
 from .spec import TransformerSpec
+
+InTurn = Callable[[Iterable[Block]], Iterator[Block]]
 
 
 class ZeroCentredRMSNorm(nn.Module):
@@ -170,10 +172,10 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor, cache: PrefixCache,
                 attention: Callable[..., Tensor] | None = None, controls: Sequence[Controlling] = (),
-                weights: KeyWeights = PLAIN) -> Tensor:
+                weights: KeyWeights = PLAIN, in_turn: InTurn = iter) -> Tensor:
         """x: noisy latents (B, 64, h, w) on the transformer's scale; sigma (B,) in [0, 1] -> velocity like x.
         controls: those that the cache was made with. weights: how much of its prefix the target looks at, on its
-        device; the cache does not depend on them."""
+        device; the cache does not depend on them. in_turn: gives the blocks, where a host brings their weights."""
         attention = attention or self.kernels.attention
         height, width = x.shape[-2:]
         tokens = self.img_in(x.flatten(2).transpose(1, 2))  # (B, N, D)
@@ -182,14 +184,14 @@ class Transformer(nn.Module):
         rope = self._target_rope(cache, (height, width), x.device)
         chains = TargetChains(controls, tokens, self.spec.layers)
         attends = _attending(cache, attention, weights, height * width)
-        for layer, block in enumerate(self._blocks_in_turn()):
+        for layer, block in enumerate(self._blocks_in_turn(in_turn)):
             tokens = block(tokens, modulation, rope, next(attends))  # (B, N, D)
             tokens = chains.after(layer, tokens, modulation, rope, attends)
         velocity = self.proj_out(self.norm_out(tokens, time))  # (B, N, 64)
         return velocity.transpose(1, 2).unflatten(2, (height, width))
 
-    def _blocks_in_turn(self) -> Iterator[Block]:
-        return iter(self.transformer_blocks) if self.streamer is None else self.streamer.iter_blocks()
+    def _blocks_in_turn(self, in_turn: InTurn = iter) -> Iterator[Block]:
+        return in_turn(self.transformer_blocks) if self.streamer is None else self.streamer.iter_blocks()
 
     def _modulation(self, time: Tensor) -> Modulation:
         """Time embedding (B, D) -> prepared scales and tanh of the gates, the same for all blocks."""

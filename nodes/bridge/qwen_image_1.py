@@ -28,7 +28,7 @@ from . import pack_model
 from .keys import FAMILY_1, REPORT_KEY
 from .pack_model import PackModel, check_prompt, check_prompts, no_prompt, through_wrappers
 from .reference_weights import WeightsCond, weights_from
-from .runtime import attention
+from .runtime import attention, block_prefetch
 from .runtime.oom import retry_on_oom
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,8 @@ class DiffusionModel(Transformer):
         options["total_blocks"], options["block_type"] = self.spec.layers, "double"
         visible = None if attention_mask is None else attention_mask.bool()
         return super().forward(x, timestep, Condition(context, visible, references, reference_weights),
-                               attention.attention_for(options), Around(x, control or {}, options))
+                               attention.attention_for(options), Around(x, control or {}, options),
+                               block_prefetch.in_turn(x.device, options))
 
     def process_img(self, x: Tensor, index: int = 0) -> tuple[Tensor, Tensor, torch.Size]:
         """Tokens of latents (B, C, 1, h, w), their positions (B, N, 3) and the latents' shape, for Fun ControlNets.

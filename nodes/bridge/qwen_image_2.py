@@ -29,7 +29,7 @@ from .keys import CACHE_LOCATION_KEY, FAMILY_2, REPORT_KEY
 from .pack_model import PackModel, check_prompts, no_prompt, through_wrappers
 from .prefix_cond import PrefixCond, PromptPrefix, condition_from, prefix_count, prefix_shape, prefix_tokens
 from .reference_weights import weights_from
-from .runtime import attention, prefix_placement
+from .runtime import attention, block_prefetch, prefix_placement
 from .runtime.oom import retry_on_oom
 from .runtime.prefix_placement import CacheLocation
 
@@ -101,7 +101,8 @@ class DiffusionModel(Transformer):
         if not prefix.is_valid(key):
             self._fill(prefix, key, x, timestep, transformer_options, first_location, others, along)
         return super().forward(x, timestep, prefix.cache, attention.attention_for(transformer_options),
-                               [each.controlling for each in in_force], prefix.weights_on(x.device))
+                               [each.controlling for each in in_force], prefix.weights_on(x.device),
+                               block_prefetch.in_turn(x.device, transformer_options))
 
     @torch.compiler.disable  # run once, at a length of its own: compiling anew for each prompt would never pay
     def _fill(self, prefix: PromptPrefix, key: Hashable, x, timestep, transformer_options,

@@ -6,6 +6,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....messages import Message
+from . import block_prefetch
 from .budget import BudgetPatcher, beside, gib
 from .run_state import RunState
 
@@ -47,6 +48,7 @@ def _give_up(run: RunState, patcher: ModelPatcher | None) -> Message:
     kept, networks = run.keeps_beside_model, _with_resident_blocks(patcher)
     before = sum(each.resident_blocks for each in networks)
     run.oom_retried = True
+    block_prefetch.forget()
     run.clear_prefixes()
     after = sum(each.halve() for each in networks)
     comfy.model_management.soft_empty_cache()

@@ -62,6 +62,20 @@ def test_a_step_equals_the_reference(comfyui, write, theirs):
         assert error(step(patcher, x, condition), expected) < 1e-4
 
 
+def test_blocks_are_asked_for_one_ahead_where_comfyui_places_the_weights(comfyui, write, monkeypatch):
+    from comfy import model_prefetch
+    patcher, events = load(write()), []
+    blocks = list(patcher.model.diffusion_model.transformer_blocks)
+    for number, block in enumerate(blocks):
+        block.register_forward_pre_hook(lambda *_, number=number: events.append(f"computes {number}"))
+    monkeypatch.setattr(model_prefetch, "make_prefetch_queue", lambda blocks, device, options: [*blocks, None])
+    monkeypatch.setattr(model_prefetch, "prefetch_queue_pop", lambda queue, device, block: events.append(
+        "ends" if block is None else f"asks for {queue.index(block)}"))
+    step(patcher, *inputs(1, (6, 10), ()))
+    assert events[-1] == "ends" and events[:-1] == [
+        f"{what} {number}" for number in range(len(blocks)) for what in ("asks for", "computes")]
+
+
 def test_masked_prompts_equal_the_reference(comfyui, write, theirs):
     from qwen_image_2.model.qwen_image_1.transformer import Condition
     x, condition = inputs(2, (6, 10), ())

@@ -97,6 +97,46 @@ def test_two_steps(on_a_card, reference, transformer_file, tmp_path, weights, lo
         assert (velocity.device, velocity.dtype, velocity.shape) == (CARD, x.dtype, x.shape)
 
 
+@pytest.fixture
+def copies(on_a_card, monkeypatch):
+    """Which weights core asks for, in order, by their addresses; on a card that can copy beside its computing."""
+    import comfy.model_management
+    import comfy_aimdo.model_vbar
+    asked: list = []
+    monkeypatch.setattr(comfy_aimdo.model_vbar, "vbar_fault", lambda place: asked.append(place) or "there")
+    for name, value in {"NUM_STREAMS": 2, "device_supports_non_blocking": lambda device: True,
+                        "get_offload_stream": lambda device: None,
+                        "ensure_pin_registerable": lambda size: None}.items():
+        monkeypatch.setattr(comfy.model_management, name, value)
+    return asked
+
+
+def test_a_block_comes_as_a_whole(copies, model):
+    """All that it needs is asked for before it computes, and given back after the pass."""
+    from qwen_image_2.nodes.bridge.prefix_cond import PromptPrefix
+    patcher = dynamic(model)
+    network = patcher.model.diffusion_model
+    patcher.partially_load(CARD)
+    blocks = list(network.transformer_blocks)
+    where = {module._v[1]: number for number, block in enumerate(blocks) for module in block.modules()
+             if hasattr(module, "_v")}
+    events: list = []
+    for number, block in enumerate(blocks):
+        block.register_forward_pre_hook(lambda *_, number=number: events.append(f"block {number}") or copies.clear())
+        block.register_forward_hook(lambda *_, number=number: events.append(
+            [place for place in copies if where.get(place[1]) == number]))
+    prefix = PromptPrefix(Condition(torch.randn(1, 20, network.spec.context_dim)))
+    x = torch.empty(1, 64, 4, 6, device=CARD, dtype=patcher.model.get_dtype_inference())
+    for ahead in (False, True):
+        with torch.inference_mode():
+            network(x, torch.empty(1, device=CARD), prefix=prefix,
+                    transformer_options={"prefetch_dynamic_vbars": ahead})
+        of_target = events[-2 * len(blocks):]
+        assert of_target[::2] == [f"block {number}" for number in range(len(blocks))]
+        assert all(not late for late in of_target[1::2]) == ahead
+    assert not any(hasattr(module, "_prefetch") for module in network.modules())
+
+
 def test_clones_take_patches_of_the_mlps_halves(on_a_card, model):
     """Static ones too, which core makes of its own class, for TorchCompileModel."""
     from qwen_image_2.nodes.bridge.adapters.places import placing
