@@ -102,7 +102,7 @@ class StoredCheckpoint(Checkpoint):
         """Yields a function like `read` whose tensors share one mapping of each file, alive as long as one of them."""
         with ExitStack() as stack:
             opened = {path: stack.enter_context(safe_open(path, "pt")) for path in dict.fromkeys(self.homes.values())}
-            yield _copying_once(lambda name: opened[self.homes[name]].get_tensor(name))
+            yield copying_once(lambda name: opened[self.homes[name]].get_tensor(name))
 
     def only(self, names: Iterable[str]) -> StoredCheckpoint:
         """The same file with these of its tensors: one network of several that it holds."""
@@ -136,7 +136,7 @@ class GGUFCheckpoint(StoredCheckpoint):
 
     @contextmanager
     def mapped(self) -> Iterator[Callable[[str], Tensor]]:
-        yield _copying_once(lambda name: self.stored[name].read())
+        yield copying_once(lambda name: self.stored[name].read())
 
 
 def aligned(tensor: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def _is_aligned(tensor: Tensor) -> bool:
     return tensor.data_ptr() % tensor.element_size() == 0
 
 
-def _copying_once(read: Callable[[str], Tensor]) -> Callable[[str], Tensor]:
+def copying_once(read: Callable[[str], Tensor]) -> Callable[[str], Tensor]:
     """`read`, whose tensors are aligned; two parameters that are rows of one tensor share its copy."""
     copies: dict[str, Tensor] = {}
 

@@ -32,6 +32,7 @@ from .quant.weight_format import DTYPES, conversion, keeps_fp32
 from .run_checks import check_lora_values, check_run
 from .runtime import budget
 from .runtime.kernels import kernels_for
+from .slices import sliced
 
 AUTO, BASE, TURBO, EDIT_2511 = "auto", "base", "turbo", "edit 2511"
 VARIANTS = [AUTO, BASE, TURBO, EDIT_2511]  # what the files of some models do not say
@@ -83,8 +84,9 @@ def model_from(checkpoint: StoredCheckpoint, detected: Detected[Spec], variant: 
     model.needed_config = detected.config
     detected = replace(detected, quantization=formats.in_full_precision(detected.quantization, unscaled))
     to_do = to_do._replace(layers=formats.in_full_precision(to_do.layers, unscaled))
-    loading.load(model.diffusion_model, detected, checkpoint, dtype, loading_progress(len(detected.table)), to_do,
-                 keep_fp32)
+    dynamic = not disable_dynamic and device.type != "cpu"
+    loading.load(model.diffusion_model, detected, sliced(checkpoint, dynamic), dtype,
+                 loading_progress(len(detected.table)), to_do, keep_fp32)
     keep_apart(model.diffusion_model, {layer for layer, one in layers.items() if one.get(quantization.PLAIN_CAST)})
     comfy.model_management.archive_model_dtypes(model.diffusion_model)
     model.device = comfy.model_management.unet_offload_device()

@@ -34,6 +34,7 @@ from ...model.runtime import latent_scale, vae_memory
 from . import saving
 from .keys import FAMILY_1, FAMILY_2
 from .progress import loading_progress
+from .slices import sliced
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,8 @@ class QwenImage2VAE(comfy.sd.VAE):
         self.vae_dtype = working_dtype(self.device, self.working_dtypes)
         self.first_stage_model = network(spec, comfy.ops.disable_weight_init, device="meta", dtype=self.vae_dtype)
         self._set_memory_estimates(None)
-        loading.load(self.first_stage_model, detected, checkpoint, self.vae_dtype,
+        dynamic = not disable_dynamic and self.device.type != "cpu"
+        loading.load(self.first_stage_model, detected, sliced(checkpoint, dynamic), self.vae_dtype,
                      loading_progress(len(detected.shapes)))
         comfy.model_management.archive_model_dtypes(self.first_stage_model)
         patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher

@@ -151,7 +151,7 @@ def test_the_bridge_knows_no_node(path):
 
 
 # The bridge's own floors. Menus are above the text encoders because the miniature among them is drawn as one.
-BRIDGE = (("keys", "progress", "kitchen", "devices"), ("adapters",), ("quant",), ("saving",),
+BRIDGE = (("keys", "progress", "kitchen", "devices", "slices"), ("adapters",), ("quant",), ("saving",),
           ("text_encoders", "vae", "runtime"), ("files",), ("pack_model",),
           ("prefix_cond", "control", "reference_weights"), ("qwen_image_1", "qwen_image_2", "run_checks"),
           ("loading", "lora", "guider"))

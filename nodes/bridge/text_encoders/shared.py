@@ -32,6 +32,7 @@ from ..progress import loading_progress
 from ..quant.formats import decoding
 from ..quant.quantize import Origin
 from ..quant.weight_format import AS_STORED, keeps_fp32
+from ..slices import sliced
 
 
 def vision_config(spec: VisionSpec, out_dim: int) -> dict:
@@ -153,8 +154,8 @@ def fill(clip: comfy.sd.CLIP, name: str, checkpoint: StoredCheckpoint, detected:
          quantizing: Quantizing = NOT_QUANTIZING, weight_format: str = AS_STORED) -> None:
     """The weights of a CLIP from empty_clip, from the file, with ComfyUI's bar."""
     # Core's text encoders cast every parameter to what they compute in, fp32.
-    loading.load(network(clip, name), detected, checkpoint, dtype, loading_progress(len(detected.table)), quantizing,
-                 keeps_fp32(checkpoint, weight_format))
+    loading.load(network(clip, name), detected, sliced(checkpoint, clip.patcher.is_dynamic()), dtype,
+                 loading_progress(len(detected.table)), quantizing, keeps_fp32(checkpoint, weight_format))
     comfy.model_management.archive_model_dtypes(clip.cond_stage_model)
     clip.patcher.add_callback(CallbacksMP.ON_LOAD, check_loras)
     clip.tokenizer.beside_weights = functools.partial(saving.beside_weights, network(clip, name), detected.config,
