@@ -9,7 +9,6 @@ measured in the same run. Without diffusers its columns stay empty, and the run 
 """
 import gc
 import math
-import statistics
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,10 +21,11 @@ from typing import NamedTuple
 import load_process
 import report
 import torch
+from gpu_card import Card, Measurement, Setup, measure_card, milliseconds
+from gpu_kernels import measure_gguf, measure_kernels
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from qwen_image_2.model.checkpoints import gguf
 from qwen_image_2.model.checkpoints.checkpoint import StoredCheckpoint, TensorInfo
 from qwen_image_2.model.checkpoints.matching import shapes
 from qwen_image_2.model.qwen_image_2.detect import detect_transformer
@@ -37,7 +37,6 @@ from qwen_image_2.tools import tiny
 LIMIT = 540         # seconds of a whole run
 MODEL_SECONDS = 60  # what making a model of the published size may take; below that much time it is not begun
 STEP_SECONDS = 12   # the same of one measurement
-MIN_ROUNDS, ROUNDS, ROUND_SECONDS = 3, 10, 4.0
 FORMATS = {"bf16": "as stored", "int8 (ConvRot)": "int8 (ConvRot)", "fp8": "fp8"}  # -> weight_format
 SHARES = (1.0, 0.5, 0.0)  # of the weights that may stay on the card
 SIGMA = 0.73
@@ -47,16 +46,6 @@ CPU = torch.device("cpu")
 STEP_GOALS = {("bf16", 1024): 95, ("bf16", 2048): 530, ("int8 (ConvRot)", 1024): 62, ("fp8", 1024): 62}
 VAE_GOAL = 2.5 * 87      # 69 TFLOP at 2048 x 2048 take 87 ms at 790 TFLOP/s
 STREAMING_GOAL = 1.1     # to the longer of the resident step and the transfer
-
-
-class Setup(NamedTuple):
-    spec: TransformerSpec
-    vae: VAESpec
-    sides: tuple[int, ...]  # of the pictures, pixels
-    text_tokens: int
-    product: int            # side of the matrices, and MiB of the copies, that the card's rates are measured with
-    attention_tokens: tuple[int, ...]
-
 
 FULL = Setup(TransformerSpec(), VAESpec(), (1024, 2048), 300, 8192, (1024, 2048, 4096, 8192, 16384, 32768))
 SMALL = Setup(
@@ -84,76 +73,6 @@ class Clock:
         except torch.OutOfMemoryError:
             self.left_out.append(f"{what} (the card's memory was too small)")
             torch.cuda.empty_cache()
-
-
-@dataclass
-class Measurement:
-    what: str
-    kind: str
-    side: int
-    references: int
-    share: float             # of the weights that stays on the card
-    milliseconds: float
-    peak: int                # bytes on the card, 0 on a CPU
-    floor: float             # milliseconds
-    transfer: float = 0.0    # milliseconds that copying the streamed weights takes alone
-    theirs: float | None = None  # diffusers' step, milliseconds
-    error: float | None = None   # difference to the form beside it, as a share of its norm
-    goal: float | None = None    # milliseconds
-
-    @property
-    def met(self) -> bool | None:
-        return None if self.goal is None else self.milliseconds <= self.goal
-
-
-# ---------------------------------------------------------------- the card
-
-class Card(NamedTuple):
-    name: str
-    products: dict[str, float]  # FLOP/s of a matrix product by format
-    upload: float               # bytes/s from pinned RAM
-    memory: float               # bytes/s read and written
-
-
-def measure_card(device: torch.device, side: int) -> Card:
-    def seconds(way: Callable[[], object]) -> float:
-        return milliseconds(way, device)[0] / 1000
-
-    square = torch.randn(side, side, device=device)
-    half, one = square.bfloat16(), torch.ones((), device=device)
-    ways = {"bf16": lambda: half @ half}
-    if device.type == "cuda":
-        integers = (16 * square).to(torch.int8)
-        ways["int8 (ConvRot)"] = lambda: torch._int_mm(integers, integers.t())
-        if torch.cuda.get_device_capability(device) >= (8, 9):
-            eighth = square.to(torch.float8_e4m3fn)
-            ways["fp8"] = lambda: torch._scaled_mm(eighth, eighth.t(), one, one, out_dtype=torch.bfloat16)
-    products = {name: 2 * side ** 3 / seconds(way) for name, way in ways.items()}
-    size = side * 2**17
-    here = torch.empty(size, dtype=torch.uint8, device=device)
-    there = torch.zeros(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    upload = size / seconds(lambda: here.copy_(there, non_blocking=True))
-    other = torch.empty_like(here)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no graphics card"
-    return Card(name, products, upload, 2 * size / seconds(lambda: other.copy_(here)))
-
-
-def milliseconds(way: Callable[[], object], device: torch.device) -> tuple[float, int]:
-    """Median of some rounds after two that are not timed, and the peak of memory on the card."""
-    for _ in range(2):
-        way()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-    costs, begin = [], time.perf_counter()
-    while len(costs) < MIN_ROUNDS or (len(costs) < ROUNDS and time.perf_counter() - begin < ROUND_SECONDS):
-        start = time.perf_counter()
-        way()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        costs.append(time.perf_counter() - start)
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    return 1000 * statistics.median(costs), peak
 
 
 # ---------------------------------------------------------------- a model without a file
@@ -350,29 +269,6 @@ def crossover(found: list[Measurement]) -> str:
         f"cuDNN's attention is the faster one from {tokens} tokens on"
 
 
-# ---------------------------------------------------------------- GGUF
-
-def measure_gguf(setup: Setup, card: Card, device: torch.device) -> list[Measurement]:
-    """An MLP's matrix decoded to bf16, by PyTorch's operations and by what the pack chooses here; the log says where a
-    kernel did not stand its comparison."""
-    from qwen_image_2.nodes.bridge.quant import gguf_ops
-    rows, columns, found = 2 * setup.spec.mlp_dim, setup.spec.dim, []
-    for type_name in gguf_ops.WITH_KERNEL:
-        block = gguf.BLOCKS[type_name]
-        blocks = rows * columns // block.values
-        few, *settings = gguf_ops.few_blocks(torch.empty(0, device=device), type_name, torch.bfloat16)
-        few = few.view(-1, block.bytes)
-        packed = few.repeat(math.ceil(blocks / len(few)), 1)[:blocks].view(rows, -1)
-        expected = gguf_ops.plain_decode(packed, *settings).float()
-        moved = packed.nbytes + 2 * expected.numel()
-        for form, way in (("PyTorch's operations", gguf_ops.plain_decode), ("the pack's choice", gguf_ops.decode)):
-            error = ((way(packed, *settings).float() - expected).norm() / expected.norm()).item()
-            found.append(Measurement(f"GGUF {type_name} of {rows:,} x {columns:,}, {form}", type_name, 0, 0, 1.0,
-                                     *milliseconds(partial(way, packed, *settings), device),
-                                     1000 * moved / card.memory, error=error))
-    return found
-
-
 # ---------------------------------------------------------------- a decode
 
 def measure_decodes(setup: Setup, card: Card, device: torch.device) -> list[Measurement]:
@@ -447,9 +343,10 @@ def measure(setup: Setup, device: torch.device, clock: Clock) -> tuple[Card, lis
     if clock.allows("attention", 0 if setup is SMALL else STEP_SECONDS):
         with clock.memory_for("attention"):
             found += measure_attention(setup, card, device)
-    if clock.allows("GGUF", 0 if setup is SMALL else STEP_SECONDS):
-        with clock.memory_for("GGUF"):
-            found += measure_gguf(setup, card, device)
+    for what, part in (("GGUF", measure_gguf), ("SwiGLU and norms", measure_kernels)):
+        if clock.allows(what, 0 if setup is SMALL else STEP_SECONDS):
+            with clock.memory_for(what):
+                found += part(setup, card, device)
     for kind in FORMATS:
         if clock.allows(f"{kind}, all sizes", 0 if setup is SMALL else MODEL_SECONDS):
             print(f"Making a model in {kind} ...", flush=True)

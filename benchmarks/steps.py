@@ -7,6 +7,7 @@ import torch
 from bootstrap import ROOT  # noqa: F401  first, it makes the pack importable
 from diffusers import QwenImage21Transformer2DModel
 from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
+from floor import beside_floor, of_floors
 from timing import Budget, Comparison, compare
 from torch import Tensor
 
@@ -26,6 +27,7 @@ TOKENS = SIDE * SIDE
 TOKENS_PER_SLOT = 4  # latent tokens of a reference for each state that diffusers reads in its place, and ignores
 SLOTS = TOKENS // TOKENS_PER_SLOT
 SEEDS, STEPS = 4, 4
+STEP_FLOOR_GOAL = 1.12
 
 
 def setting(spec: TransformerSpec, reference: bool = False) -> str:
@@ -119,10 +121,11 @@ def cached_step(budget: Budget) -> list[Comparison]:
     x, sigma = nets.noise[:1], torch.tensor([0.73])
     ours, theirs = nets.our_prefix(), nets.new_cache()
     nets.their_velocity(x, sigma, theirs, "extract")
-    return compare("step, prefix known", {
+    return [*compare("step, prefix known", {
         "ours": lambda: nets.ours(x, sigma, ours),
         "diffusers": lambda: nets.their_velocity(x, sigma, theirs, "cached"),
-    }, budget, goals=(0.95,))
+    }, budget, goals=(0.95,)), beside_floor("step, prefix known", lambda: nets.ours(x, sigma, ours), nets.ours, budget,
+                                            goal=STEP_FLOOR_GOAL)]
 
 
 def first_step(budget: Budget) -> list[Comparison]:
@@ -137,11 +140,10 @@ def first_step(budget: Budget) -> list[Comparison]:
 
 def batch(budget: Budget) -> list[Comparison]:
     """Several seeds of one prompt at once, against one after another, and against diffusers' batch."""
-    nets = Networks(BATCH_SPEC)
-    return compare(f"{SEEDS} seeds x {STEPS} steps", {
-        **_together_and_one_by_one(nets),
-        "diffusers, together": lambda: nets.their_pictures(nets.noise),
-    }, budget, goals=(0.95, None))
+    nets, what = Networks(BATCH_SPEC), f"{SEEDS} seeds x {STEPS} steps"
+    ways = _together_and_one_by_one(nets)
+    return [*compare(what, {**ways, "diffusers, together": lambda: nets.their_pictures(nets.noise)}, budget,
+                     goals=(0.95, None)), of_floors(what, ways, nets.ours, budget)]
 
 
 def edit_batch(budget: Budget) -> list[Comparison]:

@@ -71,6 +71,9 @@ def test_gpu_measures_steps_of_every_format_and_share(run):
         for form in ("PyTorch's operations", "the pack's choice"):
             one = found[f"GGUF {type_name} of 1,536 x 256, {form}"]
             assert float(one["floor (ms)"]) >= 0 and float(one["difference"]) < 1e-2
+    for what in ("SwiGLU of 36 tokens", "norm and SiLU of 6 rows"):
+        for form in ("PyTorch's operations", "the pack's choice"):
+            assert float(found[f"{what}, {form}"]["difference"]) < 1e-2
     assert re.search(r"^cuDNN's attention is (not )?the faster one", done.stdout, re.M)
     for form in ("", ", doublings as nearest and 3x3", ", the same in channels_last"):
         assert float(found[f"VAE decode, 96 x 96{form}"]["ms"]) > 0
@@ -86,7 +89,8 @@ def without_time(run):
 
 def test_gpu_says_what_it_had_no_time_for(without_time):
     assert re.findall(r"^- (.*) \(no time was left\)$", without_time, re.M) == [
-        "attention", "GGUF", "bf16, all sizes", "int8 (ConvRot), all sizes", "fp8, all sizes", "VAE decode, 96 x 96"]
+        "attention", "GGUF", "SwiGLU and norms", "bf16, all sizes", "int8 (ConvRot), all sizes", "fp8, all sizes",
+        "VAE decode, 96 x 96"]
 
 
 def test_gpu_does_not_pass_a_cpu_off_as_a_card(run, without_time):
@@ -96,6 +100,17 @@ def test_gpu_does_not_pass_a_cpu_off_as_a_card(run, without_time):
         refused = run("gpu")
         assert refused.returncode == 2
         assert "PyTorch sees no CUDA device here. --small runs a miniature size on the CPU." in refused.stderr
+
+
+def test_host_counts_launches_and_times_a_step(run):
+    done = run("host", "--rounds", "3")
+    assert done.returncode == 0, done.stderr
+    found = table(done.stdout)
+    assert list(found) == ["text to image", "edit with one reference"]
+    for row in found.values():
+        # 4 products, 4 operations of norms and gates twice, rotations, joint keys and values, SwiGLU, attention.
+        assert 20 <= float(row["of them a block"]) <= 60
+        assert float(row["of them a block"]) * 32 < int(row["launches"]) < float(row["of them a block"]) * 32 + 60
 
 
 def test_startup_measures_both_starts(run):

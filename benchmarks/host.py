@@ -1,0 +1,99 @@
+"""Host time of a step: what Python and PyTorch's dispatcher take for the published number of blocks.
+
+    python tools/dev.py bench host [--rounds N] [--save]     # on a CPU, in a minute
+
+The step goes through ComfyUI's MODEL, as a sampler calls it. Its tensors are so small that nothing but calling kernels
+takes time: on a card that is the time below which no step can fall, however fast its kernels are. It is given as
+processor time, which hardly depends on what else runs; where a CPU's kernels are called in another way than a card's,
+the figure is an upper bound. Launches are the operations that are no views.
+"""
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import gpu
+import load_process
+import report
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from qwen_image_2.model.qwen_image_2.spec import TransformerSpec
+
+# One head of the published size, few tokens: depth decides.
+SPEC = replace(TransformerSpec(), dim=128, heads=1, mlp_dim=384, context_dim=64)
+SETUP = gpu.Setup(SPEC, None, (64,), 16, 0, ())
+GOAL = 8.0  # milliseconds of the published depth
+WITHOUT_KERNEL = {"empty", "empty_like", "new_empty", "empty_strided", "_local_scalar_dense"}
+COLUMNS = ("a step", "launches", "of them a block", "ms (quartiles)", "ms a block", "goal (ms)", "met")
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that start a kernel, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = function.overloadpacket.__name__
+        if not function.is_view and name not in WITHOUT_KERNEL:
+            self.count[name] += 1
+        return function(*arguments, **(options or {}))
+
+
+class Host(NamedTuple):
+    launches: int
+    milliseconds: tuple[float, ...]  # of each round
+
+
+def measure(layers: int, references: int, rounds: int) -> Host:
+    """A step whose prefix is known, of a model of so many blocks."""
+    patcher = gpu.random_model(replace(SPEC, layers=layers), "as stored", torch.device("cpu"))
+    loaded = gpu.load_with_budget(patcher, float("inf"))
+    step = gpu.our_step(loaded, gpu.given(SETUP, SETUP.sides[0], references, torch.device("cpu")))
+    for _ in range(3):  # the first one computes the prefix
+        step()
+    with Launches() as launches:
+        step()
+    return Host(launches.count.total(), tuple(milliseconds(step) for _ in range(rounds)))
+
+
+def milliseconds(step: Callable[[], Tensor]) -> float:
+    begin = time.process_time()
+    step()
+    return 1000 * (time.process_time() - begin)
+
+
+def row(what: str, whole: Host, half: Host, blocks: int) -> tuple[str, ...]:
+    """blocks: by how many the two differ."""
+    low, middle, high = statistics.quantiles(whole.milliseconds, n=4)
+    a_block = (middle - statistics.median(half.milliseconds)) / blocks
+    return (what, str(whole.launches), f"{(whole.launches - half.launches) / blocks:g}",
+            f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{a_block:.3f}", f"at most {GOAL:g}",
+            "yes" if middle <= GOAL else "NO")
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = report.parser("host", __doc__)
+    parser.add_argument("--rounds", type=int, default=101, help="(default: %(default)s)")
+    chosen = parser.parse_args()
+    load_process.import_comfyui()
+    torch.set_num_threads(1)
+    host, layers, rows = report.host(), SPEC.layers, []
+    for what, references in (("text to image", 0), ("edit with one reference", 1)):
+        whole, half = (measure(depth, references, chosen.rounds) for depth in (layers, layers // 2))
+        rows.append((what, whole, half))
+    text = report.aligned([COLUMNS, *(row(*one, layers - layers // 2) for one in rows)])
+    print(f"\n{text}")
+    if chosen.save:
+        report.keep("host", host, {what: {"whole": whole._asdict(), "half": half._asdict()}
+                                   for what, whole, half in rows}, text)
+
+
+if __name__ == "__main__":
+    main()
