@@ -4,8 +4,9 @@
 
 The step goes through ComfyUI's MODEL, as a sampler calls it. Its tensors are so small that nothing but calling kernels
 takes time: on a card that is the time below which no step can fall, however fast its kernels are. It is given as
-processor time, which hardly depends on what else runs; where a CPU's kernels are called in another way than a card's,
-the figure is an upper bound. Launches are the operations that are no views.
+processor time, and the least of all rounds counts: other work on the machine takes the caches away. A CPU's kernels
+compute a little too, and ComfyUI's plain kernels are more than those of a card: the figure is an upper bound. Launches
+are the operations that are no views.
 """
 import statistics
 import time
@@ -28,7 +29,7 @@ SPEC = replace(TransformerSpec(), dim=128, heads=1, mlp_dim=384, context_dim=64)
 SETUP = gpu.Setup(SPEC, None, (64,), 16, 0, ())
 GOAL = 8.0  # milliseconds of the published depth
 WITHOUT_KERNEL = {"empty", "empty_like", "new_empty", "empty_strided", "_local_scalar_dense"}
-COLUMNS = ("a step", "launches", "of them a block", "ms (quartiles)", "ms a block", "goal (ms)", "met")
+COLUMNS = ("a step", "launches", "of them a block", "ms, least", "median", "ms a block", "goal (ms)", "met")
 
 
 class Launches(TorchDispatchMode):
@@ -70,11 +71,10 @@ def milliseconds(step: Callable[[], Tensor]) -> float:
 
 def row(what: str, whole: Host, half: Host, blocks: int) -> tuple[str, ...]:
     """blocks: by how many the two differ."""
-    low, middle, high = statistics.quantiles(whole.milliseconds, n=4)
-    a_block = (middle - statistics.median(half.milliseconds)) / blocks
-    return (what, str(whole.launches), f"{(whole.launches - half.launches) / blocks:g}",
-            f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{a_block:.3f}", f"at most {GOAL:g}",
-            "yes" if middle <= GOAL else "NO")
+    least = min(whole.milliseconds)
+    return (what, str(whole.launches), f"{(whole.launches - half.launches) / blocks:g}", f"{least:.2f}",
+            f"{statistics.median(whole.milliseconds):.2f}", f"{(least - min(half.milliseconds)) / blocks:.3f}",
+            f"at most {GOAL:g}", "yes" if least <= GOAL else "NO")
 
 
 @torch.inference_mode()

@@ -66,10 +66,25 @@ def dynamic(patcher):
     return made
 
 
+@pytest.fixture
+def copies(on_a_card, monkeypatch):
+    """Which weights core asks for, in order, by their addresses; on a card that can copy beside its computing."""
+    import comfy.model_management
+    import comfy_aimdo.model_vbar
+    asked: list = []
+    monkeypatch.setattr(comfy_aimdo.model_vbar, "vbar_fault", lambda place: asked.append(place) or "there")
+    for name, value in {"NUM_STREAMS": 2, "device_supports_non_blocking": lambda device: True,
+                        "get_offload_stream": lambda device: None,
+                        "ensure_pin_registerable": lambda size: None}.items():
+        monkeypatch.setattr(comfy.model_management, name, value)
+    return asked
+
+
 # LoRAs on fp8 and int8 are rounded at random, and the meta device has no random numbers; on plain casts they are not.
 @pytest.mark.parametrize("weights, lora", [("as stored", False), ("fp8", False), ("int8 (ConvRot)", False),
                                            ("Q4_K", False), ("as stored", True), ("Q4_K", True), ("cast to fp8", True)])
-def test_two_steps(on_a_card, reference, transformer_file, tmp_path, weights, lora):
+def test_two_steps(copies, reference, transformer_file, tmp_path, weights, lora):
+    """The second with its blocks asked for ahead."""
     from qwen_image_2.nodes.bridge.loading import load_model
     from qwen_image_2.nodes.bridge.prefix_cond import PromptPrefix
     if weights == "Q4_K":
@@ -91,30 +106,18 @@ def test_two_steps(on_a_card, reference, transformer_file, tmp_path, weights, lo
     prefix = PromptPrefix(Condition(torch.randn(1, 20, network.spec.context_dim), (3,),
                                     (torch.randn(1, 64, 4, 8),)))
     x = torch.empty(1, 64, 4, 6, device=CARD, dtype=model.model.get_dtype_inference())
-    for _ in range(2):
+    for ahead in (False, True):
         with torch.inference_mode():
-            velocity = network(x, torch.empty(1, device=CARD), prefix=prefix)
+            velocity = network(x, torch.empty(1, device=CARD), prefix=prefix,
+                               transformer_options={"prefetch_dynamic_vbars": ahead})
         assert (velocity.device, velocity.dtype, velocity.shape) == (CARD, x.dtype, x.shape)
 
 
-@pytest.fixture
-def copies(on_a_card, monkeypatch):
-    """Which weights core asks for, in order, by their addresses; on a card that can copy beside its computing."""
-    import comfy.model_management
-    import comfy_aimdo.model_vbar
-    asked: list = []
-    monkeypatch.setattr(comfy_aimdo.model_vbar, "vbar_fault", lambda place: asked.append(place) or "there")
-    for name, value in {"NUM_STREAMS": 2, "device_supports_non_blocking": lambda device: True,
-                        "get_offload_stream": lambda device: None,
-                        "ensure_pin_registerable": lambda size: None}.items():
-        monkeypatch.setattr(comfy.model_management, name, value)
-    return asked
-
-
-def test_a_block_comes_as_a_whole(copies, model):
+def test_a_block_comes_as_a_whole(copies, transformer_file):
     """All that it needs is asked for before it computes, and given back after the pass."""
+    from qwen_image_2.nodes.bridge.loading import load_model
     from qwen_image_2.nodes.bridge.prefix_cond import PromptPrefix
-    patcher = dynamic(model)
+    patcher = dynamic(load_model(transformer_file, "model", "base"))
     network = patcher.model.diffusion_model
     patcher.partially_load(CARD)
     blocks = list(network.transformer_blocks)
