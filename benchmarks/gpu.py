@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from qwen_image_2.model.checkpoints.checkpoint import StoredCheckpoint, TensorInfo
 from qwen_image_2.model.checkpoints.matching import shapes
+from qwen_image_2.model.checkpoints.quantization import PLAIN_DTYPES
 from qwen_image_2.model.qwen_image_2.detect import detect_transformer
 from qwen_image_2.model.qwen_image_2.spec import TransformerSpec, VAESpec
 from qwen_image_2.model.qwen_image_2.transformer import Transformer
@@ -85,17 +86,18 @@ class RandomCheckpoint(StoredCheckpoint):
 
     def read(self, name: str) -> Tensor:
         generator = torch.Generator(self.device).manual_seed(zlib.crc32(name.encode()))
-        return tiny.drawn(name, self.tensors[name].shape, generator).bfloat16().cpu()
+        info = self.tensors[name]
+        return tiny.drawn(name, info.shape, generator).to(PLAIN_DTYPES[info.dtype]).cpu()
 
     @contextmanager
     def mapped(self) -> Iterator[Callable[[str], Tensor]]:
         yield self.read
 
 
-def random_model(spec: TransformerSpec, weight_format: str, device: torch.device):
-    """MODEL by the pack's own loader."""
+def random_model(spec: TransformerSpec, weight_format: str, device: torch.device, stored: str = "BF16"):
+    """MODEL by the pack's own loader, as of a file in this dtype."""
     from qwen_image_2.nodes.bridge.loading import model_from
-    tensors = {name: TensorInfo(shape, "BF16") for name, shape in shapes(Transformer(spec, device="meta")).items()}
+    tensors = {name: TensorInfo(shape, stored) for name, shape in shapes(Transformer(spec, device="meta")).items()}
     checkpoint = RandomCheckpoint("random weights", tensors, {"axes_dims_rope": list(spec.rope_axes)}, device=device)
     return model_from(checkpoint, detect_transformer(checkpoint), "base", weight_format, disable_dynamic=True)
 
