@@ -6,9 +6,10 @@ The step goes through ComfyUI's MODEL, as a sampler calls it. Its tensors are so
 takes time: on a card that is the time below which no step can fall, however fast its kernels are. It is given as
 processor time, and the least of all rounds counts: other work on the machine takes the caches away. A CPU's kernels
 compute a little too, and ComfyUI's plain kernels are more than those of a card: the figure is an upper bound. Launches
-are the operations that are no views.
+are the operations that are no views; calls are those of Python functions and of what is built into it.
 """
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,7 +30,8 @@ SPEC = replace(TransformerSpec(), dim=128, heads=1, mlp_dim=384, context_dim=64)
 SETUP = gpu.Setup(SPEC, None, (64,), 16, 0, ())
 GOAL = 8.0  # milliseconds of the published depth
 WITHOUT_KERNEL = {"empty", "empty_like", "new_empty", "empty_strided", "_local_scalar_dense"}
-COLUMNS = ("a step", "launches", "of them a block", "ms, least", "median", "ms a block", "goal (ms)", "met")
+COLUMNS = ("a step", "launches", "of them a block", "calls", "calls a block", "ms, least", "median", "ms a block",
+           "goal (ms)", "met")
 
 
 class Launches(TorchDispatchMode):
@@ -48,6 +50,7 @@ class Launches(TorchDispatchMode):
 
 class Host(NamedTuple):
     launches: int
+    calls: int
     milliseconds: tuple[float, ...]  # of each round
 
 
@@ -61,7 +64,17 @@ def measure(layers: int, references: int, rounds: int) -> Host:
         step()
     with Launches() as launches:
         step()
-    return Host(launches.count.total(), tuple(milliseconds(step) for _ in range(rounds)))
+    return Host(launches.count.total(), calls_of(step), tuple(milliseconds(step) for _ in range(rounds)))
+
+
+def calls_of(step: Callable[[], Tensor]) -> int:
+    count: Counter[str] = Counter()
+    sys.setprofile(lambda frame, event, argument: count.update([event]))
+    try:
+        step()
+    finally:
+        sys.setprofile(None)
+    return count["call"] + count["c_call"]
 
 
 def milliseconds(step: Callable[[], Tensor]) -> float:
@@ -73,7 +86,8 @@ def milliseconds(step: Callable[[], Tensor]) -> float:
 def row(what: str, whole: Host, half: Host, blocks: int) -> tuple[str, ...]:
     """blocks: by how many the two differ."""
     least = min(whole.milliseconds)
-    return (what, str(whole.launches), f"{(whole.launches - half.launches) / blocks:g}", f"{least:.2f}",
+    return (what, str(whole.launches), f"{(whole.launches - half.launches) / blocks:g}", f"{whole.calls:,}",
+            f"{(whole.calls - half.calls) / blocks:g}", f"{least:.2f}",
             f"{statistics.median(whole.milliseconds):.2f}", f"{(least - min(half.milliseconds)) / blocks:.3f}",
             f"at most {GOAL:g}", "yes" if least <= GOAL else "NO")
 

@@ -102,6 +102,43 @@ def test_gpu_does_not_pass_a_cpu_off_as_a_card(run, without_time):
         assert "PyTorch sees no CUDA device here. --small runs a miniature size on the CPU." in refused.stderr
 
 
+FLOOR = """
+import floor, torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+class Names(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if not function.is_view:
+            names.add(function.overloadpacket.__name__)
+        return function(*arguments, **(options or {}))
+
+layers = nn.ModuleList([nn.Conv2d(4, 8, 3, padding=1), nn.Linear(8, 8)])
+x = torch.randn(2, 4, 6, 5)
+
+def way():
+    y = torch.relu(layers[1](layers[0](x).flatten(2).transpose(1, 2)))
+    return nn.functional.scaled_dot_product_attention(y, y, y)
+
+with torch.no_grad():
+    alone, counts, names = floor.products_alone(way, layers), [], set()
+    for one in (way, alone):
+        with FlopCounterMode(display=False) as counter:
+            one()
+        counts.append(counter.get_total_flops())
+    with Names():
+        alone()
+    assert counts[0] == counts[1] > 0, counts
+    assert all(name in floor.PRODUCTS or name.startswith(floor.ATTENTION) for name in names), names
+"""
+
+
+def test_a_floor_is_the_arithmetic_and_nothing_else():
+    done = subprocess.run([sys.executable, "-c", FLOOR], cwd=BENCHMARKS, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_host_counts_launches_and_times_a_step(run):
     done = run("host", "--rounds", "3")
     assert done.returncode == 0, done.stderr
@@ -111,6 +148,7 @@ def test_host_counts_launches_and_times_a_step(run):
         # 4 products, 4 operations of norms and gates twice, rotations, joint keys and values, SwiGLU, attention.
         assert 20 <= float(row["of them a block"]) <= 60
         assert float(row["of them a block"]) * 32 < int(row["launches"]) < float(row["of them a block"]) * 32 + 60
+        assert float(row["calls a block"]) * 32 < int(row["calls"].replace(",", ""))
 
 
 def test_startup_measures_both_starts(run):
