@@ -20,7 +20,8 @@ MAX_COLUMNS, MAX_PANELS = 4, 24
 
 # What goes first when a prompt is too long. Roles of one row go together, the highest number first.
 LEAST_IMPORTANT_FIRST = (("icon",), ("picture",), ("panel",), ("body",), ("footer", "source"), ("value", "label"),
-                         ("bullet",), ("sound",), ("caption",), ("speech",), ("action",), ("subtitle",), ("title",))
+                         ("bullet",), ("sound",), ("caption",), ("speech",), ("text",), ("action",),
+                         ("subtitle",), ("title",))
 DESCRIPTIONS = ("icon", "picture", "panel")  # the user's words about what is drawn, not words in the picture
 
 LINE_BREAKS = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")

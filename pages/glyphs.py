@@ -82,12 +82,12 @@ def load(face: tuple[Path, int] | None, size: int, name: str) -> ImageFont.FreeT
         font = ImageFont.load_default(size)
         assert isinstance(font, ImageFont.FreeTypeFont)  # the other kind is what it gives without a size
         return font
-    with _readable(name):
+    with readable(name):
         return ImageFont.truetype(face[0], size, index=face[1])
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
+def readable(name: str) -> Iterator[None]:
     """Around what reads a font: of a damaged one FreeType may read the head and fail at a letter."""
     try:
         yield
@@ -102,12 +102,17 @@ def clean_lines(text: str) -> list[str]:
     if len(text) > MAX_CHARACTERS:
         raise Refusal("glyph_text_long", "The text has {count} characters; the maximum is {max}.",
                       count=f"{len(text):,}", max=f"{MAX_CHARACTERS:,}")
-    lines = ["".join(" " if c.isspace() else c for c in line if c.isspace() or c in JOINERS or not is_invisible(c))
-             .strip(" " + JOINERS) for line in unicodedata.normalize("NFC", text).splitlines()]
-    lines = [line for line in lines if line]
+    lines = cleaned(text)
     if not lines:
         raise Refusal("glyph_text_empty", "Text is empty. Write the words to draw, one line per line.")
     return lines
+
+
+def cleaned(text: str) -> list[str]:
+    """The lines of a text that hold something, composed (NFC), without characters that print nothing."""
+    lines = ["".join(" " if c.isspace() else c for c in line if c.isspace() or c in JOINERS or not is_invisible(c))
+             .strip(" " + JOINERS) for line in unicodedata.normalize("NFC", text).splitlines()]
+    return [line for line in lines if line]
 
 
 def missing(font: ImageFont.FreeTypeFont, lines: list[str]) -> list[str]:
@@ -140,7 +145,7 @@ def check_glyphs(font: ImageFont.FreeTypeFont, lines: list[str], name: str) -> N
 def render(lines: list[str], face: tuple[Path, int] | None, name: str, size: int, vertical: bool) -> ndarray:
     """Lines in black on white (H, W, 3), 8 bits, letters `size` pixels high, or smaller where the page would be too
     large. vertical: each line is a column, the first one on the right. Raises ValueError."""
-    with _readable(name):
+    with readable(name):
         return _page(lines, face, name, size, vertical)
 
 

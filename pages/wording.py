@@ -30,6 +30,7 @@ class Written:
     texts: tuple[str, ...]  # the literal lines, as they are read back from the prompt
     tokens: int
     notes: tuple[str, ...]  # what was shortened or left out
+    brief: Brief  # with the texts that are left
 
 
 # ---------------------------------------------------------------- wording
@@ -132,7 +133,7 @@ def fitted(brief: Brief, count: Callable[[str], int], limit: int) -> Written:
     """
     prompt = write(brief)
     if count(prompt) <= limit:
-        return _written(prompt, count, brief.notes)
+        return _written(brief, prompt, count, brief.notes)
 
     def fits(page: Brief) -> bool:
         return count(write(page, finish=False)) <= limit
@@ -141,16 +142,17 @@ def fitted(brief: Brief, count: Callable[[str], int], limit: int) -> Written:
     gone = order[:_how_many_go(brief, order, fits)]
     cut = _shorten_last(brief, gone, fits)
     if cut is not None:
-        return _written(write(cut.brief, finish=False), count,
+        return _written(cut.brief, write(cut.brief, finish=False), count,
                         (*brief.notes, cut.note, _left_out(brief, gone[:-1], limit)))
     if gone and gone == order:
         raise Refusal("brief_too_long", "The brief exceeds {limit} tokens even with nothing but {part}. Shorten that "
                       "text.", limit=f"{limit:,}", part=_name(_first(brief, order[-1])))
-    return _written(write(_without(brief, gone), finish=False), count, (*brief.notes, _left_out(brief, gone, limit)))
+    left = _without(brief, gone)
+    return _written(left, write(left, finish=False), count, (*brief.notes, _left_out(brief, gone, limit)))
 
 
-def _written(prompt: str, count: Callable[[str], int], notes: tuple[str, ...]) -> Written:
-    return Written(prompt, tuple(literals(prompt)), count(prompt), notes)
+def _written(brief: Brief, prompt: str, count: Callable[[str], int], notes: tuple[str, ...]) -> Written:
+    return Written(prompt, tuple(literals(prompt)), count(prompt), notes, brief)
 
 
 class Turn(NamedTuple):
@@ -265,6 +267,7 @@ NAMES: dict[str, Callable[[Element], Message]] = {
     "sound": lambda element: Message("role_sound", "in panel {number} the drawn sound effect", number=element.number),
     "panel": lambda element: Message("role_panel", "panel {number}", number=element.number),
     "picture": lambda element: Message("role_picture", "the main picture"),
+    "text": lambda element: Message("role_text", "the text {number}", number=element.number),
 }
 
 
