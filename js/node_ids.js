@@ -12,6 +12,7 @@ export const NODE_IDS = new Set([
   "QwenImage2GlyphReference",
   "QwenImage2InfographicBrief",
   "QwenImage2Layers",
+  "QwenImage2Layout",
   "QwenImage2LoadEnhancer",
   "QwenImage2LoadLoRA",
   "QwenImage2LoadModel",

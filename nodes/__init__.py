@@ -9,6 +9,7 @@ from .enhance import QwenImage2LoadEnhancer, QwenImage2PromptEnhance
 from .glyphs import QwenImage2GlyphReference
 from .latent import QwenImage2EmptyLatent
 from .layers import QwenImage2Layers
+from .layout import QwenImage2Layout
 from .loaders import QwenImage2Loader, QwenImage2LoadModel, QwenImage2LoadTextEncoder, QwenImage2LoadVAE
 from .loras import QwenImage2LoadLoRA
 from .memory import QwenImage2Memory
@@ -41,6 +42,7 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2InfographicBrief,
     QwenImage2ComicBrief,
     QwenImage2DeckOutline,
+    QwenImage2Layout,
     QwenImage2EmptyLatent,
     QwenImage2Sampler,
     QwenImage2Sigmas,

@@ -5,9 +5,12 @@ from comfy_api.latest import io
 
 from ..messages import Message, plural
 from ..pages import briefs, wording
+from ..pages.arrangement import arranged
 from ..pages.briefs import Brief, Page
+from ..pages.layout import Layout
 from .bridge.text_encoders.families import count_tokens
 from .common import categories
+from .common.layouts import layout_output
 from .common.page_nodes import PageNode, line_input, page_inputs, page_of, text_input, texts_checked
 from .common.prompts import TRAINED_TOKENS, Measure
 from .common.schemas import schema
@@ -28,6 +31,7 @@ def outputs() -> list[io.Output]:
         io.Int.Output(display_name="height"),
         io.String.Output(display_name="expected_text", tooltip="Every text the image should show, one line per line: "
                                                                "for Text Check."),
+        layout_output(),
     ]
 
 
@@ -52,11 +56,16 @@ class BriefNode(PageNode):
         return Measure(result.tokens, result.texts, result.notes)
 
     @classmethod
+    def layout(cls, inputs: dict, count: Callable[[str], int]) -> Layout:
+        """For the page (routes.py): what execute will give."""
+        return arranged(cls.fitted(inputs, count)[1].brief)
+
+    @classmethod
     def execute(cls, **inputs):
         """The outputs, and on the node what the prompt costs and what was shortened."""
         brief, result = cls.fitted(inputs, count_tokens)
         texts = plural("text_lines", len(result.texts), "{count} line of text", "{count} lines of text")
-        return io.NodeOutput(result.prompt, *brief.page.pixels, "\n".join(result.texts),
+        return io.NodeOutput(result.prompt, *brief.page.pixels, "\n".join(result.texts), arranged(result.brief),
                              ui=notify(cls, Message("brief_written", "{tokens} tokens, {texts}.", tokens=result.tokens,
                                                     texts=texts),
                                      *result.notes))

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from .. import atomic
 from ..messages import Message, Refusal, and_list, plural
 from ..pages import briefs, deck, outline, wording
+from ..pages.arrangement import arranged
 from ..pages.briefs import Page
 from ..pages.outline import seeds
 from .bridge.progress import loading_progress
@@ -14,6 +15,7 @@ from .bridge.text_encoders.families import count_tokens
 from .common import categories
 from .common.checks import check_before_run
 from .common.images import check_channels, eight_bits
+from .common.layouts import layout_output
 from .common.page_nodes import PageNode, line_input, page_inputs, page_of, texts_checked
 from .common.paths import HIDDEN, check_name, name_of, new_paths, saved
 from .common.prompts import TRAINED_TOKENS, Measure
@@ -84,6 +86,7 @@ class QwenImage2DeckOutline(PageNode):
                                  tooltip="Speaker notes, for Save Deck; empty for slides without."),
                 io.Int.Output(display_name="slides", tooltip="Number of slides."),
                 io.Int.Output(display_name="seed", is_output_list=True, tooltip="One per slide, for Sampler."),
+                layout_output(is_output_list=True),
             ],
         )
 
@@ -104,7 +107,7 @@ class QwenImage2DeckOutline(PageNode):
         return io.NodeOutput(
             [result.prompt for result in written], [width] * len(slides), [height] * len(slides),
             ["\n".join(result.texts) for result in written], ["\n".join(slide.notes) for slide in slides], len(slides),
-            seeds(slides, seed),
+            seeds(slides, seed), [arranged(result.brief) for result in written],
             ui=notify(cls, Message("deck_written", "{slides}; the longest prompt has {tokens} tokens.",
                                    tokens=found.tokens, slides=found.slides), *found.notes))
 

@@ -1,10 +1,13 @@
-"""The routes of the browser extension: how many tokens a prompt has, or what a brief writes, and what will be lettered.
+"""The routes of the browser extension: how many tokens a prompt has, or what a brief writes, what will be lettered, and
+how the page looks when it is typeset.
 
 Bounded in size and time, JSON in and out. Nothing a client sends is opened, run, kept or repeated in an error; only the
 message by which a node refuses its texts may name a few characters of them, as it does when the node runs.
 """
 import asyncio
+import base64
 import inspect
+import io as streams
 import json
 import logging
 import re
@@ -16,12 +19,18 @@ from urllib.parse import quote
 
 from aiohttp import web
 from comfy_api.latest import io
+from PIL import Image
 from server import PromptServer
 
 from ..messages import Message, Refusal, to_json
+from ..pages import typeset
+from ..pages.layout import Layout
+from ..pages.page_fonts import NOTO
 from ..pages.quotation import literals
+from .bridge.files import fonts
 from .bridge.text_encoders.families import count_tokens
 from .briefs import QwenImage2ComicBrief, QwenImage2InfographicBrief, QwenImage2PosterBrief, QwenImage2SlideBrief
+from .common.layouts import layout_from
 from .common.prompts import TRAINED_TOKENS
 from .decks import QwenImage2DeckOutline
 
@@ -30,11 +39,15 @@ log = logging.getLogger(__name__)
 PACK = Path(__file__).parents[1]
 PATH = "/qwen_image_2/prompt"
 BRIEF_PATH = "/qwen_image_2/brief"
+LAYOUT_PATH = "/qwen_image_2/layout"
 MAX_BODY = 64 * 1024  # bytes, about ten times the longest prompt the model was trained for
+MAX_LAYOUT = 256 * 1024  # bytes: as many boxes as a layout may have
+LONG_SIDES = (64, 1536)  # pixels of a preview
 SECONDS = 10.0  # for all of a request: reading it, waiting for its turn, counting; the first one loads the tokenizer
 # The nodes whose prompts are written before anything runs.
 BRIEFS = {node.__name__: node for node in (QwenImage2PosterBrief, QwenImage2SlideBrief, QwenImage2InfographicBrief,
                                            QwenImage2ComicBrief, QwenImage2DeckOutline)}
+LAID_OUT = {name: node for name, node in BRIEFS.items() if hasattr(node, "layout")}  # into one page, not many
 
 # One thread: the page may ask as often as it likes, and never takes more than one core from a running picture.
 _worker = ThreadPoolExecutor(1, thread_name_prefix="qwen_image_2_tokenizer")
@@ -58,6 +71,7 @@ def add_routes() -> None:
     """Called once, when ComfyUI loads the pack, before its server starts."""
     PromptServer.instance.routes.post(PATH)(measure)
     PromptServer.instance.routes.post(BRIEF_PATH)(measure_brief)
+    PromptServer.instance.routes.post(LAYOUT_PATH)(preview_layout)
     if quote(PACK.name) != PACK.name:
         # Where a folder's name has a space, aiohttp compares it quoted with paths that are not, so ComfyUI's own route
         # to a pack's page files finds none.
@@ -82,9 +96,32 @@ async def measure_brief(request: web.Request) -> web.Response:
     return await _answered(request, brief_measure)
 
 
-async def _answered(request: web.Request, work: Callable[[dict, Callable[[str], int]], dict]) -> web.Response:
+async def preview_layout(request: web.Request) -> web.Response:
+    """A page as it is typeset, small, while somebody types or moves a box.
+
+    {"node": class of one of the four briefs, "inputs": {name: value} as of a brief, or neither of them;
+     "boxes": JSON text, the input of Layout: without a brief the whole layout, else what differs from the brief's
+              (default: nothing);
+     "width", "height": canvas of a list of boxes (default 1024);
+     "font": a choice of Layout's menu (default the built-in one);
+     "picture": "grey" or "white" (default grey);
+     "long_side": pixels of the picture's longer side, 64 to 1536 (default 768)}
+    -> {"width", "height": of the canvas;
+        "image": a data: address of a PNG of the page;
+        "boxes": [{"name", "role", "text", "x", "y", "w", "h": shares of the canvas, and what else differs from the
+                   usual in a box; "em": pixels of its letters on the canvas, of boxes that are lettered}],
+                 in reading order, what is behind others before them;
+        "notes": [parts of Messages]}
+    or {"refused": English, "parts": of it}: why the nodes would not run; or as _refusal has it.
+    """
+    return await _answered(request, layout_preview, MAX_LAYOUT)
+
+
+async def _answered(request: web.Request, work: Callable[[dict, Callable[[str], int]], dict], limit: int = MAX_BODY
+                    ) -> web.Response:
+    """limit: bytes of the request's body."""
     try:
-        return web.json_response(await asyncio.wait_for(_worked(request, work), SECONDS))
+        return web.json_response(await asyncio.wait_for(_worked(request, work, limit), SECONDS))
     except BadRequest as refusal:
         return _refusal(refusal.status, refusal.message)
     except (asyncio.TimeoutError, TimeoutError):  # one and the same since Python 3.11
@@ -100,11 +137,11 @@ def _refusal(status: int, message: Message) -> web.Response:
     return web.json_response({"error": str(message), "parts": message.to_json()}, status=status)
 
 
-async def _worked(request: web.Request, work: Callable[[dict, Callable[[str], int]], dict]) -> dict:
+async def _worked(request: web.Request, work: Callable[[dict, Callable[[str], int]], dict], limit: int) -> dict:
     if request.content_type != "application/json":  # also what a page of another origin cannot send unasked
         raise UnsupportedMediaType("send_json", "Send JSON.")
     count = _until(time.monotonic() + SECONDS)
-    asked = read_object(await _body(request))
+    asked = read_object(await _body(request, limit))
     return await asyncio.get_running_loop().run_in_executor(_worker, work, asked, count)
 
 
@@ -117,15 +154,15 @@ def _until(deadline: float) -> Callable[[str], int]:
     return count
 
 
-async def _body(request: web.Request) -> bytes:
+async def _body(request: web.Request, limit: int) -> bytes:
     """The body, never more of it than is allowed; ComfyUI's own limit is made for pictures."""
     body = bytearray()
     try:
-        async for chunk in request.content.iter_chunked(MAX_BODY):
+        async for chunk in request.content.iter_chunked(limit):
             body += chunk
-            if len(body) > MAX_BODY:
+            if len(body) > limit:
                 raise PayloadTooLarge("request_too_long", "The text is too long to be counted here (more than {max} "
-                                      "KiB).", max=MAX_BODY // 1024)
+                                      "KiB).", max=limit // 1024)
     except web.RequestPayloadError as error:
         raise BadRequest("body_encoding", "The request body does not match its Content-Encoding.") from error
     return bytes(body)
@@ -165,19 +202,27 @@ def check_unicode(text: str) -> None:
 
 def brief_measure(asked: dict, count: Callable[[str], int]) -> dict:
     name, inputs = asked.get("node"), asked.get("inputs")
-    node = BRIEFS.get(name) if isinstance(name, str) else None
+    try:
+        found = _brief_node(BRIEFS, name, inputs).measure(inputs, count)
+    except BadRequest:
+        raise
+    except Refusal as refusal:
+        return _would_refuse(refusal.message)
+    return answer(found.tokens, found.texts, notes=[to_json(note) for note in found.notes],
+                  slides=found.slides and to_json(found.slides))
+
+
+def _brief_node(nodes: dict, name, inputs) -> type[io.ComfyNode]:
+    """The node of that name, which takes these inputs. Raises BadRequest where there is none, and the Refusal by which
+    the node's own check would keep it from running."""
+    node = nodes.get(name) if isinstance(name, str) else None
     if node is None or not isinstance(inputs, dict):
         raise _not_a_brief()
     check_inputs(node, inputs)
     verdict = check_by_node(node, inputs)
     if verdict is not True:
-        return _would_refuse(verdict)
-    try:
-        found = node.measure(inputs, count)
-    except Refusal as refusal:
-        return _would_refuse(refusal.message)
-    return answer(found.tokens, found.texts, notes=[to_json(note) for note in found.notes],
-                  slides=found.slides and to_json(found.slides))
+        raise Refusal(verdict.key, verdict.template, **verdict.values)
+    return node
 
 
 def _not_a_brief() -> BadRequest:
@@ -212,3 +257,42 @@ def check_by_node(node: type[io.ComfyNode], inputs: dict) -> bool | Message:
     """What the node's own check, before anything runs, says: True, or why it would not run."""
     names = inspect.signature(node.validate_inputs).parameters
     return node.validate_inputs(**{name: inputs[name] for name in names})
+
+
+# ---------------------------------------------------------------- a layout
+
+def layout_preview(asked: dict, count: Callable[[str], int]) -> dict:
+    text, font, picture = asked.get("boxes", ""), asked.get("font", NOTO), asked.get("picture", typeset.GREY)
+    long_side, *sides = (asked.get(*each) for each in (("long_side", typeset.PREVIEW_SIDE), ("width", 1024),
+                                                       ("height", 1024)))
+    if not (isinstance(text, str) and isinstance(font, str)
+            and isinstance(picture, str) and picture in typeset.PICTURES
+            and all(type(side) is int and abs(side) < 10 ** 6 for side in (long_side, *sides))
+            and LONG_SIDES[0] <= long_side <= LONG_SIDES[1]):
+        raise BadRequest("send_layout", 'Send an object whose "boxes" are JSON text, with font, picture and sizes as '
+                         "on the node.")
+    check_unicode(text)
+    try:
+        brief = None if asked.get("node") is None else _brief_node(LAID_OUT, asked["node"], asked.get("inputs")).layout(
+            asked["inputs"], count)
+        layout, lost = layout_from(brief, text, *sides)
+        page = typeset.preview(layout, fonts.page_fonts(font), long_side, picture)
+    except BadRequest:
+        raise
+    except Refusal as refusal:
+        return _would_refuse(refusal.message)
+    return {"width": layout.width, "height": layout.height, "image": as_png(page), "boxes": entries(layout, page),
+            "notes": [to_json(note) for note in (*lost, *page.notes)]}
+
+
+def entries(layout: Layout, page: typeset.Typeset) -> list[dict]:
+    """The boxes as JSON, and the size of the letters in each."""
+    return [entry | ({"em": round(page.sizes[box.name], 1)} if box.name in page.sizes else {})
+            for box, entry in zip(layout.boxes, json.loads(layout.to_json())["boxes"])]
+
+
+def as_png(page: typeset.Typeset) -> str:
+    """As a data: address; hardly compressed, which takes the least time."""
+    file = streams.BytesIO()
+    Image.fromarray(page.page).save(file, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

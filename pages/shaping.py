@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INSTALL = "python -m pip install uharfbuzz python-bidi"
 LTR, RTL, TTB = "ltr", "rtl", "ttb"
 REFERENCE = 200  # pixels, at which FreeType is asked for lengths
+MIN_PIXELS = 1.0  # of letters on a small preview, which nobody reads
 CACHED_PIXELS = 128  # glyphs of larger letters are drawn anew: they are few, and would fill the memory
 # Scripts that are wrong letter by letter: Hebrew to Arabic extended, India's, Thai to Burmese, Khmer, Mongolian, forms.
 COMPLEX = ((0x0590, 0x08FF), (0x0900, 0x109F), (0x1780, 0x18AF), (0x1A00, 0x1CFF), (0xA800, 0xABFF),
@@ -222,7 +223,8 @@ def reach(face: Face) -> tuple[float, float]:
 
 def bitmap(glyph: Glyph, pixels: float) -> Bitmap:
     """The glyph at a size of letters."""
-    return (_cached if pixels <= CACHED_PIXELS else _drawn)(glyph.face, glyph.number, round(pixels * 4) / 4)
+    draw = _cached if pixels <= CACHED_PIXELS else _drawn
+    return draw(glyph.face, glyph.number, max(MIN_PIXELS, round(pixels * 4) / 4))
 
 
 def _drawn(face: Face, number: int | str, pixels: float) -> Bitmap:

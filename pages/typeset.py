@@ -22,7 +22,7 @@ GREY, WHITE = "grey", "white"
 PICTURES = {GREY: (208, 208, 208), WHITE: (255, 255, 255)}
 INK, PAPER = (0, 0, 0), (255, 255, 255)
 MIN_CONTRAST = 60        # of 255, in brightness from the paper's: paler letters are set in black
-MIN_EM = 4               # pixels on the whole page; what needs smaller letters is refused
+MIN_EM = 0.002           # of the page's side, 4 pixels at 2048; what needs smaller letters is refused
 STEPS = 9                # of the search for the largest size that fits: to 1 %
 COLUMN_GAP = 1.2         # ems between columns of text
 STROKE = 0.0025          # of the page's side, lines of panels and bubbles
@@ -121,16 +121,17 @@ def _largest(box: Box, layout: Layout, paragraphs: list[list[Token]], block: Blo
         lines = broken(paragraphs, length)
         return lines if math.ceil(len(lines) / box.columns) * block.pitch * em <= across + 1e-6 else None
 
-    too_large = max(block.em, MIN_EM)
+    smallest = MIN_EM * math.sqrt(layout.width * layout.height)
+    too_large = max(block.em, smallest)
     lines = lines_at(too_large)
     if lines is not None:
         return block._replace(lines=lines, em=too_large)
-    lines = lines_at(MIN_EM)
+    lines = lines_at(smallest)
     if lines is None:
         raise Refusal("text_no_fit", "The text of the box {name} does not fit at any size: {characters} characters on "
                       "{width} x {height} pixels. Enlarge the box or shorten the text.", name=repr(box.name),
                       characters=f"{len(box.text):,}", width=round(width), height=round(height))
-    fits = float(MIN_EM)
+    fits = smallest
     for _ in range(STEPS):
         middle = math.sqrt(fits * too_large)
         found = lines_at(middle)

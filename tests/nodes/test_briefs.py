@@ -45,7 +45,7 @@ def told(nodes, monkeypatch):
 @pytest.mark.parametrize("name", OWN)
 def test_prompt_canvas_and_expected_text(told, comfyui, name):
     from qwen_image_2.nodes.bridge.text_encoders.families import count_tokens
-    (prompt, width, height, expected), said = told(name)
+    (prompt, width, height, expected, _), said = told(name)
     assert expected == EXPECTED[name] == "\n".join(literals(prompt))
     assert (width, height) == (1792, 2400)
     lines = expected.count("\n") + 1
@@ -67,7 +67,7 @@ def test_what_is_written_by_hand_is_checked_before_anything_runs(nodes, name):
 
 
 def test_what_was_shortened_is_said(told):
-    (_, _, _, expected), said = told("QwenImage2PosterBrief", body="The market opens at six. " * 200)
+    (_, _, _, expected, _), said = told("QwenImage2PosterBrief", body="The market opens at six. " * 200)
     assert said[0].endswith("tokens, 5 lines of text.") and int(said[0].split()[0]) <= 1000
     assert "Cut after a sentence" in said[1] and "closing sentence" in said[2]
     assert expected.split("\n")[3].endswith("opens at six.")
@@ -116,7 +116,7 @@ SHIPPED = [(path.stem, entry) for path in WORKFLOWS for entry in json.loads(path
 
 @pytest.mark.parametrize("entry", [entry for _, entry in SHIPPED], ids=[name for name, _ in SHIPPED])
 def test_nothing_of_the_shipped_briefs_is_shortened(told, entry):
-    (_, _, _, expected), said = told(entry["class_type"], **entry["inputs"])
+    (_, _, _, expected, _), said = told(entry["class_type"], **entry["inputs"])
     assert len(said) == 1 and len(expected.split("\n")) >= 5
 
 

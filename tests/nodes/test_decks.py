@@ -69,7 +69,8 @@ def page_sizes(path):
 # ---------------------------------------------------------------- outline
 
 def test_ten_slides_are_ten_briefs(decks, said):
-    prompts, widths, heights, texts, notes, count, seeds = written(decks, TEN, seed=7)
+    prompts, widths, heights, texts, notes, count, seeds, layouts = written(decks, TEN, seed=7)
+    assert [layout.named("title").text for layout in layouts] == [text.split("\n")[0] for text in texts]
     assert count == len(prompts) == 10 and widths == [2752] * 10 and heights == [1536] * 10
     assert texts[0] == "Talk" and texts[9] == "Slide 10\nPoint 10\n第10点"
     assert seeds == list(range(7, 17))

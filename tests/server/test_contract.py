@@ -3,6 +3,7 @@ import pytest
 
 from qwen_image_2.tools.pack import node_ids
 
+LAYOUT = "QWEN_IMAGE_2_LAYOUT"
 CONTRACT = {
     "QwenImage2Loader": (["diffusion_model", "text_encoder", "vae", "variant", "weight_format", "vision_projector"],
                          ["MODEL", "CLIP", "VAE"]),
@@ -26,13 +27,15 @@ CONTRACT = {
                                  "follow_proposal", "seed", "max_tokens", "clip", "images"],
                                 ["STRING", "INT", "INT", "STRING"]),
     "QwenImage2PosterBrief": (["title", "subtitle", "body", "call_to_action", "footer"],
-                              ["STRING", "INT", "INT", "STRING"]),
-    "QwenImage2SlideBrief": (["title", "subtitle", "bullets", "footer"], ["STRING", "INT", "INT", "STRING"]),
+                              ["STRING", "INT", "INT", "STRING", LAYOUT]),
+    "QwenImage2SlideBrief": (["title", "subtitle", "bullets", "footer"], ["STRING", "INT", "INT", "STRING", LAYOUT]),
     "QwenImage2InfographicBrief": (["title", "subtitle", "data_points", "call_to_action", "source"],
-                                   ["STRING", "INT", "INT", "STRING"]),
-    "QwenImage2ComicBrief": (["title", "panels"], ["STRING", "INT", "INT", "STRING"]),
+                                   ["STRING", "INT", "INT", "STRING", LAYOUT]),
+    "QwenImage2ComicBrief": (["title", "panels"], ["STRING", "INT", "INT", "STRING", LAYOUT]),
     "QwenImage2DeckOutline": (["outline", "footer", "title_position", "picture_position"],
-                              ["STRING", "INT", "INT", "STRING", "STRING", "INT", "INT"]),
+                              ["STRING", "INT", "INT", "STRING", "STRING", "INT", "INT", LAYOUT]),
+    "QwenImage2Layout": (["boxes", "font", "picture", "width", "height", "language", "layout"],
+                         [LAYOUT, "IMAGE", "MASK", "STRING", "IMAGE", "STRING", "INT", "INT"]),
     "QwenImage2SaveDeck": (["images", "filename_prefix", "files", "page", "texts", "notes"], []),
     "QwenImage2Layers": (["model", "clip", "vae", "image", "prompt", "layers", "resolution", "seed", "steps", "cfg",
                           "negative_prompt", "caption_language", "guidance"], ["IMAGE", "IMAGE", "STRING"]),

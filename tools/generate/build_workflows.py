@@ -12,7 +12,8 @@ from pathlib import Path
 from .. import tiny
 from ..pack import ROOT
 from .make import as_program, from_schemas
-from .workflow_graphs import WORKFLOWS, Group, Node, Workflow
+from .workflow_graphs import WORKFLOWS
+from .workflow_parts import Group, Node, Workflow
 
 FOLDER = ROOT / "workflows"
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")

@@ -3,83 +3,30 @@
 A node that says something after a run, or shows a picture, grows: it has room for that, or is the last of its column.
 """
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 
-from ..tiny import (
-    CONTROL,
-    EDIT_1,
-    ENHANCER,
-    LAYERED_1,
-    LAYERED_VAE_1,
-    LIGHTNING_1,
-    PRUNA,
-    TEXT_ENCODER,
-    TEXT_ENCODER_1,
-    TRANSFORMER,
-    TRANSFORMER_1,
-    TURBO,
-    VAE_1,
-    VAE_FILE,
-)
+from ..tiny import CONTROL, ENHANCER, LIGHTNING_1, PRUNA
 from . import workflow_pages as pages
 from . import workflow_texts as texts
 from . import workflow_texts_1 as texts_1
 from . import workflow_texts_control as texts_control
+from .workflow_parts import (
+    QWEN_1,
+    QWEN_1_EDIT,
+    QWEN_1_LAYERED,
+    QWEN_1_LIGHTNING,
+    QWEN_2,
+    QWEN_2_PRUNA,
+    QWEN_2_TURBO,
+    Group,
+    Model,
+    Node,
+    Workflow,
+)
 
 EXAMPLE = "example.png"  # lies in the input folder of every new ComfyUI
 SEED = 20260920
 EDIT_SEED = 20260921  # an edit with the seed of its source tends to retrace it
 BUILT_IN = "built-in (English)"  # Glyph Reference's font that is everywhere
-
-
-@dataclass
-class Node:
-    """One node: class, inputs (a value, or (node name, output slot)), place and size on the canvas."""
-
-    node_class: str
-    at: tuple[int, int]
-    size: tuple[int, int]
-    inputs: dict = field(default_factory=dict)
-    title: str = ""
-    text: str = ""  # of a MarkdownNote
-
-
-@dataclass
-class Group:
-    title: str
-    members: tuple[str, ...]
-
-
-@dataclass
-class Workflow:
-    nodes: dict[str, Node]
-    groups: tuple[Group, ...]
-
-
-@dataclass(frozen=True)
-class Model:
-    """The files of the loader, and how their model was meant to be sampled."""
-
-    diffusion_model: str = TRANSFORMER
-    text_encoder: str = TEXT_ENCODER
-    vae: str = VAE_FILE
-    preset: str = "Quality 40"
-    cfg: float = 1.0
-    negative_prompt: str = ""
-
-    @property
-    def loader(self) -> dict:
-        return {"diffusion_model": self.diffusion_model, "text_encoder": self.text_encoder, "vae": self.vae,
-                "variant": "auto", "weight_format": "as stored", "vision_projector": "auto", "device": "auto"}
-
-
-QWEN_2 = Model()
-QWEN_2_TURBO = Model(TURBO, preset="Turbo 8")
-QWEN_2_PRUNA = Model(preset="Pruna LoRA 8")
-QWEN_1 = Model(TRANSFORMER_1, TEXT_ENCODER_1, VAE_1, "Quality 50", 4.0, texts_1.NEGATIVE)
-QWEN_1_LIGHTNING = replace(QWEN_1, preset="Lightning LoRA 4 (1.x)", cfg=1.0, negative_prompt="")
-QWEN_1_LAYERED = replace(QWEN_1, diffusion_model=LAYERED_1, vae=LAYERED_VAE_1, negative_prompt=" ")
-QWEN_1_EDIT = replace(QWEN_1, diffusion_model=EDIT_1, preset="Quality 40", negative_prompt=" ")
 
 
 def text_to_image(model: Model, prompt: str, aspect_ratio: str, size: str, prefix: str, note: str) -> Workflow:
@@ -286,6 +233,58 @@ def control(prompt: str, titles: Sequence[str], strength: float, note: str, pref
         Group("5  Sampling", ("sampler",)), Group("6  Result", ("decode", "save"))))
 
 
+LAYOUT = {"boxes": "", "font": "Noto Sans (built-in)", "picture": "grey", "width": 1024, "height": 1024,
+          "language": "English"}
+
+
+def from_layout(fields: dict, instruction: str, note: str, prefix: str) -> Workflow:
+    """A poster drawn after its own typeset page as the reference."""
+    nodes = _typeset(fields, note) | {
+        "prompt": Node("StringConcatenate", (2020, 60), (460, 240), {
+            "string_a": instruction, "string_b": ("layout", 5), "delimiter": " "}, title="Instruction"),
+        "edit": Node("QwenImage2EditEncode", (2020, 380), (460, 790), _edit_inputs(
+            ("prompt", 0), [("layout", 1)], canvas="first reference")),
+        "sampler": Node("QwenImage2Sampler", (2540, 60), (340, 790), _sampler_inputs("edit")),
+        "decode": _decode(2940),
+        "save": _save(2940, 260, ("decode", 0), prefix),
+    }
+    return Workflow(nodes, (
+        Group("1  Files", ("loader",)), Group("2  Brief", ("brief",)), Group("3  Layout", ("layout", "preview")),
+        Group("4  Instruction", ("prompt", "edit")), Group("5  Sampling", ("sampler",)),
+        Group("6  Result", ("decode", "save"))))
+
+
+def control_layout(fields: dict, note: str, prefix: str) -> Workflow:
+    """A poster along the edges of its own typeset page."""
+    nodes = _typeset(fields, note) | {
+        "control": _apply(60, ("loader", 0), 0.8, {"image": ("layout", 4)}),
+        "canvas": Node("QwenImage2EmptyLatent", (2020, 560), (400, 350), {
+            "aspect_ratio": "custom", "size": "2048", "width": ("layout", 6), "height": ("layout", 7),
+            "batch_size": 1}),
+        "prompt": Node("QwenImage2TextEncode", (2480, 60), (400, 360), {
+            "clip": ("loader", 1), "prompt": ("layout", 5), "negative_prompt": ""}),
+        "sampler": Node("QwenImage2Sampler", (2940, 60), (340, 790), _sampler_inputs("prompt") | {
+            "model": ("control", 0), "latent": ("canvas", 0)}),
+        "decode": _decode(3340),
+        "save": _save(3340, 260, ("decode", 0), prefix),
+    }
+    nodes["control"].at, nodes["file"] = (2020, 60), _control_file()
+    return Workflow(nodes, (
+        Group("1  Files", ("loader", "file")), Group("2  Brief", ("brief",)), Group("3  Layout", ("layout", "preview")),
+        Group("4  Control", ("control",)), Group("5  Canvas and prompt", ("canvas", "prompt")),
+        Group("6  Sampling", ("sampler",)), Group("7  Result", ("decode", "save"))))
+
+
+def _typeset(fields: dict, note: str) -> dict[str, Node]:
+    return {
+        "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+        "loader": Node("QwenImage2Loader", (440, 60), (400, 340), QWEN_2.loader),
+        "brief": Node("QwenImage2PosterBrief", (900, 60), (520, 960), fields),
+        "layout": Node("QwenImage2Layout", (1480, 60), (480, 480), {"layout": ("brief", 4), **LAYOUT}),
+        "preview": Node("PreviewImage", (1480, 620), (480, 520), {"images": ("layout", 1)}, title="The typeset page"),
+    }
+
+
 def control_inpaint(prompt: str, note: str, prefix: str) -> Workflow:
     """A region painted anew by the control network, and stitched in."""
     return Workflow(
@@ -438,6 +437,10 @@ WORKFLOWS = {
                             "qwen-image-2-chain", sees=(FIRST_RESULT,)),
     "edit_depth": two_edits(texts.EDIT_DEPTH, texts.DEPTH_VIEW, DEPTH_TITLES, texts.DEPTH_NOTE,
                             "qwen-image-2-depth", sees=(PICTURE, FIRST_RESULT)),
+    "poster_from_layout": from_layout(pages.POSTER | {"size": "1024"}, pages.AS_LAID_OUT, pages.LAYOUT_NOTE,
+                                      "qwen-image-2-poster-from-layout"),
+    "control_layout": control_layout(pages.POSTER | {"size": "1024"}, texts_control.LAYOUT_NOTE,
+                                     "qwen-image-2-control-layout"),
     "control_canny_poster": control(texts_control.TEA_POSTER, ["Photograph or page"], 1.0, texts_control.CANNY_NOTE,
                                     "qwen-image-2-control-canny", canny=True),
     "control_depth": control(texts_control.ROOM, ["Depth map"], 1.0, texts_control.DEPTH_NOTE,

@@ -37,6 +37,21 @@ place, size and colour.
 - **Canvas**: 2048 is the model's native 2K table.
 """
 
+LAYOUT_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
+## What to change
+
+- **Brief**: the texts. Its **layout** says where each stands.
+- **Layout** sets the texts in real fonts. **boxes** moves them: `[{"name": "title", "y": 0.7}]` puts the title lower; \
+places are shares of the page. The prompt's words for places follow.
+- **font**: any font in ComfyUI's `models/fonts`, or of the system.
+- **Instruction** says that the page is the reference. The model draws the style of the brief, with the letters where \
+the page has them.
+- It says when letters get smaller than the model can draw: 20 pixels, of traditional Chinese 50, at 2048.
+"""
+
+AS_LAID_OUT = ("A finished page laid out as in <image1>: every text at the same place, of the same size and with the "
+               "same letters as there. The gray area is where the picture goes; the colors of <image1> do not matter.")
+
 POSTER = poster(
     title="OPEN\nOBSERVATORY",
     subtitle="A night under the dome",

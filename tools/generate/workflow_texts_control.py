@@ -33,6 +33,15 @@ without further files.
 - **Prompt**: what is to be seen in this room, from this place.
 """ + STRENGTH
 
+LAYOUT_NOTE = CONTROL_FILES + """
+## What to change
+
+- **Brief**: the texts. **Layout** sets them in real fonts, and its **edges** are the control picture: each letter \
+stands where the page has it.
+- **boxes** of **Layout** moves texts: `[{"name": "title", "y": 0.7}]`; the prompt's words for places follow.
+- Other control pictures add up: put a second **Apply Control** behind the first for the picture area.
+""" + STRENGTH
+
 INPAINT_NOTE = CONTROL_FILES + EDIT_CHANGES + """\
 - **Mask**: right-click the picture, *Open in MaskEditor*, paint what is to be painted anew.
 - **Crop for Edit** enlarges the region; **Apply Control** shows the network what is kept of it, grey where the mask is.

@@ -7,6 +7,7 @@ import folder_paths
 
 from ....messages import Refusal
 from ....pages import glyphs
+from ....pages.page_fonts import Face, Fonts
 
 FOLDER = "fonts"  # of ComfyUI's models; extra_model_paths.yaml may name more under this key
 # Newer versions of ComfyUI own that key and list .ttf and .otf alone: an entry of our own lists the same folders.
@@ -35,6 +36,16 @@ def _of_the_system() -> dict[str, tuple[Path, int]]:
         for path in glyphs.font_files(folder):
             found |= glyphs.named_faces(path, path.name)
     return dict(sorted(found.items()))
+
+
+def page_choices() -> list[str]:
+    """Names in the menu of a typeset page, beside those of its own fonts."""
+    return [name for name, face in choices().items() if face is not None]
+
+
+def page_fonts(chosen: str) -> Fonts:
+    """All fonts that a typeset page may draw letters from, the chosen one first."""
+    return Fonts(tuple(Face(name, *face) for name, face in choices().items() if face is not None), chosen)
 
 
 def resolve(name: str) -> tuple[Path, int] | None:
