@@ -202,10 +202,12 @@ def check_unicode(text: str) -> None:
 
 def brief_measure(asked: dict, count: Callable[[str], int]) -> dict:
     name, inputs = asked.get("node"), asked.get("inputs")
+    node = _brief_node(BRIEFS, name, inputs)
+    verdict = check_by_node(node, inputs)
+    if verdict is not True:
+        return _would_refuse(verdict)
     try:
-        found = _brief_node(BRIEFS, name, inputs).measure(inputs, count)
-    except BadRequest:
-        raise
+        found = node.measure(inputs, count)
     except Refusal as refusal:
         return _would_refuse(refusal.message)
     return answer(found.tokens, found.texts, notes=[to_json(note) for note in found.notes],
@@ -213,15 +215,11 @@ def brief_measure(asked: dict, count: Callable[[str], int]) -> dict:
 
 
 def _brief_node(nodes: dict, name, inputs) -> type[io.ComfyNode]:
-    """The node of that name, which takes these inputs. Raises BadRequest where there is none, and the Refusal by which
-    the node's own check would keep it from running."""
+    """The node of that name, which takes these inputs. Raises BadRequest where there is none."""
     node = nodes.get(name) if isinstance(name, str) else None
     if node is None or not isinstance(inputs, dict):
         raise _not_a_brief()
     check_inputs(node, inputs)
-    verdict = check_by_node(node, inputs)
-    if verdict is not True:
-        raise Refusal(verdict.key, verdict.template, **verdict.values)
     return node
 
 
@@ -272,13 +270,13 @@ def layout_preview(asked: dict, count: Callable[[str], int]) -> dict:
         raise BadRequest("send_layout", 'Send an object whose "boxes" are JSON text, with font, picture and sizes as '
                          "on the node.")
     check_unicode(text)
+    node = None if asked.get("node") is None else _brief_node(LAID_OUT, asked["node"], asked.get("inputs"))
+    verdict = node is None or check_by_node(node, asked["inputs"])
+    if verdict is not True:
+        return _would_refuse(verdict)
     try:
-        brief = None if asked.get("node") is None else _brief_node(LAID_OUT, asked["node"], asked.get("inputs")).layout(
-            asked["inputs"], count)
-        layout, lost = layout_from(brief, text, *sides)
+        layout, lost = layout_from(node and node.layout(asked["inputs"], count), text, *sides)
         page = typeset.preview(layout, fonts.page_fonts(font), long_side, picture)
-    except BadRequest:
-        raise
     except Refusal as refusal:
         return _would_refuse(refusal.message)
     return {"width": layout.width, "height": layout.height, "image": as_png(page), "boxes": entries(layout, page),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .briefs import Brief, Element
-from .layout import Box, Layout
+from .layout import DIGITS, Box, Layout
 
 MARGIN = 0.05  # of the shorter side, kept free of text on each edge
 GAP = 0.02     # of the shorter side, between boxes
@@ -144,7 +144,8 @@ def _box(name: str, element: Element, area: Area, brief: Brief, canvas: Canvas) 
     size = canvas.fitting_em(element, area, columns) if element.literal else canvas.em(element)
     at_left = any(other.role == "title" and other.place in ("top left", "left side") for other in brief.elements)
     centred = element.role in CENTRED or (element.role in HEADING and area.w > 0.6 and not at_left)
-    return Box(name, element.role, element.text, *area, size=size, weight="bold" if element.role in BOLD else "regular",
+    place = (round(side, DIGITS) for side in area)
+    return Box(name, element.role, element.text, *place, size=round(size, DIGITS), weight="bold" if element.role in BOLD else "regular",
                colour=element.colour, alignment="centre" if centred else "start", columns=columns,
                number=element.number, by=element.by)
 

@@ -19,6 +19,7 @@ from .vocabulary import ENGLISH
 MAX_BOXES = 500
 MAX_CHARACTERS = 10_000  # of all texts together; a prompt holds a tenth of that
 MAX_JSON = 2 ** 20       # characters: 500 boxes with all fields take a quarter of that
+DIGITS = 5               # of places and sizes: a hundredth of a pixel, and what is written is read again as it was
 ELEMENT_GRID = 1000      # core's elements count in thousandths of the canvas
 SMALLEST = 0.001         # share of the canvas, of a box's width and height
 BEYOND = 0.002           # that a box may reach over the edge: what rounding does
@@ -84,7 +85,7 @@ _DEFAULTS = {each.name: each.default for each in fields(Box)}
 
 def _entry(box: Box) -> dict:
     """Without what is as usual."""
-    values = {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(box).items()}
+    values = {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in asdict(box).items()}
     return {name: value for name, value in values.items() if value != _DEFAULTS[name]}
 
 
@@ -194,8 +195,8 @@ def _parsed(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "the text"
-        raise Refusal("layout_not_json", "The layout is not valid JSON (see {where}).", where=where) from error
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        raise Refusal("layout_not_json", "The layout is not valid JSON (line {line}).", line=line) from error
 
 
 def _values(entry: object, name: str) -> dict:

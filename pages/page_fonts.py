@@ -4,7 +4,7 @@ Two families come with the pack (assets/fonts): Noto Sans, and a subset of Noto 
 the user's and the system's fonts, the first one that has it.
 """
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -50,13 +50,17 @@ class Fonts:
             return shipped(weight)
         own = next((face for face in self.named if face.name == name), None)
         if own is None:
-            raise Refusal("font_gone", "The font {font} no longer exists. Choose another one.", font=name)
+            raise gone(name)
         return (own, *shipped(weight))
 
     def face_for(self, character: str, faces: tuple[Face, ...]) -> Face | None:
         """The first of a box's faces that has the character, else the first of all others; None: no font has it."""
         found = next((face for face in faces if has(face, character)), None)
         return found or _among(self.named[:MAX_OTHERS], character)
+
+
+def gone(font: str) -> Refusal:
+    return Refusal("font_gone", "The font {font} no longer exists. Choose another one.", font=font)
 
 
 @lru_cache(maxsize=4096)
@@ -92,6 +96,7 @@ def font_of(face: Face, size: float) -> ImageFont.FreeTypeFont:
 
 JOINERS = glyphs.JOINERS
 EMOJI = ((0x1F000, 0x1FBFF),)
+SYMBOLS = ((0x2300, 0x23FF), (0x2600, 0x27BF), (0x2B00, 0x2BFF))
 # They change what stands before them into an emoji or another one, and draw nothing by themselves.
 EMOJI_PARTS = ((0x200D, 0x200D), (0x20E3, 0x20E3), (0x1F3FB, 0x1F3FF), (0xE0020, 0xE007F))
 FLAG_LETTERS = ((0x1F1E6, 0x1F1FF),)  # two of them are a flag
@@ -103,8 +108,9 @@ def _within(character: str, spans: tuple[tuple[int, int], ...]) -> bool:
     return any(first <= ord(character) <= last for first, last in spans)
 
 
-def without_emoji(line: str) -> tuple[str, list[str]]:
-    """The line with an ideographic space in place of each emoji, and the emoji: a typeset page has no colour glyphs."""
+def without_emoji(line: str, drawn: Callable[[str], bool]) -> tuple[str, list[str]]:
+    """The line with an ideographic space in place of each emoji, and the emoji: a typeset page has no colour glyphs.
+    drawn: whether a font has a character; older symbols such as hearts are letters to some fonts, emoji to others."""
     text, found, before = "", [], ""
     for character in line:
         if _within(character, SELECTORS):
@@ -112,7 +118,7 @@ def without_emoji(line: str) -> tuple[str, list[str]]:
         if before and _joins(before, character, len(found[-1])):
             found[-1] += character
             before = character
-        elif _within(character, EMOJI):
+        elif _within(character, EMOJI) or (_within(character, SYMBOLS) and not drawn(character)):
             found.append(character)
             text, before = text + "\u3000", character
         else:

@@ -74,13 +74,14 @@ def available() -> bool:
 def tokens(line: str, faces: tuple[Face, ...], fonts: Fonts, vertical: bool, right_to_left: bool) -> list[Token]:
     """A line of text as what can be put on lines, in reading order. Raises Refusal for scripts that need the extra,
     and for characters that no font has."""
+    plain = line
     if not available():
         _check_simple(line)
         line = line.translate(UPRIGHT) if vertical else line
     levels = [0] * len(line) if vertical or not available() else _levels(line, right_to_left)
     found, begin = [], 0
     for end in range(1, len(line) + 1):
-        if end == len(line) or _may_break(line[end - 1], line[end]):
+        if end == len(line) or _may_break(plain[end - 1], plain[end]):
             found.append(_token(line[begin:end], levels[begin:end], faces, fonts, vertical))
             begin = end
     return found

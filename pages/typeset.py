@@ -4,6 +4,7 @@ Texts are black on white unless their box has a colour that can be told from whi
 and what their letters are; the colours of the picture are the prompt's.
 """
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,10 +81,10 @@ def preview(layout: Layout, fonts: Fonts, long_side: int = PREVIEW_SIDE, picture
 
 def _block(box: Box, layout: Layout, fonts: Fonts, emoji: list[str]) -> Block | None:
     """None for a box without text. Adds the emoji that it leaves out."""
-    lines = _clean(box.text, emoji)
+    vertical, faces = box.direction == VERTICAL, fonts.faces(box.font, box.weight)
+    lines = _clean(box.text, lambda character: fonts.face_for(character, faces) is not None, emoji)
     if not lines:
         return None
-    vertical, faces = box.direction == VERTICAL, fonts.faces(box.font, box.weight)
     backward = box.direction == RIGHT_TO_LEFT or (
         box.direction not in (VERTICAL, LEFT_TO_RIGHT) and shaping.runs_right_to_left(box.text))
     paragraphs = [shaping.tokens(line, faces, fonts, vertical, backward) for line in lines]
@@ -93,10 +94,10 @@ def _block(box: Box, layout: Layout, fonts: Fonts, emoji: list[str]) -> Block | 
     return _largest(box, layout, paragraphs, Block([], box.size * layout.height, above, pitch, vertical, backward))
 
 
-def _clean(text: str, emoji: list[str]) -> list[str]:
+def _clean(text: str, drawn: Callable[[str], bool], emoji: list[str]) -> list[str]:
     lines = []
     for line in glyphs.cleaned(text):
-        plain, found = without_emoji(line)
+        plain, found = without_emoji(line, drawn)
         emoji += found
         lines.append(plain)
     return lines

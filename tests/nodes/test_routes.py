@@ -27,6 +27,7 @@ def send(routes, path, *bodies, **headers):
         app = web.Application()
         app.router.add_post(routes.PATH, routes.measure)
         app.router.add_post(routes.BRIEF_PATH, routes.measure_brief)
+        app.router.add_post(routes.LAYOUT_PATH, routes.preview_layout)
         async with TestClient(TestServer(app)) as client:
             sent = {"Content-Type": "application/json"} | headers
             answers = await asyncio.gather(*(client.post(path, data=body, headers=sent) for body in bodies))

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import folder_paths
 
-from ....messages import Refusal
 from ....pages import glyphs
-from ....pages.page_fonts import Face, Fonts
+from ....pages.page_fonts import Face, Fonts, gone
 
 FOLDER = "fonts"  # of ComfyUI's models; extra_model_paths.yaml may name more under this key
 # Newer versions of ComfyUI own that key and list .ttf and .otf alone: an entry of our own lists the same folders.
@@ -52,5 +51,5 @@ def resolve(name: str) -> tuple[Path, int] | None:
     """The face behind a name from `choices`. Raises ValueError for one that is no longer there."""
     there = choices()
     if name not in there:
-        raise Refusal("font_gone", "The font {font} no longer exists. Choose another one.", font=name)
+        raise gone(name)
     return there[name]
