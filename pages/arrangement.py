@@ -145,7 +145,8 @@ def _box(name: str, element: Element, area: Area, brief: Brief, canvas: Canvas) 
     at_left = any(other.role == "title" and other.place in ("top left", "left side") for other in brief.elements)
     centred = element.role in CENTRED or (element.role in HEADING and area.w > 0.6 and not at_left)
     place = (round(side, DIGITS) for side in area)
-    return Box(name, element.role, element.text, *place, size=round(size, DIGITS), weight="bold" if element.role in BOLD else "regular",
+    return Box(name, element.role, element.text, *place, size=round(size, DIGITS),
+               weight="bold" if element.role in BOLD else "regular",
                colour=element.colour, alignment="centre" if centred else "start", columns=columns,
                number=element.number, by=element.by)
 

@@ -19,7 +19,7 @@ from .page_fonts import Face, Fonts, font_of, pieces
 if TYPE_CHECKING:
     import uharfbuzz
 
-INSTALL = "python -m pip install uharfbuzz python-bidi"
+INSTALL = 'python -m pip install "uharfbuzz>=0.57" "python-bidi<0.7"'
 LTR, RTL, TTB = "ltr", "rtl", "ttb"
 REFERENCE = 200  # pixels, at which FreeType is asked for lengths
 MIN_PIXELS = 1.0  # of letters on a small preview, which nobody reads
@@ -66,7 +66,11 @@ class Bitmap(NamedTuple):
 
 @lru_cache(maxsize=1)
 def available() -> bool:
-    return find_spec("uharfbuzz") is not None and find_spec("bidi") is not None
+    """Older versions of uharfbuzz draw no glyphs."""
+    if find_spec("uharfbuzz") is None or find_spec("bidi") is None:
+        return False
+    import uharfbuzz
+    return hasattr(uharfbuzz, "RasterDraw")
 
 
 # ---------------------------------------------------------------- lines -> tokens
