@@ -35,9 +35,9 @@ class QwenImage2Layout(io.ComfyNode):
                                    tooltip="From a brief or Deck Outline, or Elements of core's Create Bounding Boxes. "
                                            "Nothing connected: Boxes is the whole layout."),
                 io.String.Input("boxes", multiline=True, default="",
-                                tooltip="JSON. With a layout connected: a list of what differs from it, each entry with "
-                                        "the name of its box and new values, such as y. Without: the whole layout, in "
-                                        "the form of the output Boxes."),
+                                tooltip="JSON. With a layout connected: a list of what differs from it, each entry "
+                                        "with the name of its box and new values, such as y. Without: the whole "
+                                        "layout, in the form of the output Boxes."),
                 io.Combo.Input("font", [NOTO, *fonts.page_choices()], default=NOTO,
                                tooltip="For boxes without a font of their own: Noto Sans (Latin, Greek, Cyrillic, "
                                        "Chinese, Japanese), files in ComfyUI's models/fonts, and the system's fonts. "
