@@ -144,8 +144,8 @@ def _box(name: str, element: Element, area: Area, brief: Brief, canvas: Canvas) 
     size = canvas.fitting_em(element, area, columns) if element.literal else canvas.em(element)
     at_left = any(other.role == "title" and other.place in ("top left", "left side") for other in brief.elements)
     centred = element.role in CENTRED or (element.role in HEADING and area.w > 0.6 and not at_left)
-    place = (round(side, DIGITS) for side in area)
-    return Box(name, element.role, element.text, *place, size=round(size, DIGITS),
+    x, y, w, h = (round(side, DIGITS) for side in area)
+    return Box(name, element.role, element.text, x, y, w, h, size=round(size, DIGITS),
                weight="bold" if element.role in BOLD else "regular",
                colour=element.colour, alignment="centre" if centred else "start", columns=columns,
                number=element.number, by=element.by)
@@ -231,14 +231,14 @@ def _slide(brief: Brief, canvas: Canvas) -> Places:
         content = {"right half": (below, right), "left half": (right, below)}.get(picture, (right, PAGE))
     elif place == "lower third":
         above = page.stack(HEADING, free, free.h * 0.36, from_bottom=True)
-        content = tuple(_cut_to(area, above) for area in content)
+        content = _cut_to(content[0], above), _cut_to(content[1], above)
     elif place == "centre":
         height = sum(page.heights(page.there("title"), free.w, free.h * 0.3))
         below = page.stack(HEADING, free.without_top(max(0.0, 0.5 - free.y - height / 2)), free.h * 0.35)
-        content = tuple(_cut_to(area, below) for area in content)
+        content = _cut_to(content[0], below), _cut_to(content[1], below)
     else:
         below = page.stack(HEADING, free, free.h * 0.36)
-        content = tuple(_cut_to(area, below) for area in content)
+        content = _cut_to(content[0], below), _cut_to(content[1], below)
     page.places["picture"] = PAGE if picture == "behind" else content[1]
     per_column = math.ceil(len(points) / brief.columns)
     for number, column in enumerate(content[0].columns(brief.columns, canvas.across) if points else ()):

@@ -204,7 +204,7 @@ def _values(entry: object, name: str) -> dict:
     if not isinstance(entry, dict):
         raise Refusal("box_object", "Box {name} of the layout is not an object with fields such as text, x, y, w and "
                       "h.", name=name)
-    values = {}
+    values: dict[str, str | int | float] = {}
     for key, value in entry.items():
         wanted = Box.__annotations__.get(key)
         if wanted is float and type(value) in (int, float) and abs(value) < 10 ** 9 and math.isfinite(value):

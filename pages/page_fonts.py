@@ -111,7 +111,8 @@ def _within(character: str, spans: tuple[tuple[int, int], ...]) -> bool:
 def without_emoji(line: str, drawn: Callable[[str], bool]) -> tuple[str, list[str]]:
     """The line with an ideographic space in place of each emoji, and the emoji: a typeset page has no colour glyphs.
     drawn: whether a font has a character; older symbols such as hearts are letters to some fonts, emoji to others."""
-    text, found, before = "", [], ""
+    text, before = "", ""
+    found: list[str] = []
     for character in line:
         if _within(character, SELECTORS):
             continue
@@ -139,18 +140,19 @@ def name_of(character: str) -> str:
 
 def pieces(line: str, faces: tuple[Face, ...], fonts: Fonts) -> Iterator[tuple[Face, str]]:
     """The line cut where the font changes. Raises Refusal for a character that no font has."""
-    current, text = None, ""
+    current: Face | None = None
+    text = ""
     for character in line:
         wanted = current if current and keeps(current, character) else fonts.face_for(character, faces)
         if wanted is None:
             raise Refusal("page_glyph", "No font here has the character {character}. Put a font that has it into "
                           "ComfyUI's models/fonts, or install a font package of your system such as fonts-noto-core.",
                           character=name_of(character))
-        if wanted != current and text:
+        if current and wanted != current:
             yield current, text
             text = ""
         current, text = wanted, text + character
-    if text:
+    if current:
         yield current, text
 
 

@@ -63,7 +63,8 @@ def typeset(layout: Layout, fonts: Fonts, picture: str = GREY, scale: float = 1.
     lines = Image.new("L", (width, height), 0)
     _draw_parts(layout, page, lines, picture)
     canvas, ink = np.array(page), np.zeros((height, width), np.uint8)
-    sizes, emoji = {}, []
+    sizes: dict[str, float] = {}
+    emoji: list[str] = []
     for box in layout.boxes:
         if box.literal and (block := _block(box, layout, fonts, emoji)):
             sizes[box.name] = block.em

@@ -267,7 +267,7 @@ NAMES: dict[str, Callable[[Element], Message]] = {
     "sound": lambda element: Message("role_sound", "in panel {number} the drawn sound effect", number=element.number),
     "panel": lambda element: Message("role_panel", "panel {number}", number=element.number),
     "picture": lambda element: Message("role_picture", "the main picture"),
-    "text": lambda element: Message("role_text", "the text {number}", number=element.number),
+    "text": lambda element: Message("role_text", "the text"),
 }
 
 
