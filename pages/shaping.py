@@ -28,8 +28,8 @@ CACHED_PIXELS = 128  # glyphs of larger letters are drawn anew: they are few, an
 COMPLEX = ((0x0590, 0x08FF), (0x0900, 0x109F), (0x1780, 0x18AF), (0x1A00, 0x1CFF), (0xA800, 0xABFF),
            (0xFB1D, 0xFDFF), (0xFE70, 0xFEFF), (0x10800, 0x11FFF), (0x1E800, 0x1EFFF))
 # Punctuation in columns, where HarfBuzz is not there to ask the font for it (Unicode's vertical forms).
-UPRIGHT = str.maketrans("，、。：；！？（）｛｝〔〕【】《》〈〉「」『』［］…—",
-                        "︐︑︒︓︔︕︖︵︶︷︸︹︺︻︼︽︾︿﹀﹁﹂﹃﹄﹇﹈︙︱")
+UPRIGHT = str.maketrans("，、。：；！？（）｛｝〔〕【】《》〈〉「」『』［］…—ー",
+                        "︐︑︒︓︔︕︖︵︶︷︸︹︺︻︼︽︾︿﹀﹁﹂﹃﹄﹇﹈︙︱︱")
 NO_START = set("，、。：；！？）｝〕】》〉」』］…—ー〜～·・”’%％ぁぃぅぇぉっゃゅょァィゥェォッャュョ,.;:!?)]}")
 NO_END = set("（｛〔【《〈「『［“‘([{$¥￥#")
 

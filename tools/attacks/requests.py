@@ -16,6 +16,11 @@ from .texts import inputs_of
 
 FAILED = 500  # of HTTP: the pack itself calls it a fault
 BUSY = 503
+PLACE = {"x": 0.1, "y": 0.1, "w": 0.4, "h": 0.2}
+LAYOUTS = ([PLACE | {"name": "title", "text": "NIGHT 海港", "size": 0.1, "weight": "bold", "direction": "vertical"},
+            PLACE | {"name": "b", "text": "Open 18\u201324 h", "colour": "#ff8800", "y": 0.6, "columns": 2}],
+           {"width": 512, "height": 256, "boxes": [PLACE | {"text": "a", "role": "speech", "by": "Mia", "number": 1}]},
+           [{"type": "text", "bbox": [100, 200, 300, 900], "text": "a\nb", "color_palette": ["#00ff00"]}])
 
 
 # ---------------------------------------------------------------- routes
@@ -27,7 +32,7 @@ class Request(NamedTuple):
 
 
 def route(folder: Path) -> Kind:
-    """Bodies for the two routes, answered by a server of their own."""
+    """Bodies for the three routes, answered by a server of their own."""
     from aiohttp import web
     from aiohttp.test_utils import TestClient, TestServer
 
@@ -36,9 +41,14 @@ def route(folder: Path) -> Kind:
     routes.count_tokens("a")  # loads the tokenizer, which the first request of a server waits for
 
     def attack(rng: Random) -> Request:
-        path = rng.choice((routes.PATH, routes.BRIEF_PATH, routes.BRIEF_PATH))
+        path = rng.choice((routes.PATH, routes.BRIEF_PATH, routes.LAYOUT_PATH))
         if path == routes.PATH:
             asked = {"text": mutation.text('A poster that says "海港".', rng, rng.choice((2000, 70_000)))}
+        elif path == routes.LAYOUT_PATH:
+            asked = {"boxes": mutation.json_file(rng.choice(LAYOUTS), rng).decode(errors="replace"), "long_side": 256}
+            if rng.random() < 0.5:
+                name = rng.choice(list(routes.LAID_OUT))
+                asked |= {"node": name, "inputs": inputs_of(routes.LAID_OUT[name], rng)}
         else:
             name = rng.choice(list(routes.BRIEFS))
             inputs = inputs_of(routes.BRIEFS[name], rng)
@@ -56,6 +66,7 @@ def route(folder: Path) -> Kind:
         app = web.Application()
         app.router.add_post(routes.PATH, routes.measure)
         app.router.add_post(routes.BRIEF_PATH, routes.measure_brief)
+        app.router.add_post(routes.LAYOUT_PATH, routes.preview_layout)
         async with TestClient(TestServer(app)) as client:
             answer = await client.post(given.path, data=given.body, headers=given.headers)
             if answer.content_type == "application/json":
