@@ -10,7 +10,7 @@ REST = {"font": "Noto Sans (built-in)", "picture": "grey", "width": 512, "height
 
 def test_core_s_boxes_become_a_page(client):
     drawn = [{"x": 256, "y": 128, "width": 256, "height": 64, "metadata": {"type": "text", "text": "OPEN", "desc": ""}}]
-    nodes = {"boxes": node("CreateBoundingBoxes", width=512, height=256, editor_state=drawn),
+    nodes = {"boxes": node("CreateBoundingBoxes", width=512, height=256, editor_state={"__value__": drawn}),
              "layout": node("QwenImage2Layout", layout=["boxes", 2], boxes="", **REST),
              "page": node("SaveImage", images=["layout", 1], filename_prefix="page"),
              "json": node("PreviewAny", source=["layout", 3]), "prompt": node("PreviewAny", source=["layout", 5])}
