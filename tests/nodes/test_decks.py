@@ -134,7 +134,7 @@ def test_nothing_of_the_shipped_deck_is_shortened(decks, said):
 
 def test_lists_and_schema(decks):
     schema = decks.QwenImage2DeckOutline.define_schema()
-    assert [output.is_output_list for output in schema.outputs] == [True] * 5 + [False, True]
+    assert [output.is_output_list for output in schema.outputs] == [True] * 5 + [False, True, True]
     assert decks.QwenImage2SaveDeck.define_schema().is_input_list
 
 
