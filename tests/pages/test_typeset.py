@@ -113,9 +113,9 @@ def test_lines_that_run_both_ways_are_seen_as_unicode_says():
     runs = [shaping.Run((), 1.0, level) for level in (1, 2, 1)]
     token = shaping.Token(tuple(runs), 3.0, False)
     assert [run.level for run in shaping.runs_as_seen([token])] == [1, 2, 1]
-    ordered = [shaping.Run((), float(number), level) for number, level in enumerate((0, 1, 1, 2, 0))]
+    ordered = [shaping.Run((), float(number), level) for number, level in enumerate((0, 1, 2, 2, 1, 0))]
     seen = shaping.runs_as_seen([shaping.Token(tuple(ordered), 1.0, False)])
-    assert [run.length for run in seen] == [0, 3, 2, 1, 4]
+    assert [run.length for run in seen] == [0, 4, 2, 3, 1, 5]
 
 
 def test_lines_break_where_a_reader_would(extra):
