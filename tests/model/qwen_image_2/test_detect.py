@@ -287,7 +287,7 @@ def test_layouts_of_other_tools_are_refused_by_name(tool, kind):
 
 def test_a_folder_that_names_another_tool_is_refused_by_it():
     config = {"quantization_config": {"quant_method": "fbgemm_fp8"}}
-    with pytest.raises(CheckpointError, match="it was quantized by fbgemm_fp8 \\(quantization_config\\), in a layout"):
+    with pytest.raises(CheckpointError, match="it was quantized by fbgemm_fp8 \\(quantization_config\\), in a form"):
         detect.detect_transformer(Checkpoint("it", infos(transformer_state()), config))
 
 

@@ -228,7 +228,8 @@ def test_nan_that_cores_loader_loads_is_refused_before_a_run(model, part, monkey
     broken = not_finite(part, float("nan")) if part != "diff" else {f"{Q}.diff": torch.full((D, D), float("nan"))}
     clone, good = model.clone(), model.clone()
     clone.add_patches(comfy.lora.load_lora(broken, {Q: f"{Q}.weight"}, log_missing=False))
-    executor = SimpleNamespace(class_obj=SimpleNamespace(model_patcher=clone, conds={}))
+    executor = SimpleNamespace(class_obj=SimpleNamespace(
+        model_patcher=clone, model_options=clone.model_options, conds={}))
     with pytest.raises(CheckpointError, match=rf"^The LoRA is damaged: {Q}\.weight contains NaN or infinity"):
         run_checks.check_run(executor, torch.zeros(1, 64, 4, 4), torch.zeros(1, 64, 4, 4), None, torch.ones(2))
     good.add_patches(comfy.lora.load_lora(PAIR, {Q: f"{Q}.weight"}, log_missing=False))

@@ -15,28 +15,32 @@ def run_checks():
     return run_checks
 
 
+def guider_of(model, conds: dict) -> SimpleNamespace:
+    """What check_run reads of one of core's."""
+    return SimpleNamespace(model_patcher=model, model_options=model.model_options, conds=conds)
+
+
 def test_controlnets_are_refused(run_checks, model):
-    guider = SimpleNamespace(model_patcher=model, conds={"positive": [{"control": object()}]})
-    executor = type("Executor", (), {"class_obj": guider})()
+    executor = type("Executor", (), {"class_obj": guider_of(model, {"positive": [{"control": object()}]})})()
     with pytest.raises(ValueError, match="ControlNets of other models .* Apply Control"):
         run_checks.check_run(executor, torch.zeros(1, 64, 4, 4), torch.zeros(1, 64, 4, 4), *RUN)
 
 
 def test_empty_batch_is_refused(run_checks, model):
-    executor = type("Executor", (), {"class_obj": SimpleNamespace(model_patcher=model, conds={})})()
+    executor = type("Executor", (), {"class_obj": guider_of(model, {})})()
     with pytest.raises(ValueError, match="batch is empty"):
         run_checks.check_run(executor, torch.zeros(0, 64, 4, 4), torch.zeros(0, 64, 4, 4), *RUN)
 
 
 def test_prompts_must_be_one_or_as_many_as_pictures(run_checks, model):
     cond = {"cross_attn": torch.zeros(2, 20, 64), "model_conds": {}}
-    executor = type("Executor", (), {"class_obj": SimpleNamespace(model_patcher=model, conds={"positive": [cond]})})()
+    executor = type("Executor", (), {"class_obj": guider_of(model, {"positive": [cond]})})()
     with pytest.raises(ValueError, match="2 prompts for 3 images"):
         run_checks.check_run(executor, torch.zeros(3, 64, 4, 4), torch.zeros(3, 64, 4, 4), *RUN)
 
 
 def test_video_latents_are_refused(run_checks, model):
-    executor = type("Executor", (), {"class_obj": SimpleNamespace(model_patcher=model, conds={})})()
+    executor = type("Executor", (), {"class_obj": guider_of(model, {})})()
     with pytest.raises(ValueError, match=r"shape \[1, 64, 1, 4, 4\]"):
         run_checks.check_run(executor, torch.zeros(1, 64, 1, 4, 4), torch.zeros(1, 64, 1, 4, 4), *RUN)
 

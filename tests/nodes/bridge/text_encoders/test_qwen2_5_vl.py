@@ -239,7 +239,7 @@ def test_the_family_is_a_property_of_the_clip(clip, comfyui):
 def test_encode_prompt_works_and_knows_what_this_family_was_trained_for(clip, monkeypatch):
     from qwen_image_2.nodes import text
     told = []
-    monkeypatch.setattr(text, "notify", lambda cls, *notes: told.append(notes))
+    monkeypatch.setattr(text, "notify", lambda cls, *notes: told.append(notes) or {})
     for prompt_text, words in (("word " * 1020, "1021 tokens."), ("word " * 1030, "the model was trained for 1024.")):
         positive, negative, tokens = text.QwenImage2TextEncode.execute(clip, prompt_text, "").result
         assert error(positive[0][0], encode(clip, prompt_text)) < 1e-6
