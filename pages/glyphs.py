@@ -91,6 +91,9 @@ def readable(name: str) -> Iterator[None]:
     """Around what reads a font: of a damaged one FreeType may read the head and fail at a letter."""
     try:
         yield
+    except Image.DecompressionBombError as error:  # Pillow's, before it makes a bitmap of 179 million pixels and more
+        raise Refusal("font_letter_huge", "The font {font} cannot be read (one of its letters is larger than any "
+                      "page). Choose another one.", font=name) from error
     except OSError as error:
         raise Refusal("font_unreadable", "The font {font} cannot be read ({error}). Choose another one.", font=name,
                       error=str(error.strerror or error)) from error  # without the file's path

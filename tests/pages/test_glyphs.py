@@ -13,6 +13,21 @@ def with_broken_outlines(content: bytes) -> bytes:
     return content[:begin] + b"\x01" * size + content[begin + size:]
 
 
+def with_huge_letters(content: bytes) -> bytes:
+    """The same TrueType font on an em of 16 units instead of 2048: each letter is 128 times as large."""
+    tables = {content[at:at + 4]: at for at in range(12, 12 + 16 * int.from_bytes(content[4:6], "big"), 16)}
+    em = int.from_bytes(content[tables[b"head"] + 8:][:4], "big") + 18
+    return content[:em] + (16).to_bytes(2, "big") + content[em + 2:]
+
+
+def test_letters_that_are_larger_than_any_page(tmp_path):
+    """Pillow refuses their bitmap with an error of its own, before it makes it."""
+    path = tmp_path / "odd.ttf"
+    path.write_bytes(with_huge_letters(ImageFont.load_default(16).font_bytes))
+    with pytest.raises(Refusal, match=r"^The font odd\.ttf cannot be read \(.+\)\. Choose another one\.$"):
+        glyphs.render(["W"], (path, 0), "odd.ttf", 380, False)
+
+
 def test_letters_that_cannot_be_drawn(tmp_path):
     path = tmp_path / "odd.ttf"
     whole = ImageFont.load_default(16).font_bytes
