@@ -83,3 +83,8 @@ def tail(sigmas: Tensor, denoise: float) -> Tensor:
     """The end of a schedule of fixed length that covers about `denoise` of its steps, at least one."""
     _check_denoise(denoise)
     return sigmas[-(max(1, round((len(sigmas) - 1) * denoise)) + 1):]
+
+
+def beginning_at(sigmas: Tensor, start: float) -> Tensor:
+    """The part of a schedule below a sigma, begun there: image-to-image whose strength does not depend on the size."""
+    return torch.cat([sigmas.new_tensor([start]), sigmas[sigmas < start]])

@@ -90,6 +90,11 @@ class PreparedControl:
         if (streamer := self.controlling.network.streamer) is not None:
             streamer.release()
 
+    def of_tiles(self, boxes: Sequence[tuple[slice, slice]]) -> "PreparedControl":
+        """The same for tiles: rows and columns of each, in latents."""
+        channels = torch.cat([self.controlling.channels[..., rows, columns] for rows, columns in boxes])
+        return replace(self, controlling=replace(self.controlling, channels=channels))
+
     def is_in_force(self, sigma: float) -> bool:
         return self.end_sigma <= sigma <= self.start_sigma
 

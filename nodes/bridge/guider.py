@@ -87,11 +87,13 @@ def token_norms(latent: Tensor, side: int = PATCH) -> Tensor:
     return norms.expand_as(squares).flatten(-4, -3).flatten(-2)
 
 
-def sample(guider: comfy.samplers.CFGGuider, latent: dict, noise: Tensor, sigmas: Tensor, seed: int) -> Tensor:
-    """Samples (B, C, h, w) of a LATENT after all sigmas (steps + 1,), with ComfyUI's preview and bar."""
+def sample(guider: comfy.samplers.CFGGuider, latent: dict, noise: Tensor, sigmas: Tensor, seed: int,
+           callback: Callable[[int, Tensor, Tensor, int], None] | None = None) -> Tensor:
+    """Samples (B, C, h, w) of a LATENT after all sigmas (steps + 1,), with ComfyUI's preview and bar, or a callback
+    that has its own."""
     samples = guider.sample(
         noise, latent["samples"], comfy.samplers.sampler_object("euler"), sigmas,
         denoise_mask=latent.get("noise_mask"), seed=seed,
-        callback=latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1))
+        callback=callback or latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1))
     management = comfy.model_management
     return samples.to(management.intermediate_device(), management.intermediate_dtype())

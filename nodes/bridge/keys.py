@@ -13,6 +13,10 @@ CENTRED_KEY = "qwen_image_2_centred"
 REPORT_KEY = "qwen_image_2_report"
 # The entry of transformer_options that says where the KV cache is tried first.
 CACHE_LOCATION_KEY = "qwen_image_2_prefix_place"
+# The entries of transformer_options for a run by tiles (tiled.py): the shape of what one pass computes, for the whole
+# run; and for each pass which tiles those are.
+PASS_SHAPE_KEY = "qwen_image_2_pass_shape"
+TILES_KEY = "qwen_image_2_tiles"
 
 # The two families of models, in messages after "Qwen-Image ".
 FAMILY_1, FAMILY_2 = "1.x", "2.x"

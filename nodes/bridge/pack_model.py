@@ -152,9 +152,9 @@ class PackModel(BudgetedModel, comfy.model_base.QwenImage):
                            "model and are ignored.", layers=new))
 
     def begin_run(self, cached_tokens: int, images: int | None = None, sigmas: Iterable[float] = (),
-                  controls: tuple = ()) -> None:
+                  controls: tuple = (), pass_shape: tuple[int, int, int] | None = None) -> None:
         """As RunState has them."""
-        self.run_state = self.run_state.begin(cached_tokens, images, sigmas, controls)
+        self.run_state = self.run_state.begin(cached_tokens, images, sigmas, controls, pass_shape)
 
     def end_run(self) -> None:
         """Free what a run has allocated. A guider that outlives a cancelled run would keep it, out of reach of

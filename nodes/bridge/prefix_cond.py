@@ -1,8 +1,10 @@
 """A prompt with its references as ComfyUI's conditioning object, which keeps their keys and values for a run."""
 from collections.abc import Hashable
+from dataclasses import replace
 
 import comfy.conds
 import torch
+from torch import Tensor
 
 from ...messages import Refusal
 from ...model.qwen_image_2.prefix_cache import Condition, PrefixCache
@@ -20,10 +22,12 @@ class PromptPrefix:
         self.condition = condition
         # How much the target looks at each of its tokens. Its keys and values do not depend on it.
         self.weights: KeyWeights = condition.key_weights(weights) if weights else PLAIN
+        self._weights = weights
         self.cache: PrefixCache | None = None  # of its keys and values
         self.location: CacheLocation | None = None        # where they are kept, None where there are none
         self.reported: set[CacheLocation] = set()      # the places that its run has told of
         self._key: Hashable = None
+        self._of_tiles: dict[int, PromptPrefix] = {}
 
     def is_valid(self, key: Hashable) -> bool:
         """Whether there are keys and values, and for this state of weights, device, dtype and time."""
@@ -37,6 +41,22 @@ class PromptPrefix:
         """They come to a device once."""
         self.weights = self.weights.to(device)
         return self.weights
+
+    def for_tile(self, number: int, reference: Tensor | None) -> "PromptPrefix":
+        """This prompt for a tile that has a reference of its own, latents (1, 64, h, w) on the transformer's scale,
+        behind all others and looked at as it is; the prompt itself where it has none. Every step gets the same object.
+        """
+        if reference is None:
+            return self
+        if number not in self._of_tiles:
+            slots, latents = self.condition.slots, self.condition.references
+            behind = slots[-1] if slots else 0
+            condition = replace(self.condition, slots=(*slots, behind),
+                                references=(*latents, reference.to(self.condition.text.device)))
+            weights = (*self._weights, ReferenceWeight()) if self._weights else ()
+            self._of_tiles[number] = PromptPrefix(condition, weights)
+            self._of_tiles[number].reported = self.reported
+        return self._of_tiles[number]
 
     def clear(self) -> None:
         """Give up the keys and values; the next step makes them anew."""

@@ -190,6 +190,7 @@ class QwenImage1(PackModel):
 
     def memory_required(self, input_shape, cond_shapes=None, **_):
         """Bytes beside the weights for latents of input_shape (B, 16, F, h, w), with texts and references."""
+        input_shape = self.run_state.of_pass(input_shape)
         element = comfy.model_management.dtype_size(self.get_dtype_inference())
         per_token = self.spec.channels * self.spec.patch ** 2
         shapes = cond_shapes or {}

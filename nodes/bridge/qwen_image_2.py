@@ -25,7 +25,7 @@ from ...model.runtime.sigmas import PIXELS_PER_TOKEN
 from . import control, pack_model
 from .adapters.places import Place
 from .control import PreparedControl
-from .keys import CACHE_LOCATION_KEY, FAMILY_2, REPORT_KEY
+from .keys import CACHE_LOCATION_KEY, FAMILY_2, REPORT_KEY, TILES_KEY
 from .pack_model import PackModel, check_prompts, no_prompt, through_wrappers
 from .prefix_cond import PrefixCond, PromptPrefix, condition_from, prefix_count, prefix_shape, prefix_tokens
 from .reference_weights import weights_from
@@ -220,6 +220,7 @@ class QwenImage2(PackModel):
         longest prefix alone, and would fill up the rest with weights. Newer versions also say
         whether attention is memory-efficient, which this estimate takes for granted.
         """
+        input_shape = self.run_state.of_pass(input_shape)
         element = comfy.model_management.dtype_size(self.get_dtype_inference())
         target = input_shape[0] * input_shape[-2] * input_shape[-1]
         images = self.run_state.images or input_shape[0]  # ComfyUI asks for two branches as for twice as many
@@ -237,6 +238,11 @@ class QwenImage2(PackModel):
             raise no_prompt()
         options = transformer_options or {}
         run, report = self.run_state, options.get(REPORT_KEY, log.info)
+        tiles = options.get(TILES_KEY)
+        controls = run.controls
+        if tiles is not None:
+            prefix = prefix.for_tile(tiles.first, tiles.reference)
+            controls = [each.of_tiles(tiles.boxes) for each in controls]
         run.prefixes.add(prefix)
         self.report_ignored_patches(options, report)
 
@@ -244,6 +250,6 @@ class QwenImage2(PackModel):
             return super(QwenImage2, self)._apply_model(
                 x, t, c_concat, c_crossattn, control, options, prefix=prefix, weights_key=self.weights_key(),
                 first_location=run.first_location(options.get(CACHE_LOCATION_KEY, CacheLocation.VRAM)),
-                others=run.video_memory_beside(prefix), controls=run.controls, **kwargs)
+                others=run.video_memory_beside(prefix), controls=controls, **kwargs)
 
         return retry_on_oom(step, run, self.current_patcher, report)

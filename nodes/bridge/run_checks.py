@@ -12,7 +12,7 @@ from ...model.checkpoints.errors import CheckpointError
 from ...model.checkpoints.finite import is_finite
 from .adapters.checks import check_lora_shapes, patches_of
 from .adapters.shapes import tensors_of
-from .keys import CACHE_LOCATION_KEY, REPORT_KEY
+from .keys import CACHE_LOCATION_KEY, PASS_SHAPE_KEY, REPORT_KEY
 from .runtime import budget
 from .runtime.prefix_placement import CacheLocation
 
@@ -35,7 +35,8 @@ def check_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     for cond in (cond for conds in guider.conds.values() for cond in conds):
         model.check_conditioning(cond, len(noise))
     controls = model.prepare_controls(guider.model_patcher, noise)  # their pictures are encoded here
-    model.begin_run(_cached_tokens(guider, len(noise)), len(noise), sigmas.tolist(), controls)
+    model.begin_run(_cached_tokens(guider, len(noise)), len(noise), sigmas.tolist(), controls,
+                    guider.model_options["transformer_options"].get(PASS_SHAPE_KEY))
     try:
         result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         report = guider.model_options["transformer_options"].get(REPORT_KEY, log.info)

@@ -154,7 +154,7 @@ def test_the_bridge_knows_no_node(path):
 BRIDGE = (("keys", "progress", "kitchen", "devices", "slices"), ("adapters",), ("quant",), ("saving",),
           ("text_encoders", "vae", "runtime"), ("files",), ("pack_model",),
           ("prefix_cond", "control", "reference_weights"), ("qwen_image_1", "qwen_image_2", "run_checks"),
-          ("loading", "lora", "guider"))
+          ("loading", "lora", "guider"), ("tiled",))
 BRIDGE_FLOOR = {room: number for number, rooms in enumerate(BRIDGE) for room in rooms}
 
 

@@ -1,6 +1,6 @@
 """What is known of a sampling run while it lasts."""
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +32,8 @@ class RunState:
     images: int | None = None
     # Those that its schedule has; none outside of a run.
     sigmas: tuple[float, ...] = ()
+    # Tiles, and height and width of each in latents, that one pass computes; None where it computes whole latents.
+    pass_shape: tuple[int, int, int] | None = None
     # Control networks applied to it, as ../control.py has prepared them.
     controls: tuple = ()
     # Those that a step has used. They belong to ComfyUI's conditionings, and end with them.
@@ -44,9 +46,9 @@ class RunState:
     outer: "RunState | None" = None
 
     def begin(self, cached_tokens: int, images: int | None = None, sigmas: Iterable[float] = (),
-              controls: tuple = ()) -> "RunState":
+              controls: tuple = (), pass_shape: tuple[int, int, int] | None = None) -> "RunState":
         """A run that begins now. It knows the prefixes that are there already, since they take video memory, too."""
-        return RunState(cached_tokens, images, tuple(sigmas), controls, self.prefixes,
+        return RunState(cached_tokens, images, tuple(sigmas), pass_shape, controls, self.prefixes,
                         outer=None if self.cached_tokens is None else self)
 
     def end(self) -> "RunState":
@@ -57,6 +59,10 @@ class RunState:
     def clear_prefixes(self) -> None:
         for prefix in self.prefixes:
             prefix.clear()
+
+    def of_pass(self, shape: Sequence[int]) -> Sequence[int]:
+        """The shape of what one pass computes of latents of this shape (B, C, ..., h, w)."""
+        return shape if self.pass_shape is None else (self.pass_shape[0], *shape[1:-2], *self.pass_shape[1:])
 
     @property
     def keeps_beside_model(self) -> bool:
