@@ -37,4 +37,5 @@ export const NODE_IDS = new Set([
   "QwenImage2LoadControl",
   "QwenImage2ApplyControl",
   "QwenImage2ReferenceStrength",
+  "QwenImage2Upscale",
 ]);

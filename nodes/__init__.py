@@ -21,6 +21,7 @@ from .save import QwenImage2SaveQuantized
 from .save_page import QwenImage2SavePage
 from .text import QwenImage2TextEncode
 from .text_check import QwenImage2PickBest, QwenImage2TextCheck
+from .upscale import QwenImage2Upscale
 from .vae import QwenImage2VAEDecode, QwenImage2VAEEncode
 
 NODES: list[type[io.ComfyNode]] = [
@@ -49,6 +50,7 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2VAEEncode,
     QwenImage2VAEDecode,
     QwenImage2Layers,
+    QwenImage2Upscale,
     QwenImage2CropForEdit,
     QwenImage2StitchEdit,
     QwenImage2ExtendCanvas,

@@ -14,10 +14,10 @@ from .bridge.vae import family_of
 from .common import categories
 from .common.checks import UNCONNECTED, check_before_run, check_model, check_vae
 from .common.images import check_images
+from .common.inputs import Control
 from .common.schemas import schema
 from .notices import notify
 
-Control = io.Custom("QWEN_IMAGE_2_CONTROL")
 FOLDERS = ("model_patches", "controlnet")  # Comfy-Org's place for it, and other people's
 
 

@@ -49,6 +49,11 @@ def held(image: Tensor, source: Tensor) -> Tensor:
     return image
 
 
+def spread(region: Tensor, height: int, width: int) -> Tensor:
+    """Cells (B, rows, columns) -> the same for pixels (B, H, W, 1), without hard edges."""
+    return F.interpolate(region.unsqueeze(1), (height, width), mode="bilinear", align_corners=False).movedim(1, -1)
+
+
 def region(found: Tensor, limit: float = LIMIT) -> Tensor:
     """Cells (B, rows, columns) above the limit, and their neighbours: 1 there, else 0."""
     return F.max_pool2d((found > limit).float().unsqueeze(1), 3, stride=1, padding=1).squeeze(1)

@@ -21,7 +21,7 @@ from torch import Tensor
 from ...model.images.tiles import Tiling, at_once
 from .guider import sample
 from .keys import CACHE_LOCATION_KEY, FAMILY_2, PASS_SHAPE_KEY, TILES_KEY
-from .qwen_image_2 import working_bytes
+from .qwen_image_2 import kept_bytes, working_bytes
 from .runtime.prefix_placement import CacheLocation
 
 WRAPPER = "model_function_wrapper"  # ComfyUI's name of what may stand around a MODEL's prediction
@@ -114,6 +114,13 @@ def tile_room(model) -> float:
 def bytes_per_token(model) -> int:
     """Of a pass over target tokens, beside weights and kept keys and values."""
     return working_bytes(model.model.spec, 1, comfy.model_management.dtype_size(model.model.get_dtype_inference()))
+
+
+def reference_bytes(model, tiling: Tiling) -> int:
+    """Keys and values of one tile (in pixels) as a reference."""
+    tokens = tiling.height * tiling.width // model.model.pixels_per_latent ** 2
+    return kept_bytes(model.model.spec, tokens,
+                      comfy.model_management.dtype_size(model.model.get_dtype_inference()))
 
 
 def tiles_at_once(model, tiling: Tiling) -> int:

@@ -5,6 +5,7 @@ from ...model.images import sizes
 from ...model.images.references import MAX_REFERENCES
 from ..frontend import enabled_when, size_table, ui_hints
 
+Control = io.Custom("QWEN_IMAGE_2_CONTROL")
 RESOLUTIONS = ("128", "256", "512", "768", "1024", "1280", "1536", "2048")
 
 

@@ -149,8 +149,9 @@ class Upsampler:
         tiling = tiling_of(self.model, width, height, self.tile, self.overlap, self._prefix_tokens)
         run = Run(self, source, tiling, seed)
         self.report(run.in_words(number))
-        made = run.drawn()
-        made = run.drawn_again(made)
+        if self.own_reference:
+            self.report(own_reference_note(self.model, tiling))
+        made = run.with_source(run.drawn_again(run.drawn()))
         whole = torch.cat([drift.held(made[..., :3], source[..., :3]), source[..., 3:]], -1)
         return whole[:, :size[1], :size[0]]
 
@@ -200,7 +201,7 @@ class Run:
             self.of.report(Message("upscale_drift", "Colours: {mean} CIE units from the source on average, {most} at "
                                    "most.", mean=f"{found.mean():.1f}", most=f"{found.max():.1f}"))
             return made
-        region = drift.region(found)
+        region = drift.region(found, drift.LIMIT)
         cell = drift.CELL // self.of.model.model.pixels_per_latent
         mask = region.repeat_interleave(cell, -2).repeat_interleave(cell, -1).unsqueeze(1)
         begun = torch.where(mask.reshape(1, *[1] * (self.latent.ndim - 3), *mask.shape[-2:]) > 0, self.latent,
@@ -214,6 +215,19 @@ class Run:
                                before=f"{found.max():.1f}", share=f"{100 * region.mean():.0f}", sigma=f"{sigma:g}",
                                after=f"{after.max():.1f}"))
         return again
+
+    def with_source(self, made: torch.Tensor) -> torch.Tensor:
+        """The picture, and where its colours are still not the source's the source itself: held to its low frequencies,
+        what the model has drawn there would have halos."""
+        found = self._differences(made)
+        if not (found > drift.LIMIT).any():
+            return made
+        share = drift.spread(drift.region(found, drift.LIMIT), *made.shape[1:3])
+        self.of.report(Message("upscale_source_kept", "{share} % of the picture is still more than {limit} CIE units "
+                               "from the source: that part was taken from the source. Lower Strength, or write into "
+                               "the prompt what is there.", share=f"{100 * share.mean():.0f}",
+                               limit=f"{drift.LIMIT:g}"))
+        return torch.lerp(made[..., :3], self.source[..., :3], share)
 
     def _sampled(self, latent: dict, sigma: float) -> torch.Tensor:
         of = self.of
@@ -230,11 +244,10 @@ class Run:
         return drift.differences(over_white(shown), over_white(self.source))
 
 
-def own_reference_note(model, tiling_tokens: int, count: int) -> Message:
-    """What it costs that each of so many tiles sees its source."""
-    spec = model.model.spec
-    element = torch.empty((), dtype=model.model.get_dtype_inference()).element_size()
-    size = tiling_tokens * 2 * spec.heads * spec.head_dim * spec.layers * element
+def own_reference_note(model, tiling: Tiling) -> Message:
+    """What it costs that each tile sees its source."""
+    count = len(tiling.places)
+    size = tiled.reference_bytes(model, tiling)
     return Message("upscale_reference", "Each of {count} tiles has its source as a reference: {size} GiB of keys and "
                    "values a tile, {all} GiB in system RAM, or recomputed every step where they do not fit.",
                    count=count, size=f"{size / 2**30:.2f}", all=f"{count * size / 2**30:.1f}")

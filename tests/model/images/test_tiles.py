@@ -1,6 +1,7 @@
 """Tiles: they cover everything, weigh 1 together, are as few and as small as can be."""
 import math
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -17,7 +18,7 @@ def test_they_cover_a_canvas_with_the_overlap_that_was_asked_for(seed):
     for length, tile, starts in ((height, found.height, found.tops), (width, found.width, found.lefts)):
         assert starts[0] == 0 and starts[-1] + tile == length and tile <= max(side, 64)
         assert all(start % 32 == 0 for start in starts) and tile % 32 == 0
-        assert all(first + tile - second >= overlap for first, second in zip(starts, starts[1:]))
+        assert all(first + tile - second >= overlap for first, second in pairwise(starts))
         assert len(starts) == max(1, math.ceil((length - overlap) / (side - overlap))), "no more than it takes"
     assert found.canvas == (height, width) and len(found.places) == len(found.tops) * len(found.lefts)
 
