@@ -6,12 +6,14 @@ from .common import categories
 from .common.checks import check_before_run, check_canvas
 from .common.images import empty_latent
 from .common.inputs import canvas_inputs
+from .common.schemas import schema
+from .notices import notify
 
 
 class QwenImage2EmptyLatent(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="QwenImage2EmptyLatent",
             display_name="Empty Latent (Qwen-Image 2)",
             category=categories.LATENT,
@@ -33,4 +35,5 @@ class QwenImage2EmptyLatent(io.ComfyNode):
     @classmethod
     def execute(cls, aspect_ratio, size, width, height, batch_size):
         width, height = sizes.chosen_size(aspect_ratio, int(size), width, height)
-        return io.NodeOutput(empty_latent(width, height, batch_size), width, height)
+        return io.NodeOutput(empty_latent(width, height, batch_size), width, height,
+                             ui=notify(cls, sizes.large_note(width, height)))

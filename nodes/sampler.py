@@ -22,7 +22,15 @@ from .common.guidance import (
     window_inputs,
     window_note,
 )
-from .common.schedules import guidance_note, noise_for, preset_input, sigmas_for, steps_input, variant_warning
+from .common.schedules import (
+    cap_shift_input,
+    guidance_note,
+    noise_for,
+    preset_input,
+    sigmas_for,
+    steps_input,
+    variant_warning,
+)
 from .common.schemas import schema
 from .notices import notify, show
 from .seeds import seed_note
@@ -128,6 +136,7 @@ class QwenImage2Sampler(io.ComfyNode):
                                "keeps the positive one's length in each token, as the official pipelines do it. "
                                "plain: as KSampler. 2.x is always guided plainly."),
                 *window_inputs(),
+                cap_shift_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
             hidden=(io.Hidden.prompt,),
@@ -141,13 +150,13 @@ class QwenImage2Sampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, latent, seed, preset, steps, cfg, denoise, negative=None, guidance=TRAINED,
-                cfg_start=0.0, cfg_end=1.0):
+                cfg_start=0.0, cfg_end=1.0, cap_shift=False):
         samples = check_latent(model, latent)
         check_finite(samples)
         latent = {name: value for name, value in latent.items() if name not in SCALES} | {"samples": samples}
         check_guidance(cfg, negative is not None)
         check_window(cfg_start, cfg_end)
-        sigmas = sigmas_for(model, preset, steps, denoise, samples)
+        sigmas = sigmas_for(model, preset, steps, denoise, samples, cap_shift)
         guided = guided_steps(cfg_start, cfg_end, len(sigmas) - 1)
         notes = [variant_warning(model, preset), guidance_note(model, preset, cfg), shift_note(model),
                  window_note(cfg, guided, len(sigmas) - 1),
@@ -175,12 +184,13 @@ class QwenImage2Sigmas(io.ComfyNode):
                 preset_input(),
                 steps_input(),
                 denoise_input(),
+                cap_shift_input(),
             ],
             outputs=[io.Sigmas.Output()],
         )
 
     @classmethod
-    def execute(cls, model, latent, preset, steps, denoise):
+    def execute(cls, model, latent, preset, steps, denoise, cap_shift=False):
         samples = check_latent(model, latent)
-        return io.NodeOutput(sigmas_for(model, preset, steps, denoise, samples),
+        return io.NodeOutput(sigmas_for(model, preset, steps, denoise, samples, cap_shift),
                              ui=notify(cls, variant_warning(model, preset), shift_note(model)))

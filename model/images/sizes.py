@@ -4,7 +4,7 @@ Source: model card and diffusers 0.42.1, pipeline_qwenimage21.py, calculate_dime
 """
 import math
 
-from ...messages import Refusal
+from ...messages import Message, Refusal
 
 MULTIPLE = 32  # of all sizes that 2.x was trained on, and of references in both families
 STEP = 16      # of all that the networks can make: official sizes of 1.x are no multiples of 32
@@ -12,13 +12,14 @@ MIN_SIDE, MAX_SIDE = 64, 8192
 MAX_RATIO = 16  # longer side to shorter, of a reference
 
 RATIOS = {"1:1": (1, 1), "4:3": (4, 3), "3:4": (3, 4), "3:2": (3, 2), "2:3": (2, 3), "16:9": (16, 9), "9:16": (9, 16)}
-CLASSES = (512, 768, 1024, 1280, 1328, 1536, 2048)
+CLASSES = (512, 768, 1024, 1280, 1328, 1536, 2048, 3584, 4096)
 CUSTOM = "custom"  # an aspect ratio that leaves width and height to the user
 
 # Where the models were trained on sizes that are not what rounding gives: 2.x at 2048, 1.x at 1328 (model cards).
 NATIVE_2K = {"1:1": (2048, 2048), "4:3": (2400, 1792), "3:2": (2528, 1696), "16:9": (2752, 1536)}
 NATIVE_1 = {"1:1": (1328, 1328), "4:3": (1472, 1104), "3:2": (1584, 1056), "16:9": (1664, 928)}
 NATIVE = {2048: NATIVE_2K, 1328: NATIVE_1}
+LARGEST_NATIVE = 2048  # side of the square with the area of the largest sizes that any model was trained on
 # All that the built-in miniature was trained on: a square, a wide and a tall one. Its training draws by this order.
 MINIATURE = ((128, 128), (160, 96), (96, 160))
 
@@ -77,6 +78,17 @@ def chosen_size(aspect_ratio: str, size_class: int, width: int, height: int) -> 
 def is_native(width: int, height: int) -> bool:
     """Whether a model was trained on this very size, which its table names."""
     return any({(width, height), (height, width)} & set(table.values()) for table in NATIVE.values())
+
+
+def large_note(width: int, height: int) -> str | None:
+    """Sizes above all that the models were trained on: possible, and told. (The native 2K sizes differ by 3 % in area.)
+    """
+    if width * height <= 1.05 * LARGEST_NATIVE ** 2:
+        return None
+    return Message("size_large", "{width} x {height} is more than the {native} x {native} pixels that the models were "
+                   "trained on: layouts repeat and prompts are followed less. Draw the layout at {native} and enlarge "
+                   "it with Upscale, as the workflow upscale_4k_poster does.", width=width, height=height,
+                   native=LARGEST_NATIVE)
 
 
 def check_ratio(aspect_ratio: str) -> None:

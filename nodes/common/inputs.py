@@ -18,7 +18,9 @@ def canvas_inputs(aspect_ratio: str, size: str) -> list[io.Input]:
         io.Combo.Input("size", [str(side) for side in sizes.CLASSES], default=size,
                        tooltip="Side of the square with the same area, in pixels. 2048 is the model's native "
                                "2K table of 2.x: 2048x2048, 2400x1792, 2528x1696, 2752x1536 and upright; 1328 is the "
-                               "official table of 1.x: 1328x1328, 1472x1104, 1584x1056, 1664x928 and upright."),
+                               "official table of 1.x: 1328x1328, 1472x1104, 1584x1056, 1664x928 and upright. 3584 and "
+                               "4096 are above all that the models were trained on: better draw at 2048 and use "
+                               "Upscale."),
         *side_inputs("aspect_ratio", sizes.CUSTOM, "Only used with aspect ratio custom."),
     ]
 

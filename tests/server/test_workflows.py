@@ -128,6 +128,7 @@ SMALL = {
     "QwenImage2EditEncode": {"resolution": "128"},
     "QwenImage2CropForEdit": {"resolution": "128"},
     "QwenImage2ExtendCanvas": {"right": 40},
+    "QwenImage2Upscale": {"longer_side": 0, "preset": "Custom", "steps": 4},
 }
 
 

@@ -9,6 +9,7 @@ from . import workflow_pages as pages
 from . import workflow_texts as texts
 from . import workflow_texts_1 as texts_1
 from . import workflow_texts_control as texts_control
+from . import workflow_texts_upscale as texts_upscale
 from .workflow_parts import (
     QWEN_1,
     QWEN_1_EDIT,
@@ -323,6 +324,43 @@ def _apply(down: int, model: tuple[str, int], strength: float, pictures: dict) -
         "end": 1.0, "reference_rows": False})
 
 
+def upscale(prompt: str, note: str, prefix: str) -> Workflow:
+    """A picture of the user's own, at twice its size."""
+    return Workflow(
+        nodes={
+            "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
+            "loader": Node("QwenImage2Loader", (440, 60), (400, 340), QWEN_2.loader),
+            "picture": Node("LoadImage", (440, 500), (400, 350), {"image": EXAMPLE}, title="Picture"),
+            "prompt": Node("QwenImage2TextEncode", (900, 60), (480, 790), {
+                "clip": ("loader", 1), "prompt": prompt, "negative_prompt": ""}),
+            "upscale": Node("QwenImage2Upscale", (1440, 60), (400, 790), _upscale_inputs(("picture", 0), "")),
+            "save": _save(1900, 60, ("upscale", 0), prefix),
+        },
+        groups=(Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)), Group("3  Prompt", ("prompt",)),
+                Group("4  Enlarging", ("upscale",)), Group("5  Result", ("save",))))
+
+
+def upscale_poster(note: str, prefix: str) -> Workflow:
+    """A poster whose layout is drawn at 2048, enlarged to 4096, and read."""
+    base = brief("QwenImage2PosterBrief", pages.POSTER, prefix)
+    base.nodes["note"].text, base.nodes["decode"] = note, _decode(2340)
+    nodes = base.nodes | {
+        "upscale": Node("QwenImage2Upscale", (2880, 60), (400, 790),
+                        _upscale_inputs(("decode", 0), ("brief", 3), 4096)),
+        "check": Node("QwenImage2TextCheck", (3340, 60), (480, 590), _check_inputs(("upscale", 0), ("brief", 3))),
+        "save": _save(3880, 60, ("upscale", 0), prefix),
+    }
+    return Workflow(nodes, (*base.groups[:-1], Group("5  2048", ("decode",)), Group("6  4096", ("upscale",)),
+                            Group("7  Check", ("check",)), Group("8  Result", ("save",))))
+
+
+def _upscale_inputs(image: tuple[str, int], expected: str | tuple[str, int], longer_side: int = 0) -> dict:
+    return {"model": ("loader", 0), "positive": ("prompt", 0), "negative": ("prompt", 1), "vae": ("loader", 2),
+            "image": image, "scale": 2.0, "longer_side": longer_side, "strength": 0.3, "seed": EDIT_SEED,
+            "preset": QWEN_2.preset, "steps": 40, "cfg": QWEN_2.cfg, "tile": 0, "overlap": 0,
+            "expected_text": expected, "control_strength": 0.8, "tile_reference": False, "guidance": "as trained"}
+
+
 def checked(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
     """Four pictures of a prompt; the one that says best what it should is kept."""
     base = text_to_image(QWEN_2, prompt, "3:4", "1024", prefix, note)
@@ -397,7 +435,7 @@ def _edit_inputs(prompt: str | tuple[str, int], pictures: Sequence[tuple[str, in
 def _sampler_inputs(source: str, seed: int = SEED, model: Model = QWEN_2) -> dict:
     return {"model": ("loader", 0), "positive": (source, 0), "negative": (source, 1), "latent": (source, 2),
             "seed": seed, "preset": model.preset, "steps": 40, "cfg": model.cfg, "denoise": 1.0,
-            "guidance": "as trained", "cfg_start": 0.0, "cfg_end": 1.0}
+            "guidance": "as trained", "cfg_start": 0.0, "cfg_end": 1.0, "cap_shift": False}
 
 
 DEPTH_TITLES = ("Depth map", "New view")
@@ -448,6 +486,8 @@ WORKFLOWS = {
     "control_inpaint": control_inpaint(texts_control.VASE, texts_control.INPAINT_NOTE, "qwen-image-2-control-inpaint"),
     "control_two": control(texts_control.DANCER, ["Picture 1: depth", "Picture 2: pose"], 0.6, texts_control.TWO_NOTE,
                            "qwen-image-2-control-two"),
+    "upscale_2x": upscale(texts_upscale.PICTURE, texts_upscale.TWICE_NOTE, "qwen-image-2-upscaled"),
+    "upscale_4k_poster": upscale_poster(texts_upscale.POSTER_NOTE, "qwen-image-2-poster-4k"),
     "poster_checked": checked(texts.BAKERY, texts.BAKERY_WORDS, texts.CHECKED_NOTE, "qwen-image-2-checked"),
     "repair_text": repair(texts.REPAIR, texts.REPAIR_WORDS, texts.REPAIR_NOTE, "qwen-image-2-repaired"),
     "qwen_image_1_text_to_image": text_to_image(QWEN_1, texts_1.POTTER, "1:1", "1328", "qwen-image-1",
