@@ -1,4 +1,6 @@
 """The words of a picture that was drawn again: read before and after, and put back where they were lost."""
+from collections.abc import Callable
+
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 
@@ -12,11 +14,15 @@ from .images import eight_bits
 FEATHER = 8  # pixels
 
 
-def with_words(image: torch.Tensor, source: torch.Tensor, lines: list[str]) -> tuple[torch.Tensor, Message]:
+def with_words(image: torch.Tensor, source: torch.Tensor, lines: list[str],
+               seen: Callable[[compare.Comparison], None] = lambda found: None) -> tuple[torch.Tensor, Message]:
     """IMAGE (1, H, W, C) with the lines of the source (of the same size) that are wrong in it put back, and what became
-    of all lines. Both are of one size and nothing moved, so what is put back is where it was."""
+    of all lines. Both are of one size and nothing moved, so what is put back is where it was. seen: takes every look,
+    that of the source first."""
     rules = compare.Rules(allow_extra=True, known=ocr.known_characters())
     survival = Survival(*(_read(each, lines, rules) for each in (source, image)))
+    seen(survival.before)
+    seen(survival.after)
     if not survival.lost:
         return image, in_words(survival, survival.after)
     height, width = image.shape[1:3]
@@ -24,7 +30,9 @@ def with_words(image: torch.Tensor, source: torch.Tensor, lines: list[str]) -> t
     for box in around(survival.lost, width, height):
         mask[:, box.top:box.bottom, box.left:box.right] = 1
     image = put_back(image, source[..., :image.shape[-1]], feathered(mask, FEATHER), Box(0, 0, width, height))
-    return image, in_words(survival, _read(image, lines, rules))
+    again = _read(image, lines, rules)
+    seen(again)
+    return image, in_words(survival, again)
 
 
 def _read(image: torch.Tensor, lines: list[str], rules: compare.Rules) -> compare.Comparison:

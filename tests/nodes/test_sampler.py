@@ -51,6 +51,17 @@ def test_a_shift_changes_nothing_that_the_sampler_makes(sampler, model):
     assert not torch.equal(made(core_node("ModelSamplingSD3", model, 3.1)), plain)
 
 
+def test_the_shift_is_capped_above_2048_where_it_is_asked_for(model):
+    """mu of 4096 x 4096 is 3.79 and that of 2048 x 2048 1.31 (FlowMatchEulerDiscreteScheduler's formula)."""
+    from qwen_image_2.nodes.common.schedules import sigmas_for
+    large, native, small = (torch.empty(1, 64, side, side, device="meta") for side in (256, 128, 64))
+    exact = sigmas_for(model, "Quality 40", 40, 1.0, large)
+    assert exact[20] > 0.97 and torch.equal(sigmas_for(model, "Quality 40", 40, 1.0, large, True),
+                                            sigmas_for(model, "Quality 40", 40, 1.0, native))
+    for latent_of in (native, small):
+        assert torch.equal(*(sigmas_for(model, "Quality 40", 40, 1.0, latent_of, capped) for capped in (True, False)))
+
+
 # ---------------------------------------------------------------- the canvas of an edit
 
 def latent(width: int, height: int) -> torch.Tensor:

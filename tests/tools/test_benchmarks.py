@@ -198,6 +198,22 @@ def test_family1_keeps_plain_fp8_as_it_is(family1):
     assert row["file"] == row["kept"] and "not measured" not in family1["load"]
 
 
+def test_upscale_measures_pictures_and_counts_the_published_size(run):
+    done = run("upscale", "--small")
+    assert done.returncode == 0, done.stderr
+    quality, rest = done.stdout.split("Measuring speed")
+    speed, counted = rest.split("Measuring counted")
+    rows = table(quality)
+    assert list(rows) == ["sigma 0.1, as drawn", "sigma 0.1, as the node gives it"]
+    for row in rows.values():
+        assert float(row["shift (px): median"]) < 0.5 and float(row["colours (CIE): mean"]) < 2
+        assert row["words right before"] == row["after"] == "1"
+    assert 0 < float(rows["sigma 0.1, as drawn"]["gradient at tile borders / elsewhere"]) < 1.5, "of a single picture"
+    assert table(speed)["256 x 256"]["tiles of the last pass"] == "9"
+    assert "25 tiles of 960 x 960, 8 of 40 steps from sigma 0.3" in counted
+    assert [row["tiles at once"] for row in table(counted).values()] == ["3", "4", "5"]
+
+
 def test_control_times_steps_with_and_without_the_cache_and_counts_bytes(run):
     done = run("control", "--small")
     assert done.returncode == 0, done.stderr

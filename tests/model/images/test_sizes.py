@@ -64,6 +64,14 @@ def test_possible_sizes_pass():
     sizes.check_size(64, 2752)
 
 
+@pytest.mark.parametrize("size_class", sizes.CLASSES)
+@pytest.mark.parametrize("ratio", sizes.RATIOS)
+def test_sizes_above_the_native_ones_are_told(ratio, size_class):
+    note = sizes.large_note(*sizes.size_for(ratio, size_class))
+    assert (note is not None) == (size_class > 2048)
+    assert note is None or "Draw the layout at 2048 and enlarge it with Upscale" in note
+
+
 def test_a_ratio_that_is_no_choice_names_the_choices():
     """Such as one that came through a link, which nobody has seen before the node runs."""
     with pytest.raises(ValueError, match=r"Unknown aspect ratio 5:4; choose 1:1, 4:3, .*9:16 or custom\."):
