@@ -210,7 +210,8 @@ def counted(parts: Parts, pictures: int, small: bool) -> Found:
     text = (f"{count} tiles of {tiling.width} x {tiling.height}, {steps} of {STEPS} steps from sigma "
             f"{STRENGTHS[-1]:g}, {TEXT_TOKENS} text tokens, bf16, {FLOPS / 1e12:.0f} TFLOP/s and {COPY / 1e9:.0f} "
             f"GB/s. A step: {tiled / 1e12:.0f} TFLOP by tiles, {untiled / 1e12:.0f} untiled, ratio "
-            f"{tiled / untiled:.2f}. KV cache of the prompt {kept / 2**30:.2f} GiB. The VAE asks for {vae / 2**30:.2f} GiB at 4096 x 4096.")
+            f"{tiled / untiled:.2f}. KV cache of the prompt {kept / 2**30:.2f} GiB. The VAE asks for "
+            f"{vae / 2**30:.2f} GiB at 4096 x 4096.")
     return Found(data, f"{text}\n\n{report.aligned(rows)}")
 
 

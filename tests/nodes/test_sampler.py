@@ -56,7 +56,7 @@ def test_the_shift_is_capped_above_2048_where_it_is_asked_for(model):
     from qwen_image_2.nodes.common.schedules import sigmas_for
     large, native, small = (torch.empty(1, 64, side, side, device="meta") for side in (256, 128, 64))
     exact = sigmas_for(model, "Quality 40", 40, 1.0, large)
-    assert exact[20] > 0.97 and torch.equal(sigmas_for(model, "Quality 40", 40, 1.0, large, True),
+    assert exact[20] > 0.95 and torch.equal(sigmas_for(model, "Quality 40", 40, 1.0, large, True),
                                             sigmas_for(model, "Quality 40", 40, 1.0, native))
     for latent_of in (native, small):
         assert torch.equal(*(sigmas_for(model, "Quality 40", 40, 1.0, latent_of, capped) for capped in (True, False)))

@@ -123,7 +123,8 @@ pack.load_pack()
 for name in sys.argv[1:]:
     importlib.import_module("qwen_image_2." + name)
 """
-TORCH_FREE = ["model.images.boxes", "model.images.sizes", *(f"pages.{path.stem}" for path in files("pages"))]
+TORCH_FREE = ["model.images.boxes", "model.images.sizes", "model.images.tiles",
+              *(f"pages.{path.stem}" for path in files("pages"))]
 
 
 def imported_without_torch(*modules: str) -> subprocess.CompletedProcess:
