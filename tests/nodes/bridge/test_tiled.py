@@ -152,3 +152,33 @@ def test_the_bar_moves_with_every_pass(tiled, model, monkeypatch):
     monkeypatch.setattr(tiled, "tiles_at_once", lambda model, tiling: 1)
     sampled(tiled, model, cfg=3.0)
     assert seen[-1] == (24, 24) and len({value for value, _ in seen}) == 24
+
+
+# ---------------------------------------------------------------- Qwen-Image 1.x
+
+@pytest.fixture
+def model_1(comfyui, tmp_path):
+    import safetensors.torch
+
+    from qwen_image_2.nodes.bridge.loading import load_model
+    from qwen_image_2.tests import reference_1
+    path = tmp_path / "qwen_image_bf16.safetensors"
+    safetensors.torch.save_file({name: value.clone() for name, value in reference_1.transformer().state_dict().items()},
+                                path)
+    return load_model(path, path.name, "auto")
+
+
+def test_the_other_family_goes_by_tiles_too(tiled, model_1):
+    from qwen_image_2.nodes.bridge.guider import guider_for, sample
+    positive = [[drawn(0, 1, 11, model_1.model.spec.context_dim), {}]]
+    latent, noise = {"samples": drawn(1, 1, 16, 1, 16, 24)}, drawn(2, 1, 16, 1, 16, 24)
+    plain = sample(guider_for(model_1, positive, None, 1.0), latent, noise, SIGMAS, 0)
+    whole, tiles_of_it = (tiled.sample_by_tiles(guider_for(model_1, positive, None, 1.0), latent, noise, SIGMAS, 0,
+                                                tiling) for tiling in (WHOLE, FOUR))
+    assert error(whole, plain) < 1e-4 < error(tiles_of_it, plain)
+    mask = torch.zeros(1, 1, 16, 24)
+    mask[..., :4, :4] = 1
+    found = tiled.sample_by_tiles(guider_for(model_1, positive, None, 1.0), latent | {"noise_mask": mask}, noise,
+                                  SIGMAS, 0, FOUR)
+    changed = (found - latent["samples"]).abs().amax((0, 1, 2)) > 1e-4
+    assert changed[:4, :4].any() and not changed[4:].any() and not changed[:, 4:].any()
