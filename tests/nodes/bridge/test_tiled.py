@@ -1,5 +1,6 @@
 """Joint steps over tiles: no seam, no order, one prefix, and what stays in memory."""
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -103,12 +104,22 @@ def test_a_tile_s_own_reference_is_a_prefix_for_each_tile(tiled, model, passes):
     assert len([line for line in told if "KV cache" in line]) == 1, "said once, not for each tile"
 
 
-def test_a_control_is_cut_to_each_tile(tiled, bridge, loaded, model, vae):  # noqa: F811
-    controlled = bridge.apply_control(model, applied(bridge, loaded, vae))
+def test_a_control_is_cut_to_each_tile(tiled, bridge, loaded, model, vae, monkeypatch):  # noqa: F811
+    one = applied(bridge, loaded, vae)
+    controlled = bridge.apply_control(model, one)
     from qwen_image_2.nodes.bridge.guider import sample
     untiled = sample(tiled_guider(controlled), {"samples": drawn(1, 1, 64, 8, 12)}, drawn(2, 1, 64, 8, 12), SIGMAS, 0)
     assert error(sampled(tiled, controlled, WHOLE), untiled) < 1e-4
-    assert error(sampled(tiled, controlled), untiled) < error(sampled(tiled, model), untiled)
+    assert error(sampled(tiled, model, WHOLE), untiled) > 1e-3, "the control is seen"
+    network, seen = type(model.model.diffusion_model), []
+    velocity = network._velocity
+    monkeypatch.setattr(network, "_velocity", lambda self, *args, controls, **kwargs: seen.append(
+        controls[0].controlling.channels) or velocity(self, *args, controls=controls, **kwargs))
+    monkeypatch.setattr(tiled, "tiles_at_once", lambda model, tiling: 2)
+    sampled(tiled, controlled)
+    channels = bridge._channels(one, torch.zeros(1, 64, 8, 12))
+    assert torch.equal(torch.cat(seen[:2]), torch.cat([
+        channels[..., top:top + 6, left:left + 8] for top in (0, 2) for left in (0, 4)]))
 
 
 def test_outside_of_a_mask_nothing_changes_and_nothing_is_computed(tiled, model, passes, monkeypatch):
@@ -150,8 +161,12 @@ def test_the_bar_moves_with_every_pass(tiled, model, monkeypatch):
         (value, total)))
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0)
     monkeypatch.setattr(tiled, "tiles_at_once", lambda model, tiling: 1)
+    previews = []
+    monkeypatch.setattr(tiled.latent_preview, "get_previewer", lambda *_: SimpleNamespace(
+        decode_latent_to_preview_image=lambda form, x0: previews.append(x0.shape[-2:]) or (form, None, None)))
     sampled(tiled, model, cfg=3.0)
     assert seen[-1] == (24, 24) and len({value for value, _ in seen}) == 24
+    assert previews == [(8, 12)] * 3, "of the whole picture, after each step"
 
 
 # ---------------------------------------------------------------- Qwen-Image 1.x
