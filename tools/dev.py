@@ -3,6 +3,7 @@
 
     python tools/dev.py demo [--out FILE]          draw a poster, headless, and say what each stage took
     python tools/dev.py run API.json [...]         run any workflow in API format
+    python tools/dev.py render API.json [...]      run a workflow for each row of a table, on one worker or many
     python tools/dev.py serve [--port N]           ComfyUI with this pack, for a browser
     python tools/dev.py quantize FILE [...]        make an int8, fp8 or 4-bit file of a checkpoint
     python tools/dev.py test [pytest arguments]    the test-suite

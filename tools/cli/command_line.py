@@ -17,6 +17,7 @@ from pathlib import Path
 from ..comfyui import models, pictures, workflow
 from ..comfyui.server import require_free_port
 from ..pack import ROOT
+from ..render import command as render_command
 from . import benchmarks, environment, installer, output, process, repository
 from .environment import Installation
 from .errors import UserError
@@ -151,6 +152,7 @@ COMMANDS = {
     "demo": ("draw a poster and say what each stage took", _demo_arguments),
     "serve": ("ComfyUI with this pack, for a browser", _serve_arguments),
     "run": ("run a workflow in API format", _run_arguments),
+    "render": ("run a workflow for each row of a table, here or on a Ray cluster", render_command.add_arguments),
     "test": ("run pytest with the further arguments", _test_arguments),
     "bench": ("run benchmarks/NAME.py with the further arguments", _bench_arguments),
     "make": ("write workflows, their pictures, help pages or translations from the code", _make_arguments),
@@ -186,6 +188,8 @@ def check(options: argparse.Namespace) -> None:
         graph = workflow.apply(workflow.load(options.file), options.set)
         pictures.check(graph, workflow.changed(graph, options.set))
         output.require_writable(options.out)
+    elif options.command == "render":
+        render_command.check(options)
     elif options.command == "serve":
         require_free_port(options.port)
     elif options.command == "bench":
@@ -236,7 +240,8 @@ def require_room(file: Path, target: str, out: Path) -> None:
 
 def find_installation(options: argparse.Namespace) -> Installation:
     """The ComfyUI that the person names, or the pack's own environment, which is set up if it is not there."""
-    named = options.comfyui or os.environ.get("COMFYUI_PATH")
+    named = options.comfyui or os.environ.get("COMFYUI_PATH") or (
+        options.command == "render" and environment.comfyui_around(ROOT))
     if named:
         return environment.existing(Path(named))
     return environment.ensure(environment.current_recipe(), installer.install, lambda text: print(text, flush=True))
@@ -261,6 +266,7 @@ def run_command(options: argparse.Namespace) -> int:
         "demo": lambda: commands.demo(setup, options.out),
         "serve": lambda: commands.serve(setup, options.port, options.models),
         "run": lambda: commands.run(setup, options.file, options.set, options.models, options.out),
+        "render": lambda: render_command.render(setup.comfyui, options),
         "quantize": lambda: (require_room(options.file, options.format, options.out)
                              or commands.quantize(setup, options.file, options.format, options.out)),
         "test": lambda: commands.test(setup, options.rest),

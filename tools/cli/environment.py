@@ -149,14 +149,15 @@ def _mark_complete(folder: Path, recipe: Recipe) -> None:
 def install_lock(root: Path, say: Say) -> Iterator[None]:
     """Hold the right to change `root`; the system gives it back when the process ends, however it ends."""
     with open(root / "install.lock", "a+b") as file:
-        if not _try_lock(file.fileno()):
+        if not try_lock(file.fileno()):
             say("Another process is setting up an environment; waiting for it.")
-            while not _try_lock(file.fileno()):
+            while not try_lock(file.fileno()):
                 time.sleep(0.5)
         yield
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Whether this process holds the lock on an open file now; the system gives it back when the process ends."""
     try:
         if os.name == "nt":
             import msvcrt
@@ -170,6 +171,12 @@ def _try_lock(descriptor: int) -> bool:
     except (BlockingIOError, PermissionError):  # flock and msvcrt say "somebody else has it" in these two ways
         return False
     return True
+
+
+def comfyui_around(pack: Path) -> Path | None:
+    """The ComfyUI whose custom_nodes folder holds the pack, as the registry installs it."""
+    comfyui = pack.parent.parent
+    return comfyui if pack.parent.name == "custom_nodes" and (comfyui / "main.py").is_file() else None
 
 
 def existing(comfyui: Path) -> Installation:
