@@ -20,7 +20,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NEEDED = ("__init__.py", "atomic.py", "messages.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md",
           "LICENSE", "CONTRIBUTING.md", "assets/miniature/", "docs/", "js/", "js/docs/", "locales/zh/", "model/",
           "pages/", "nodes/", "nodes/bridge/", "workflows/", "workflows/api/", "tools/__init__.py", "tools/dev.py",
-          "tools/pack.py", "tools/requirements.txt", "tools/cli/", "tools/comfyui/")
+          "tools/pack.py", "tools/requirements.txt", "tools/cli/", "tools/comfyui/",
+          "tools/render/")
 LEFT_OUT = (".ci/", ".github/", "assets/screenshots/", "benchmarks/", "tests/", "tools/generate/", "tools/miniature/",
             "tools/text_benchmark/")
 
@@ -84,7 +85,7 @@ def test_nothing_that_is_imported_is_left_out(archive):
 
 def test_what_only_some_users_need_is_imported_when_it_is_needed(archive):
     """ComfyUI starts with every pack's imports: these take seconds, or are not installed."""
-    rare = {"cv2", "onnxruntime", "rapidocr"}
+    rare = {"cv2", "openpyxl", "ray", "onnxruntime", "rapidocr"}
     for path in (path for path in archive if path.endswith(".py")):
         for statement in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
             if isinstance(statement, ast.Import) or (isinstance(statement, ast.ImportFrom) and not statement.level):

@@ -63,7 +63,8 @@ def progress(counts) -> str:
     speed = counts.per_minute
     if not counts.drawn + counts.failed:
         return text
-    return f"{text}, {speed:.1f} rows a minute, {duration(60 * counts.left / speed)} left"
+    left = f", {duration(60 * counts.left / speed)} to go" if counts.left else ""
+    return f"{text}, {speed:.1f} rows a minute{left}"
 
 
 def duration(seconds: float) -> str:
