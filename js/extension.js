@@ -12,6 +12,7 @@ import { addReferences } from "./references.js";
 import { showRefusals } from "./refusals.js";
 import { addRow } from "./rows.js";
 import { addSizePicker } from "./size_picker.js";
+import { addTableUpload } from "./table_file.js";
 import { showChecks } from "./text_check.js";
 import { addBriefMeter, addTokenMeter } from "./token_meter.js";
 import { loadWords } from "./words.js";
@@ -42,11 +43,13 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (NODE_IDS.has(node.comfyClass)) nameTextBoxes(node);
-    for (const [name, { sizes, meter, measured, references, enabled_when: only, row_of: row }] of marks.get(node.comfyClass) ?? []) {
+    for (const [name, marked] of marks.get(node.comfyClass) ?? []) {
+      const { sizes, meter, measured, references, table, enabled_when: only, row_of: row } = marked;
       if (sizes) addSizePicker(node, name, sizes);
       if (meter) addTokenMeter(node, name);
       if (measured) addBriefMeter(node, measured);
       if (references) addReferences(node, name, references);
+      if (table) addTableUpload(node, name, table);
       if (only) addOnlyWith(node, name, only);
       if (row) addRow(node, name, row);
     }

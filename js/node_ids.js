@@ -38,4 +38,5 @@ export const NODE_IDS = new Set([
   "QwenImage2ApplyControl",
   "QwenImage2ReferenceStrength",
   "QwenImage2Upscale",
+  "QwenImage2Table",
 ]);

@@ -19,6 +19,7 @@ from .routes import add_routes
 from .sampler import QwenImage2Sampler, QwenImage2Sigmas
 from .save import QwenImage2SaveQuantized
 from .save_page import QwenImage2SavePage
+from .table import QwenImage2Table
 from .text import QwenImage2TextEncode
 from .text_check import QwenImage2PickBest, QwenImage2TextCheck
 from .upscale import QwenImage2Upscale
@@ -60,6 +61,7 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2GlyphReference,
     QwenImage2SaveDeck,
     QwenImage2SavePage,
+    QwenImage2Table,
 ]
 
 

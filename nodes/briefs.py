@@ -13,6 +13,7 @@ from .common import categories
 from .common.layouts import layout_output
 from .common.page_nodes import PageNode, line_input, page_inputs, page_of, text_input, texts_checked
 from .common.prompts import TRAINED_TOKENS, Measure
+from .common.rows import filled_in, row_input
 from .common.schemas import schema
 from .frontend import measured_inputs
 from .notices import notify
@@ -61,9 +62,9 @@ class BriefNode(PageNode):
         return arranged(cls.fitted(inputs, count)[1].brief)
 
     @classmethod
-    def execute(cls, **inputs):
+    def execute(cls, row=None, **inputs):
         """The outputs, and on the node what the prompt costs and what was shortened."""
-        brief, result = cls.fitted(inputs, count_tokens)
+        brief, result = cls.fitted(filled_in(cls, inputs, row), count_tokens)
         texts = plural("text_lines", len(result.texts), "{count} line of text", "{count} lines of text")
         return io.NodeOutput(result.prompt, *brief.page.pixels, "\n".join(result.texts), arranged(result.brief),
                              ui=notify(cls, Message("brief_written", "{tokens} tokens, {texts}.", tokens=result.tokens,
@@ -95,6 +96,7 @@ class QwenImage2PosterBrief(BriefNode):
                                tooltip="Position of the title; picture and body use the remaining space."),
                 columns_input(1, "Columns of the body."),
                 *page_inputs("flat graphic", "bold sans serif", "3:4"),
+                row_input(),
             ]),
             outputs=outputs(),
         )
@@ -124,6 +126,7 @@ class QwenImage2SlideBrief(BriefNode):
                                tooltip="Position of the picture; the bullet points use the other side."),
                 columns_input(1, "Columns of the bullet points."),
                 *page_inputs("minimalist", "bold sans serif", "16:9"),
+                row_input(),
             ]),
             outputs=outputs(),
         )
@@ -154,6 +157,7 @@ class QwenImage2InfographicBrief(BriefNode):
                                        "arrows."),
                 columns_input(2, "Columns of the grid."),
                 *page_inputs("flat graphic", "bold sans serif", "3:4"),
+                row_input(),
             ]),
             outputs=outputs(),
         )
@@ -178,6 +182,7 @@ class QwenImage2ComicBrief(BriefNode):
                                      "other line describes what the panel shows."),
                 columns_input(2, "Panels side by side."),
                 *page_inputs("comic ink", "comic lettering", "3:4"),
+                row_input(),
             ]),
             outputs=outputs(),
         )

@@ -19,6 +19,7 @@ from .common.layouts import layout_output
 from .common.page_nodes import PageNode, line_input, page_inputs, page_of, texts_checked
 from .common.paths import HIDDEN, check_name, name_of, new_paths, saved
 from .common.prompts import TRAINED_TOKENS, Measure
+from .common.rows import filled_in, row_input
 from .common.schemas import schema
 from .frontend import measured_inputs
 from .notices import notify
@@ -75,6 +76,7 @@ class QwenImage2DeckOutline(PageNode):
                              control_after_generate=io.ControlAfterGenerate.fixed,
                              tooltip="Seed of the first slide; each further slide uses the next seed, or that of its "
                                      "Seed: line."),
+                row_input(),
             ]),
             outputs=[
                 io.String.Output(display_name="prompt", is_output_list=True, tooltip="One per slide."),
@@ -100,7 +102,8 @@ class QwenImage2DeckOutline(PageNode):
         return measure(*fitted(inputs, count))
 
     @classmethod
-    def execute(cls, seed=0, **inputs):
+    def execute(cls, seed=0, row=None, **inputs):
+        inputs = filled_in(cls, inputs, row)
         slides, written = fitted(inputs, count_tokens)
         found = measure(slides, written)
         width, height = page_of(inputs)[0].pixels

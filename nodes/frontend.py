@@ -12,7 +12,7 @@ KEY = "qwen_image_2"
 
 def ui_hints(**what) -> dict:
     """The `extra_dict` of an input. meter: count its tokens; references: the input that holds them; sizes, measured,
-    enabled_when, row_of: below."""
+    enabled_when, row_of: below; table: which files may be dropped."""
     return {KEY: what}
 
 

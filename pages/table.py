@@ -124,7 +124,7 @@ def _content(path: Path) -> bytes:
                           "pictures out of it.", file=path.name, size=f"{size / 1e6:.0f}", max=f"{MAX_BYTES / 1e6:.0f}")
         return path.read_bytes()
     except OSError as error:
-        raise Refusal("table_unreadable", "{file} cannot be read: {reason}.", file=path.name,
+        raise Refusal("table_unreadable", "The table {file} cannot be read: {reason}.", file=path.name,
                       reason=str(error.strerror or error)) from error
 
 
@@ -202,11 +202,15 @@ def _table_of(name: str, records: Numbered, padded: bool = False) -> tuple[tuple
     rows = []
     for number, cells in records:
         if number > MAX_ROWS:
-            raise Refusal("table_rows", "{file} has more than {max} rows. Split it.", file=name, max=f"{MAX_ROWS:,}")
+            raise _too_many(name)
         if any(cells):
             missing = len(columns) - len(cells) if padded else 0
             rows.append(_row(number, columns, [*cells, *[""] * missing]))
     return columns, tuple(rows)
+
+
+def _too_many(name: str) -> Refusal:
+    return Refusal("table_rows", "{file} has more than {max} rows. Split it.", file=name, max=f"{MAX_ROWS:,}")
 
 
 def _columns(name: str, header: Cells) -> tuple[str, ...]:
@@ -270,7 +274,7 @@ def _json_lines(name: str, text: str) -> tuple[tuple[str, ...], tuple[Row, ...]]
         raise Refusal("table_json", "{file} is no JSON Lines file: each line must be an object such as {example}.",
                       file=name, example='{"title": "Sale"}')
     if len(read_lines) > MAX_ROWS:
-        raise Refusal("table_lines", "{file} has more than {max} rows. Split it.", file=name, max=f"{MAX_ROWS:,}")
+        raise _too_many(name)
     names = list(dict.fromkeys(key for found in objects for key in found))
     columns = _columns(name, names) if objects else ()
     return columns, tuple(_json_row(number, columns, names, found) for number, found in read_lines)
@@ -287,7 +291,7 @@ def _object(line: str) -> dict | Message:
 def _json_row(number: int, columns: tuple[str, ...], names: list[str], found: dict | Message) -> Row:
     if isinstance(found, Message):
         return Row(number, dict.fromkeys(columns, ""),
-                   Refusal("row_line", "Row {number}: {reason}.", number=number, reason=found))
+                   Refusal("row_line", "Row {number} cannot be read: {reason}.", number=number, reason=found))
     cells = {column: _json_cell(found.get(name)) for column, name in zip(columns, names)}
     return _checked(number, columns, cells, {column: str(cell) for column, cell in cells.items()})
 

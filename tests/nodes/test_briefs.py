@@ -55,7 +55,7 @@ def test_prompt_canvas_and_expected_text(told, comfyui, name):
 @pytest.mark.parametrize("name", OWN)
 def test_schema_and_execute_agree(nodes, name):
     inputs = [entry.id for entry in nodes[name].define_schema().inputs]
-    assert inputs == [*OWN[name], *COMMON]
+    assert inputs == [*OWN[name], *COMMON, "row"]
     assert list(inspect.signature(nodes[name].make).parameters)[1:] == list(OWN[name])
 
 

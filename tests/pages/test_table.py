@@ -85,8 +85,8 @@ def test_an_encoding_that_is_named_is_taken(tmp_path):
     ("rows.csv", "a,b\nx,y,z\ny,z\n", "Row 1 has 3 cells, the header has 2"),
     ("rows.csv", f"a,b\n{'x' * 20_001},y\ny,z\n", "Row 1, column 'a': it has 20,001 characters"),
     ("rows.csv", "a,b\nx,\x07\ny,z\n", r"Row 1, column 'b': it has the control character U\+0007"),
-    ("rows.jsonl", '{"a": "x"\n{"a": "y", "b": "z"}', "Row 1: it is not JSON"),
-    ("rows.jsonl", '[1]\n{"a": "y", "b": "z"}', "Row 1: it is not a JSON object"),
+    ("rows.jsonl", '{"a": "x"\n{"a": "y", "b": "z"}', "Row 1 cannot be read: it is not JSON"),
+    ("rows.jsonl", '[1]\n{"a": "y", "b": "z"}', "Row 1 cannot be read: it is not a JSON object"),
     ("rows.jsonl", '{"a": [1]}\n{"a": "y", "b": "z"}', "Row 1, column 'a': it is a list or an object"),
     ("rows.jsonl", '{"a": "\\u0000"}\n{"a": "y", "b": "z"}', r"U\+0000"),
     ("rows.jsonl", '{"a": "\\ud800"}\n{"a": "y", "b": "z"}', r"U\+D800")])

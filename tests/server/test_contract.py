@@ -31,6 +31,8 @@ CONTRACT = {
     "QwenImage2SlideBrief": (["title", "subtitle", "bullets", "footer"], ["STRING", "INT", "INT", "STRING", LAYOUT]),
     "QwenImage2InfographicBrief": (["title", "subtitle", "data_points", "call_to_action", "source"],
                                    ["STRING", "INT", "INT", "STRING", LAYOUT]),
+    "QwenImage2Table": (["file", "columns", "text", "name", "first", "count", "seed", "encoding"],
+                        ["QWEN_IMAGE_2_ROW", "STRING", "STRING", "INT", "INT"]),
     "QwenImage2ComicBrief": (["title", "panels"], ["STRING", "INT", "INT", "STRING", LAYOUT]),
     "QwenImage2DeckOutline": (["outline", "footer", "title_position", "picture_position"],
                               ["STRING", "INT", "INT", "STRING", "STRING", "INT", "INT", LAYOUT]),

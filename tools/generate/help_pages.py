@@ -21,7 +21,7 @@ TRANSLATION = ROOT / "locales" / "zh" / "nodeDefs.json"
 GROWING = "COMFY_AUTOGROW_V3"
 # Menus that differ from machine to machine.
 FROM_FOLDERS = {"diffusion_model", "text_encoder", "vae", "vision_projector", "lora", "font", "enhancer",
-                "system_prompt", "control_model"}
+                "system_prompt", "control_model", "file"}
 
 
 @dataclass(frozen=True)

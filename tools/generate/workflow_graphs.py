@@ -110,6 +110,34 @@ def deck(fields: dict, prefix: str) -> Workflow:
                               for group in base.groups[:-1]), Group("5  Result", ("decode", "save", "deck"))))
 
 
+def from_table(fields: dict, note: str, prefix: str) -> Workflow:
+    """A brief for each row of a table, files called by it, and a contact sheet with their names."""
+    base = brief("QwenImage2PosterBrief", fields | {"row": ("table", 0)}, prefix)
+    nodes = base.nodes
+    nodes["note"].text = note
+    nodes["sampler"].inputs["seed"] = ("table", 3)
+    nodes["save"].inputs["filename_prefix"] = ("table", 2)
+    table = Node("QwenImage2Table", (440, 480), (400, 540), {
+        "file": "built-in example", "columns": "title", "text": "", "name": f"{prefix}-{{{{row}}}}", "first": 1,
+        "count": 100, "seed": SEED, "encoding": "auto"})
+    sheet = {
+        "label": Node("QwenImage2GlyphReference", (2880, 60), (400, 240), {
+            "text": ("table", 2), "font": BUILT_IN, "letter_height": 48, "direction": "horizontal"}),
+        "labelled": Node("ImageStitch", (2880, 480), (400, 180), {
+            "image1": ("decode", 0), "image2": ("label", 0), "direction": "down", "match_image_size": False,
+            "spacing_width": 0, "spacing_color": "white"}),
+        "grid": Node("ImageGrid", (3340, 60), (400, 160), {
+            "images": ("labelled", 0), "columns": 4, "cell_width": 384, "cell_height": 540, "padding": 12}),
+        "sheet": Node("SaveImage", (3340, 300), (480, 590), {
+            "images": ("grid", 0), "filename_prefix": f"{prefix}-contact-sheet"}, title="Contact sheet")}
+    first = {name: nodes.pop(name) for name in ("note", "loader")}
+    return Workflow({**first, "table": table, **nodes, **sheet},
+                    (Group("1  Files", ("loader",)), Group("2  Table", ("table",)), Group("3  Brief", ("brief",)),
+                     *(Group(f"{number}{group.title[1:]}", group.members)
+                       for number, group in enumerate(base.groups[2:], start=4)),
+                     Group("7  Contact sheet", tuple(sheet))))
+
+
 def edit(prompt: str, note: str, prefix: str, references: int = 1, canvas: str = "last reference",
          output: int = 0, model: Model = QWEN_2) -> Workflow:
     """Loader, pictures, instruction, sampler, decoder, result. output: of the decoder, 1 is RGBA."""
@@ -448,6 +476,7 @@ WORKFLOWS = {
     "poster": text_to_image(QWEN_2, texts.POSTER, "3:4", "2048", "qwen-image-2-poster", texts.POSTER_NOTE),
     "prompt_enhanced": enhanced(texts.NIGHT_MARKET, texts.ENHANCED_NOTE, "qwen-image-2-enhanced"),
     "poster_brief": brief("QwenImage2PosterBrief", pages.POSTER, "qwen-image-2-poster-brief"),
+    "poster_from_table": from_table(pages.TABLE, pages.TABLE_NOTE, "qwen-image-2-table"),
     "menu_bilingual": brief("QwenImage2PosterBrief", pages.MENU, "qwen-image-2-menu"),
     "storybook_bilingual": brief("QwenImage2PosterBrief", pages.STORYBOOK, "qwen-image-2-storybook"),
     "magazine_cover": brief("QwenImage2PosterBrief", pages.MAGAZINE, "qwen-image-2-magazine"),

@@ -49,6 +49,17 @@ the page has them.
 - It says when letters get smaller than the model can draw: 20 pixels, of traditional Chinese 50, at 2048.
 """
 
+TABLE_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
+## What to change
+
+- **Table**: drop a CSV, TSV, JSON Lines or XLSX file on it. The first row names the columns.
+- **Brief**: `{{title}}` in any of its texts is the column *title* of the row. A column that the table does not have is \
+refused.
+- **name** calls the files, **seed** is the first row's; a column *seed* has each row's own.
+- At most 100 rows run here: all pictures stay in memory until the last is drawn. For more there is \
+`python tools/dev.py render`.
+"""
+
 AS_LAID_OUT = ("A finished page laid out as in <image1>: every text at the same place, of the same size and with the "
                "same letters as there. The gray area is where the picture goes; the colors of <image1> do not matter.")
 
@@ -62,6 +73,13 @@ POSTER = poster(
             "thin circles around the pole. Small figures with lanterns walk up a winding path.",
     style="vintage print", type_character="condensed sans serif",
     palette="midnight blue, cream white, signal orange, pale turquoise")
+
+TABLE = poster(
+    title="{{title}}",
+    body="{{date}}\n{{place}}",
+    call_to_action="Free entry",
+    picture="Bold flat shapes that stand for the event, with one small figure in front of them.",
+    palette="{{colour}}, cream white, warm orange", size="1024")
 
 MENU = poster(
     kind="menu", title_position="top, picture as frame", columns=2,
