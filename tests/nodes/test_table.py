@@ -86,8 +86,9 @@ def test_the_example_comes_with_the_pack(read, node, tmp_path):
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_a_row_fills_every_text_of_a_brief(comfyui, name):
+def test_a_row_fills_every_text_of_a_brief(comfyui, name, monkeypatch):
     from qwen_image_2.nodes import briefs
+    monkeypatch.setattr(briefs, "notify", lambda node, *messages: {})
     node = getattr(briefs, name)
     title = {"title": "{{title}}"} | ({"panels": "A pier.\nMia: {{title}}"} if "Comic" in name else {})
     inputs = OWN[name] | COMMON | title | {"picture": "a {{thing}}"}
@@ -98,9 +99,10 @@ def test_a_row_fills_every_text_of_a_brief(comfyui, name):
         node.execute(**inputs, row={"title": "PIER 4"})
 
 
-def test_a_row_fills_an_outline(comfyui):
-    from qwen_image_2.nodes.decks import QwenImage2DeckOutline
+def test_a_row_fills_an_outline(comfyui, monkeypatch):
+    from qwen_image_2.nodes import decks
+    monkeypatch.setattr(decks, "notify", lambda node, *messages: {})
     graph = json.loads((ROOT / "workflows" / "api" / "slides_deck.json").read_text(encoding="utf-8"))
     (inputs,) = (entry["inputs"] for entry in graph.values() if entry["class_type"] == "QwenImage2DeckOutline")
-    made = QwenImage2DeckOutline.execute(**inputs | {"outline": "# {{who}}"}, row={"who": "Ada"}).result
+    made = decks.QwenImage2DeckOutline.execute(**inputs | {"outline": "# {{who}}"}, row={"who": "Ada"}).result
     assert made[3] == ["Ada"]

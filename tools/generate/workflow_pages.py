@@ -78,6 +78,7 @@ TABLE = poster(
     title="{{title}}",
     body="{{date}}\n{{place}}",
     call_to_action="Free entry",
+    footer="Summer in the harbour",
     picture="Bold flat shapes that stand for the event, with one small figure in front of them.",
     palette="{{colour}}, cream white, warm orange", size="1024")
 
