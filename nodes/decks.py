@@ -6,16 +6,17 @@ from comfy_api.latest import io
 
 from .. import atomic
 from ..messages import Message, Refusal, and_list, plural
-from ..pages import briefs, deck, outline, wording
+from ..pages import briefs, deck, outline, pdf, wording
 from ..pages.arrangement import arranged
 from ..pages.briefs import Page
 from ..pages.outline import seeds
+from ..pages.places import unlettered
 from .bridge.progress import loading_progress
 from .bridge.text_encoders.families import count_tokens
 from .common import categories
-from .common.checks import check_before_run
+from .common.checks import UNCONNECTED, check_before_run
 from .common.images import check_channels, eight_bits
-from .common.layouts import layout_output
+from .common.layouts import LayoutType, layout_output
 from .common.page_nodes import PageNode, line_input, page_inputs, page_of, texts_checked
 from .common.paths import HIDDEN, check_name, name_of, new_paths, saved
 from .common.prompts import TRAINED_TOKENS, Measure
@@ -26,6 +27,7 @@ from .notices import notify
 
 FILES = {"PPTX and PDF": (".pptx", ".pdf"), "PPTX": (".pptx",), "PDF": (".pdf",)}
 BY_PICTURES = "as the pictures"
+IN_PICTURE, EDITABLE = TEXT = ("in the picture", "editable")
 OUTLINE = """# The harbour at night
 A short tour
 Picture: a harbour at night, seen from the water
@@ -77,6 +79,9 @@ class QwenImage2DeckOutline(PageNode):
                              tooltip="Seed of the first slide; each further slide uses the next seed, or that of its "
                                      "Seed: line."),
                 row_input(),
+                io.Combo.Input("text", list(TEXT), default=IN_PICTURE, optional=True,
+                               tooltip="editable: the prompts ask for slides without text, with room for it. Save Deck "
+                                       "then writes the texts into the file, with Text set to editable there too."),
             ]),
             outputs=[
                 io.String.Output(display_name="prompt", is_output_list=True, tooltip="One per slide."),
@@ -102,15 +107,18 @@ class QwenImage2DeckOutline(PageNode):
         return measure(*fitted(inputs, count))
 
     @classmethod
-    def execute(cls, seed=0, row=None, **inputs):
+    def execute(cls, seed=0, row=None, text=IN_PICTURE, **inputs):
         inputs = filled_in(cls, inputs, row)
         slides, written = fitted(inputs, count_tokens)
         found = measure(slides, written)
         width, height = page_of(inputs)[0].pixels
+        layouts = [arranged(result.brief) for result in written]
+        prompts = [unlettered(layout) if text == EDITABLE else result.prompt
+                   for layout, result in zip(layouts, written)]
         return io.NodeOutput(
-            [result.prompt for result in written], [width] * len(slides), [height] * len(slides),
+            prompts, [width] * len(slides), [height] * len(slides),
             ["\n".join(result.texts) for result in written], ["\n".join(slide.notes) for slide in slides], len(slides),
-            seeds(slides, seed), [arranged(result.brief) for result in written],
+            seeds(slides, seed), layouts,
             ui=notify(cls, Message("deck_written", "{slides}; the longest prompt has {tokens} tokens.",
                                    tokens=found.tokens, slides=found.slides), *found.notes))
 
@@ -147,8 +155,9 @@ class QwenImage2SaveDeck(io.ComfyNode):
                                         "number is added. As in Save Image, %date:yyyy-MM-dd%, %Node.widget% and "
                                         "%width% are filled in."),
                 io.Combo.Input("files", list(FILES), default="PPTX and PDF",
-                               tooltip="PPTX needs the package python-pptx, see docs/text-and-layout.md. In a PDF the "
-                                       "words are only pictures, and transparent parts are white."),
+                               tooltip="PPTX needs the package python-pptx, see docs/text-and-layout.md. In a PDF "
+                                       "transparent parts are white; its words can be selected where the package fpdf2 "
+                                       "is installed."),
                 io.Combo.Input("page", [BY_PICTURES, *deck.PAGES], default=BY_PICTURES,
                                tooltip="Width to height of the pages. as the pictures: 16:9 or 4:3 if the first image "
                                        "is close to it, else its own ratio. Images of another ratio are shown whole, "
@@ -157,27 +166,36 @@ class QwenImage2SaveDeck(io.ComfyNode):
                                 tooltip="The words in the images: Expected text of Deck Outline."),
                 io.String.Input("notes", optional=True, force_input=True,
                                 tooltip="The speaker notes: Notes of Deck Outline."),
+                io.Combo.Input("text", list(TEXT), default=IN_PICTURE, optional=True,
+                               tooltip="editable: PPTX gets text boxes and PDF real text on the images, which must "
+                                       "have been drawn without text: set Text of Deck Outline to editable too."),
+                LayoutType.Input("layouts", optional=True,
+                                 tooltip="Where the texts stand: Layout of Deck Outline. For editable text, and for "
+                                         "words of a PDF that can be selected in their place."),
             ],
             is_output_node=True,
             hidden=HIDDEN,
         )
 
     @check_before_run
-    def validate_inputs(cls, filename_prefix, files):
+    def validate_inputs(cls, filename_prefix, files, text=(IN_PICTURE,), layouts=UNCONNECTED):
         # Lists of one, as in execute.
         check_name(filename_prefix[0])
         require(files[0])
+        require_editable(text[0], files[0], layouts is not UNCONNECTED)
 
     @classmethod
-    def execute(cls, images, filename_prefix, files, page, texts=(), notes=()):
+    def execute(cls, images, filename_prefix, files, page, texts=(), notes=(), text=(IN_PICTURE,), layouts=()):
         require(files[0])
+        require_editable(text[0], files[0], bool(layouts))
         prefix, suffixes = name_of(cls, filename_prefix[0]), FILES[files[0]]
-        sheets, unlike = sheets_of(images, texts, notes)
+        sheets, unlike = sheets_of(images, texts, notes, layouts, text[0] == EDITABLE)
         ratio = deck.PAGES.get(page[0]) or deck.page_ratio(sheets[0].picture)
         paths = save(sheets, prefix, suffixes, ratio)
         return io.NodeOutput(ui={"files": [saved(path) for path in paths]} | notify(
             cls, Message("deck_saved", "Saved {files}: {pages}.", files=and_list([path.name for path in paths]),
-                         pages=plural("pages", len(sheets), "{count} page", "{count} pages")), *unlike))
+                         pages=plural("pages", len(sheets), "{count} page", "{count} pages")), *unlike,
+            pdf.advice() if ".pdf" in suffixes else None))
 
 
 def require(files: str | None) -> None:
@@ -189,7 +207,20 @@ def require(files: str | None) -> None:
         deck.require()
 
 
-def sheets_of(images: list, texts, notes) -> tuple[list[deck.Sheet], list[str]]:
+def require_editable(text: str | None, files: str | None, laid_out: bool) -> None:
+    """Raises Refusal for editable text that nobody knows the place of, or that cannot be written here."""
+    if text not in (None, *TEXT):
+        raise Refusal("deck_text", "Unknown choice {text}; choose {known}.", text=repr(text), known=", ".join(TEXT))
+    if text != EDITABLE:
+        return
+    if not laid_out:
+        raise Refusal("deck_no_layouts", "Editable text needs the layouts of the slides, and none are connected. "
+                      "Connect Layout of Deck Outline to Layouts, or set Text to {choice}.", choice=repr(IN_PICTURE))
+    if ".pdf" in FILES.get(files, ()):
+        pdf.require()
+
+
+def sheets_of(images: list, texts, notes, layouts, editable: bool) -> tuple[list[deck.Sheet], list[str]]:
     """Every picture of a list of batches with its text and notes, and sentences about what does not match."""
     for batch in images:
         check_channels(batch)
@@ -198,8 +229,10 @@ def sheets_of(images: list, texts, notes) -> tuple[list[deck.Sheet], list[str]]:
         raise Refusal("deck_empty", "No images to save.")
     texts, *unlike = deck.shared_out(texts, batches, deck.texts_for)
     notes, *more = deck.shared_out(notes, batches, deck.notes_for)
+    layouts, *others = deck.shared_out(layouts, batches, deck.layouts_for) if layouts else ([None] * sum(batches),)
     pictures = (eight_bits(picture.unsqueeze(0))[0] for batch in images for picture in batch)
-    return [deck.Sheet(*sheet) for sheet in zip(pictures, texts, notes)], [*unlike, *more]
+    return [deck.Sheet(*sheet, layout or None, editable) for *sheet, layout in zip(pictures, texts, notes, layouts)], [
+        *unlike, *more, *others]
 
 
 def save(sheets: list[deck.Sheet], prefix: str, suffixes: tuple[str, ...], ratio: float) -> list[Path]:

@@ -1,6 +1,7 @@
 """Pictures and their texts -> a PowerPoint file or a PDF, one page per picture.
 
-python-pptx is an optional extra, so it is imported when a file is written and not before.
+python-pptx is an optional extra, so it is imported when a file is written and not before. So is fpdf2 (pdf.py): without
+it the words of a PDF are only in its pictures.
 """
 import io
 import math
@@ -14,7 +15,11 @@ from numpy import ndarray
 from PIL import Image
 
 from ..messages import Message, Refusal, plural
+from . import pdf
 from .briefs import LINE_BREAKS
+from .layout import Layout
+from .lettering import Lettering, letterings
+from .slide_texts import TITLE_ONLY, add_texts
 
 if TYPE_CHECKING:
     from pptx.presentation import Presentation
@@ -40,11 +45,13 @@ class Sheet:
     picture: ndarray  # (H, W, 3 or 4), 8 bits
     text: str = ""    # the literal lines of the picture
     notes: str = ""   # what the speaker says
+    layout: Layout | None = None  # where the texts stand
+    editable: bool = False  # the picture was drawn without its texts, and they are written on it
 
     @property
     def spoken(self) -> str:
         """The notes of the page: the speaker's, then the picture's text."""
-        text = f"Text of the slide:\n{self.text}" if self.text else ""
+        text = f"Text of the slide:\n{self.text}" if self.text and not self.editable else ""
         return "\n\n".join(part for part in (self.notes, text) if part)
 
 
@@ -63,6 +70,10 @@ def notes_for(pictures: int, found: int) -> Message:
     return _for_pictures(plural("notes", found, "{count} note", "{count} notes"), pictures, found)
 
 
+def layouts_for(pictures: int, found: int) -> Message:
+    return _for_pictures(plural("layouts", found, "{count} layout", "{count} layouts"), pictures, found)
+
+
 def _for_pictures(words: Message, pictures: int, found: int) -> Message:
     what = (Message("deck_without", "the last images have none") if found < pictures else
             Message("deck_unused", "the last ones were not used"))
@@ -70,7 +81,7 @@ def _for_pictures(words: Message, pictures: int, found: int) -> Message:
                    pictures=plural("pictures", pictures, "{count} image", "{count} images"), what=what)
 
 
-def shared_out(words: Sequence[str | None], batches: list[int], unlike: Callable[[int, int], Message]) -> tuple:
+def shared_out(words: Sequence, batches: list[int], unlike: Callable[[int, int], Message]) -> tuple:
     """One text for each picture, and what `unlike` says of (pictures, texts) where there are too few or too many.
 
     As many texts as batches: one for all pictures of a batch, which share a prompt. Else one for each picture.
@@ -131,7 +142,8 @@ def write_pptx(file: BinaryIO, sheets: Iterable[Sheet], ratio: float, title: str
 
 
 def _add_slide(deck: "Presentation", layout: "SlideLayout", sheet: Sheet, ratio: float) -> None:
-    slide = deck.slides.add_slide(layout)
+    written = sheet.editable and sheet.layout is not None
+    slide = deck.slides.add_slide(deck.slide_layouts[TITLE_ONLY] if written else layout)
     across, down = placed(sheet.picture, ratio)
     width, height = (round(side * min(1.0, share))
                      for side, share in zip((deck.slide_width, deck.slide_height), (across, down)))
@@ -140,7 +152,11 @@ def _add_slide(deck: "Presentation", layout: "SlideLayout", sheet: Sheet, ratio:
     # What is cut stays in the file, and PowerPoint's own crop tool shows it.
     shape.crop_left = shape.crop_right = max(0.0, 1 - 1 / across) / 2
     shape.crop_top = shape.crop_bottom = max(0.0, 1 - 1 / down) / 2
-    shape._element._nvXxPr.cNvPr.set("descr", _for_xml(sheet.text))  # python-pptx has no name for the alt text
+    # python-pptx has no name for the alt text.
+    shape._element._nvXxPr.cNvPr.set("descr", _for_xml(_described(sheet.layout) if written else sheet.text))
+    if written:
+        slide.shapes._spTree.insert(2, shape._element)  # behind the title, which the slide brings along
+        add_texts(slide, _words(sheet, ratio), deck.slide_width, deck.slide_height, _for_xml)
     if sheet.spoken:
         slide.notes_slide.notes_text_frame.text = _for_xml(sheet.spoken)
 
@@ -158,7 +174,37 @@ def _for_xml(text: str) -> str:
     return NOT_FOR_XML.sub("\ufffd", LINE_BREAKS.sub("\n", text))
 
 
+def _described(layout: Layout) -> str:
+    return "\n".join(box.text for box in layout.boxes if not box.literal and box.text.strip())
+
+
+def _words(sheet: Sheet, ratio: float) -> list[Lettering]:
+    """The texts of a page where they stand; without a layout all together, so that they can be found."""
+    if sheet.layout is not None:
+        return list(letterings(sheet.layout, *placed(sheet.picture, ratio)))
+    lines = sheet.text.split("\n")
+    if not sheet.text.strip():
+        return []
+    em = min(0.03, 0.6 / len(lines))
+    return [Lettering("text", sheet.text, 0.05, 0.05, 0.9, 0.9, em, "", False, (0, 0, 0), "left", False, 1)]
+
+
 def write_pdf(file: BinaryIO, sheets: Iterable[Sheet], ratio: float, title: str) -> None:
+    """Pages with words that can be selected where fpdf2 is installed, else of pictures alone."""
+    if not pdf.is_installed():
+        write_pictures(file, sheets, ratio, title)
+        return
+    pdf.write_pdf(file, (_pdf_sheet(sheet, ratio) for sheet in sheets), page_inches(ratio), title)
+
+
+def _pdf_sheet(sheet: Sheet, ratio: float) -> pdf.Sheet:
+    words = tuple(_words(sheet, ratio))
+    heading = next((word.text for word in words if word.role == "title"), words[0].text if words else "")
+    return pdf.Sheet(_page(sheet.picture, ratio), words, heading.split("\n")[0],
+                     visible=sheet.editable and sheet.layout is not None)
+
+
+def write_pictures(file: BinaryIO, sheets: Iterable[Sheet], ratio: float, title: str) -> None:
     """Pages of one size, whatever their pictures' are: a page's resolution follows from its picture. One after the
     other, so that one page at a time is in memory; file must be readable, because each goes after what is there."""
     for number, sheet in enumerate(sheets):

@@ -8,6 +8,7 @@ from .arrangement import SIZES, Canvas, arranged, named
 from .briefs import Brief, Element, Page
 from .layout import Box, Layout
 from .vocabulary import ENGLISH
+from .wording import write_unlettered
 
 MOVED = 0.002  # share of the canvas: less is what rounding does
 LONG = 0.6     # of a box's width or height: it has no left or right, no top or bottom
@@ -61,6 +62,12 @@ def place_of(box: Box) -> str:
 
 def _third(middle: float) -> int:
     return 0 if middle < FIRST else 2 if middle > LAST else 1
+
+
+def unlettered(layout: Layout) -> str:
+    """The prompt of a layout that was made of a brief, without its texts but with room where their boxes are."""
+    assert layout.brief is not None
+    return write_unlettered(layout.brief, [place_of(box) for box in layout.boxes if box.literal and box.text.strip()])
 
 
 def _of_boxes(layout: Layout, language: str) -> Brief:

@@ -222,14 +222,19 @@ def _stamp(own: ndarray, bitmap: shaping.Bitmap, across: float, down: float) -> 
 def rgb(colour: str) -> tuple[int, int, int]:
     """Of #rrggbb or of a colour's name, of which the last word counts where all of them are none ("warm orange"); black
     for what is no colour, and for what could not be read on paper."""
+    found = named_colour(colour)
+    brightness = 0.299 * found[0] + 0.587 * found[1] + 0.114 * found[2]
+    return found if 255 - brightness >= MIN_CONTRAST else INK
+
+
+def named_colour(colour: str) -> tuple[int, int, int]:
+    """As above, readable on paper or not."""
     words = colour.lower().split()
     for name in ("".join(words), words[-1] if words else ""):
         try:
-            found = ImageColor.getrgb(name)[:3]
+            return ImageColor.getrgb(name)[:3]
         except ValueError:
             continue
-        brightness = 0.299 * found[0] + 0.587 * found[1] + 0.114 * found[2]
-        return found if 255 - brightness >= MIN_CONTRAST else INK
     return INK
 
 

@@ -40,6 +40,7 @@ class Language:
     placed: str  # {role}, {place}: a description without text
     full_stop: str
     finish: str
+    unlettered: str  # {places}: a page whose texts are added later
     shown: str  # {text}, by itself
 
 
@@ -133,6 +134,8 @@ ENGLISH = Language(
     full_stop=".",
     finish="All lettering is crisp, correctly spelled and evenly spaced. Every quoted text appears exactly as quoted, "
            "and nothing else is written anywhere.",
+    unlettered="No text, no letters and no numbers anywhere. Calm, nearly plain areas are kept free for text that is "
+               "added later: {places}.",
     shown="The picture shows the text {text}.",
 )
 
@@ -221,6 +224,7 @@ CHINESE = Language(
     placed="{role}位于{place}。",
     full_stop="。",
     finish="所有文字清晰锐利，拼写正确，间距均匀；引号中的文字逐字出现，除此之外画面上没有任何其他文字。",
+    unlettered="画面中没有任何文字、字母和数字。为之后添加的文字留出平静、近乎单色的区域：{places}。",
     shown="画面中写有文字{text}。",
 )
 

@@ -46,6 +46,16 @@ def write(brief: Brief, finish: bool = True) -> str:
     return words.end.join(part for part in parts if part)
 
 
+def write_unlettered(brief: Brief, places: Iterable[str]) -> str:
+    """The prompt of the same page without its texts. places: keys of a Language, where room is kept for them."""
+    words = LANGUAGES[brief.page.language]
+    drawn = [element for element in brief.elements if not element.literal]
+    kept = _listed([words.places[place] for place in dict.fromkeys(places)], words)
+    parts = [_opening(brief, words), _colours(brief, words), *(_sentence(element, brief, words) for element in drawn),
+             words.unlettered.format(places=kept) if kept else ""]
+    return words.end.join(part for part in parts if part)
+
+
 def _opening(brief: Brief, words: Language) -> str:
     width, height = brief.page.pixels
     shape = "square" if width == height else "tall" if width < height else "wide"

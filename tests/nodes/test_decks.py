@@ -30,7 +30,7 @@ def decks(comfyui):
 @pytest.fixture
 def said(decks, monkeypatch):
     sentences = []
-    monkeypatch.setattr(decks, "notify", lambda node, *told: sentences.extend(told) or {})
+    monkeypatch.setattr(decks, "notify", lambda node, *told: sentences.extend(filter(None, told)) or {})
     return sentences
 
 
@@ -48,7 +48,8 @@ def written(decks, outline, **changes):
 
 
 def validate(node, **values):
-    return node.validate_inputs(**{name: values[name] for name in inspect.signature(node.validate_inputs).parameters})
+    return node.validate_inputs(**{name: values[name] for name in inspect.signature(node.validate_inputs).parameters
+                                   if name in values})
 
 
 def save(decks, images, name="deck", files="PDF", page="as the pictures", **texts):
@@ -63,7 +64,9 @@ def pictures(count, height=36, width=64, channels=3):
 def page_sizes(path):
     """Width and height in points of every page."""
     with PdfParser.PdfParser(str(path)) as pdf:
-        return [tuple(map(float, pdf.read_indirect(page)[b"MediaBox"][2:])) for page in pdf.pages]
+        pages = [pdf.read_indirect(page) for page in pdf.pages]
+        having = [page if b"MediaBox" in page else pdf.read_indirect(page[b"Parent"]) for page in pages]
+        return [tuple(map(float, page[b"MediaBox"][2:])) for page in having]
 
 
 # ---------------------------------------------------------------- outline
@@ -132,6 +135,94 @@ def test_nothing_of_the_shipped_deck_is_shortened(decks, said):
     assert written(decks, **fields)[5] == 10 and len(said) == 1
 
 
+def laid_out(decks, outline=TEN, **changes):
+    *_, layouts = written(decks, outline, **changes)
+    return layouts
+
+
+def boxes_of(layout, across=1.0, down=1.0):
+    return [box for box in layout.boxes if box.literal]
+
+
+@pytest.mark.parametrize("width, height, page", [(64, 36, "16:9"), (96, 128, "4:3"), (128, 96, "as the pictures")])
+def test_editable_text_stands_where_the_layout_has_it(decks, folder, width, height, page):
+    """Each box within 2 % of the page's width, also where the picture does not fill the page."""
+    outline = "# Talk\nA tour\n> Hello\n## Two\n- One\n- 第二\nFooter: us\n"
+    changes = {"aspect_ratio": "custom", "width": width * 16, "height": height * 16, "palette": "navy, gold"}
+    prompts, *_, layouts = written(decks, outline, text="editable", **changes)
+    assert all("No text" in prompt and "Talk" not in prompt and "One" not in prompt for prompt in prompts)
+    (saved,) = save(decks, pictures(2, height, width), files="PPTX", page=page, notes=["Hello", ""],
+                    texts=["Talk\nA tour", "Two"], text=["editable"], layouts=layouts)
+    deck = Presentation(folder / saved["filename"])
+    assert [slide.shapes.title.text for slide in deck.slides] == ["Talk", "Two"]
+    for slide, layout in zip(deck.slides, layouts):
+        picture = slide.shapes[0]
+        assert picture.shape_type == 13 and slide.shapes.title is not None
+        found = {shape.text_frame.text: shape for shape in slide.shapes if shape.has_text_frame}
+        full_width, full_height = (side / (1 - 2 * cut) for side, cut in ((picture.width, picture.crop_left),
+                                                                          (picture.height, picture.crop_top)))
+        left, top = (deck.slide_width - full_width) / 2, (deck.slide_height - full_height) / 2
+        for box in boxes_of(layout):
+            shape = found[box.text]
+            for is_at, wanted in ((shape.left, left + box.x * full_width), (shape.top, top + box.y * full_height),
+                                  (shape.width, box.w * full_width), (shape.height, box.h * full_height)):
+                assert abs(is_at - wanted) <= 0.02 * deck.slide_width
+            font = shape.text_frame.paragraphs[0].runs[0].font
+            assert font.name == "Noto Sans" and font.size and font.size <= box.size * full_height * 1.01
+            assert str(font.color.rgb) == {"gold": "FFD700"}.get(box.colour, str(font.color.rgb))
+        assert 'type="slidenum"' in slide.shapes[-1]._element.xml
+    assert deck.slides[0].notes_slide.notes_text_frame.text == "Hello" and not deck.slides[1].has_notes_slide
+
+
+@pytest.mark.parametrize("text", ["in the picture", "editable"])
+def test_words_of_a_pdf_can_be_selected(decks, folder, text):
+    """Real ones are seen; those on a picture's own are not, and both stand in their boxes."""
+    pytest.importorskip("fpdf", reason="fpdf2 is not installed: pip install fpdf2")
+    pdfium = pytest.importorskip("pypdfium2", reason="pypdfium2 is not installed: pip install pypdfium2")
+    outline = "# Talk 海港\n> Hello\n## Two\n- One\n"
+    layouts = laid_out(decks, outline, palette="white, navy")
+    (saved,) = save(decks, [torch.ones(1, 90, 160, 3)] * 2, text=[text], layouts=layouts)
+    document = pdfium.PdfDocument(folder / saved["filename"])
+    texts = [page.get_textpage() for page in document]
+    assert [page.get_text_range().split("\r\n")[0] for page in texts] == ["Talk 海港", "Two"]
+    assert [mark.get_title() for mark in document.get_toc()] == ["Talk 海港", "Two"]
+    assert document.get_metadata_dict()["Title"] == "deck_00001_"
+    picture = np.asarray(document[0].render(scale=0.5).to_pil())
+    assert (picture.min() < 128) == (text == "editable")
+    width, height = document[0].get_size()
+    (box,) = (box for box in layouts[0].boxes if box.role == "title")
+    left, bottom, right, top = texts[0].get_charbox(0)
+    assert box.x - 0.02 <= left / width <= right / width <= box.x + box.w + 0.02
+    assert box.y - 0.02 <= 1 - top / height <= 1 - bottom / height <= box.y + box.h + 0.02
+
+
+def test_without_layouts_words_are_found_all_the_same(decks, folder):
+    pytest.importorskip("fpdf", reason="fpdf2 is not installed: pip install fpdf2")
+    pdfium = pytest.importorskip("pypdfium2", reason="pypdfium2 is not installed: pip install pypdfium2")
+    (saved,) = save(decks, pictures(1), texts=["Talk\nOne"])
+    page = pdfium.PdfDocument(folder / saved["filename"])[0].get_textpage()
+    assert page.get_text_range() == "Talk\r\nOne"
+
+
+def test_editable_text_without_its_layouts_or_its_library(decks, folder, monkeypatch):
+    node = decks.QwenImage2SaveDeck
+    given = {"filename_prefix": ["deck"], "files": ["PPTX"], "text": ["editable"]}
+    assert "needs the layouts" in node.validate_inputs(**given)
+    assert node.validate_inputs(**given, layouts=None) is True  # linked, and not yet known
+    assert "Unknown choice" in node.validate_inputs(**given | {"text": ["drawn"]})
+    monkeypatch.setattr(decks.pdf, "is_installed", lambda: False)
+    assert "pip install fpdf2" in node.validate_inputs(**given | {"files": ["PDF"]}, layouts=None)
+    with pytest.raises(Refusal, match="needs the layouts"):
+        save(decks, pictures(1), text=["editable"])
+
+
+def test_without_fpdf2_a_pdf_of_pictures_and_a_sentence(decks, folder, said, monkeypatch):
+    monkeypatch.setattr(decks.pdf, "is_installed", lambda: False)
+    (saved,) = save(decks, pictures(2))
+    assert (folder / saved["filename"]).read_bytes().startswith(b"%PDF")
+    assert any("make them selectable" in str(sentence) for sentence in said)
+
+
 def test_lists_and_schema(decks):
     schema = decks.QwenImage2DeckOutline.define_schema()
     assert [output.is_output_list for output in schema.outputs] == [True] * 5 + [False, True, True]
@@ -156,7 +247,7 @@ def test_ten_slides_open_again(decks, folder, said):
         assert slide.notes_slide.notes_text_frame.text == f"{notes[number]}\n\nText of the slide:\n{texts[number]}"
         assert Image.open(io.BytesIO(shape.image.blob)).getpixel((0, 0)) == (round(number * 25.5),) * 3
     assert page_sizes(folder / "talks" / "harbour_00001_.pdf") == [(960, 540)] * 10
-    assert said[-1] == "Saved harbour_00001_.pptx and harbour_00001_.pdf: 10 pages."
+    assert "Saved harbour_00001_.pptx and harbour_00001_.pdf: 10 pages." in said
 
 
 def test_numbers_are_shared_and_nothing_is_replaced(decks, folder):

@@ -105,7 +105,8 @@ def test_names_and_formats_are_checked_before_anything_runs(saver):
     node = saver.QwenImage2SavePage
     assert validate(node, filename_prefix="page", format="psd") is validate(node, filename_prefix=None, format=None)
     assert "outside ComfyUI's output folder" in validate(node, filename_prefix="../page", format="png")
-    assert validate(node, filename_prefix="page", format="tiff") == "Unknown format 'tiff'; choose png or psd."
+    refused = validate(node, filename_prefix="page", format="tiff")
+    assert refused == "Unknown format 'tiff'; choose one of png, psd, pdf."
 
 
 def test_without_psd_tools_one_sentence_before_anything_runs(saver, folder, monkeypatch):
@@ -130,3 +131,16 @@ def test_a_file_that_cannot_be_written_leaves_nothing(saver, folder, monkeypatch
     with pytest.raises(WriteError, match="the disk is full"):
         save(saver, torch.rand(1, 16, 16, 4), "psd")
     assert list(folder.iterdir()) == []
+
+
+def test_a_pdf_has_a_page_for_each_image_and_the_words_of_its_layout(saver, folder):
+    from qwen_image_2.pages.layout import Box, Layout
+    layout = Layout(160, 96, (Box("title", "title", "Tea 茶", 0.1, 0.1, 0.5, 0.3, 0.2, weight="bold"),))
+    (saved,) = saver.QwenImage2SavePage.execute(torch.ones(2, 96, 160, 3), "page", "pdf", layout).ui["files"]
+    content = (folder / saved["filename"]).read_bytes()
+    assert saved["filename"] == "page_00001_.pdf" and content.startswith(b"%PDF")
+    pytest.importorskip("fpdf", reason="fpdf2 is not installed: pip install fpdf2")
+    pdfium = pytest.importorskip("pypdfium2", reason="pypdfium2 is not installed: pip install pypdfium2")
+    document = pdfium.PdfDocument(content)
+    assert [page.get_textpage().get_text_range() for page in document] == ["Tea 茶"] * 2
+    assert np.asarray(document[0].render().to_pil()).min() > 250  # the words are the picture's, or unseen

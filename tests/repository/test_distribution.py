@@ -85,7 +85,7 @@ def test_nothing_that_is_imported_is_left_out(archive):
 
 def test_what_only_some_users_need_is_imported_when_it_is_needed(archive):
     """ComfyUI starts with every pack's imports: these take seconds, or are not installed."""
-    rare = {"cv2", "openpyxl", "ray", "onnxruntime", "rapidocr"}
+    rare = {"cv2", "fpdf", "openpyxl", "ray", "onnxruntime", "rapidocr"}
     for path in (path for path in archive if path.endswith(".py")):
         for statement in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
             if isinstance(statement, ast.Import) or (isinstance(statement, ast.ImportFrom) and not statement.level):

@@ -38,7 +38,7 @@ CONTRACT = {
                               ["STRING", "INT", "INT", "STRING", "STRING", "INT", "INT", LAYOUT]),
     "QwenImage2Layout": (["boxes", "font", "picture", "width", "height", "language", "layout"],
                          [LAYOUT, "IMAGE", "MASK", "STRING", "IMAGE", "STRING", "INT", "INT"]),
-    "QwenImage2SaveDeck": (["images", "filename_prefix", "files", "page", "texts", "notes"], []),
+    "QwenImage2SaveDeck": (["images", "filename_prefix", "files", "page", "texts", "notes", "text", "layouts"], []),
     "QwenImage2Layers": (["model", "clip", "vae", "image", "prompt", "layers", "resolution", "seed", "steps", "cfg",
                           "negative_prompt", "caption_language", "guidance"], ["IMAGE", "IMAGE", "STRING"]),
     "QwenImage2Upscale": (["model", "positive", "vae", "image", "scale", "longer_side", "strength", "seed", "preset",
@@ -58,7 +58,7 @@ CONTRACT = {
     "QwenImage2Sigmas": (["model", "latent", "preset", "steps", "denoise"], ["SIGMAS"]),
     "QwenImage2VAEEncode": (["image", "vae", "alpha"], ["LATENT"]),
     "QwenImage2VAEDecode": (["samples", "vae"], ["IMAGE", "IMAGE", "MASK"]),
-    "QwenImage2SavePage": (["image", "filename_prefix", "format"], []),
+    "QwenImage2SavePage": (["image", "filename_prefix", "format", "layout"], []),
     "QwenImage2SaveQuantized": (["filename_prefix", "model", "clip"], []),
 }
 

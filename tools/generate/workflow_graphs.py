@@ -97,14 +97,14 @@ def enhanced(prompt: str, note: str, prefix: str) -> Workflow:
 
 def deck(fields: dict, prefix: str) -> Workflow:
     """A brief for each slide of an outline, and one file of all pictures."""
-    base = brief("QwenImage2DeckOutline", fields | {"seed": SEED}, prefix)
+    base = brief("QwenImage2DeckOutline", fields | {"seed": SEED, "text": "in the picture"}, prefix)
     base.nodes["note"].text = pages.DECK_NOTE
     base.nodes["sampler"].inputs["seed"] = ("brief", 6)
     nodes = base.nodes | {
         # PDF: it needs nothing that has to be installed.
         "deck": Node("QwenImage2SaveDeck", (2340, 930), (480, 260), {
             "images": ("decode", 0), "filename_prefix": f"{prefix}-file", "files": "PDF", "page": "as the pictures",
-            "texts": ("brief", 3), "notes": ("brief", 4)}),
+            "texts": ("brief", 3), "notes": ("brief", 4), "text": "in the picture", "layouts": ("brief", 7)}),
     }
     return Workflow(nodes, (*(Group("2  Outline", ("brief",)) if "brief" in group.members else group
                               for group in base.groups[:-1]), Group("5  Result", ("decode", "save", "deck"))))

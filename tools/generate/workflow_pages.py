@@ -53,8 +53,8 @@ TABLE_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + """
 ## What to change
 
 - **Table**: drop a CSV, TSV, JSON Lines or XLSX file on it. The first row names the columns.
-- **Brief**: `{{title}}` in any of its texts is the column *title* of the row. A column that the table does not have is \
-refused.
+- **Brief**: `{{title}}` in any of its texts is the column *title* of the row. A column that the table does not have \
+is refused.
 - **name** calls the files, **seed** is the first row's; a column *seed* has each row's own.
 - At most 100 rows run here: all pictures stay in memory until the last is drawn. For more there is \
 `python tools/dev.py render`.
