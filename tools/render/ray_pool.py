@@ -18,7 +18,8 @@ from .plan import Job
 from .pools import WorkerKind
 from .worker import LOST, Outcome
 
-PATIENCE = 10.0  # seconds that a cluster has to answer, asked twice: by a connection, then by Ray
+PATIENCE = 8.0  # seconds that a machine has to accept a connection
+CHECK = 60.0  # seconds that Ray itself has to say whether what listens there is one; it takes some to be imported
 WITHOUT_WORKERS = 120.0  # seconds without any worker, after which the driver stops
 OBJECTS = 2 ** 28  # bytes of Ray's store on this machine: a row's files at a time for each worker go through it
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
@@ -33,16 +34,16 @@ def require_ray() -> None:
 
 
 def require_answer(address: str) -> None:
-    """Raises UserError where no Ray cluster answers at HOST:PORT, or ray://HOST:PORT, within PATIENCE seconds."""
-    deadline = time.monotonic() + PATIENCE
+    """Raises UserError where no Ray cluster answers at HOST:PORT, or ray://HOST:PORT: where nobody listens within
+    PATIENCE seconds, or what does is something else."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"--ray {address}: expected HOST:PORT of the cluster's head, as `ray start --head` says it.")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE / 2).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
     except (OSError, OverflowError, UnicodeError) as error:
         raise _nobody(address, str(getattr(error, "strerror", None) or error)) from error
-    if not address.startswith("ray://") and not _is_healthy(address, max(1.0, deadline - time.monotonic())):
+    if not address.startswith("ray://") and not _is_healthy(address):
         raise _nobody(address, "something listens, but it is no Ray cluster")
 
 
@@ -51,10 +52,10 @@ def _nobody(address: str, reason: str) -> UserError:
                      "look at the address that this prints.")
 
 
-def _is_healthy(address: str, seconds: float) -> bool:
+def _is_healthy(address: str) -> bool:
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
-        return subprocess.run(command, capture_output=True, timeout=seconds, check=False).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=CHECK, check=False).returncode == 0
     except subprocess.TimeoutExpired:
         return False
 
