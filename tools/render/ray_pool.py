@@ -143,9 +143,9 @@ class RayPool:
             else:
                 require_answer(self.address)
                 ray.init(address=self.address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
+        except UserError:
+            raise
+        except Exception as error:  # Ray raises nothing narrower for a node that takes too long to start
             raise UserError(f"Ray did not start: {error}") from error
 
     def _names_and_share(self) -> tuple[list[str], dict[str, float]]:

@@ -17,6 +17,7 @@ from ..comfyui.workflow import Graph, describe
 from . import machines
 from .plan import PREFIX, Job
 
+START = 600.0  # seconds that a server has to answer, beside others that read the same disk
 DRAWN, REFUSED, LOST = "drawn", "refused", "lost"
 CHECKS = "qwen_image_2_text_check"  # what Text Check tells the page (nodes/text_check.py)
 
@@ -60,7 +61,8 @@ class ComfyWorker:
     def start(self) -> None:
         """Raises ServerError where ComfyUI does not start."""
         if self.server is None:
-            server = Server(self.comfyui, models=self.models, require_pack=self.pack, environment=self.environment)
+            server = Server(self.comfyui, models=self.models, require_pack=self.pack, environment=self.environment,
+                            time_limit=START)
             self.server = server.__enter__()
 
     def stop(self) -> None:
