@@ -5,9 +5,12 @@
 import { app } from "../../scripts/app.js";
 import { rememberGraph } from "./changes.js";
 import { addOnlyWith } from "./inactive.js";
+import { addLayoutEditor } from "./layout_editor.js";
 import { showMessages } from "./messages.js";
 import { NODE_IDS } from "./node_ids.js";
+import { addPagePreview } from "./page_view.js";
 import { element } from "./panel.js";
+import { addPresets } from "./presets.js";
 import { addReferences } from "./references.js";
 import { showRefusals } from "./refusals.js";
 import { addRow } from "./rows.js";
@@ -43,18 +46,28 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (NODE_IDS.has(node.comfyClass)) nameTextBoxes(node);
-    for (const [name, marked] of marks.get(node.comfyClass) ?? []) {
-      const { sizes, meter, measured, references, table, enabled_when: only, row_of: row } = marked;
+    for (const [name, hints] of marks.get(node.comfyClass) ?? []) {
+      const { sizes, meter, measured, laid_out: laidOut, references, boxes_of: connected, presets, table } = hints;
+      const { enabled_when: only, row_of: row } = hints;
       if (sizes) addSizePicker(node, name, sizes);
       if (meter) addTokenMeter(node, name);
       if (measured) addBriefMeter(node, measured);
+      if (laidOut) addPagePreview(node, measured);
       if (references) addReferences(node, name, references);
       if (table) addTableUpload(node, name, table);
       if (only) addOnlyWith(node, name, only);
+      if (connected) addLayoutEditor(node, connected, briefNames);
+      if (presets) addPresets(node, presets);
       if (row) addRow(node, name, row);
     }
   },
 });
+
+/** The widgets from which a class of briefs makes its page; null: it makes none. */
+function briefNames(kind) {
+  const hints = marks.get(kind)?.map(([, all]) => all).find((all) => all.laid_out);
+  return hints?.measured ?? null;
+}
 
 /** The classic renderer writes an input's id into its empty text box; a person knows it by its label. */
 function nameTextBoxes(node) {

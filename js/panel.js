@@ -5,7 +5,9 @@
  * node's own widgets and links, so that a workflow is the same with and without this extension.
  */
 import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
 import { listen } from "./changes.js";
+import { word } from "./words.js";
 
 /** Pixels of a DOM widget that lie above and below its element on the classic canvas. */
 const MARGINS = 16;
@@ -177,6 +179,28 @@ export function setter(node, name) {
   return setter(hosts[0], graph.inputs[link.origin_slot].name);
 }
 
+/**
+ * The values of some of a node's widgets, wherever they are set.
+ *
+ * @param {LGraphNode} node
+ * @param {string[]} names
+ * @param {Set<LGraphNode>} read gets the nodes that this depends on
+ * @returns {{values: Array, unknown: ?string}} unknown: why they are not all known before the workflow runs
+ */
+export function valuesOf(node, names, read) {
+  const setters = names.map((name) => setter(node, name));
+  for (const one of [{ node }, ...setters]) if (one.node) read.add(one.node);
+  const index = setters.findIndex((one) => !one.node);
+  if (index >= 0) return { values: [], unknown: whyUnknown(node, names[index], setters[index].hosts) };
+  return { values: setters.map((one) => widgetOf(one.node, one.name)?.value), unknown: null };
+}
+
+/** @param {number} hosts subgraph nodes that set the value, each its own */
+function whyUnknown(node, input, hosts) {
+  const name = widgetOf(node, input)?.label ?? input;
+  return hosts ? word("promoted_value", { name, hosts }) : word("linked_value", { name });
+}
+
 /** Set a widget's value as if a person had. */
 export function setValue(node, name, value) {
   const widget = widgetOf(node, name);
@@ -184,4 +208,22 @@ export function setValue(node, name, value) {
   widget.value = value;
   widget.callback?.(value);
   node.setDirtyCanvas(true, true);
+}
+
+/** Set values of the same node, wherever they are set, but not those that come through a link. */
+export function setValues(node, values) {
+  for (const [name, value] of Object.entries(values)) {
+    const owner = setter(node, name);
+    if (owner.node) setValue(owner.node, owner.name, value);
+  }
+}
+
+/** What `change` does becomes one step of ComfyUI's undo, which by itself hears only of typing and of the mouse. */
+export function asOneStep(change) {
+  app.canvas.emitBeforeChange();
+  try {
+    change();
+  } finally {
+    app.canvas.emitAfterChange();
+  }
 }

@@ -6,11 +6,11 @@
  * stands as long as the same sources are connected; else one picture is assumed for each.
  */
 import { listen } from "./changes.js";
+import { originOf } from "./origins.js";
 import { addPanel, chain, element, onChange, setValue, viewAddress, widgetOf } from "./panel.js";
 import { socketName, word } from "./words.js";
 
 const KEY = "qwen_image_2_references";
-const NEVER = 2, BYPASS = 4; // modes of a node, by ComfyUI's page
 const PICTURE = "IMAGE";
 
 /**
@@ -90,29 +90,16 @@ function connected(node, inputName, read = new Set()) {
 }
 
 /**
- * Where a slot's picture comes from, past reroutes and bypassed nodes, as the page resolves it for the server.
+ * Where a slot's picture comes from.
  *
  * @returns {?{from: string, values: Array, title: string, url: ?string}} null: from nowhere
  */
-function source(node, slot, read, steps = 0) {
-  const link = slot < 0 ? null : node.getInputLink(slot);
-  if (!link || steps > 100) return null; // 100: a circle
-  const from = node.graph.getNodeById(link.origin_id);
-  const key = `${link.origin_id}:${link.origin_slot}`;
+function source(node, slot, read) {
+  const origin = originOf(node, slot, PICTURE, read);
+  if (!origin) return null;
+  const { key, node: from } = origin;
   if (!from) return { from: key, values: [], title: "", url: null }; // of the subgraph around
-  read.add(from);
-  if (from.mode === NEVER) return null;
-  const passed = from.mode === BYPASS ? passing(from, link.origin_slot) : from.isVirtualNode ? link.origin_slot : null;
-  if (passed !== null) return source(from, passed, read, steps + 1);
   return { from: key, values: valuesOf(from), title: from.title ?? from.type, url: fileOf(from) };
-}
-
-/** The input whose picture a bypassed node hands on as this output; -1: none. */
-function passing(node, output) {
-  const inputs = node.inputs ?? [];
-  if (inputs[output] && LiteGraph.isValidConnection(inputs[output].type, PICTURE)) return output;
-  const exact = inputs.findIndex((input) => input.type === PICTURE);
-  return exact === -1 ? inputs.findIndex((input) => LiteGraph.isValidConnection(input.type, PICTURE)) : exact;
 }
 
 /** The settings of a source, such as its file or how often it repeats a picture. */

@@ -4,9 +4,9 @@
  *
  * All of it is the server's answer (nodes/routes.py): tokenizer and wording are the model's own.
  */
-import { api } from "../../scripts/api.js";
+import { asker } from "./asking.js";
 import { listen } from "./changes.js";
-import { addPanel, chain, element, onChange, setter, widgetOf } from "./panel.js";
+import { addPanel, chain, element, onChange, valuesOf } from "./panel.js";
 import { message, word } from "./words.js";
 
 /** Milliseconds without a key before the server is asked. */
@@ -86,32 +86,13 @@ function addMeter(node, id, title, names, route, asking) {
     notes.replaceChildren();
   }
 
-  let asked; // the request whose answer is shown or on its way
-  let timer;
-  let request;
-
-  async function ask(body) {
-    request = new AbortController();
-    const { signal } = request;
-    try {
-      show(await measure(route, body, signal));
-    } catch (error) {
-      if (!signal.aborted) say(error.message);
-    }
-  }
+  const { ask, tell, stop } = asker(route, { pause: PAUSE, silent: word("not_counted"), show, say });
 
   function update() {
-    const setters = names.map((name) => setter(node, name));
-    listen(update, [node, ...setters.flatMap((one) => (one.node && one.node !== node ? [one.node] : []))]);
-    const unknown = setters.findIndex((one) => !one.node);
-    const body = unknown < 0 ? JSON.stringify(asking(setters.map((one) => widgetOf(one.node, one.name)?.value)))
-      : whyUnknown(node, names[unknown], setters[unknown].hosts);
-    if (body === asked) return;
-    asked = body;
-    clearTimeout(timer);
-    request?.abort();
-    if (unknown < 0) timer = setTimeout(ask, PAUSE, body);
-    else say(body);
+    const read = new Set(), { values, unknown } = valuesOf(node, names, read);
+    listen(update, [...read]);
+    if (unknown) tell(unknown);
+    else ask(JSON.stringify(asking(values)));
   }
 
   onChange(node, names, update);
@@ -119,30 +100,5 @@ function addMeter(node, id, title, names, route, asking) {
     trained = output?.[TRAINED]?.[0] ?? trained;
     if (last) show(last);
   });
-  const removed = widget.onRemove;
-  widget.onRemove = function () {
-    clearTimeout(timer);
-    request?.abort();
-    removed?.call(this);
-  };
-}
-
-/** @param {number} hosts subgraph nodes that set the value, each its own */
-function whyUnknown(node, input, hosts) {
-  const name = widgetOf(node, input)?.label ?? input;
-  return hosts ? word("promoted_value", { name, hosts }) : word("linked_value", { name });
-}
-
-/**
- * @param {string} route
- * @param {string} body JSON
- * @param {AbortSignal} signal
- * @returns {Promise<Measure>}
- */
-async function measure(route, body, signal) {
-  const response = await api.fetchApi(`/qwen_image_2/${route}`, {
-    method: "POST", headers: { "Content-Type": "application/json" }, body, signal });
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.parts ? message(answer.parts) : word("not_counted"));
-  return answer;
+  chain(widget, "onRemove", stop);
 }

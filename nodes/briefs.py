@@ -97,7 +97,7 @@ class QwenImage2PosterBrief(BriefNode):
                 columns_input(1, "Columns of the body."),
                 *page_inputs("flat graphic", "bold sans serif", "3:4"),
                 row_input(),
-            ]),
+            ], laid_out=True),
             outputs=outputs(),
         )
 
@@ -127,7 +127,7 @@ class QwenImage2SlideBrief(BriefNode):
                 columns_input(1, "Columns of the bullet points."),
                 *page_inputs("minimalist", "bold sans serif", "16:9"),
                 row_input(),
-            ]),
+            ], laid_out=True),
             outputs=outputs(),
         )
 
@@ -158,7 +158,7 @@ class QwenImage2InfographicBrief(BriefNode):
                 columns_input(2, "Columns of the grid."),
                 *page_inputs("flat graphic", "bold sans serif", "3:4"),
                 row_input(),
-            ]),
+            ], laid_out=True),
             outputs=outputs(),
         )
 
@@ -183,6 +183,6 @@ class QwenImage2ComicBrief(BriefNode):
                 columns_input(2, "Panels side by side."),
                 *page_inputs("comic ink", "comic lettering", "3:4"),
                 row_input(),
-            ]),
+            ], laid_out=True),
             outputs=outputs(),
         )

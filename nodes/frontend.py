@@ -11,8 +11,9 @@ KEY = "qwen_image_2"
 
 
 def ui_hints(**what) -> dict:
-    """The `extra_dict` of an input. meter: count its tokens; references: the input that holds them; sizes, measured,
-    enabled_when, row_of: below; table: which files may be dropped."""
+    """The `extra_dict` of an input. meter: count its tokens; references: the input that holds them; table: which files
+    may be dropped; presets: the inputs whose values are saved; boxes_of: the input whose layout is edited here; sizes,
+    measured, enabled_when, row_of: below."""
     return {KEY: what}
 
 
@@ -27,12 +28,17 @@ def row_of(name: str | None, unused: str) -> dict:
     return ui_hints(row_of={"input": name, "unused": unused}) if name else {}
 
 
-def measured_inputs(inputs: list[io.Input]) -> list[io.Input]:
+def measured_inputs(inputs: list[io.Input], **more) -> list[io.Input]:
     """The inputs of a node with `measure`. The last required one bears the names of all required ones: the page sends
-    their values."""
+    their values. more: further marks; laid_out: the node also has `layout`."""
+    return saved_inputs(inputs, measured=[each.id for each in inputs if not each.optional], **more)
+
+
+def saved_inputs(inputs: list[io.Input], **more) -> list[io.Input]:
+    """The inputs of a node whose values are saved as presets, those of all required ones."""
     required = [each for each in inputs if not each.optional]
     own = required[-1].extra_dict
-    own[KEY] = own.get(KEY, {}) | {"measured": [each.id for each in required]}
+    own[KEY] = own.get(KEY, {}) | {"presets": [each.id for each in required]} | more
     return inputs
 
 

@@ -17,6 +17,7 @@ from .common.checks import UNCONNECTED, check_before_run
 from .common.layouts import LayoutType, layout_from, layout_output
 from .common.prompts import TRAINED_TOKENS
 from .common.schemas import schema
+from .frontend import saved_inputs, ui_hints
 from .notices import notify
 
 
@@ -30,11 +31,11 @@ class QwenImage2Layout(io.ComfyNode):
             description="Sets the texts of a page in real fonts: as a reference for Encode Edit (\"the page laid out "
                         "as in <image1>\"), and as edges for Apply Control. Boxes can be moved; the prompt follows.",
             search_aliases=["layout", "boxes", "typeset", "page", "bounding boxes", "regions", "typography"],
-            inputs=[
+            inputs=saved_inputs([
                 io.MultiType.Input("layout", [LayoutType, io.Array], optional=True,
                                    tooltip="From a brief or Deck Outline, or Elements of core's Create Bounding Boxes. "
                                            "Nothing connected: Boxes is the whole layout."),
-                io.String.Input("boxes", multiline=True, default="",
+                io.String.Input("boxes", multiline=True, default="", extra_dict=ui_hints(boxes_of="layout"),
                                 tooltip="JSON. With a layout connected: a list of what differs from it, each entry "
                                         "with the name of its box and new values, such as y. Without: the whole "
                                         "layout, in the form of the output Boxes."),
@@ -49,7 +50,7 @@ class QwenImage2Layout(io.ComfyNode):
                                        "list, or Elements of Create Bounding Boxes.") for side in ("width", "height")),
                 io.Combo.Input("language", list(LANGUAGES), default="English",
                                tooltip="Language of the prompt's own sentences, for a layout without a brief."),
-            ],
+            ]),
             outputs=[
                 layout_output(),
                 io.Image.Output(display_name="page", tooltip="The typeset page, for Encode Edit."),

@@ -1,8 +1,9 @@
-"""The routes of the browser extension: how many tokens a prompt has, or what a brief writes, what will be lettered, and
-how the page looks when it is typeset.
+"""The routes of the browser extension: how many tokens a prompt has, or what a brief writes, what will be lettered, how
+the page looks when it is typeset, and presets.
 
-Bounded in size and time, JSON in and out. Nothing a client sends is opened, run, kept or repeated in an error; only the
-message by which a node refuses its texts may name a few characters of them, as it does when the node runs.
+Bounded in size and time, JSON in and out. Nothing a client sends is opened, run or repeated in an error; only the
+message by which a node refuses its texts may name a few characters of them, as it does when the node runs. Only a
+preset is kept, in the user's own folder, under a name that has been checked.
 """
 import asyncio
 import base64
@@ -12,7 +13,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
@@ -30,9 +31,11 @@ from ..pages.quotation import literals
 from .bridge.files import fonts
 from .bridge.text_encoders.families import count_tokens
 from .briefs import QwenImage2ComicBrief, QwenImage2InfographicBrief, QwenImage2PosterBrief, QwenImage2SlideBrief
+from .common import presets
 from .common.layouts import layout_from
 from .common.prompts import TRAINED_TOKENS
 from .decks import QwenImage2DeckOutline
+from .layout import QwenImage2Layout
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ PACK = Path(__file__).parents[1]
 PATH = "/qwen_image_2/prompt"
 BRIEF_PATH = "/qwen_image_2/brief"
 LAYOUT_PATH = "/qwen_image_2/layout"
+PRESETS_PATH = "/qwen_image_2/presets"
 MAX_BODY = 64 * 1024  # bytes, about ten times the longest prompt the model was trained for
 MAX_LAYOUT = 256 * 1024  # bytes: as many boxes as a layout may have
 LONG_SIDES = (64, 1536)  # pixels of a preview
@@ -47,6 +51,7 @@ SECONDS = 10.0  # for all of a request: reading it, waiting for its turn, counti
 # The nodes whose prompts are written before anything runs.
 BRIEFS = {node.__name__: node for node in (QwenImage2PosterBrief, QwenImage2SlideBrief, QwenImage2InfographicBrief,
                                            QwenImage2ComicBrief, QwenImage2DeckOutline)}
+KEPT = BRIEFS | {QwenImage2Layout.__name__: QwenImage2Layout}  # those whose values are saved as presets
 LAID_OUT = {name: node for name, node in BRIEFS.items() if hasattr(node, "layout")}  # into one page, not many
 
 # One thread: the page may ask as often as it likes, and never takes more than one core from a running picture.
@@ -72,6 +77,8 @@ def add_routes() -> None:
     PromptServer.instance.routes.post(PATH)(measure)
     PromptServer.instance.routes.post(BRIEF_PATH)(measure_brief)
     PromptServer.instance.routes.post(LAYOUT_PATH)(preview_layout)
+    PromptServer.instance.routes.get(PRESETS_PATH)(find_presets)
+    PromptServer.instance.routes.post(PRESETS_PATH)(save_preset)
     if quote(PACK.name) != PACK.name:
         # Where a folder's name has a space, aiohttp compares it quoted with paths that are not, so ComfyUI's own route
         # to a pack's page files finds none.
@@ -117,18 +124,37 @@ async def preview_layout(request: web.Request) -> web.Response:
     return await _answered(request, layout_preview, MAX_LAYOUT)
 
 
+async def find_presets(request: web.Request) -> web.Response:
+    """?node=class -> {"names": of the user's presets for it};
+    with &name= one of them -> {"inputs": {name: value}, "notes": [parts of Messages]}, the values that the node takes;
+    or {"refused": English, "parts": of it}: there is no such preset, or it cannot be read; or as _refusal has it."""
+    asked = dict(request.query)
+    return await _safely(_in_worker(lambda: preset_found(asked, _presets_folder(request, asked))))
+
+
+async def save_preset(request: web.Request) -> web.Response:
+    """{"node": class, "name": str, "inputs": {name: value}, some or all of the node's} -> {"name": as it was saved};
+    or {"refused": English, "parts": of it}: the name is taken or is none, or the file could not be written; nothing is
+    overwritten; or as _refusal has it."""
+    return await _answered(request, lambda asked, _: preset_saved(asked, _presets_folder(request, asked)), MAX_LAYOUT)
+
+
 async def _answered(request: web.Request, work: Callable[[dict, Callable[[str], int]], dict], limit: int = MAX_BODY
                     ) -> web.Response:
     """limit: bytes of the request's body."""
+    return await _safely(_worked(request, work, limit))
+
+
+async def _safely(answering: Awaitable[dict]) -> web.Response:
     try:
-        return web.json_response(await asyncio.wait_for(_worked(request, work, limit), SECONDS))
+        return web.json_response(await asyncio.wait_for(answering, SECONDS))
     except BadRequest as refusal:
         return _refusal(refusal.status, refusal.message)
     except (asyncio.TimeoutError, TimeoutError):  # one and the same since Python 3.11
-        return _refusal(503, Message("count_timeout", "Counting took too long."))
+        return _refusal(503, Message("answer_timeout", "The answer took too long."))
     except Exception:
-        log.exception("A prompt could not be measured")
-        return _refusal(500, Message("count_failed", "The prompt could not be counted. See ComfyUI's log for "
+        log.exception("A request of the page could not be answered")
+        return _refusal(500, Message("answer_failed", "The request could not be answered. See ComfyUI's log for "
                                      "the cause."))
 
 
@@ -142,7 +168,11 @@ async def _worked(request: web.Request, work: Callable[[dict, Callable[[str], in
         raise UnsupportedMediaType("send_json", "Send JSON.")
     count = _until(time.monotonic() + SECONDS)
     asked = read_object(await _body(request, limit))
-    return await asyncio.get_running_loop().run_in_executor(_worker, work, asked, count)
+    return await _in_worker(work, asked, count)
+
+
+async def _in_worker(work: Callable[..., dict], *values) -> dict:
+    return await asyncio.get_running_loop().run_in_executor(_worker, work, *values)
 
 
 def _until(deadline: float) -> Callable[[str], int]:
@@ -192,10 +222,13 @@ def answer(tokens: int, quoted, **more) -> dict:
 
 
 def check_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # half of a surrogate pair, which no tokenizer reads
-        raise BadRequest("text_not_unicode", "The text contains characters that are not valid Unicode.") from error
+    if not is_unicode(text):  # half of a surrogate pair, which no tokenizer reads
+        raise BadRequest("text_not_unicode", "The text contains characters that are not valid Unicode.")
+
+
+def is_unicode(value) -> bool:
+    """True also of what is no text."""
+    return not isinstance(value, str) or not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 # ---------------------------------------------------------------- a brief
@@ -233,9 +266,17 @@ def _would_refuse(message: Message) -> dict:
 
 def check_inputs(node: type[io.ComfyNode], inputs: dict) -> None:
     """What ComfyUI checks before a node runs: that the values are those of the schema's inputs."""
-    wanted = {each.id: each for each in node.define_schema().inputs if not each.optional}
+    wanted = _required(node)
     if set(inputs) != set(wanted):
         raise _not_a_brief()
+    check_values(wanted, inputs)
+
+
+def _required(node: type[io.ComfyNode]) -> dict[str, io.Input]:
+    return {each.id: each for each in node.define_schema().inputs if not each.optional}
+
+
+def check_values(wanted: dict[str, io.Input], inputs: dict) -> None:
     for name, value in inputs.items():
         if not takes(wanted[name], value):
             raise BadRequest("value_not_taken", "Invalid value for {input}.", input=name)
@@ -294,3 +335,54 @@ def as_png(page: typeset.Typeset) -> str:
     file = streams.BytesIO()
     Image.fromarray(page.page).save(file, "PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+# ---------------------------------------------------------------- presets
+
+def preset_found(asked: dict, folder: Path) -> dict:
+    """What is in the folder, or the values of one preset that the node takes."""
+    if "name" not in asked:
+        return {"names": presets.names(folder)}
+    try:
+        kept = presets.read(folder, asked["name"])
+    except Refusal as refusal:
+        return _would_refuse(refusal.message)
+    wanted = _required(KEPT[asked["node"]])
+    taken = {name: value for name, value in kept.items()
+             if name in wanted and takes(wanted[name], value) and is_unicode(value)}
+    left = [name for name in kept if name not in taken]
+    return {"inputs": taken, "notes": [to_json(presets.left_out(left))] if left else []}
+
+
+def preset_saved(asked: dict, folder: Path) -> dict:
+    name, inputs = asked.get("name"), asked.get("inputs")
+    if not isinstance(name, str) or not isinstance(inputs, dict):
+        raise _not_a_preset()
+    wanted = _required(KEPT[asked["node"]])
+    if not set(inputs) <= set(wanted):
+        raise _not_a_preset()
+    check_values(wanted, inputs)
+    try:
+        return {"name": presets.write(folder, name, inputs)}
+    except Refusal as refusal:
+        return _would_refuse(refusal.message)
+
+
+def _not_a_preset() -> BadRequest:
+    return BadRequest("send_preset", 'Send an object whose "node" is a brief or a layout, with "name" and "inputs".')
+
+
+def _presets_folder(request: web.Request, asked: dict) -> Path:
+    """Where this user's presets of a node are. Raises BadRequest for no node, and for a user whom ComfyUI does not
+    know."""
+    node = asked.get("node")
+    if not isinstance(node, str) or node not in KEPT:
+        raise _not_a_preset()
+    try:
+        path = PromptServer.instance.user_manager.get_request_user_filepath(
+            request, f"{presets.FOLDER}/{node}", create_dir=False)
+    except KeyError:
+        path = None
+    if path is None:
+        raise BadRequest("unknown_user", "ComfyUI does not know this user.")
+    return Path(path)

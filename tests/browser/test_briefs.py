@@ -98,7 +98,7 @@ def test_linked_values_are_counted_when_it_runs(page, meter):
         const node = app.graph.nodes.find(node => node.type === "QwenImage2PosterBrief");
         text.connect(0, node, node.inputs.findIndex(input => input.name === "footer"));
     }""")
-    expect(meter.locator(".count")).to_have_text("Counted when it runs: Footer comes from another node")
+    expect(meter.locator(".count")).to_have_text("Known when it runs: Footer comes from another node")
     expect(meter.locator(".words li")).to_have_count(0)
 
 

@@ -166,7 +166,7 @@ def test_meter_of_a_promoted_prompt_counts_what_the_subgraph_node_says(page, met
     page.page.evaluate(PROMOTED)
     page.page.wait_for_function(said, arg="4 of 1,000 tokens")
     page.page.evaluate(SECOND)
-    page.page.wait_for_function(said, arg="Counted when it runs: 2 subgraph nodes set Prompt, each its own")
+    page.page.wait_for_function(said, arg="Known when it runs: 2 subgraph nodes set Prompt, each its own")
 
 
 def test_what_does_not_count_is_greyed_out(page, picker):

@@ -66,7 +66,7 @@ def brief(node_class: str, fields: dict, prefix: str) -> Workflow:
         nodes={
             "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=pages.NOTE),
             "loader": Node("QwenImage2Loader", (440, 60), (400, 340), QWEN_2.loader),
-            "brief": Node(node_class, (900, 60), (520, 960), fields),
+            "brief": Node(node_class, (900, 60), (520, 1260), fields),
             "canvas": Node("QwenImage2EmptyLatent", (1480, 60), (400, 350), {
                 "aspect_ratio": "custom", "size": "2048", "width": ("brief", 1), "height": ("brief", 2),
                 "batch_size": 1}),
@@ -308,9 +308,9 @@ def _typeset(fields: dict, note: str) -> dict[str, Node]:
     return {
         "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
         "loader": Node("QwenImage2Loader", (440, 60), (400, 340), QWEN_2.loader),
-        "brief": Node("QwenImage2PosterBrief", (900, 60), (520, 960), fields),
-        "layout": Node("QwenImage2Layout", (1480, 60), (480, 480), {"layout": ("brief", 4), **LAYOUT}),
-        "preview": Node("PreviewImage", (1480, 620), (480, 520), {"images": ("layout", 1)}, title="The typeset page"),
+        "brief": Node("QwenImage2PosterBrief", (900, 60), (520, 1260), fields),
+        "layout": Node("QwenImage2Layout", (1480, 60), (480, 1010), {"layout": ("brief", 4), **LAYOUT}),
+        "preview": Node("PreviewImage", (1480, 1150), (480, 520), {"images": ("layout", 1)}, title="The typeset page"),
     }
 
 
