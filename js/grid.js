@@ -5,8 +5,8 @@
 /** Of the grid, across and down. */
 const LINES = 64;
 
-/** Shares that rounding may be off by. */
-const TINY = 1e-6;
+/** Of the way to the next line: so near a line a place is on it, which rounding may have put beside it. */
+const NEAR = 0.01;
 
 /** Digits of a share, as in a layout's JSON. */
 const DIGITS = 1e5;
@@ -51,7 +51,7 @@ function nearest(share) {
 
 function stepFrom(share, lines) {
   if (!lines) return share;
-  const from = lines > 0 ? Math.floor(share * LINES + TINY) : Math.ceil(share * LINES - TINY);
+  const from = lines > 0 ? Math.floor(share * LINES + NEAR) : Math.ceil(share * LINES - NEAR);
   return (from + lines) / LINES;
 }
 
