@@ -39,4 +39,5 @@ export const NODE_IDS = new Set([
   "QwenImage2ReferenceStrength",
   "QwenImage2Upscale",
   "QwenImage2Table",
+  "QwenImage2RepairText",
 ]);

@@ -15,6 +15,7 @@ from .loras import QwenImage2LoadLoRA
 from .memory import QwenImage2Memory
 from .reference_strength import QwenImage2ReferenceStrength
 from .region import QwenImage2CropForEdit, QwenImage2ExtendCanvas, QwenImage2StitchEdit
+from .repair_text import QwenImage2RepairText
 from .routes import add_routes
 from .sampler import QwenImage2Sampler, QwenImage2Sigmas
 from .save import QwenImage2SaveQuantized
@@ -59,6 +60,7 @@ NODES: list[type[io.ComfyNode]] = [
     QwenImage2TextCheck,
     QwenImage2PickBest,
     QwenImage2GlyphReference,
+    QwenImage2RepairText,
     QwenImage2SaveDeck,
     QwenImage2SavePage,
     QwenImage2Table,

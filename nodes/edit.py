@@ -7,13 +7,11 @@ from ..model.images import sizes
 from ..model.images.references import CLEAN_SIDE, named_references, off_failing_grid, resize
 from ..model.qwen_image_1 import prompt as prompt_1
 from .bridge.keys import FAMILY_1, FAMILY_2
-from .bridge.text_encoders.families import check_clip, encode_together
-from .bridge.text_encoders.lazy import with_references
-from .bridge.vae import encode_images
-from .bridge.vae import family_of as vae_family
+from .bridge.text_encoders.families import check_clip
 from .common import categories
 from .common.checks import check_before_run, check_no_others, check_pair, check_vae
-from .common.images import as_vae_takes, connected_references, empty_latent
+from .common.editing import EDIT_PLUS, TEMPLATES, check_edit_vae, conditioned
+from .common.images import connected_references, empty_latent
 from .common.inputs import RESOLUTIONS, reference_inputs, side_inputs
 from .common.prompts import FOR_THE_METER, advice_on, trained_tokens
 from .common.schemas import schema
@@ -25,18 +23,7 @@ LAST, FIRST, CUSTOM = "last reference", "first reference", "custom"
 # The key of what js/references.js shows in the node's `ui` output: one entry for each reference, in order.
 REFERENCES = "qwen_image_2_references"
 PREVIEW_SIDE = 256  # pixels, the longer one: twice what the page shows
-# What 1.x's text encoder sees of a reference: all its edit models but the first were trained on such small pictures.
-EYES_AREA = 384
 TRAINED_REFERENCES = 3  # of 1.x
-EDIT_PLUS, EDIT = "Edit Plus (2509, 2511)", "Edit (first model)"
-TEMPLATES = {EDIT_PLUS: prompt_1.EDIT_PLUS, EDIT: prompt_1.EDIT}
-
-
-def check_edit_vae(vae) -> None:
-    """Raises Refusal for the VAE of Qwen-Image-Layered: nothing in an edit model's file tells of it later."""
-    if vae_family(vae) == FAMILY_1 and vae.output_channels == 4:
-        raise Refusal("edit_layered_vae", "This VAE is that of Qwen-Image-Layered; the edit models of Qwen-Image 1.x "
-                      "do not know its latents. Choose qwen_image_vae.")
 
 
 def check_target(canvas: str | None, width: int | None, height: int | None) -> None:
@@ -63,13 +50,6 @@ def plan_sizes(references: list[torch.Tensor], resolution: str, canvas: str, wid
                    "this.)", width=clean[0],
                    height=clean[1])
     return [clean if size == target else size for size in wanted], clean, note
-
-
-def seen_by_1(references: list[torch.Tensor], resized: list[torch.Tensor], edit_model: str) -> list[torch.Tensor]:
-    """What the text encoder of 1.x sees: small pictures of its own, or with the first edit model what the VAE sees."""
-    if edit_model == EDIT:
-        return resized
-    return [resize(image, *sizes.size_for_area(EYES_AREA, image.shape[1] / image.shape[0])) for image in references]
 
 
 def advice_on_references(family: str, count: int, named: set[int], labelled: bool) -> list[Message]:
@@ -168,13 +148,8 @@ class QwenImage2EditEncode(io.ComfyNode):
         wanted, target, note = plan_sizes(references, resolution, canvas, width, height,
                                           grid_guard and family == FAMILY_2)
         resized = [resize(image, *size) for image, size in zip(references, wanted)]
-        latents = [encode_images(vae, as_vae_takes(image, vae)) for image in resized]
-        if family == FAMILY_1:
-            encoded = encode_together(clip, [prompt_1.with_labels(text) for text in (prompt, negative_prompt)],
-                                      seen_by_1(references, resized, edit_model), TEMPLATES[edit_model])
-        else:
-            encoded = encode_together(clip, (prompt, negative_prompt), resized)
-        positive, negative = (with_references(one, latents, centre_references) for one in encoded)
+        positive, negative = conditioned(clip, vae, (prompt, negative_prompt), references, resized, edit_model,
+                                         centre_references)
         notes = (advice_on(prompt), note, *advice_on_references(family, len(references), named, labelled))
         return io.NodeOutput(list(positive), negative, empty_latent(*target, batch_size),
                              ui=notify(cls, *notes) | for_the_page(images, resized)

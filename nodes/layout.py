@@ -14,7 +14,7 @@ from .bridge.files import fonts
 from .bridge.text_encoders.families import count_tokens
 from .common import categories
 from .common.checks import UNCONNECTED, check_before_run
-from .common.layouts import LayoutType, layout_from, layout_output
+from .common.layouts import layout_from, layout_input, layout_output
 from .common.prompts import TRAINED_TOKENS
 from .common.schemas import schema
 from .frontend import saved_inputs, ui_hints
@@ -32,9 +32,8 @@ class QwenImage2Layout(io.ComfyNode):
                         "as in <image1>\"), and as edges for Apply Control. Boxes can be moved; the prompt follows.",
             search_aliases=["layout", "boxes", "typeset", "page", "bounding boxes", "regions", "typography"],
             inputs=saved_inputs([
-                io.MultiType.Input("layout", [LayoutType, io.Array], optional=True,
-                                   tooltip="From a brief or Deck Outline, or Elements of core's Create Bounding Boxes. "
-                                           "Nothing connected: Boxes is the whole layout."),
+                layout_input("From a brief or Deck Outline, or Elements of core's Create Bounding Boxes. Nothing "
+                             "connected: Boxes is the whole layout."),
                 io.String.Input("boxes", multiline=True, default="", extra_dict=ui_hints(boxes_of="layout"),
                                 tooltip="JSON. With a layout connected: a list of what differs from it, each entry "
                                         "with the name of its box and new values, such as y. Without: the whole "

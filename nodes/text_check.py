@@ -4,27 +4,25 @@ import math
 import numpy as np
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from ..messages import Message, Refusal, count_more
-from ..pages import compare, ocr, report
+from ..messages import Message, Refusal
+from ..pages import compare, report
 from .bridge.progress import loading_progress
 from .common import categories
-from .common.checks import check_before_run
+from .common.checks import UNCONNECTED, check_before_run
 from .common.images import eight_bits
+from .common.layouts import layout_input
 from .common.schemas import schema
+from .common.text_checks import Asked, check_asked, for_the_page, unreadable_note
 from .notices import notify
 
-# The key of what js/text_check.js shows in the node's `ui` output: one entry for each image.
-CHECKS = "qwen_image_2_text_check"
-MAX_NAMED = 10  # lines that a note names one by one
 
-
-def compare_all(images: np.ndarray, lines: list[str], rules: compare.Rules) -> list[compare.Comparison]:
+def compare_all(images: np.ndarray, asked: Asked) -> list[compare.Comparison]:
     """Every image of a batch; the node's bar moves with each, and cancelling stops between looks and lines."""
     progress, found = loading_progress(len(images)), []
     for number, image in enumerate(images):
-        found.append(ocr.check(image, lines, rules, between=lambda done=number: progress(done, len(images))))
+        found.append(asked.check(image, between=lambda done=number: progress(done, len(images))))
     progress(len(images), len(images))
     return found
 
@@ -36,30 +34,6 @@ def draw_all(images: np.ndarray, found: list[compare.Comparison], allow_extra: b
         overlays.append(report.overlay(image[..., :3], one, throw_exception_if_processing_interrupted))
         masks.append(report.mask(one, *image.shape[:2], allow_extra, throw_exception_if_processing_interrupted))
     return np.stack(overlays), np.stack(masks)
-
-
-def for_the_page(image: torch.Tensor, found: list[compare.Comparison]) -> dict:
-    """The images (IMAGE), as files in ComfyUI's temporary folder, and what was found in each.
-
-    One file after the other: sixty-four large ones take a minute, and cancelling stops between them.
-    """
-    progress, files = loading_progress(len(image)), []
-    for number in range(len(image)):
-        progress(number, len(image))
-        files += ui.ImageSaveHelper.save_images(image[number:number + 1], "qwen-image-2-text-check",
-                                                io.FolderType.temp, None, compress_level=1)
-    height, width = image.shape[1:3]
-    return {CHECKS: [{"file": file, "width": width, "height": height, "passed": one.passed,
-                      "rows": report.rows(one)} for file, one in zip(files, found, strict=True)]}
-
-
-def unreadable_note(lines: list[str], rules: compare.Rules) -> str | None:
-    unknown = [number for number, line in enumerate(lines, start=1) if compare.unreadable(line, rules)]
-    if not unknown:
-        return None
-    more = [count_more(len(unknown) - MAX_NAMED)] if len(unknown) > MAX_NAMED else []
-    return Message("lines_unjudged", "Not judged: the OCR model does not read the script of the expected lines "
-                   "{numbers}.", numbers=[*map(str, unknown[:MAX_NAMED]), *more])
 
 
 class QwenImage2TextCheck(io.ComfyNode):
@@ -91,11 +65,14 @@ class QwenImage2TextCheck(io.ComfyNode):
                 io.Boolean.Input("allow_extra", default=False,
                                  tooltip="The image may contain other text, such as signs in a photograph. Off: "
                                          "additional lines fail and lower the score."),
+                layout_input("From a brief, Deck Outline or Layout, or Elements of core's Create Bounding Boxes. Its "
+                             "texts are expected, each in its box; Expected text is not used then. Boxes count by "
+                             "their area in the score."),
             ],
             outputs=[
-                io.Image.Output(display_name="overlay", tooltip="Green: right. Red: wrong. Orange: not expected. Gray: "
-                                                                "hardly readable. The numbers are those of the "
-                                                                "expected lines."),
+                io.Image.Output(display_name="overlay", tooltip="Green: right. Red: wrong. Purple: outside of its box. "
+                                                                "Orange: not expected. Gray: hardly readable. The "
+                                                                "numbers are those of the expected lines."),
                 io.String.Output(display_name="report", tooltip="JSON: every line of every image, with boxes."),
                 io.Float.Output(display_name="score", is_output_list=True,
                                 tooltip="One per image, 1 is perfect: 1 - wrong characters / characters."),
@@ -108,24 +85,22 @@ class QwenImage2TextCheck(io.ComfyNode):
         )
 
     @check_before_run
-    def validate_inputs(cls, expected_text):
-        ocr.require()
-        if expected_text is not None:
-            compare.expected_lines(expected_text)
+    def validate_inputs(cls, expected_text, layout=UNCONNECTED):
+        check_asked(expected_text, layout)
 
     @classmethod
-    def execute(cls, image, expected_text, match_case, match_punctuation, tolerance, allow_extra):
-        lines, images = compare.expected_lines(expected_text), eight_bits(image)
-        ocr.require()
-        rules = compare.Rules(match_case, match_punctuation, tolerance, allow_extra, ocr.known_characters())
-        found = compare_all(images, lines, rules)
+    def execute(cls, image, expected_text, match_case, match_punctuation, tolerance, allow_extra, layout=None):
+        images = eight_bits(image)
+        asked = Asked.of(expected_text, layout, match_case, match_punctuation, tolerance, allow_extra)
+        found = compare_all(images, asked)
         drawn, failed = draw_all(images, found, allow_extra)
-        notes = [report.sentence(number, one) for number, one in enumerate(found, start=1)]
+        notes = [note for number, one in enumerate(found, start=1)
+                 for note in (report.sentence(number, one), *report.layout_notes(number, one))]
         return io.NodeOutput(
             torch.from_numpy(drawn.astype(np.float32) / 255), report.as_json(found),
             [one.score for one in found], all(one.passed for one in found), torch.from_numpy(failed),
             report.failed_lines(found),
-            ui=notify(cls, *notes, unreadable_note(lines, rules)) | for_the_page(image, found))
+            ui=notify(cls, *notes, unreadable_note(asked)) | for_the_page(image, found))
 
 
 class QwenImage2PickBest(io.ComfyNode):

@@ -8,14 +8,17 @@ Never folded: letters, accents, digits, simplified and traditional characters.
 """
 import unicodedata
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ..messages import Message, Refusal
 from ..model.images.boxes import Box
 from .matching import left_over, match
+from .placement import IN_BOX, Place, by_place, out_of_order, overlap
 
 RIGHT, WRONG, MISSING, UNREADABLE = "right", "wrong", "missing", "unreadable"
+MISPLACED = "misplaced"  # right, and not in its box
+FAILED = (WRONG, MISSING, MISPLACED)
 MIN_CONFIDENCE = 0.5  # of what was read without being expected, to count as writing; the reader's own figure
 MIN_EXTRA = 2         # characters; a single one is more often a shape than a letter
 
@@ -61,11 +64,14 @@ class Line:
     words: int = 0
     right_words: int = 0
     boxes: tuple[Box, ...] = ()
+    place: Place | None = None  # where a layout wants it
+    inside: float = 1.0         # share of its writing that lies there
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """lines: as expected, in their order. extra: read and not expected. doubtful: what could hardly be read."""
+    """lines: as expected, in their order. extra: read and not expected. doubtful: what could hardly be read.
+    out_of_order: names of a layout's boxes that are read in another order than the layout's."""
 
     lines: tuple[Line, ...]
     extra: tuple[Found, ...]
@@ -73,10 +79,18 @@ class Comparison:
     score: float
     word_accuracy: float
     passed: bool
+    out_of_order: tuple[str, ...] = ()
 
     @property
     def failed(self) -> list[Line]:
-        return [line for line in self.lines if line.status in (WRONG, MISSING)]
+        return [line for line in self.lines if line.status in FAILED]
+
+    @property
+    def missing_boxes(self) -> list[str]:
+        """Names of a layout's boxes of which no line was read."""
+        found = {line.place.name for line in self.lines if line.place and line.status != MISSING}
+        return [name for name in dict.fromkeys(line.place.name for line in self.lines if line.place)
+                if name not in found]
 
 
 # ---------------------------------------------------------------- what is equal
@@ -197,14 +211,16 @@ def _align(expected: str, found: str) -> Alignment:
 # ---------------------------------------------------------------- the verdict
 
 def compare(lines: Sequence[str], found: Sequence[Found], rules: Rules,
-            between: Callable[[], None] = lambda: None) -> Comparison:
+            between: Callable[[], None] = lambda: None, places: Sequence[Place] = ()) -> Comparison:
     """Expected lines against what was read. Raises ValueError where the reader knows the script of none of them.
 
-    `between` is called again and again, and may raise.
+    `between` is called again and again, and may raise. places: where a layout wants each line; none without one.
     """
-    judged = _judged(lines, rules)
-    groups = match([comparable(lines[number], rules) for number in judged],
-                   [comparable(piece.text, rules) for piece in found], [piece.box for piece in found], between)
+    judged, boxes = _judged(lines, rules), [piece.box for piece in found]
+    texts = [comparable(piece.text, rules) for piece in found]
+    groups = match([comparable(lines[number], rules) for number in judged], texts, boxes, between)
+    if places:
+        groups = by_place(groups, texts, boxes, [places[number] for number in judged])
     verdicts = {number: Line(line, UNREADABLE) for number, line in enumerate(lines)}
     for group in groups:
         between()
@@ -214,8 +230,16 @@ def compare(lines: Sequence[str], found: Sequence[Found], rules: Rules,
     left = [found[number] for number in left_over(groups, len(found))]
     extra = [piece for piece in left if piece.confidence >= MIN_CONFIDENCE
              and len(comparable(piece.text, rules)) >= MIN_EXTRA]
-    return _summed(tuple(verdicts[number] for number in range(len(lines))), tuple(extra),
-                   tuple(piece for piece in left if piece not in extra), rules)
+    inside = tuple(_placed(verdicts[number], places[number]) if places else verdicts[number]
+                   for number in range(len(lines)))
+    return _summed(inside, tuple(extra), tuple(piece for piece in left if piece not in extra), rules)
+
+
+def _placed(line: Line, place: Place) -> Line:
+    """The line with what its place makes of it."""
+    inside = overlap(line.boxes, place.box) if line.boxes else 1.0
+    status = MISPLACED if line.status == RIGHT and inside <= IN_BOX else line.status
+    return replace(line, status=status, place=place, inside=inside)
 
 
 def _judged(lines: Sequence[str], rules: Rules) -> list[int]:
@@ -260,14 +284,35 @@ def _words(wanted: list[tuple[str, int]], alignment: Alignment, start: int) -> t
 
 def _summed(lines: tuple[Line, ...], extra: tuple[Found, ...], doubtful: tuple[Found, ...], rules: Rules
             ) -> Comparison:
-    """score: 1 - errors / characters, over all lines; characters of extra lines are errors, unless they are allowed."""
+    """score: 1 - errors / characters, over all lines; characters of extra lines are errors, unless they are allowed.
+    With a layout the lines of a box are summed first, and boxes count by their area."""
     judged = [line for line in lines if line.status != UNREADABLE]
     surplus = 0 if rules.allow_extra else sum(len(comparable(piece.text, rules)) for piece in extra)
-    errors = sum(line.errors for line in judged)
-    size = sum(len(comparable(line.expected, rules)) for line in judged)
-    words = sum(line.words for line in judged)
+    sizes = [len(comparable(line.expected, rules)) for line in judged]
+    size, words = sum(sizes), sum(line.words for line in judged)
+    if judged[0].place:
+        score = _by_area(judged, sizes) * size / (size + surplus)
+    else:
+        score = max(0.0, 1 - (sum(line.errors for line in judged) + surplus) / (size + surplus))
     return Comparison(
-        lines, extra, doubtful,
-        score=max(0.0, 1 - (errors + surplus) / (size + surplus)),
+        lines, extra, doubtful, score,
         word_accuracy=sum(line.right_words for line in judged) / words,
-        passed=all(line.status == RIGHT for line in judged) and (rules.allow_extra or not extra))
+        passed=all(line.status == RIGHT for line in judged) and (rules.allow_extra or not extra),
+        out_of_order=tuple(_out_of_order(judged)))
+
+
+def _by_area(lines: Sequence[Line], sizes: Sequence[int]) -> float:
+    """The share of the boxes' area that is right. Of a line outside of its box only the share inside counts."""
+    boxes: dict[Place, list[tuple[float, int]]] = {}
+    for line, size in zip(lines, sizes):
+        assert line.place is not None
+        right = max(0.0, size - line.errors) * (1.0 if line.inside > IN_BOX else line.inside)
+        boxes.setdefault(line.place, []).append((right, size))
+    areas = {place: place.box.width * place.box.height for place in boxes}
+    return sum(areas[place] * sum(right for right, _ in parts) / sum(size for _, size in parts)
+               for place, parts in boxes.items()) / sum(areas.values())
+
+
+def _out_of_order(lines: Sequence[Line]) -> list[str]:
+    placed = [line for line in lines if line.place]
+    return out_of_order([line.place for line in placed if line.place], [line.boxes for line in placed])

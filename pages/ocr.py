@@ -3,7 +3,7 @@
 RapidOCR is an optional extra and heavy, so it is imported when an image is read and not before.
 """
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,7 @@ from PIL import Image
 from ..messages import Refusal
 from ..model.images.boxes import Box
 from .compare import Comparison, Found, Rules, compare
+from .placement import Place
 
 INSTALL = 'python -m pip install "rapidocr>=3.10,<4" onnxruntime'
 MAX_SIDE = 4096     # pixels that the detector is given at most; its time grows with the area
@@ -107,8 +108,9 @@ def _box(corners: ndarray, width: int, height: int) -> Box:
     return Box(int(left), int(top), int(min(max(right, left + 1), width)), int(min(max(bottom, top + 1), height)))
 
 
-def check(image: ndarray, lines: list[str], rules: Rules, between: Callable[[], None] = lambda: None) -> Comparison:
-    """Compare an image (H, W, 3 or 4), 8 bits, with expected lines.
+def check(image: ndarray, lines: list[str], rules: Rules, between: Callable[[], None] = lambda: None,
+          places: Sequence[Place] = ()) -> Comparison:
+    """Compare an image (H, W, 3 or 4), 8 bits, with expected lines. places: where a layout wants each.
 
     It is looked at until it passes: as it is and at twice that size, small ones once at several times their size,
     transparent ones on white and on black. The best look counts, because what one look gets wrong and another gets
@@ -118,7 +120,7 @@ def check(image: ndarray, lines: list[str], rules: Rules, between: Callable[[], 
     found = []
     for look, factor in _looks(image):
         between()
-        found.append(compare(lines, read(look, factor), rules, between))
+        found.append(compare(lines, read(look, factor), rules, between, places))
         if found[-1].passed:
             break
     return max(found, key=lambda look: (look.passed, look.score))  # of equal ones the first

@@ -4,7 +4,7 @@ Texts are black on white unless their box has a colour that can be told from whi
 and what their letters are; the colours of the picture are the prompt's.
 """
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -102,6 +102,14 @@ def _clean(text: str, drawn: Callable[[str], bool], emoji: list[str]) -> list[st
         emoji += found
         lines.append(plain)
     return lines
+
+
+def check_letters(texts: Iterable[str], fonts: Fonts) -> None:
+    """Raises Refusal for a text that cannot be set in any font, before something else has begun."""
+    faces = fonts.faces("", "regular")
+    for text in texts:
+        for line in _clean(text, lambda character: fonts.face_for(character, faces) is not None, []):
+            shaping.tokens(line, faces, fonts, False, shaping.runs_right_to_left(text))
 
 
 def inner(box: Box, layout: Layout) -> tuple[float, float]:

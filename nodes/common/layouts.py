@@ -15,6 +15,15 @@ def layout_output(**options) -> io.Output:
                              **options)
 
 
+def layout_input(tooltip: str) -> io.Input:
+    return io.MultiType.Input("layout", [LayoutType, io.Array], optional=True, tooltip=tooltip)
+
+
+def as_layout(connected: Layout | Sequence, width: int, height: int) -> Layout:
+    """What is connected: a layout, or core's elements on width x height. Raises Refusal."""
+    return connected if isinstance(connected, Layout) else layouts.from_list(_listed(connected), width, height)
+
+
 def layout_from(connected: Layout | Sequence | None, boxes: str, width: int, height: int
                 ) -> tuple[Layout, list[Message]]:
     """The layout that is connected (or core's elements, on width x height) with the changes in `boxes`, or the one that
@@ -24,8 +33,7 @@ def layout_from(connected: Layout | Sequence | None, boxes: str, width: int, hei
             raise _empty()
         found, lost = layouts.read(boxes, width, height), []
     else:
-        base = connected if isinstance(connected, Layout) else layouts.from_list(_listed(connected), width, height)
-        found, lost = layouts.edited(base, boxes)
+        found, lost = layouts.edited(as_layout(connected, width, height), boxes)
     if not found.boxes:
         raise _empty()
     return found, lost

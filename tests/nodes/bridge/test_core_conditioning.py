@@ -76,7 +76,7 @@ def step():
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_our_conditioning_is_to_core_what_it_is_to_us(model, clip, vae, reference, images, step, count):
     from qwen_image_2.nodes.bridge.text_encoders.families import encode_together
-    from qwen_image_2.nodes.edit import with_references
+    from qwen_image_2.nodes.bridge.text_encoders.lazy import with_references
     conditioning = encode_together(clip, [PROMPT], images[:count])[0]
     if count:
         conditioning = with_references(conditioning, [vae.encode(image) for image in images[:count]])
@@ -104,7 +104,7 @@ def test_core_s_conditioning_is_to_us_what_it_is_to_core(model, reference, pictu
 
 def test_core_s_node_makes_of_our_encoder_what_ours_does(clip, vae, images):
     from qwen_image_2.nodes.bridge.text_encoders.families import encode_together
-    from qwen_image_2.nodes.edit import with_references
+    from qwen_image_2.nodes.bridge.text_encoders.lazy import with_references
     latents = [vae.encode(image) for image in images]
     (text, entries), = core_s_node(clip, PROMPT, images, latents)
     (expected, theirs), = with_references(encode_together(clip, [PROMPT], images)[0], latents)
