@@ -2,11 +2,11 @@
 
     python tools/dev.py bench repair [--pictures N] [--letters] [--keep DIR] [--save]
 
-Each poster is drawn by Pillow with one letter of its word replaced, in colours and words that need not have been trained
-together. The edit is told what the miniature was taught ("Replace the word with ..."). By default its only reference is
-the region, because the miniature has learned two references for one kind of edit alone, which leaves no word: it is
-asked with --letters how that goes. A picture gets worse where its score falls, or a pixel outside of what was repaired
-changes a bit. Beside the node's own reader, the miniature's judge reads the word.
+Each poster is drawn by Pillow with one letter of its word replaced. The edit is told what the miniature was taught
+("Replace the word with ..."). By default its only reference is the region, because the miniature has learned two
+references for one kind of edit alone, which leaves no word; --letters asks for them. A picture gets worse where its
+score falls, or a pixel outside of what was repaired changes a bit. Beside the node's own reader, the miniature's judge
+reads the word.
 """
 import io
 import json

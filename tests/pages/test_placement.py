@@ -1,4 +1,4 @@
-"""A layout against what was read: lines in their boxes, pieces that read alike, reading order, boxes without writing."""
+"""A layout against what was read: lines in their boxes, pieces that read alike, order, boxes without writing."""
 import json
 import random
 
@@ -11,7 +11,7 @@ from qwen_image_2.pages.compare import MISPLACED, MISSING, RIGHT, WRONG, Found, 
 from qwen_image_2.pages.layout import Box as PageBox
 from qwen_image_2.pages.layout import Layout
 
-SIDE = 1000
+SIDE, AS_USUAL = 1000, Rules()
 
 
 def box(name, text, x, y, w=0.4, h=0.1, role="text"):
@@ -19,7 +19,8 @@ def box(name, text, x, y, w=0.4, h=0.1, role="text"):
 
 
 PAGE = Layout(1024, 1024, (box("photo", "a tug boat", 0, 0, 1, 1, "picture"), box("title", "NIGHT MARKET", 0.3, 0.1),
-                           box("day", "Every Friday\nin May", 0.3, 0.4, h=0.2), box("footer", "Pier 7", 0.3, 0.9, h=0.05)))
+                           box("day", "Every Friday\nin May", 0.3, 0.4, h=0.2),
+                           box("footer", "Pier 7", 0.3, 0.9, h=0.05)))
 WHERE = {"NIGHT MARKET": (320, 110), "Every Friday": (320, 420), "in May": (320, 520), "Pier 7": (320, 905)}
 
 
@@ -34,7 +35,7 @@ def read(**moved):
     return found
 
 
-def checked(found, layout=PAGE, rules=Rules()):
+def checked(found, layout=PAGE, rules=AS_USUAL):
     lines = expected_lines(placement.texts_of(layout))
     return compare(lines, found, rules, places=placement.places_of(layout, lines, SIDE, SIDE))
 

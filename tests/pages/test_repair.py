@@ -49,8 +49,8 @@ class Painter:
     def __call__(self, cells, region, number):
         self.regions.append(region)
         edited = cells.copy()
-        left, top, right, bottom = (-(-side // CELL) if edge < 2 else side // CELL for edge, side in enumerate(region.box))
-        edited[top:bottom, left:right] = " "
+        left, top = -(-region.box.left // CELL), -(-region.box.top // CELL)  # whole cells inside of the region
+        edited[top:region.box.bottom // CELL, left:region.box.right // CELL] = " "
         for line in region.lines:
             for row, text in enumerate(line.text.split("\n")):
                 text = self.wrong.get(number, lambda text: text)(text)

@@ -227,3 +227,13 @@ def test_control_times_steps_with_and_without_the_cache_and_counts_bytes(run):
         assert row["KV cache"] == f"{tokens * 3 * 2**18 / 2**30:.2f} GiB", "512 KiB a token, and half of that"
         assert row["of it the control's"] == f"{tokens * 2**18 / 2**30:.2f} GiB"
     assert "control network 7.55 GB" in sizes
+
+
+def test_repair_edits_checks_and_keeps_the_bits_outside(run):
+    pytest.importorskip("rapidocr")
+    done = run("repair", "--small", "--pictures", "1")
+    assert done.returncode == 0, done.stderr
+    found = table(done.stdout)
+    assert found["got worse"]["value"] == "0"
+    assert re.search(r"^1\. \w+ -> \w+: (passed|failed) after 1, score ", done.stdout, re.M)
+    assert found["pass after at most 3 rounds"]["goal"] == "at least 0.85"

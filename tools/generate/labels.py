@@ -22,6 +22,7 @@ LABELS = {
     "kind": "Kind of page",
     "left": "Left (px)",
     "letter_height": "Letter height (px)",
+    "letters": "Typeset letters as reference",
     "lora": "LoRA",
     **{f"lora_{row}": f"LoRA {row}" for row in range(2, 9)},
     "max_tokens": "Max tokens (0 = official)",

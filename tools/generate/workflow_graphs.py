@@ -27,7 +27,6 @@ from .workflow_parts import (
 EXAMPLE = "example.png"  # lies in the input folder of every new ComfyUI
 SEED = 20260920
 EDIT_SEED = 20260921  # an edit with the seed of its source tends to retrace it
-BUILT_IN = "built-in (English)"  # Glyph Reference's font that is everywhere
 
 
 def text_to_image(model: Model, prompt: str, aspect_ratio: str, size: str, prefix: str, note: str) -> Workflow:
@@ -403,39 +402,23 @@ def checked(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
                             Group("6  Result", ("best", "save"))))
 
 
-def repair(prompt: str, expected: str, note: str, prefix: str) -> Workflow:
-    """A picture whose wrong words are edited by a reference of their letters, and nothing else of it."""
+def repair(expected: str, note: str, prefix: str) -> Workflow:
+    """A picture whose wrong words are edited until they read right, and nothing else of it."""
     return Workflow(
         nodes={
             "note": Node("MarkdownNote", (-80, 60), (460, 790), title="Read me", text=note),
             "loader": Node("QwenImage2Loader", (440, 60), (400, 340), QWEN_2.loader),
             "picture": Node("LoadImage", (440, 500), (400, 350), {"image": EXAMPLE}, title="Picture"),
-            "words": Node("PrimitiveStringMultiline", (900, 60), (400, 140), {"value": expected},
-                          title="What it should say"),
-            "check": Node("QwenImage2TextCheck", (900, 320), (400, 530), _check_inputs(("picture", 0), ("words", 0))),
-            "crop": Node("QwenImage2CropForEdit", (1360, 60), (400, 260), {
-                "image": ("picture", 0), "mask": ("check", 4), "context": 0.5, "resolution": "1024", "feather": 16}),
-            "glyphs": Node("QwenImage2GlyphReference", (1360, 440), (400, 260), {
-                "text": ("check", 5), "font": BUILT_IN, "letter_height": 96, "direction": "horizontal"}),
-            "prompt": Node("StringConcatenate", (1360, 780), (400, 240), {
-                "string_a": prompt, "string_b": ("glyphs", 1), "delimiter": " "}, title="Instruction"),
-            "edit": Node("QwenImage2EditEncode", (1820, 60), (440, 790), _edit_inputs(
-                ("prompt", 0), [("crop", 0), ("glyphs", 0)], canvas="first reference")),
-            "sampler": Node("QwenImage2Sampler", (2320, 60), (340, 790), _sampler_inputs("edit", EDIT_SEED)),
-            "decode": _decode(2720),
-            "stitch": Node("QwenImage2StitchEdit", (2720, 260), (480, 100), {
-                "region": ("crop", 2), "part": ("decode", 1), "align": False}),
-            "again": Node("QwenImage2TextCheck", (2720, 480), (480, 530), _check_inputs(("stitch", 0), ("words", 0)),
-                          title="Check of the repaired picture"),
-            "best": Node("QwenImage2PickBest", (3260, 60), (480, 280), {
-                "images": ("picture", 0), "scores": ("check", 2), "passed": ("check", 3),
-                "other_images": ("stitch", 0), "other_scores": ("again", 2)}),
-            "save": _save(3260, 420, ("best", 0), prefix),
+            "repair": Node("QwenImage2RepairText", (900, 60), (480, 1280), {
+                "model": ("loader", 0), "clip": ("loader", 1), "vae": ("loader", 2), "image": ("picture", 0),
+                "expected_text": expected, "attempts": 3, "seed": EDIT_SEED, "preset": QWEN_2.preset, "steps": 40,
+                "cfg": QWEN_2.cfg, "negative_prompt": "", "instruction": "", "letters": True,
+                "font": "Noto Sans (built-in)", "context": 0.5, "resolution": "1024", "feather": 16,
+                "match_case": False, "match_punctuation": False, "tolerance": 0.0, "allow_extra": False}),
+            "save": _save(1440, 60, ("repair", 0), prefix),
         },
-        groups=(Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)), Group("3  Words", ("words",)),
-                Group("4  Check", ("check",)), Group("5  Region", ("crop",)), Group("6  Letters", ("glyphs", "prompt")),
-                Group("7  Edit", ("edit", "sampler")), Group("8  Repaired", ("decode", "stitch")),
-                Group("9  Better?", ("again",)), Group("10  Result", ("best", "save"))))
+        groups=(Group("1  Files", ("loader",)), Group("2  Picture", ("picture",)), Group("3  Repair", ("repair",)),
+                Group("4  Result", ("save",))))
 
 
 def _decode(across: int, down: int = 60, sampler: str = "sampler") -> Node:
@@ -518,7 +501,7 @@ WORKFLOWS = {
     "upscale_2x": upscale(texts_upscale.PICTURE, texts_upscale.TWICE_NOTE, "qwen-image-2-upscaled"),
     "upscale_4k_poster": upscale_poster(texts_upscale.POSTER_NOTE, "qwen-image-2-poster-4k"),
     "poster_checked": checked(texts.BAKERY, texts.BAKERY_WORDS, texts.CHECKED_NOTE, "qwen-image-2-checked"),
-    "repair_text": repair(texts.REPAIR, texts.REPAIR_WORDS, texts.REPAIR_NOTE, "qwen-image-2-repaired"),
+    "repair_text": repair(texts.REPAIR_WORDS, texts.REPAIR_NOTE, "qwen-image-2-repaired"),
     "qwen_image_1_text_to_image": text_to_image(QWEN_1, texts_1.POTTER, "1:1", "1328", "qwen-image-1",
                                                 texts_1.BASE_NOTE),
     "qwen_image_1_lightning": with_lora(QWEN_1_LIGHTNING, LIGHTNING_1, texts_1.POTTER, "1:1", "1328",

@@ -200,13 +200,14 @@ first; picture *k* has the sampler's seed + *k*.
 REPAIR_NOTE = FILES.format(transformer="qwen_image_2.1_bf16.safetensors") + CHECK_NEEDS + """
 ## What to change
 
-- **Picture**: load yours instead of the example, and write what it should say into **What it should say**.
-- **Glyph Reference** sets the failed lines in a real font: choose one that has your characters (Chinese needs a \
-Chinese font, yours go into `models/fonts`). The edit sees it as `<image2>`.
-- Only the failed regions are edited; outside of them and their **feather** every pixel keeps its bits. A missing line \
-has no place: where nothing else failed the whole picture may change, so better give **Crop for Edit** a painted mask.
-- *Pick Best* takes the repaired picture only if it reads better. A picture that passes at once is not edited at all.
-- Not repaired yet? Change the seed, or load the result and run again.
+- **Picture**: load yours instead of the example, and write what it should say into **expected_text**. Or connect the \
+**layout** of a brief: then each text must be in its box, and a missing one is written there.
+- **Repair Text** reads the picture, edits what is wrong, reads again, and keeps only what reads better: at most \
+**attempts** rounds, each with other seeds. A picture that passes at once is not edited at all.
+- **font** sets the right words as a reference for the edit, each where it belongs: choose one like the picture's.
+- Outside of the repaired regions and their **feather** every pixel keeps its bits. Without a layout a missing line \
+has no place: it goes into the highest empty band.
+- Not repaired yet? Change the seed, or load the result and run again. The node says what was tried.
 """
 
 EDIT_INSTRUCT = (
@@ -253,11 +254,6 @@ EDIT_VIEWPOINT = (
     "distance. Keep the subject's shape, colours and details, the surroundings and the light."
 )
 EDIT_CUT_OUT = "Remove the background, so that only the subject remains, on a transparent background."
-REPAIR = (
-    "Correct the lettering in <image1>: set the words exactly as in <image2>, letter by letter, each in its place. "
-    "Keep the typeface, the size, the colour and the direction of the old lettering, and everything else exactly as it "
-    "is. The words:"
-)
 REPAIR_WORDS = "MORNING BREAD\nOPEN DAILY 6 TO 11\n12 Mill Lane\nFRESH EVERY DAY"
 EDIT_CHAIN_1 = (
     "Change the season to deep winter, with fresh snow on everything that lies outdoors. Keep the subject and the "
