@@ -2,7 +2,7 @@
 
     python tools/dev.py make workflows    # starts a server to ask it for the schemas
 
-A description (workflow_graphs.py) names nodes, their inputs and their place; slots, widgets and links come from the
+A description (workflow_graphs.py and workflow_list.py) names nodes, their inputs and their place; slots, widgets and links come from the
 server's schemas, so a renamed input shows here first. A test builds everything again and compares.
 """
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from .. import tiny
 from ..pack import ROOT
 from .make import as_program, from_schemas
-from .workflow_graphs import WORKFLOWS
+from .workflow_list import WORKFLOWS
 from .workflow_parts import Group, Node, Workflow
 
 FOLDER = ROOT / "workflows"

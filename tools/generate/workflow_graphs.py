@@ -4,20 +4,11 @@ A node that says something after a run, or shows a picture, grows: it has room f
 """
 from collections.abc import Sequence
 
-from ..tiny import CONTROL, ENHANCER, LIGHTNING_1, PRUNA
+from ..tiny import CONTROL, ENHANCER
 from . import workflow_pages as pages
-from . import workflow_texts as texts
-from . import workflow_texts_1 as texts_1
-from . import workflow_texts_control as texts_control
-from . import workflow_texts_upscale as texts_upscale
 from .workflow_parts import (
-    QWEN_1,
-    QWEN_1_EDIT,
     QWEN_1_LAYERED,
-    QWEN_1_LIGHTNING,
     QWEN_2,
-    QWEN_2_PRUNA,
-    QWEN_2_TURBO,
     Group,
     Model,
     Node,
@@ -27,6 +18,7 @@ from .workflow_parts import (
 EXAMPLE = "example.png"  # lies in the input folder of every new ComfyUI
 SEED = 20260920
 EDIT_SEED = 20260921  # an edit with the seed of its source tends to retrace it
+BUILT_IN = "built-in (English)"  # Glyph Reference's font that is everywhere
 
 
 def text_to_image(model: Model, prompt: str, aspect_ratio: str, size: str, prefix: str, note: str) -> Workflow:
@@ -447,69 +439,3 @@ def _sampler_inputs(source: str, seed: int = SEED, model: Model = QWEN_2) -> dic
     return {"model": ("loader", 0), "positive": (source, 0), "negative": (source, 1), "latent": (source, 2),
             "seed": seed, "preset": model.preset, "steps": 40, "cfg": model.cfg, "denoise": 1.0,
             "guidance": "as trained", "cfg_start": 0.0, "cfg_end": 1.0, "cap_shift": False}
-
-
-DEPTH_TITLES = ("Depth map", "New view")
-WORKFLOWS = {
-    "text_to_image": text_to_image(QWEN_2, texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2", texts.BASE_NOTE),
-    "text_to_image_turbo": text_to_image(QWEN_2_TURBO, texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2-turbo",
-                                         texts.TURBO_NOTE),
-    "text_to_image_lora": with_lora(QWEN_2_PRUNA, PRUNA, texts.LIGHTHOUSE, "3:2", "1024", "qwen-image-2-lora",
-                                    texts.LORA_NOTE),
-    "poster": text_to_image(QWEN_2, texts.POSTER, "3:4", "2048", "qwen-image-2-poster", texts.POSTER_NOTE),
-    "prompt_enhanced": enhanced(texts.NIGHT_MARKET, texts.ENHANCED_NOTE, "qwen-image-2-enhanced"),
-    "poster_brief": brief("QwenImage2PosterBrief", pages.POSTER, "qwen-image-2-poster-brief"),
-    "poster_from_table": from_table(pages.TABLE, pages.TABLE_NOTE, "qwen-image-2-table"),
-    "menu_bilingual": brief("QwenImage2PosterBrief", pages.MENU, "qwen-image-2-menu"),
-    "storybook_bilingual": brief("QwenImage2PosterBrief", pages.STORYBOOK, "qwen-image-2-storybook"),
-    "magazine_cover": brief("QwenImage2PosterBrief", pages.MAGAZINE, "qwen-image-2-magazine"),
-    "product_ad": brief("QwenImage2PosterBrief", pages.AD, "qwen-image-2-ad"),
-    "infographic": brief("QwenImage2InfographicBrief", pages.INFOGRAPHIC, "qwen-image-2-infographic"),
-    "rpg_character_sheet": brief("QwenImage2InfographicBrief", pages.CHARACTER, "qwen-image-2-character"),
-    "comic": brief("QwenImage2ComicBrief", pages.COMIC, "qwen-image-2-comic"),
-    "slides_deck": deck(pages.DECK, "qwen-image-2-deck"),
-    "ui_mockup": text_to_image(QWEN_2, pages.UI_MOCKUP, "9:16", "2048", "qwen-image-2-ui", pages.PLAIN_NOTE),
-    "fantasy_map": text_to_image(QWEN_2, pages.FANTASY_MAP, "3:2", "2048", "qwen-image-2-map", pages.PLAIN_NOTE),
-    "edit_instruct": edit(texts.EDIT_INSTRUCT, texts.EDIT_NOTE, "qwen-image-2-edit"),
-    "edit_multi_reference": edit(texts.EDIT_MULTI, texts.MULTI_NOTE, "qwen-image-2-multi", references=3),
-    "edit_masked": region_edit(texts.EDIT_MASKED, texts.MASKED_NOTE, "qwen-image-2-masked", outpaint=False),
-    "edit_outpaint": region_edit(texts.EDIT_OUTPAINT, texts.OUTPAINT_NOTE, "qwen-image-2-outpaint", outpaint=True),
-    "edit_text": edit(texts.EDIT_TEXT, texts.TEXT_NOTE, "qwen-image-2-text"),
-    "edit_style_transfer": edit(texts.EDIT_STYLE, texts.STYLE_NOTE, "qwen-image-2-style", references=2,
-                                canvas="first reference"),
-    "edit_add_remove": two_edits(texts.EDIT_ADD, texts.EDIT_REMOVE, ("Add", "Remove"), texts.ADD_REMOVE_NOTE,
-                                 "qwen-image-2-add-remove"),
-    "edit_pose": edit(texts.EDIT_POSE, texts.POSE_NOTE, "qwen-image-2-pose", references=2, canvas="first reference"),
-    "edit_sketch": edit(texts.EDIT_SKETCH, texts.SKETCH_NOTE, "qwen-image-2-sketch", references=2),
-    "edit_viewpoint": edit(texts.EDIT_VIEWPOINT, texts.VIEWPOINT_NOTE, "qwen-image-2-viewpoint"),
-    "edit_background_removal": edit(texts.EDIT_CUT_OUT, texts.CUT_OUT_NOTE, "qwen-image-2-cut-out", output=1),
-    "edit_chain": two_edits(texts.EDIT_CHAIN_1, texts.EDIT_CHAIN_2, ("First edit", "Second edit"), texts.CHAIN_NOTE,
-                            "qwen-image-2-chain", sees=(FIRST_RESULT,)),
-    "edit_depth": two_edits(texts.EDIT_DEPTH, texts.DEPTH_VIEW, DEPTH_TITLES, texts.DEPTH_NOTE,
-                            "qwen-image-2-depth", sees=(PICTURE, FIRST_RESULT)),
-    "poster_from_layout": from_layout(pages.POSTER | {"size": "1024"}, pages.AS_LAID_OUT, pages.LAYOUT_NOTE,
-                                      "qwen-image-2-poster-from-layout"),
-    "control_layout": control_layout(pages.POSTER | {"size": "1024"}, texts_control.LAYOUT_NOTE,
-                                     "qwen-image-2-control-layout"),
-    "control_canny_poster": control(texts_control.TEA_POSTER, ["Photograph or page"], 1.0, texts_control.CANNY_NOTE,
-                                    "qwen-image-2-control-canny", canny=True),
-    "control_depth": control(texts_control.ROOM, ["Depth map"], 1.0, texts_control.DEPTH_NOTE,
-                             "qwen-image-2-control-depth", aspect_ratio="1:1"),
-    "control_inpaint": control_inpaint(texts_control.VASE, texts_control.INPAINT_NOTE, "qwen-image-2-control-inpaint"),
-    "control_two": control(texts_control.DANCER, ["Picture 1: depth", "Picture 2: pose"], 0.6, texts_control.TWO_NOTE,
-                           "qwen-image-2-control-two"),
-    "upscale_2x": upscale(texts_upscale.PICTURE, texts_upscale.TWICE_NOTE, "qwen-image-2-upscaled"),
-    "upscale_4k_poster": upscale_poster(texts_upscale.POSTER_NOTE, "qwen-image-2-poster-4k"),
-    "poster_checked": checked(texts.BAKERY, texts.BAKERY_WORDS, texts.CHECKED_NOTE, "qwen-image-2-checked"),
-    "repair_text": repair(texts.REPAIR_WORDS, texts.REPAIR_NOTE, "qwen-image-2-repaired"),
-    "qwen_image_1_text_to_image": text_to_image(QWEN_1, texts_1.POTTER, "1:1", "1328", "qwen-image-1",
-                                                texts_1.BASE_NOTE),
-    "qwen_image_1_lightning": with_lora(QWEN_1_LIGHTNING, LIGHTNING_1, texts_1.POTTER, "1:1", "1328",
-                                        "qwen-image-1-lightning", texts_1.LIGHTNING_NOTE),
-    "qwen_image_1_edit": edit(texts.EDIT_INSTRUCT, texts_1.EDIT_NOTE, "qwen-image-1-edit", model=QWEN_1_EDIT),
-    "qwen_image_1_edit_three_pictures": edit(texts_1.EDIT_THREE, texts_1.THREE_NOTE, "qwen-image-1-three",
-                                             references=3, model=QWEN_1_EDIT),
-    "qwen_image_1_layers": layers(texts_1.LAYERS_NOTE, "qwen-image-1-layers"),
-    "qwen_image_1_edit_depth": two_edits(texts.EDIT_DEPTH, texts_1.DEPTH_VIEW, DEPTH_TITLES, texts_1.DEPTH_NOTE,
-                                         "qwen-image-1-depth", sees=(PICTURE, FIRST_RESULT), model=QWEN_1_EDIT),
-}
