@@ -15,7 +15,7 @@ from ..bridge.vae import decode_images, family_of
 from .checks import check_latent
 from .editing import conditioned
 from .images import empty_latent, with_alpha
-from .sampling import noise_for, sigmas_for
+from .schedules import noise_for, sigmas_for
 
 
 @dataclass(frozen=True)

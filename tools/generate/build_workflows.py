@@ -2,8 +2,8 @@
 
     python tools/dev.py make workflows    # starts a server to ask it for the schemas
 
-A description (workflow_graphs.py and workflow_list.py) names nodes, their inputs and their place; slots, widgets and links come from the
-server's schemas, so a renamed input shows here first. A test builds everything again and compares.
+A description (workflow_graphs.py, workflow_list.py) names nodes, their inputs and their place; slots, widgets and
+links come from the server's schemas, so a renamed input shows here first. A test builds everything again and compares.
 """
 import json
 import uuid
