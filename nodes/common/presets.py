@@ -13,7 +13,7 @@ FOLDER = "qwen_image_2/presets"  # below a user's own; in it one folder for each
 SUFFIX = ".json"
 MAX_NAME = 50  # characters: at four bytes each they still make a file name, of 255 bytes at most
 MAX_PRESETS = 500
-MAX_FILE = 256 * 1024  # bytes, what the route takes
+MAX_FILE = 512 * 1024  # bytes: more than what the route takes comes to, written with a line for each value
 NAMED = 4
 DASHES = " -"
 # File names that Windows keeps for devices, whatever their ending.

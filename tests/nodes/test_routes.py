@@ -2,6 +2,7 @@
 import asyncio
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
@@ -21,14 +22,19 @@ def routes(comfyui):
     return routes
 
 
-def send(routes, path, *bodies, **headers):
-    """(status, answer) for each of these bodies, sent at once."""
+def send(routes, path, *bodies, query=None, **headers):
+    """(status, answer) for each of these bodies, sent at once; or for a GET with this query."""
     async def session():
         app = web.Application()
         app.router.add_post(routes.PATH, routes.measure)
         app.router.add_post(routes.BRIEF_PATH, routes.measure_brief)
         app.router.add_post(routes.LAYOUT_PATH, routes.preview_layout)
+        app.router.add_get(routes.PRESETS_PATH, routes.find_presets)
+        app.router.add_post(routes.PRESETS_PATH, routes.save_preset)
         async with TestClient(TestServer(app)) as client:
+            if query is not None:
+                answer = await client.get(path, params=query)
+                return [(answer.status, await answer.json())]
             sent = {"Content-Type": "application/json"} | headers
             answers = await asyncio.gather(*(client.post(path, data=body, headers=sent) for body in bodies))
             return [(answer.status, await answer.json()) for answer in answers]
@@ -189,3 +195,98 @@ def test_a_long_deck_is_given_up_when_nobody_waits_any_more(routes, monkeypatch)
     seen = len(counted)
     time.sleep(0.3)
     assert len(counted) <= seen + 1 < 20
+
+
+# ---------------------------------------------------------------- presets
+
+LAYOUT = {"boxes": "[]", "font": "Noto Sans (built-in)", "picture": "white", "width": 1024, "height": 512,
+          "language": "English"}
+
+
+@pytest.fixture
+def kept(routes, tmp_path, monkeypatch):
+    """Where ComfyUI's own manager of users keeps the presets of the poster."""
+    import folder_paths
+    from app.user_manager import UserManager
+    monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path))
+    manager = SimpleNamespace(user_manager=UserManager())
+    monkeypatch.setattr(routes.PromptServer, "instance", manager, raising=False)
+    return tmp_path / "default" / "qwen_image_2" / "presets" / "QwenImage2PosterBrief"
+
+
+def save(routes, name, node="QwenImage2PosterBrief", **inputs):
+    (status, answer), = send(routes, routes.PRESETS_PATH, json.dumps({"node": node, "name": name, "inputs": inputs}))
+    return status, answer
+
+
+def find(routes, **query):
+    (_, answer), = send(routes, routes.PRESETS_PATH, query={"node": "QwenImage2PosterBrief"} | query)
+    return answer
+
+
+def test_presets_are_kept_for_each_class_of_nodes(routes, kept):
+    assert find(routes) == {"names": []} and not kept.exists()
+    for name, given in (("Night market", "Night market"), ("夜市 - 2", " 夜市 - 2 ")):
+        assert save(routes, given, **POSTER) == (200, {"name": name})
+    assert save(routes, "Wide", "QwenImage2Layout", **LAYOUT)[1] == {"name": "Wide"}
+    assert find(routes)["names"] == ["Night market", "夜市 - 2"]
+    assert find(routes, name="夜市 - 2") == {"inputs": POSTER, "notes": []}
+    assert find(routes, node="QwenImage2Layout", name="Wide")["inputs"] == LAYOUT
+    assert save(routes, "Half", title="A")[0] == 200  # what is linked on the page is left out
+    assert find(routes, name="Half") == {"inputs": {"title": "A"}, "notes": []}
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "/etc/passwd", "..", "a.json", "", "  ", "x" * 51, "\u202ea",
+                                  "a\nb", "NUL", "com1", "\ud800"])
+def test_a_name_that_is_none_is_refused(routes, kept, name):
+    for answer in (save(routes, name, **POSTER)[1], find(routes, name=name) if name.isprintable() else {"refused": ""}):
+        assert "refused" in answer and len(answer["refused"]) < 150
+    assert not kept.exists()
+
+
+def test_nothing_is_overwritten(routes, kept):
+    save(routes, "Market", **POSTER)
+    before = (kept / "Market.json").read_bytes()
+    for name in ("Market", "MARKET "):
+        answer = save(routes, name, **POSTER | {"title": "Other"})[1]
+        assert "already, and nothing was written" in answer["refused"]
+    assert [(path.name, path.read_bytes()) for path in kept.iterdir()] == [("Market.json", before)]
+
+
+def test_what_a_file_holds_is_checked(routes, kept):
+    """Somebody may have written it by hand, or another version of the pack."""
+    kept.mkdir(parents=True)
+    (kept / "old.json").write_text(json.dumps({"title": "A", "columns": 99, "paper": "A4", "style": ["x"]}))
+    answer = find(routes, name="old")
+    assert answer["inputs"] == {"title": "A"} and "columns, paper, style" in str(answer["notes"]).replace("'", "")
+    for content in (b"[1]", b"{", b"[" * 60_000, b'{"title": "' + b"a" * 600_000 + b'"}', b"\xff"):
+        (kept / "broken.json").write_bytes(content)
+        assert "is not one that this node has saved" in find(routes, name="broken")["refused"]
+    assert "There is no preset 'gone'" in find(routes, name="gone")["refused"]
+    (kept / "a.b.json").write_text("{}")
+    (kept / "notes.txt").write_text("")
+    assert find(routes)["names"] == ["broken", "old"]
+
+
+def test_there_can_only_be_so_many(routes, kept, monkeypatch):
+    monkeypatch.setattr(routes.presets, "MAX_PRESETS", 2)
+    answers = [save(routes, name, **POSTER)[1] for name in "abc"]
+    assert "There are 2 presets" in answers[2]["refused"] and len(list(kept.iterdir())) == 2
+
+
+@pytest.mark.parametrize("body, status", [
+    ({"node": "SaveImage"}, 400), ({"node": ["QwenImage2PosterBrief"]}, 400), ({"name": 5}, 400),
+    ({"inputs": []}, 400), ({"inputs": {"paper": "A4"}}, 400), ({"inputs": {"columns": 99}}, 400),
+    ({"inputs": {"title": "\ud800"}}, 400), ({"inputs": {"title": "a" * 300_000}}, 413)])
+def test_refuses_what_is_no_preset(routes, kept, body, status):
+    asked = {"node": "QwenImage2PosterBrief", "name": "a", "inputs": POSTER} | body
+    (code, answer), = send(routes, routes.PRESETS_PATH, json.dumps(asked))
+    assert code == status and set(answer) == {"error", "parts"} and not kept.exists()
+
+
+def test_a_full_disk_is_said(routes, kept, monkeypatch):
+    def fail(path, content):
+        raise routes.presets.atomic.WriteError("write_failed", "{file} could not be written: {reason}. Nothing is left "
+                                               "of it.", file=path.name, reason="the disk is full")
+    monkeypatch.setattr(routes.presets.atomic, "write_bytes", fail)
+    assert "the disk is full" in save(routes, "a", **POSTER)[1]["refused"]
