@@ -42,6 +42,7 @@ export function addLayoutEditor(node, input, namesOf) {
   view.stage.after(status, palette.content, help);
   const widget = addPanel(node, "qwen_image_2_layout", view.content, 460);
 
+  const followed = new WeakSet(); // briefs
   let page = { width: 1, height: 1, boxes: [] };
   const shown = new Map(); // name -> { box, tile }
   let selected = null; // the name of a box
@@ -61,13 +62,22 @@ export function addLayoutEditor(node, input, namesOf) {
     const origin = originOf(node, slot, TYPE, read);
     if (!origin) return { request: {} };
     const names = origin.node && namesOf(origin.node.comfyClass);
-    if (!names) return { unknown: word("layout_unknown", { title: origin.node?.title ?? "?" }) };
+    if (!names) return { unknown: word("layout_unknown", { title: origin.node?.title ?? "…" }) };
+    follow(origin.node, names);
     const { values, unknown } = valuesOf(origin.node, names, read);
     return { unknown, request: { node: origin.node.comfyClass, inputs: byName(names, values) } };
   }
 
-  /** @param {Page} answer */
+  /** Hear of each key in a brief: ComfyUI says of a text only when somebody has left it that it was changed. */
+  function follow(brief, names) {
+    if (followed.has(brief)) return;
+    followed.add(brief);
+    for (const name of names) chain(widgetOf(brief, name) ?? {}, "callback", () => node.graph && update());
+  }
+
+  /** @param {?Page} answer */
   function show(answer) {
+    if (!answer) return palette.show(undefined, page.boxes); // nothing can be changed
     page = answer;
     const names = new Set(page.boxes.map((box) => box.name));
     for (const [name, { tile }] of shown) {

@@ -16,7 +16,7 @@ const PAUSE = 250;
  */
 
 /**
- * @param {function(Page): void} [onpage] called with each new page
+ * @param {function(?Page): void} [onpage] called with each new page; null: with what is said instead of one
  * @returns {{content: HTMLElement, stage: HTMLElement, ask: function(Object): void, tell: function(string): void,
  *   stop: function(): void}} tell: what is said instead of a page
  */
@@ -48,6 +48,7 @@ export function pageView(onpage) {
     content.classList.add("old");
     said.textContent = text;
     notes.replaceChildren();
+    onpage?.(null);
   }
 
   const { ask, tell, stop } = asker("layout", { pause: PAUSE, silent: word("no_page"), show, say });

@@ -19,12 +19,13 @@ export function addPresets(node, names) {
   const name = element("input", { type: "text", maxLength: MAX_NAME, placeholder: word("preset_name"),
     "aria-label": word("preset_name"), onkeydown: (event) => event.key === "Enter" && attempt(save) });
   const said = element("p", { className: "said", role: "status" });
-  const row = element("div", { className: "presets", role: "group", "aria-label": word("presets"),
-    // The list is asked for when somebody is about to look at it, and so is what another window has saved.
-    onpointerenter: () => attempt(refresh), onfocusin: (event) => row.contains(event.relatedTarget) || attempt(refresh) },
+  const row = element("div", { className: "presets", role: "group", "aria-label": word("presets") },
     list, button(word("preset_load"), load), name, button(word("preset_save"), save));
   addPanel(node, "qwen_image_2_presets", element("div", {}, row, said), 30);
   fill([]);
+  // The list is asked for when somebody is about to look at it: another window may have saved one.
+  row.addEventListener("pointerenter", () => attempt(refresh));
+  row.addEventListener("focusin", (event) => row.contains(event.relatedTarget) || attempt(refresh));
 
   /** Do it, and say what has come of it, or why nothing has. */
   async function attempt(work) {
