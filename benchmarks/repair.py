@@ -13,7 +13,9 @@ import json
 import os
 import random
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ from qwen_image_2.tools.miniature.painter import BUILT_IN, node
 
 SEED, GOAL, ROUNDS, FEATHER = 20, 0.85, 3, 4
 LETTERS = "ABCDEFGHIKLMNOPRSTUVWXYZ"
-INSTRUCTION = "Replace the word with {words}."
+INSTRUCTION = "Replace the word with <words>."
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,10 @@ class Answer:
     kept_bits: bool   # outside of what was repaired
 
 
-def questions(count: int) -> list[Question]:
+def questions() -> Iterator[Question]:
     """Opaque posters whose right word the reader reads, and whose wrong one it reads as something else."""
-    rng, rules, found = random.Random(SEED), Rules(known=ocr.known_characters()), []
-    while len(found) < count:
+    rng, rules = random.Random(SEED), Rules(known=ocr.known_characters())
+    while True:
         scene = scenes.sample(rng)
         if scene.background == scenes.TRANSPARENT or scene.word is None or not scene.word.text.isalpha():
             continue
@@ -62,8 +64,7 @@ def questions(count: int) -> list[Question]:
         drawn = word[:place] + rng.choice(LETTERS.replace(word[place], "")) + word[place + 1:]
         wrong = replace(scene, word=replace(scene.word, text=drawn))
         if drawn not in scenes.WORDS and passes(scene, word, rules) and not passes(wrong, word, rules):
-            found.append(Question(word, drawn, wrong))
-    return found
+            yield Question(word, drawn, wrong)
 
 
 def passes(scene: scenes.Scene, word: str, rules: Rules) -> bool:
@@ -126,10 +127,9 @@ def main() -> None:
     host, answers = report.host(), []
     sampling = {"preset": "Custom", "steps": 2, "attempts": 1} if chosen.small else {
         "preset": "Quality 40", "steps": 40, "attempts": ROUNDS}
-    asked = questions(chosen.pictures)
     with tempfile.TemporaryDirectory() as folder, Server(Path(os.environ["COMFYUI_PATH"])) as server:
         client = Client(server.url)
-        for number, question in enumerate(asked):
+        for number, question in enumerate(islice(questions(), chosen.pictures)):
             answer, picture = answered(client, Path(folder), question, 1000 * number, chosen.letters, **sampling)
             answers.append(answer)
             print(f"{number + 1}. {answer.drawn} -> {answer.word}: {'passed' if answer.passed else 'failed'} after "

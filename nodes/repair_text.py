@@ -54,7 +54,7 @@ class QwenImage2RepairText(io.ComfyNode):
                 io.String.Input("negative_prompt", multiline=True, default="",
                                 tooltip="What to avoid. Only used where CFG is above 1."),
                 io.String.Input("instruction", multiline=True, default="",
-                                tooltip="What the edit is told, instead of the built-in English. {words} stands for "
+                                tooltip="What the edit is told, instead of the built-in English. <words> stands for "
                                         "the quoted words, else they follow it. <image2> are the typeset letters."),
                 io.Boolean.Input("letters", default=True,
                                  tooltip="The right words, typeset where they belong, are a second reference. Off for "

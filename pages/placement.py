@@ -103,8 +103,8 @@ def out_of_order(places: Sequence[Place], found: Sequence[Sequence[Box]]) -> lis
         wrong |= before & (seen[:, None, start] >= seen[None, :, end])
     later = np.triu(np.ones_like(wrong), 1)
     wrong |= later & (owner[:, None] == owner) & (seen[:, None, 1] >= seen[None, :, 3])
-    mixed = wrong.any(0) | wrong.any(1)
-    return list(dict.fromkeys(places[number].name for number, one in zip(read, mixed) if one))
+    mixed = np.flatnonzero((wrong | wrong.T).any(0)).tolist()
+    return list(dict.fromkeys(places[read[number]].name for number in mixed))
 
 
 def _around(boxes: Sequence[Box]) -> Box:

@@ -24,7 +24,7 @@ Picture = TypeVar("Picture")
 COLUMN = 1.5      # height to width from which on Chinese stands in a column
 SHORTER = 0.8     # of the expected characters: where fewer were read, their place is too small for all of them
 BAND_ROOM = 0.1   # of an empty band's height, kept free at its edges
-WORDS = "{words}"  # where an instruction of the user's wants the words; else they stand at its end
+WORDS = "<words>"  # where an instruction of the user's wants the words; else they stand at its end
 KEEP = ("Keep the typeface, the size, the colour and the direction of the old lettering, and everything else exactly "
         "as it is. The words:")
 CORRECT = ("Correct the lettering in <image1>: set the words exactly as in <image2>, letter by letter, each in its "
@@ -257,13 +257,13 @@ def _stands(text: str, box: Box) -> bool:
 
 # ---------------------------------------------------------------- what came of it
 
-def notes(outcome: Outcome) -> list[Message]:
+def notes(outcome: Outcome) -> list[str]:
     """For people: each round, then the last check."""
     if not outcome.rounds:
         return [Message("repair_unneeded", "The image says what it should: nothing was edited.")]
-    rounds = [Message("repair_round", "Round {number}: {kept} of {all} edits kept, score {score}.", number=number,
+    rounds = (Message("repair_round", "Round {number}: {kept} of {all} edits kept, score {score}.", number=number,
                       kept=sum(attempt.kept for attempt in one.attempts), all=len(one.attempts),
-                      score=f"{one.score:.2f}") for number, one in enumerate(outcome.rounds, start=1)]
+                      score=f"{one.score:.2f}") for number, one in enumerate(outcome.rounds, start=1))
     return [*rounds, report.sentence(1, outcome.found), *report.layout_notes(1, outcome.found)]
 
 

@@ -122,7 +122,7 @@ def test_an_additional_line_is_removed_unless_it_is_allowed():
     cells = picture(r2="BREAD", r8="GRAND OPENING")
     outcome = run(cells, "BREAD", painter := Painter())
     assert outcome.found.passed and [region.lines for region in painter.regions] == [()]
-    assert repair.instruction_for(painter.regions[0], "Set {words}.", True) == repair.REMOVE
+    assert repair.instruction_for(painter.regions[0], "Set <words>.", True) == repair.REMOVE
     assert not run(cells, "BREAD", Painter(), allow_extra=True).rounds
 
 
@@ -192,7 +192,7 @@ def test_what_an_edit_is_told():
     words = '"ONE", "TWO", “A "B"”'
     assert repair.instruction_for(region, " ", True) == f"{repair.CORRECT} {words}"
     assert "<image" not in repair.instruction_for(region, "", False)
-    assert repair.instruction_for(region, "Set {words} in {red}.", True) == f"Set {words} in {{red}}."
+    assert repair.instruction_for(region, "Set <words> in {red}.", True) == f"Set {words} in {{red}}."
     assert repair.instruction_for(region, "Set", True) == f"Set {words}"
 
 
