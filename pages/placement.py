@@ -61,19 +61,30 @@ def by_place(groups: Sequence[Group], pieces: Sequence[str], boxes: Sequence[Box
         alike.setdefault(text, []).append(number)
     changed = list(groups)
     for numbers in alike.values():
-        holders = [(number, piece) for number, group in enumerate(changed) for piece in group.pieces
-                   if piece in numbers]
-        if len(numbers) < 2 or not holders:
+        if len(numbers) < 2:
             continue
-        fits = np.array([[overlap([boxes[other]], places[changed[number].lines[0]].box) for other in numbers]
-                         for number, _ in holders])
-        for number, piece in holders:  # of equal ones it keeps its own
-            fits[[holders.index((number, piece))], numbers.index(piece)] += 1e-6
-        new = {holders[row]: numbers[column] for row, column in zip(*linear_sum_assignment(fits, maximize=True))}
+        column = {piece: place for place, piece in enumerate(numbers)}
+        holders = [(number, piece) for number, group in enumerate(changed) for piece in group.pieces if piece in column]
+        if not holders:
+            continue
+        fits = _shares([boxes[piece] for piece in numbers],
+                       [places[changed[number].lines[0]].box for number, _ in holders])
+        fits[range(len(holders)), [column[piece] for _, piece in holders]] += 1e-6  # of equal ones each keeps its own
+        new = {holders[row]: numbers[place] for row, place in zip(*linear_sum_assignment(fits, maximize=True))}
         for number in {number for number, _ in holders}:
             group = changed[number]
             changed[number] = replace(group, pieces=tuple(new.get((number, piece), piece) for piece in group.pieces))
     return changed
+
+
+def _shares(boxes: Sequence[Box], places: Sequence[Box]) -> np.ndarray:
+    """The share of each box (a column) that lies in each place (a row)."""
+    left, top, right, bottom = np.array(boxes, float).T
+    edges = np.array(places, float)[..., None]
+    across = (np.minimum(right, edges[:, 2]) - np.maximum(left, edges[:, 0])).clip(0)
+    down = (np.minimum(bottom, edges[:, 3]) - np.maximum(top, edges[:, 1])).clip(0)
+    shares: np.ndarray = across * down / ((right - left) * (bottom - top))
+    return shares
 
 
 def overlap(boxes: Sequence[Box], place: Box) -> float:
