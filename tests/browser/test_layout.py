@@ -61,6 +61,7 @@ def test_boxes_move_by_keyboard(page, editor):
 
 
 def test_boxes_move_by_mouse_and_the_page_follows(page, editor):
+    editor.get_by_role("button", name="Title “OPEN”").hover()  # which waits until the node has its size
     picture, frame = editor.locator("img"), editor.locator(".frame").bounding_box()
     before, node = picture.get_attribute("src"), page.page.evaluate("[...app.graph.nodes[0].pos]")
 
@@ -88,7 +89,7 @@ def test_boxes_move_by_mouse_and_the_page_follows(page, editor):
 
 
 def test_a_colour_is_written_into_the_box(page, editor):
-    expect(editor.locator("fieldset")).to_be_disabled()
+    expect(editor.get_by_role("button", name="#1d4ed8")).to_be_disabled()
     editor.get_by_role("button", name="Title “OPEN”").focus()
     editor.get_by_role("button", name="#1d4ed8").click()
     assert box(page)["colour"] == "#1d4ed8" and place(page) == (0.25, 0.25, 0.25, 0.125)
@@ -130,10 +131,17 @@ def test_a_brief_is_typeset_while_somebody_types(page):
     expect(layout.locator(".said")).to_have_text(re.compile("The palette has 11 colors"))
 
 
-def test_presets_are_saved_and_loaded(page, server):
-    name = f"Market {'vue' if page.vue else 'classic'}"
+def open_below(page):
+    """A brief, with its lower end in view."""
     page.open("poster_brief")
     page.show(POSTER)
+    page.page.evaluate("app.canvas.ds.offset[1] -= 500; app.canvas.setDirty(true, true)")
+    page.page.wait_for_timeout(300)
+
+
+def test_presets_are_saved_and_loaded(page, server):
+    name = f"Market {'vue' if page.vue else 'classic'}"
+    open_below(page)
     page.set(POSTER, title="FIRST")
     row = page.panel("presets")
     said = row.locator("xpath=..").locator(".said")
@@ -144,8 +152,7 @@ def test_presets_are_saved_and_loaded(page, server):
         expect(said).to_contain_text(answer)
     file, = (server.user / "default" / "qwen_image_2" / "presets" / POSTER).glob(f"{name}.json")
     assert json.loads(file.read_text(encoding="utf-8"))["title"] == "FIRST"
-    page.open("poster_brief")
-    page.show(POSTER)
+    open_below(page)
     page.set(POSTER, title="SECOND")
     row.get_by_role("combobox").focus()  # with which it learns what there is
     row.get_by_role("combobox").select_option(name)
