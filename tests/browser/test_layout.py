@@ -160,5 +160,5 @@ def test_presets_are_saved_and_loaded(page, server):
     expect(said).to_have_text(f"Loaded: {name}.")
     assert page.value(POSTER, "title") == "FIRST"
     page.page.keyboard.press("Control+z")
-    page.page.wait_for_function(
-        "kind => app.graph.nodes.find(node => node.type === kind)?.widgets[0].value === 'SECOND'", arg=POSTER)
+    page.page.wait_for_function("""kind => app.graph.nodes.find(node => node.type === kind)?.widgets[0].value
+        === 'SECOND'""", arg=POSTER)
