@@ -152,10 +152,11 @@ def test_names_hold_no_syntax_of_the_page(language):
 
 def test_the_panels_use_their_words_and_no_others(comfyui):
     from qwen_image_2.pages import report
+    from qwen_image_2.pages.vocabulary import ENGLISH
     words = set(content("en", "main.json")["qwen_image_2"]["words"])
     scripts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "js").glob("*.js"))
-    verdicts = {f"verdict_{status}" for status in report.COLOURS}
-    assert verdicts <= words and words - verdicts <= set(re.findall(r'"(\w+)"', scripts))
+    named = {f"verdict_{status}" for status in report.COLOURS} | {f"role_{role}" for role in ENGLISH.roles}
+    assert named <= words and words - named <= set(re.findall(r'"(\w+)"', scripts))
     assert set(re.findall(r'word\("(\w+)"', scripts)) <= words
 
 
