@@ -127,6 +127,7 @@ SMALL = {
     "QwenImage2EmptyLatent": {"aspect_ratio": "custom", "width": 96, "height": 128},
     "QwenImage2EditEncode": {"resolution": "128"},
     "QwenImage2CropForEdit": {"resolution": "128"},
+    "QwenImage2RepairText": {"resolution": "128", "attempts": 1},
     "QwenImage2ExtendCanvas": {"right": 40},
     "QwenImage2Upscale": {"longer_side": 0, "preset": "Custom", "steps": 4},
 }

@@ -75,7 +75,7 @@ def with_miniature(graph: Graph) -> Graph:
         elif node["class_type"] == "QwenImage2EmptyLatent":
             width, height = _miniature_size(inputs)
             inputs |= {"aspect_ratio": "custom", "width": width, "height": height}
-        elif node["class_type"] in ("QwenImage2EditEncode", "QwenImage2CropForEdit"):
+        elif node["class_type"] in ("QwenImage2EditEncode", "QwenImage2CropForEdit", "QwenImage2RepairText"):
             inputs["resolution"] = str(sizes.MINIATURE[0][0])
     return graph
 
