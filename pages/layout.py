@@ -126,7 +126,7 @@ def _check_box(box: Box) -> None:
     for name, value, known in (("role", box.role, ENGLISH.roles), ("weight", box.weight, WEIGHTS),
                                ("alignment", box.alignment, ALIGNMENTS), ("direction", box.direction, DIRECTIONS)):
         if value not in known:
-            raise Refusal("box_choice", "The box {box} has the {field} {value}; choose one of {known}.",
+            raise Refusal("box_choice", "Box {box}: {value} is not allowed as {field}. Choose one of {known}.",
                           box=repr(box.name), field=name, value=repr(value), known=list(known))
     if not 0 < box.size <= 1 or not 1 <= box.columns <= 4 or not 0 <= box.number <= MAX_BOXES:
         raise Refusal("box_number", "The box {box} has size {size}, {columns} columns and number {number}; size is a "
