@@ -61,11 +61,12 @@ def test_boxes_move_by_keyboard(page, editor):
 
 
 def test_boxes_move_by_mouse_and_the_page_follows(page, editor):
-    editor.get_by_role("button", name="Title “OPEN”").hover()  # which waits until the node has its size
-    picture, frame = editor.locator("img"), editor.locator(".frame").bounding_box()
+    picture, title = editor.locator("img"), editor.get_by_role("button", name="Title “OPEN”")
     before, node = picture.get_attribute("src"), page.page.evaluate("[...app.graph.nodes[0].pos]")
 
     def drag(start, end):
+        title.hover()  # which waits until the node has its size
+        frame = editor.locator(".frame").bounding_box()
         (x, y), (u, v) = ((frame["x"] + across * frame["width"], frame["y"] + down * frame["height"])
                           for across, down in (start, end))
         page.page.mouse.move(x, y)
