@@ -169,8 +169,8 @@ PLACE = {"x": 0.1, "y": 0.1, "w": 0.2, "h": 0.2}
     ('[{"x": NaN, "y": 0, "w": 1, "h": 1}]', "for 'x'"), ('[{"x": 1e999, "y": 0, "w": 1, "h": 1}]', "for 'x'"),
     (json.dumps([PLACE | {"paper": 1}]), "for 'paper'"), (json.dumps([PLACE | {"x": 0.9}]), "over the edge"),
     (json.dumps([PLACE | {"y": -0.5}]), "over the edge"), (json.dumps([PLACE | {"w": 0}]), "is empty"),
-    (json.dumps([PLACE | {"h": -0.2}]), "is empty"), (json.dumps([PLACE | {"role": "slogan"}]), "is not allowed as role"),
-    (json.dumps([PLACE | {"weight": "black"}]), "is not allowed as weight"), (json.dumps([PLACE | {"size": 2}]), "size 2"),
+    (json.dumps([PLACE | {"h": -0.2}]), "is empty"), (json.dumps([PLACE | {"role": "slogan"}]), "not allowed as role"),
+    (json.dumps([PLACE | {"weight": "black"}]), "not allowed as weight"), (json.dumps([PLACE | {"size": 2}]), "size 2"),
     (json.dumps([PLACE | {"columns": 10**30}]), "columns"), (json.dumps([PLACE | {"text": "a" * 10_001}]), "10,001"),
     (json.dumps([PLACE | {"name": "a"}] * 2), "are called 'a'"), (json.dumps([PLACE] * 501), "501 boxes"),
     ('[{"bbox": [1, 2, 3]}]', "Element 1 has no"), ('[{"bbox": [1, 2, 3, "4"]}]', "Element 1 has no")])
