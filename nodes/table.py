@@ -90,7 +90,7 @@ class QwenImage2Table(io.ComfyNode):
     @classmethod
     def execute(cls, file, columns, text, name, first, count, seed, encoding):
         found, rows, texts, names, seeds = made(file, columns, text, name, first, count, seed, encoding)
-        said = Message("table_read", "{rows} of {file}, {columns}, {encoding}.", file=found.name,
+        said = Message("table_read", "{file}: {rows} read, {columns}, encoding {encoding}.", file=found.name,
                        encoding=found.encoding, rows=plural("rows", len(rows), "{count} row", "{count} rows"),
                        columns=plural("columns", len(found.columns), "{count} column", "{count} columns"))
         return io.NodeOutput(rows, texts, names, seeds, len(rows), ui=notify(cls, said, *advice(found, first, count)))
