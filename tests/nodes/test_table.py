@@ -39,7 +39,7 @@ def test_rows_texts_names_and_seeds(read):
     assert [row["title"] for row in rows] == ["SALE", "TEA", "NEW"] and count == 3
     assert texts == ["SALE at {{title}}", "TEA at ", "NEW at Pier 4"]  # a cell is not looked into
     assert (names, seeds) == (["page_1", "page_3", "page_4"], [5, 6, 7])
-    assert said == ["3 rows of rows.csv, 2 columns, UTF-8."]
+    assert said == ["rows.csv: 3 rows read, 2 columns, encoding UTF-8."]
 
 
 def test_a_part_of_the_rows(read):
