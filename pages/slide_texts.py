@@ -1,10 +1,11 @@
 """Text boxes of a PowerPoint slide, by python-pptx, from the texts of a layout."""
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 from .lettering import Lettering
 
 if TYPE_CHECKING:
-    from pptx.shapes.base import BaseShape
+    from pptx.shapes.autoshape import Shape
     from pptx.slide import Slide
 
 POINTS = 72          # per inch
@@ -13,21 +14,24 @@ TITLE_ONLY = 5       # number of that layout in python-pptx's own template
 NUMBER = (0.92, 0.94, 0.06, 0.04)  # x, y, width, height of the slide's number, shares of the page
 
 
-def add_texts(slide: "Slide", texts: list[Lettering], width: int, height: int, clean) -> None:
+def add_texts(slide: "Slide", texts: list[Lettering], width: int, height: int,
+              clean: Callable[[str], str]) -> None:
     """The texts on a slide of the layout TITLE_ONLY; the first title is its title. width, height: of the page in EMU.
     clean: makes any text one that XML can hold."""
+    from pptx.util import Emu
     title = next((text for text in texts if text.role == "title"), None)
+    placeholder = cast("Shape", slide.shapes.title)  # the layout has one
     for text in texts:
-        shape = slide.shapes.title if text is title else slide.shapes.add_textbox(0, 0, 0, 0)
-        shape.left, shape.top = round(text.x * width), round(text.y * height)
-        shape.width, shape.height = round(text.width * width), round(text.height * height)
+        shape = placeholder if text is title else slide.shapes.add_textbox(Emu(0), Emu(0), Emu(0), Emu(0))
+        shape.left, shape.top = Emu(round(text.x * width)), Emu(round(text.y * height))
+        shape.width, shape.height = Emu(round(text.width * width)), Emu(round(text.height * height))
         _write(shape, text, height, clean)
     if title is None:
-        slide.shapes.title._element.getparent().remove(slide.shapes.title._element)
+        placeholder._element.getparent().remove(placeholder._element)
     _add_number(slide, width, height)
 
 
-def _write(shape: "BaseShape", text: Lettering, height: int, clean) -> None:
+def _write(shape: "Shape", text: Lettering, height: int, clean: Callable[[str], str]) -> None:
     from pptx.dml.color import RGBColor
     from pptx.enum.text import MSO_ANCHOR, MSO_AUTO_SIZE, PP_ALIGN
     from pptx.util import Emu
@@ -54,7 +58,8 @@ def _add_number(slide: "Slide", width: int, height: int) -> None:
     from pptx.enum.text import PP_ALIGN
     from pptx.oxml import parse_xml
     from pptx.oxml.ns import nsdecls
-    left, top, across, down = (round(share * side) for share, side in zip(NUMBER, (width, height, width, height)))
+    from pptx.util import Emu
+    left, top, across, down = (Emu(round(share * side)) for share, side in zip(NUMBER, (width, height, width, height)))
     shape = slide.shapes.add_textbox(left, top, across, down)
     shape.name = "Slide number"
     paragraph = shape.text_frame.paragraphs[0]

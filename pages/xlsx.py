@@ -2,6 +2,7 @@
 import datetime
 import io
 from collections.abc import Iterator
+from typing import Any
 
 from ..messages import Message
 
@@ -25,7 +26,7 @@ def _calculated(content: bytes, begin: int) -> Iterator[tuple[int, list[str | Me
                            for cell, found in zip(cells, values)]
 
 
-def _value(cell, found) -> str | Message:
+def _value(cell: Any, found: Any) -> str | Message:
     if found.value is None:
         return Message("cell_uncalculated", "the value of its formula is not in the file; open the file in a "
                        "spreadsheet program and save it there")
