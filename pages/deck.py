@@ -153,10 +153,10 @@ def _add_slide(deck: "Presentation", layout: "SlideLayout", sheet: Sheet, ratio:
     shape.crop_left = shape.crop_right = max(0.0, 1 - 1 / across) / 2
     shape.crop_top = shape.crop_bottom = max(0.0, 1 - 1 / down) / 2
     # python-pptx has no name for the alt text.
-    shape._element._nvXxPr.cNvPr.set("descr", _for_xml(_described(sheet.layout) if written else sheet.text))
+    shape._element._nvXxPr.cNvPr.set("descr", _for_xml(_described(sheet.layout) if written and sheet.layout else sheet.text))
     if written:
         slide.shapes._spTree.insert(2, shape._element)  # behind the title, which the slide brings along
-        add_texts(slide, _words(sheet, ratio), deck.slide_width, deck.slide_height, _for_xml)
+        add_texts(slide, _words(sheet, ratio), deck.slide_width or 0, deck.slide_height or 0, _for_xml)
     if sheet.spoken:
         slide.notes_slide.notes_text_frame.text = _for_xml(sheet.spoken)
 

@@ -7,13 +7,16 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
 
 from ..messages import Message, Refusal
 from .lettering import LINE, Lettering
 from .page_fonts import NOTO, shipped
+
+if TYPE_CHECKING:
+    from fpdf import FPDF
 
 INSTALL = "python -m pip install fpdf2"
 POINTS = 72  # per inch
@@ -78,7 +81,7 @@ def write_pdf(file: BinaryIO, sheets: Iterable[Sheet], inches: tuple[float, floa
     file.write(document.output())
 
 
-def _write(document, sheet: Sheet, width: float, height: float) -> None:
+def _write(document: "FPDF", sheet: Sheet, width: float, height: float) -> None:
     from fpdf.enums import TextMode
     with document.local_context(text_mode=TextMode.FILL if sheet.visible else TextMode.INVISIBLE):
         for words in sheet.words:
