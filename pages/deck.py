@@ -153,7 +153,8 @@ def _add_slide(deck: "Presentation", layout: "SlideLayout", sheet: Sheet, ratio:
     shape.crop_left = shape.crop_right = max(0.0, 1 - 1 / across) / 2
     shape.crop_top = shape.crop_bottom = max(0.0, 1 - 1 / down) / 2
     # python-pptx has no name for the alt text.
-    shape._element._nvXxPr.cNvPr.set("descr", _for_xml(_described(sheet.layout) if written and sheet.layout else sheet.text))
+    said = _described(sheet.layout) if written and sheet.layout else sheet.text
+    shape._element._nvXxPr.cNvPr.set("descr", _for_xml(said))
     if written:
         slide.shapes._spTree.insert(2, shape._element)  # behind the title, which the slide brings along
         add_texts(slide, _words(sheet, ratio), deck.slide_width or 0, deck.slide_height or 0, _for_xml)
