@@ -8,7 +8,7 @@ cache and of the weights, counted on meta tensors of the published size.
 """
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import NamedTuple
+from functools import partial
 
 import report
 import torch
@@ -27,18 +27,13 @@ PUBLISHED_SIDE = 64  # latents: pictures of 1024 x 1024
 META = {"device": "meta", "dtype": torch.bfloat16}
 
 
-class Found(NamedTuple):
-    data: object
-    text: str
-
-
 # ---------------------------------------------------------------- step
 
-def step(small: bool) -> Found:
+def step(small: bool) -> report.Found:
     spec = replace(SPEC, layers=2 if small else SPEC.layers)
     side = SIDE // 4 if small else SIDE
     comparisons = [one for count in REFERENCES for one in compared(spec, side, count, QUICK if small else BUDGET)]
-    return Found([asdict(one) | {"ratio": one.ratio, "cpu_ratio": one.cpu_ratio} for one in comparisons],
+    return report.Found([asdict(one) | {"ratio": one.ratio, "cpu_ratio": one.cpu_ratio} for one in comparisons],
                  f"{setting(spec, side)}\n\n{report.table(comparisons)}")
 
 
@@ -81,7 +76,7 @@ def inputs(spec: TransformerSpec, side: int, references: int, device: str = "cpu
 
 # ---------------------------------------------------------------- bytes
 
-def on_device(small: bool) -> Found:
+def on_device(small: bool) -> report.Found:
     """At the published size, whatever else is small."""
     spec = TransformerSpec()
     base, network = Transformer(spec, **META), Control(ControlSpec(spec), **META)
@@ -92,7 +87,7 @@ def on_device(small: bool) -> Found:
             *((f"{TEXT_TOKENS} text tokens, {count} references", f"{tokens:,}", f"{whole / 2**30:.2f} GiB",
                f"{(whole - alone) / 2**30:.2f} GiB") for count, (tokens, whole, alone) in kept.items())]
     told = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in weights.items())
-    return Found({"kept": kept, "weights": weights},
+    return report.Found({"kept": kept, "weights": weights},
                  f"bf16, references of 1024 x 1024\n\n{report.aligned(rows)}\n\nWeights: {told}.")
 
 
@@ -105,7 +100,7 @@ def kept_bytes(base: Transformer, network: Control, references: int) -> tuple[in
     return caches[0].layers[0][0].shape[1], whole, alone
 
 
-SECTIONS: dict[str, Callable[[bool], Found]] = {"step": step, "bytes": on_device}
+SECTIONS: dict[str, Callable[[bool], report.Found]] = {"step": step, "bytes": on_device}
 
 
 @torch.no_grad()
@@ -118,15 +113,7 @@ def main() -> None:
     if chosen.save and (chosen.small or chosen.only):
         parser.error("--save keeps whole runs, without --small and --only.")
     torch.set_num_threads(chosen.threads)
-    host, found = report.host(), {}
-    for name, measure in SECTIONS.items():
-        if chosen.only in (None, name):
-            print(f"Measuring {name} ...", flush=True)
-            found[name] = measure(chosen.small)
-            print(f"\n{found[name].text}\n", flush=True)
-    if chosen.save:
-        report.keep("control", host, {name: one.data for name, one in found.items()},
-                    "\n\n".join(f"## {name}\n\n{one.text}" for name, one in found.items()))
+    report.run("control", {name: partial(measure, chosen.small) for name, measure in SECTIONS.items()}, chosen)
 
 
 if __name__ == "__main__":

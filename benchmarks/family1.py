@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,20 +44,15 @@ class Size(NamedTuple):
     folder: Path | None
 
 
-class Found(NamedTuple):
-    data: object
-    text: str
-
-
 # ---------------------------------------------------------------- step
 
-def step(size: Size) -> Found:
+def step(size: Size) -> report.Found:
     """Text to image, and an edit whose reference is modulated at t = 0."""
     cases = {"text to image": steps_1.SPEC, "edit with one reference": steps_1.EDIT_SPEC}
     cases = {name: replace(spec, layers=1 if size.small else spec.layers) for name, spec in cases.items()}
     comparisons = [one for name, spec in cases.items()
                    for one in steps_1.compared(f"step, {name}", spec, QUICK if size.small else BUDGET)]
-    return Found([asdict(one) | measures(one) for one in comparisons],
+    return report.Found([asdict(one) | measures(one) for one in comparisons],
                  f"{report.listing({name: steps_1.setting(spec) for name, spec in cases.items()})}\n\n"
                  f"{report.table(comparisons)}")
 
@@ -67,7 +63,7 @@ def measures(one: Comparison) -> dict:
 
 # ---------------------------------------------------------------- core
 
-def core(size: Size) -> Found:
+def core(size: Size) -> report.Found:
     command = [sys.executable, core_process.__file__, str(torch.get_num_threads()), *["--small"][:size.small]]
     rows = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     table = [("what", "ComfyUI's setting", "the pack", "ComfyUI"),
@@ -75,12 +71,12 @@ def core(size: Size) -> Found:
     about = ("Differences from diffusers, in fp32 but where another dtype is named: of sigmas the largest one, of "
              "everything else as a fraction of the largest value. The weights are random, 2 blocks of width 256; the "
              f"numbers of tokens are {'small' if size.small else 'the real ones'}.")
-    return Found(rows, f"{about}\n\n{report.aligned(table)}")
+    return report.Found(rows, f"{about}\n\n{report.aligned(table)}")
 
 
 # ---------------------------------------------------------------- bytes
 
-def on_device(size: Size) -> Found:
+def on_device(size: Size) -> report.Found:
     """At the published size, whatever else is small."""
     network, spec = Transformer(TransformerSpec(), device="meta"), TransformerSpec()
     whole = sum(value.numel() for value in network.state_dict().values())
@@ -90,13 +86,13 @@ def on_device(size: Size) -> Found:
     text = report.aligned([
         ("weights", "with modulation", "on the device, modulation apart"),
         *((name, *(f"{count / 1e9:.2f} GB" for count in counts)) for name, counts in rows.items())])
-    return Found({"bytes": rows, "parameters": (whole, moving), "table": table},
+    return report.Found({"bytes": rows, "parameters": (whole, moving), "table": table},
                  f"{text}\n\nModulation of one sigma, for all blocks, in bf16: {table / 1e6:.2f} MB.")
 
 
 # ---------------------------------------------------------------- load
 
-def loading(size: Size) -> Found:
+def loading(size: Size) -> report.Found:
     load.require_linux()
     spec = SMALL if size.small else TransformerSpec(layers=size.layers)
     with tempfile.TemporaryDirectory(prefix="qwen-image-2-bench-", dir=size.folder) as place:
@@ -106,7 +102,7 @@ def loading(size: Size) -> Found:
     whole = sum(value.numel() for value in Transformer(TransformerSpec(), device="meta").state_dict().values())
     text = report.aligned([("read from disk", *load.COLUMNS), (f"{found['read'] / 1e9:.2f} GB",
                                                                *load.row("fp8, plain cast", found))])
-    return Found(found | {"layers": spec.layers}, text + scaled(found, whole) * (not size.small))
+    return report.Found(found | {"layers": spec.layers}, text + scaled(found, whole) * (not size.small))
 
 
 def scaled(found: dict, whole: int) -> str:
@@ -116,7 +112,7 @@ def scaled(found: dict, whole: int) -> str:
             f"{found['seconds'] * times:.0f} s, of them {found['cpu'] * times:.0f} s of CPU time.")
 
 
-SECTIONS: dict[str, Callable[[Size], Found]] = {
+SECTIONS: dict[str, Callable[[Size], report.Found]] = {
     "step": step, "core": core, "bytes": on_device, "load": loading}
 
 
@@ -136,15 +132,8 @@ def main() -> None:
     if "COMFYUI_PATH" not in os.environ:
         raise SystemExit("COMFYUI_PATH must name a ComfyUI tree; `python tools/dev.py bench` sets it.")
     torch.set_num_threads(chosen.threads)
-    host, found = report.host(), {}
-    for name, measure in SECTIONS.items():
-        if chosen.only in (None, name):
-            print(f"Measuring {name} ...", flush=True)
-            found[name] = measure(Size(chosen.small, chosen.layers, chosen.folder))
-            print(f"\n{found[name].text}\n", flush=True)
-    if chosen.save:
-        report.keep("family1", host, {name: one.data for name, one in found.items()},
-                    "\n\n".join(f"## {name}\n\n{one.text}" for name, one in found.items()))
+    size = Size(chosen.small, chosen.layers, chosen.folder)
+    report.run("family1", {name: partial(measure, size) for name, measure in SECTIONS.items()}, chosen)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from bootstrap import ROOT
@@ -27,6 +28,26 @@ def parser(name: str, doc: str, kept: str = "the figures") -> argparse.ArgumentP
     made = argparse.ArgumentParser(prog=f"bench {name}".rstrip(), description=doc.split("\n\n")[0])
     made.add_argument("--save", action="store_true", help=f"keep {kept} in benchmarks/results")
     return made
+
+
+class Found(NamedTuple):
+    """What a section of a benchmark has measured: for the JSON, and for people."""
+
+    data: object
+    text: str
+
+
+def run(name: str, sections: Mapping[str, Callable[[], Found]], chosen: argparse.Namespace) -> None:
+    """Measure the sections one after the other, all or the one that `chosen.only` names; kept with `chosen.save`."""
+    before, found = host(), {}
+    for section, measure in sections.items():
+        if chosen.only in (None, section):
+            print(f"Measuring {section} ...", flush=True)
+            found[section] = measure()
+            print(f"\n{found[section].text}\n", flush=True)
+    if chosen.save:
+        keep(name, before, {section: one.data for section, one in found.items()},
+             "\n\n".join(f"## {section}\n\n{one.text}" for section, one in found.items()))
 
 
 def host() -> dict[str, str | int | float]:

@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import load_process
@@ -42,11 +43,6 @@ BORDERS = [(64, 192), (32, 96, 160, 224)]
 CARDS = (12, 16, 24)           # GiB
 FLOPS, COPY = 165e12, 25e9     # an RTX 4090's bf16 with fp32 sums (NVIDIA's Ada whitepaper), and PCIe 4.0 x16 in use
 WEIGHTS = 14.2e9               # bytes of the transformer in bf16, the published file's
-
-
-class Found(NamedTuple):
-    data: object
-    text: str
 
 
 class Parts(NamedTuple):
@@ -91,7 +87,7 @@ def upscaler(parts: Parts, example: examples.Example, strength: float, steps: in
 
 # ---------------------------------------------------------------- quality
 
-def quality(parts: Parts, pictures: int, small: bool) -> Found:
+def quality(parts: Parts, pictures: int, small: bool) -> report.Found:
     steps = 8 if small else STEPS
     data = {}
     for strength in STRENGTHS[:1] if small else STRENGTHS:
@@ -103,7 +99,7 @@ def quality(parts: Parts, pictures: int, small: bool) -> Found:
             *((name, *summary(found)) for name, found in data.items())]
     goals = (f"Goals: ratio at most {GRADIENT_GOAL}, shift at most {SHIFT_GOAL} px, colours within {COLOUR_GOAL:g} CIE "
              "units, as many words as before.")
-    return Found(data, f"{pictures} pictures, nine tiles each, {steps} steps of the whole schedule. {goals}\n\n"
+    return report.Found(data, f"{pictures} pictures, nine tiles each, {steps} steps of the whole schedule. {goals}\n\n"
                        f"{report.aligned(rows)}")
 
 
@@ -167,7 +163,7 @@ def summary(found: list[dict]) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------- speed
 
-def speed(parts: Parts, pictures: int, small: bool) -> Found:
+def speed(parts: Parts, pictures: int, small: bool) -> report.Found:
     example, rows, data = next(posters(1)), [("result", "tiles of the last pass", "seconds", "peak of the process")], []
     image = image_of(example)
     for side in SIDES[:1] if small else SIDES:
@@ -177,12 +173,12 @@ def speed(parts: Parts, pictures: int, small: bool) -> Found:
         count = len(tiles.tiling(side, side, 128, 128, 32).places)
         data.append({"side": side, "tiles": count, "seconds": seconds, "peak": peak})
         rows.append((f"{side} x {side}", str(count), f"{seconds:.1f}", f"{peak / 2**30:.2f} GiB"))
-    return Found(data, f"from 128 x 128, sigma {STRENGTHS[0]:g}, on the CPU\n\n{report.aligned(rows)}")
+    return report.Found(data, f"from 128 x 128, sigma {STRENGTHS[0]:g}, on the CPU\n\n{report.aligned(rows)}")
 
 
 # ---------------------------------------------------------------- counted
 
-def counted(parts: Parts, pictures: int, small: bool) -> Found:
+def counted(parts: Parts, pictures: int, small: bool) -> report.Found:
     """At the published size, whatever else is small."""
     from qwen_image_2.nodes.bridge.qwen_image_2 import kept_bytes, working_bytes
     from qwen_image_2.nodes.bridge.tiled import ENOUGH_TOKENS, SHARE_OF_MEMORY
@@ -212,7 +208,7 @@ def counted(parts: Parts, pictures: int, small: bool) -> Found:
             f"GB/s. A step: {tiled / 1e12:.0f} TFLOP by tiles, {untiled / 1e12:.0f} untiled, ratio "
             f"{tiled / untiled:.2f}. KV cache of the prompt {kept / 2**30:.2f} GiB. The VAE asks for "
             f"{vae / 2**30:.2f} GiB at 4096 x 4096.")
-    return Found(data, f"{text}\n\n{report.aligned(rows)}")
+    return report.Found(data, f"{text}\n\n{report.aligned(rows)}")
 
 
 class Way(NamedTuple):
@@ -244,7 +240,8 @@ def sampled_steps(tokens: int) -> int:
     return len(beginning_at(SHIFT.sigmas(STEPS, tokens), STRENGTHS[-1])) - 1
 
 
-SECTIONS: dict[str, Callable[[Parts, int, bool], Found]] = {"quality": quality, "speed": speed, "counted": counted}
+SECTIONS: dict[str, Callable[[Parts, int, bool], report.Found]] = {
+    "quality": quality, "speed": speed, "counted": counted}
 
 
 @torch.inference_mode()
@@ -258,20 +255,12 @@ def main() -> None:
     if chosen.save and (chosen.small or chosen.only):
         parser.error("--save keeps whole runs, without --small and --only.")
     torch.set_num_threads(chosen.threads)
-    host, found = report.host(), {}
     load_process.import_comfyui()
     import folder_paths
     with tempfile.TemporaryDirectory() as folder:
         folder_paths.set_user_directory(folder)
-        parts = miniature()
-        for name, measure in SECTIONS.items():
-            if chosen.only in (None, name):
-                print(f"Measuring {name} ...", flush=True)
-                found[name] = measure(parts, 1 if chosen.small else chosen.pictures, chosen.small)
-                print(f"\n{found[name].text}\n", flush=True)
-    if chosen.save:
-        report.keep("upscale", host, {name: one.data for name, one in found.items()},
-                    "\n\n".join(f"## {name}\n\n{one.text}" for name, one in found.items()))
+        given = miniature(), 1 if chosen.small else chosen.pictures, chosen.small
+        report.run("upscale", {name: partial(measure, *given) for name, measure in SECTIONS.items()}, chosen)
 
 
 if __name__ == "__main__":

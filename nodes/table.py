@@ -1,5 +1,4 @@
 """A table -> one row after the other, for briefs and prompts with `{{column}}` in their texts."""
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,11 +80,15 @@ class QwenImage2Table(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file, **others):
-        """ComfyUI keeps a result as long as this stays the same: the file may change under its name."""
+        """ComfyUI keeps a result as long as this stays the same: the file may change under its name. Its size and time
+        say so without reading what may be too large."""
+        if file is None:  # linked
+            return []
         try:
-            return hashlib.sha256(path_of(file).read_bytes()).hexdigest()
-        except (OSError, ValueError):
-            return ""
+            about = path_of(file).stat()
+        except (OSError, Refusal):  # the run itself will say so
+            return []
+        return [about.st_size, about.st_mtime_ns]
 
     @classmethod
     def execute(cls, file, columns, text, name, first, count, seed, encoding):

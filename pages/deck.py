@@ -131,33 +131,34 @@ def write_pptx(file: BinaryIO, sheets: Iterable[Sheet], ratio: float, title: str
     import pptx
     from pptx.util import Emu
     deck = pptx.Presentation()
-    deck.slide_width, deck.slide_height = (Emu(round(side * EMU)) for side in page_inches(ratio))
+    across, down = page_inches(ratio)
+    page = deck.slide_width, deck.slide_height = Emu(round(across * EMU)), Emu(round(down * EMU))
     # The template that comes with python-pptx names its own author.
     deck.core_properties.title, deck.core_properties.author = _for_xml(title), ""
     deck.core_properties.last_modified_by = ""
     blank = min(deck.slide_layouts, key=lambda layout: len(layout.placeholders))
     for sheet in sheets:
-        _add_slide(deck, blank, sheet, ratio)
+        _add_slide(deck, blank, sheet, ratio, page)
     deck.save(file)
 
 
-def _add_slide(deck: "Presentation", layout: "SlideLayout", sheet: Sheet, ratio: float) -> None:
-    written = sheet.editable and sheet.layout is not None
-    slide = deck.slides.add_slide(deck.slide_layouts[TITLE_ONLY] if written else layout)
+def _add_slide(deck: "Presentation", blank: "SlideLayout", sheet: Sheet, ratio: float, page: tuple[int, int]) -> None:
+    """page: width and height in EMU."""
+    layout = sheet.layout if sheet.editable else None  # its texts are written, not drawn
+    slide = deck.slides.add_slide(blank if layout is None else deck.slide_layouts[TITLE_ONLY])
     across, down = placed(sheet.picture, ratio)
-    width, height = (round(side * min(1.0, share))
-                     for side, share in zip((deck.slide_width, deck.slide_height), (across, down)))
-    shape = slide.shapes.add_picture(_png(sheet.picture), (deck.slide_width - width) // 2,
-                                     (deck.slide_height - height) // 2, width, height)
+    width, height = (round(side * min(1.0, share)) for side, share in zip(page, (across, down)))
+    shape = slide.shapes.add_picture(_png(sheet.picture), (page[0] - width) // 2, (page[1] - height) // 2, width,
+                                     height)
     # What is cut stays in the file, and PowerPoint's own crop tool shows it.
     shape.crop_left = shape.crop_right = max(0.0, 1 - 1 / across) / 2
     shape.crop_top = shape.crop_bottom = max(0.0, 1 - 1 / down) / 2
     # python-pptx has no name for the alt text.
-    said = _described(sheet.layout) if written and sheet.layout else sheet.text
+    said = sheet.text if layout is None else _described(layout)
     shape._element._nvXxPr.cNvPr.set("descr", _for_xml(said))
-    if written:
+    if layout is not None:
         slide.shapes._spTree.insert(2, shape._element)  # behind the title, which the slide brings along
-        add_texts(slide, _words(sheet, ratio), deck.slide_width or 0, deck.slide_height or 0, _for_xml)
+        add_texts(slide, _words(sheet, ratio), *page, _for_xml)
     if sheet.spoken:
         slide.notes_slide.notes_text_frame.text = _for_xml(sheet.spoken)
 

@@ -3,6 +3,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from weakref import WeakSet
 
+import comfy.conds
 import comfy.model_base
 import comfy.model_sampling
 import comfy.patcher_extension
@@ -44,6 +45,24 @@ class Sampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONS
         """
         raise Refusal("node_for_discrete_flow", "A node in this workflow (such as ModelNoiseScale, or one for HiDream "
                       "O1) needs a sampling multiplier, which Qwen-Image 2 does not have. Remove the node.")
+
+
+class WholeCond(comfy.conds.CONDRegular):
+    """Hands an object of a prompt through ComfyUI's batching as it is: one for all steps and all images. Two prompts
+    run one after the other."""
+
+    def process_cond(self, batch_size, **kwargs):
+        return self
+
+    def can_concat(self, other):
+        return False
+
+    def concat(self, others):
+        return self.cond
+
+    def size(self):
+        """For ComfyUI's estimate of memory."""
+        return [1]
 
 
 class ModelConfig(comfy.supported_models_base.BASE):

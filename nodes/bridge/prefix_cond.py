@@ -2,7 +2,6 @@
 from collections.abc import Hashable
 from dataclasses import replace
 
-import comfy.conds
 import torch
 from torch import Tensor
 
@@ -11,7 +10,7 @@ from ...model.qwen_image_2.prefix_cache import Condition, PrefixCache
 from ...model.qwen_image_2.spec import TransformerSpec
 from ...model.runtime.key_weights import PLAIN, KeyWeights, ReferenceWeight
 from .keys import CENTRED_KEY, SLOTS_KEY
-from .pack_model import check_prompt
+from .pack_model import WholeCond, check_prompt
 from .runtime.prefix_placement import CacheLocation
 
 
@@ -71,18 +70,8 @@ class PromptPrefix:
         return sum(t.nbytes for pair in layers for t in pair if t.device.type != "cpu")
 
 
-class PrefixCond(comfy.conds.CONDRegular):
-    """Hands its PromptPrefix through ComfyUI's batching as it is: one object for all steps and all images."""
-
-    def process_cond(self, batch_size, **kwargs):
-        return self
-
-    def can_concat(self, other):
-        # Two prompts differ in length; they run one after the other rather than padded.
-        return False
-
-    def concat(self, others):
-        return self.cond
+class PrefixCond(WholeCond):
+    """Hands its PromptPrefix on. Two prompts differ in length: one after the other they need no padding."""
 
     def size(self):
         return prefix_shape(self.cond.condition)

@@ -26,8 +26,8 @@ from ...model.runtime.rope import image_positions
 from ...model.runtime.sigmas import PIXELS_PER_TOKEN
 from . import pack_model
 from .keys import FAMILY_1, REPORT_KEY
-from .pack_model import PackModel, check_prompt, check_prompts, no_prompt, through_wrappers
-from .reference_weights import WeightsCond, weights_from
+from .pack_model import PackModel, WholeCond, check_prompt, check_prompts, no_prompt, through_wrappers
+from .reference_weights import weights_from
 from .runtime import attention, block_prefetch
 from .runtime.oom import retry_on_oom
 
@@ -175,7 +175,7 @@ class QwenImage1(PackModel):
             kwargs["reference_latents"] = [self._trimmed(latent) for latent in references]
         conds = super().extra_conds(**kwargs)
         if weights := weights_from(kwargs):
-            conds["reference_weights"] = WeightsCond(weights)
+            conds["reference_weights"] = WholeCond(weights)
         return conds
 
     def _trimmed(self, latent: Tensor) -> Tensor:

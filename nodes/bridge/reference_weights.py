@@ -1,5 +1,4 @@
 """How much of single references is looked at, as conditionings carry it."""
-import comfy.conds
 import node_helpers
 from torch import Tensor
 
@@ -9,22 +8,6 @@ from .keys import REFERENCE_WEIGHTS_KEY
 from .text_encoders.lazy import LazyConditioning
 
 MAX_STRENGTH = 2.0
-
-
-class WeightsCond(comfy.conds.CONDRegular):
-    """Hands weights through ComfyUI's batching as they are. Two prompts with weights run one after the other."""
-
-    def process_cond(self, batch_size, **kwargs):
-        return self
-
-    def can_concat(self, other):
-        return False
-
-    def concat(self, others):
-        return self.cond
-
-    def size(self):
-        return [1]
 
 
 def with_weight(conditioning, number: int, strength: float, mask: Tensor | None) -> LazyConditioning:

@@ -73,7 +73,7 @@ def test_bad_tables_are_refused_before_anything_runs(node, changes, content, sen
 def test_another_content_is_another_result(node, tmp_path):
     before = node.fingerprint_inputs(**GIVEN)
     (tmp_path / "rows.csv").write_text("title\na\n")
-    assert node.fingerprint_inputs(**GIVEN) != before and node.fingerprint_inputs(**GIVEN | {"file": "none"}) == ""
+    assert node.fingerprint_inputs(**GIVEN) != before and node.fingerprint_inputs(**GIVEN | {"file": "none"}) == []
 
 
 def test_the_example_comes_with_the_pack(read, node, tmp_path):
