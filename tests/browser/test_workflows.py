@@ -20,7 +20,7 @@ MINIATURE = {
     "QwenImage2CropForEdit": {"resolution": "128"},
     "QwenImage2RepairText": {"resolution": "128", "attempts": 1, "preset": "Custom", "steps": 2},
     "QwenImage2Sampler": {"preset": "Custom", "steps": 2},
-    "QwenImage2Upscale": {"longer_side": 0, "preset": "Custom", "steps": 4},
+    "QwenImage2Upscale": {"longer_side": 0, "scale": 1.0, "preset": "Custom", "steps": 4},
     "QwenImage2Layers": {"layers": 2, "steps": 2, "prompt": "A cup on a table."},
     "QwenImage2PromptEnhance": SMALL | {"max_tokens": 32},
 }

@@ -129,7 +129,7 @@ SMALL = {
     "QwenImage2CropForEdit": {"resolution": "128"},
     "QwenImage2RepairText": {"resolution": "128", "attempts": 1},
     "QwenImage2ExtendCanvas": {"right": 40},
-    "QwenImage2Upscale": {"longer_side": 0, "preset": "Custom", "steps": 4},
+    "QwenImage2Upscale": {"longer_side": 0, "scale": 1.0, "preset": "Custom", "steps": 4},
 }
 
 
