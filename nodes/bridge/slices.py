@@ -3,6 +3,7 @@
 Weights of another mapping it copies: the file's pages and the pinned copy are both in use while it does, and Windows
 counts a mapping that could be written to as memory in use from the start.
 """
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from ...model.checkpoints.checkpoint import StoredCheckpoint, copying_once
 
+log = logging.getLogger(__name__)
+
 
 class SlicedCheckpoint(StoredCheckpoint):
     """Read-only: for patchers that never write into the weights that they were given."""
@@ -20,7 +23,9 @@ class SlicedCheckpoint(StoredCheckpoint):
     def mapped(self) -> Iterator[Callable[[str], Tensor]]:
         try:
             files = {path: comfy.utils.load_safetensors(str(path))[0] for path in dict.fromkeys(self.homes.values())}
-        except (KeyError, RuntimeError):  # a type that this version does not know, or a file that cannot be mapped so
+        except (KeyError, RuntimeError) as error:  # a type that it does not know, or a file that cannot be mapped so
+            log.info("ComfyUI cannot read %s in slices (%r): its weights are copied on their way to pinned memory.",
+                     self.label, error)
             with super().mapped() as read:
                 yield read
         else:

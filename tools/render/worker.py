@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -106,8 +107,8 @@ class ComfyWorker:
             self.server.check_alive()
         except ServerError as ended:
             return str(ended)
-        except Exception:  # it runs still
-            return str(error)
+        except subprocess.TimeoutExpired:  # it still runs
+            pass
         return str(error)
 
 
